@@ -1,0 +1,1 @@
+//! Hand a delivery to the far side and report its answer.

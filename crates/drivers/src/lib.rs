@@ -1,0 +1,1 @@
+//! Turn field protocols into readings.

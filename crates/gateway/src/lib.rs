@@ -1,0 +1,1 @@
+//! Run one node: assembly, acquisition, forwarding, retention, admin, health, supervision.

@@ -1,0 +1,1 @@
+//! Take pushed samples and answer only after commit.

@@ -1,0 +1,94 @@
+//! The types that openraft is told to use. Nothing outside this crate sees any of them.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+use model::Member;
+use openraft::RaftTypeConfig;
+use openraft::impls::{BoxedErrorSource, EntryPayload, InlineBatch, ProgressResponder};
+use openraft_rt_tokio::TokioRuntime;
+use store::Outcome;
+
+/// openraft's type parameters, generic over its runtime so that a simulation can bring a deterministic one.
+pub struct TypeConfig<RT = TokioRuntime>(PhantomData<fn() -> RT>);
+
+/// An application entry: one encoded command, opaque here.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload(pub Bytes);
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({} bytes)", self.0.len())
+    }
+}
+
+impl fmt::Display for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+/// A term and the node voted for; in the log only the term remains, so a term is a fencing epoch.
+pub(crate) type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
+pub(crate) type Vote = openraft::impls::Vote<LeaderId>;
+/// (term, index).
+pub(crate) type LogId = openraft::impls::LogId<u64>;
+pub(crate) type EntryBody = EntryPayload<Payload, u64, Member>;
+pub(crate) type Entry = openraft::impls::Entry<u64, EntryBody>;
+
+impl<RT: openraft::AsyncRuntime> RaftTypeConfig for TypeConfig<RT> {
+    type D = Payload;
+    type R = Outcome;
+    type NodeId = u64;
+    type Node = Member;
+    type Term = u64;
+    type LeaderId = LeaderId;
+    type Vote = Vote;
+    type Payload = EntryBody;
+    type Entry = Entry;
+    type AsyncRuntime = RT;
+    type Responder<T>
+        = ProgressResponder<Self, T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type Batch<T>
+        = InlineBatch<T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type ErrorSource = BoxedErrorSource;
+}
+
+// Derives would demand the same of `RT`.
+impl<RT> Clone for TypeConfig<RT> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<RT> Copy for TypeConfig<RT> {}
+impl<RT> Default for TypeConfig<RT> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+impl<RT> fmt::Debug for TypeConfig<RT> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TypeConfig")
+    }
+}
+impl<RT> PartialEq for TypeConfig<RT> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+impl<RT> Eq for TypeConfig<RT> {}
+impl<RT> PartialOrd for TypeConfig<RT> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl<RT> Ord for TypeConfig<RT> {
+    fn cmp(&self, _: &Self) -> std::cmp::Ordering {
+        std::cmp::Ordering::Equal
+    }
+}

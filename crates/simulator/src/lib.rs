@@ -1,0 +1,1 @@
+//! Field devices, pushers and receivers for the demo, tests and benches; they log what they saw.

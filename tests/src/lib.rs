@@ -1,0 +1,1 @@
+//! Whole-cluster scenarios and the fault kit.
