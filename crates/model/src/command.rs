@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::batch::BatchHeader;
 use crate::gap::Cause;
 use crate::ids::{BootId, ClusterId, DestinationId, GridId, GroupId, Lineage, NodeId, Revision, SessionId};
@@ -169,7 +171,7 @@ pub struct Rejection {
 }
 
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// How grave it is.
     pub severity: Severity,
@@ -180,7 +182,8 @@ pub struct Event {
 }
 
 /// How grave an event or alarm is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// A state changed.
     Info,

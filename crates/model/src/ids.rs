@@ -33,7 +33,8 @@ macro_rules! counted_id {
 macro_rules! random_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(into = "String", try_from = "String")]
         pub struct $name(pub [u8; 16]);
 
         impl $name {
@@ -45,6 +46,20 @@ macro_rules! random_id {
             /// Whether this is the all-zero id, which stands for "not known".
             pub fn is_unknown(&self) -> bool {
                 self.0 == [0; 16]
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.to_string()
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
             }
         }
 
@@ -132,7 +147,8 @@ random_id!(
 
 /// The lineage of a position: eight characters that change when a cluster is recovered or restored, so that a
 /// key never names two samples.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Lineage([u8; 8]);
 
 impl Lineage {
@@ -153,6 +169,20 @@ impl Lineage {
     /// The eight characters.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("a lineage is made of ASCII characters")
+    }
+}
+
+impl From<Lineage> for String {
+    fn from(lineage: Lineage) -> Self {
+        lineage.to_string()
+    }
+}
+
+impl TryFrom<String> for Lineage {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
     }
 }
 

@@ -12,6 +12,7 @@
 //! - [`permit`]: the question that must be asked before anything leaves this node.
 
 pub mod batch;
+pub mod catalog;
 pub mod command;
 pub mod gap;
 pub mod ids;
@@ -26,11 +27,12 @@ pub mod time;
 pub mod value;
 
 pub use batch::{Batch, Sample, Source};
+pub use catalog::Catalog;
 pub use command::Command;
 pub use gap::Cause;
 pub use ids::{
-    BootId, ClusterId, DestinationId, DeviceId, GridId, GroupId, Lineage, NodeId, Revision, SessionId, StoreId,
-    TagId, Term,
+    BootId, ClusterId, DestinationId, DeviceId, GridId, GroupId, Lineage, NodeId, Revision, SessionId,
+    StoreId, TagId, Term,
 };
 pub use member::{Member, Role};
 pub use permit::{Fenced, Permit};

@@ -2,7 +2,7 @@
 //!
 //! Here is its canonical form, the one that is committed, compared and executed. [`document`] reads what people
 //! write and reports every error with its place; [`address`] knows Modbus notation; [`route`] matches tag
-//! patterns; [`plan`] compares two plants.
+//! patterns; [`plan`] compares two plants; [`units`] reads and prints durations and sizes.
 //!
 //! - A [`Plant`] that exists is valid: ids are unique and well-formed, addresses fit their types, periods are not 0.
 //! - Order is that of the documents and carries no meaning except for the numbering of new ids.
@@ -11,6 +11,7 @@ pub mod address;
 pub mod document;
 pub mod plan;
 pub mod route;
+pub mod units;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::value::ValueType;
 use address::{ModbusAddress, WordOrder};
-use route::Route;
+use route::{CompiledRoutes, Route};
 
 /// Everything the cluster is told to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -291,6 +292,18 @@ pub enum Start {
     Oldest,
 }
 
+impl Encoding {
+    /// Words that a value of this encoding takes; one for a truth value, also where it is a single bit.
+    pub fn registers(self) -> u16 {
+        match self {
+            Self::Plain(ValueType::I32 | ValueType::U32 | ValueType::F32) | Self::Bcd32 => 2,
+            Self::Plain(ValueType::I64 | ValueType::U64 | ValueType::F64) => 4,
+            Self::Plain(_) | Self::Bcd16 => 1,
+            Self::Text(bytes) | Self::Raw(bytes) => bytes.div_ceil(2),
+        }
+    }
+}
+
 impl Default for Plant {
     /// The empty plant a cluster is born with.
     fn default() -> Self {
@@ -300,6 +313,22 @@ impl Default for Plant {
             devices: Vec::new(),
             destinations: Vec::new(),
         }
+    }
+}
+
+impl Plant {
+    /// All devices with their groups and tags, in order.
+    pub fn tags(&self) -> impl Iterator<Item = (&Device, &Group, &Tag)> {
+        let groups =
+            self.devices.iter().flat_map(|device| device.groups.iter().map(move |group| (device, group)));
+        groups.flat_map(|(device, group)| group.tags.iter().map(move |tag| (device, group, tag)))
+    }
+}
+
+impl Destination {
+    /// Its routes, ready for many tags.
+    pub fn compiled_routes(&self) -> CompiledRoutes {
+        CompiledRoutes::new(&self.routes)
     }
 }
 

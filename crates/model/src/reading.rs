@@ -1,9 +1,11 @@
 //! A reading: what one attempt to read one tag gave. A bad reading has no value that could be misused.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::InvalidId;
 use crate::value::Value;
 
 /// The severity of a status, as in OPC UA Part 8.
@@ -108,6 +110,17 @@ impl fmt::Display for StatusCode {
     }
 }
 
+impl FromStr for StatusCode {
+    type Err = InvalidId;
+
+    /// Accepts what [`Display`](fmt::Display) prints.
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let named = Self::NAMES.iter().find(|(_, name)| *name == text).map(|(code, _)| *code);
+        let numbered = || u32::from_str_radix(text.strip_prefix("0x")?, 16).ok().map(Self);
+        named.or_else(numbered).ok_or_else(|| InvalidId { expected: "a status code", found: text.to_owned() })
+    }
+}
+
 /// What one attempt to read one tag gave.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reading {
@@ -162,5 +175,13 @@ mod tests {
     fn an_unnamed_code_prints_as_its_number() {
         assert_eq!(StatusCode::BAD_TIMEOUT.to_string(), "BadTimeout");
         assert_eq!(StatusCode(0x8012_0000).to_string(), "0x80120000");
+    }
+
+    #[test]
+    fn codes_survive_their_text_form() {
+        for code in [StatusCode::GOOD, StatusCode::BAD_TIMEOUT, StatusCode(0x8012_0000)] {
+            assert_eq!(code.to_string().parse::<StatusCode>(), Ok(code));
+        }
+        assert!("BadWeather".parse::<StatusCode>().is_err());
     }
 }

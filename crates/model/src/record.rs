@@ -35,7 +35,7 @@ pub struct SampleRecord {
 }
 
 /// What is the same for all samples of a tag under one revision.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct TagFacts {
     /// The full id, `device/name`.
     pub id: String,
@@ -201,7 +201,11 @@ mod tests {
     #[test]
     fn a_gap_counts_both_of_its_ends() {
         let gap = GapRecord {
-            key: SampleKey { lineage: Lineage::from_random(1), position: Position(9), ordinal: Ordinal::FIRST_EFFECT },
+            key: SampleKey {
+                lineage: Lineage::from_random(1),
+                position: Position(9),
+                ordinal: Ordinal::FIRST_EFFECT,
+            },
             device: "press".into(),
             group: "fast".into(),
             grid: GridId(1),

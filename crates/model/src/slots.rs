@@ -136,17 +136,17 @@ mod tests {
         let elapsed = Some(Duration::from_millis(2_300));
         assert_eq!(resume(&line(), 5, at(16.3), elapsed), Resumption::Continue { slot: 7 });
         assert_eq!(resume(&line(), 5, at(16.3), None), Resumption::Continue { slot: 7 });
-        assert_eq!(resume(&line(), 5, at(14.2), Some(Duration::from_millis(200))), Resumption::Continue { slot: 5 });
+        assert_eq!(
+            resume(&line(), 5, at(14.2), Some(Duration::from_millis(200))),
+            Resumption::Continue { slot: 5 }
+        );
     }
 
     #[test]
     fn a_new_leader_one_hour_behind_is_not_blind() {
         let elapsed = Duration::from_millis(700);
         assert_eq!(resume(&line(), 4_000, at(500.0), Some(elapsed)), Resumption::Reclock { elapsed });
-        assert_eq!(
-            resume(&line(), 4_000, at(500.0), None),
-            Resumption::Reclock { elapsed: Duration::ZERO }
-        );
+        assert_eq!(resume(&line(), 4_000, at(500.0), None), Resumption::Reclock { elapsed: Duration::ZERO });
     }
 
     #[test]
@@ -158,7 +158,15 @@ mod tests {
     #[test]
     fn closing_a_grid_bounds_the_gap_by_monotonic_time() {
         assert_eq!(line().end_at(3, at(13.5), Duration::from_millis(500)), 4);
-        assert_eq!(line().end_at(3, at(3_600.0), Duration::from_millis(500)), 5, "a fast clock invents at most two");
-        assert_eq!(line().end_at(3, at(0.0), Duration::from_millis(500)), 3, "a slow clock takes nothing back");
+        assert_eq!(
+            line().end_at(3, at(3_600.0), Duration::from_millis(500)),
+            5,
+            "a fast clock invents at most two"
+        );
+        assert_eq!(
+            line().end_at(3, at(0.0), Duration::from_millis(500)),
+            3,
+            "a slow clock takes nothing back"
+        );
     }
 }

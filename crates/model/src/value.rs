@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::ids::InvalidId;
 
 /// The type of a delivered value. Arrays have the type of their elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ValueType {
     /// True or false.
+    #[default]
     Bool,
     /// Signed 16 bits.
     I16,
@@ -93,7 +94,12 @@ impl FromStr for ValueType {
             "f64" | "LREAL" => Self::F64,
             "string" | "STRING" => Self::String,
             "bytes" => Self::Bytes,
-            _ => return Err(InvalidId { expected: "a type (bool, i16 … f64, string, bytes)", found: text.to_owned() }),
+            _ => {
+                return Err(InvalidId {
+                    expected: "a type (bool, i16 … f64, string, bytes)",
+                    found: text.to_owned(),
+                });
+            }
         })
     }
 }
@@ -152,7 +158,9 @@ impl Value {
             (Self::F32(a), Self::F32(b)) => a.to_bits() == b.to_bits(),
             (Self::F64(a), Self::F64(b)) => a.to_bits() == b.to_bits(),
             (Self::Array(a, left), Self::Array(b, right)) => {
-                a == b && left.len() == right.len() && left.iter().zip(right.iter()).all(|(l, r)| l.is_identical(r))
+                a == b
+                    && left.len() == right.len()
+                    && left.iter().zip(right.iter()).all(|(l, r)| l.is_identical(r))
             }
             _ => self == other,
         }

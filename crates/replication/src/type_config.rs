@@ -6,9 +6,12 @@ use std::marker::PhantomData;
 use bytes::Bytes;
 use model::Member;
 use openraft::RaftTypeConfig;
-use openraft::impls::{BoxedErrorSource, EntryPayload, InlineBatch, ProgressResponder};
+use openraft::impls::{BoxedErrorSource, EntryPayload, InlineBatch};
+use openraft::raft::responder::Responder;
+use openraft::OptionalSend;
 use openraft_rt_tokio::TokioRuntime;
 use store::Outcome;
+use tokio::sync::oneshot;
 
 /// openraft's type parameters, generic over its runtime so that a simulation can bring a deterministic one.
 pub struct TypeConfig<RT = TokioRuntime>(PhantomData<fn() -> RT>);
@@ -29,13 +32,28 @@ impl fmt::Display for Payload {
     }
 }
 
+/// Where the answer to a proposal goes. Whoever asked may have stopped waiting; that is no news.
+pub struct Reply<T>(pub(crate) oneshot::Sender<T>);
+
+impl<C, T> Responder<C, T> for Reply<T>
+where
+    C: RaftTypeConfig,
+    T: OptionalSend + 'static,
+{
+    fn on_complete(self, answer: T) {
+        drop(self.0.send(answer));
+    }
+}
+
 /// A term and the node voted for; in the log only the term remains, so a term is a fencing epoch.
 pub(crate) type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
 pub(crate) type Vote = openraft::impls::Vote<LeaderId>;
+/// What of a leader is in the log: its term.
+pub(crate) type CommittedLeaderId = <LeaderId as openraft::vote::RaftLeaderId>::Committed;
 /// (term, index).
-pub(crate) type LogId = openraft::impls::LogId<u64>;
+pub(crate) type LogId = openraft::impls::LogId<CommittedLeaderId>;
 pub(crate) type EntryBody = EntryPayload<Payload, u64, Member>;
-pub(crate) type Entry = openraft::impls::Entry<u64, EntryBody>;
+pub(crate) type Entry = openraft::impls::Entry<CommittedLeaderId, EntryBody>;
 
 impl<RT: openraft::AsyncRuntime> RaftTypeConfig for TypeConfig<RT> {
     type D = Payload;
@@ -49,7 +67,7 @@ impl<RT: openraft::AsyncRuntime> RaftTypeConfig for TypeConfig<RT> {
     type Entry = Entry;
     type AsyncRuntime = RT;
     type Responder<T>
-        = ProgressResponder<Self, T>
+        = Reply<T>
     where
         T: openraft::OptionalSend + 'static;
     type Batch<T>

@@ -1,1 +1,30 @@
-//! Run tasks under supervision.
+//! Run tasks under supervision, tell the time, draw random numbers: everything that a simulation replaces.
+//!
+//! - [`Supervisor`] and [`Spawner`]: no task is detached. Each is spawned under a name, and an error or panic of
+//!   an essential one ends the node; a restarting one is started again with growing pauses.
+//! - [`SystemClock`]: the wall clock of this machine. Monotonic time is tokio's.
+//! - [`random`]: one seed for a whole process, so that a run can be repeated.
+
+pub mod random;
+mod supervise;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use model::{Clock, Timestamp};
+
+pub use supervise::{Backoff, Failure, Spawner, Supervisor};
+
+/// The wall clock of this machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods, reason = "the one place that may ask the system for the time of day")]
+    fn now(&self) -> Timestamp {
+        let nanos = match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
+            Err(before) => -i64::try_from(before.duration().as_nanos()).unwrap_or(i64::MAX),
+        };
+        Timestamp(nanos)
+    }
+}

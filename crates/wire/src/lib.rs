@@ -1,1 +1,30 @@
-//! Bytes to model and back, generated from /proto.
+//! Bytes to model and back.
+//!
+//! This crate owns every byte format of ours: what lies in the log, what nodes say to each other and what the API
+//! says. It decides nothing, opens no file and no socket.
+//!
+//! - [`entry`]: the frame of a log entry, readable without its payloads.
+//! - [`batch`]: samples in columns, as they travel inside an entry.
+//! - [`packed`]: documents that travel inside a command: the plant and the files it was written in.
+//! - [`convert`]: the small messages of `holdfast.log.v1` to model and back, for the ledger too.
+//! - [`proto`]: the code generated from `/proto`.
+//!
+//! Invariants:
+//! - Everything that lies on a disk bears a version; what is newer is told from what is broken.
+//! - No bytes, however hostile, make a decoder panic or allocate more than a stated bound.
+
+pub mod batch;
+mod compress;
+pub mod convert;
+pub mod entry;
+pub mod packed;
+pub mod proto;
+
+#[cfg(test)]
+mod strategies;
+
+pub use batch::EncodedBatch;
+pub use convert::ConvertError;
+
+/// The compiled `.proto` files, for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,77 @@
+# The commands of this repository; `make` lists them. Each does all its own set-up, and each that builds leaves
+# ./bin/holdfast pointing at what it built.
+#
+# The build cache lies outside the checkout and survives it. The tests and the demo share one build: naming a test
+# target lets cargo choose the same features for both, so that neither rebuilds what the other has built.
+
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/holdfast/target
+# Where rustup puts cargo, for a shell that was opened before rustup was run.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+target := $(abspath $(CARGO_TARGET_DIR))
+nextest := $(shell command -v cargo-nextest 2>/dev/null)
+deny := $(shell command -v cargo-deny 2>/dev/null)
+# The bans of clippy.toml do not bind what only tests.
+only_tests := --exclude holdfast-simulator --exclude holdfast-tests --exclude holdfast-benches
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench build check check-format check-lints check-arrows check-docs test-deps clean setup
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: build ## three nodes, a simulated plant and local receivers; break them with k, p, c (ARGS="--drill" for the scripted run)
+	@./bin/holdfast demo $(ARGS)
+
+test: setup ## everything that must hold: units, store, replication, whole clusters
+	cargo build --locked --workspace --bins --tests
+	@$(call link,debug)
+ifneq ($(nextest),)
+	cargo nextest run --locked --workspace $(if $(filter true,$(CI)),--profile ci) $(ARGS)
+else
+	cargo test --locked --workspace --lib --bins --no-fail-fast
+	RUST_TEST_THREADS=1 cargo test --locked --workspace --test '*' --no-fail-fast
+endif
+	cargo test --locked --workspace --doc --quiet
+
+bench: setup ## the figures of docs/performance.md, in an optimised build
+	cargo build --locked --release --workspace --bin holdfast
+	@$(call link,release)
+	cargo bench --locked --package holdfast-benches $(if $(ARGS),-- $(ARGS))
+
+build: setup ## the program, as the tests and the demo use it
+	cargo build --locked --workspace --bin holdfast --test architecture
+	@$(call link,debug)
+
+check: check-format check-lints check-arrows check-docs ## format, lints, licences, arrows between crates, documentation
+
+check-format: setup ## rustfmt has nothing to change
+	cargo fmt --all --check
+
+check-lints: setup ## clippy has nothing to say
+	cargo clippy --locked --workspace --all-targets -- -D warnings -A clippy::disallowed_methods
+	cargo clippy --locked --workspace $(only_tests) --lib --bins -- -D warnings
+
+check-arrows: build ## arrows between crates, licences and sources of what they stand on
+	cargo test --locked --workspace --test architecture --quiet
+ifneq ($(deny),)
+	cargo deny --locked check licenses bans sources
+endif
+
+check-docs: setup ## rustdoc without a warning; every page and link that is named exists
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	cargo test --locked --workspace --test documents --quiet
+
+test-deps: setup ## what a build needs: packages of the system, then the sources of all crates
+	cargo fetch --locked --target "$$(rustc -vV | sed -n 's/^host: //p')"
+
+clean: ## remove ./bin and the build cache (the next build takes long)
+	rm -rf bin
+	cargo clean
+
+setup:
+	@scripts/setup
+
+define link
+mkdir -p bin && ln -sfn "$(target)/$(1)/holdfast" bin/holdfast
+endef

@@ -1,0 +1,137 @@
+//! How far a delivery has come: what is still to be sent, what was refused. Pure bookkeeping.
+//!
+//! - `pending` is a stack of disjoint ranges, the next one on top, ascending from top to bottom: requests go out in
+//!   key order however often a range is split. Everything before the top is settled.
+//! - A record refused alone, without having been named in a list, is a *suspect*: it counts as refused for its
+//!   content only if the receiver accepts others (in this delivery, or on the credit of earlier ones). A receiver
+//!   that refuses everything is misconfigured, and its records are not.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use model::{Delivery, SampleKey};
+
+use crate::destination::{DeliverError, Receipt, Rejected, cursor_before, cursor_behind};
+
+/// The most suspects on credit, and the most that are looked for before one record was accepted.
+pub(super) const MOST_TRUST: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Progress {
+    pending: Vec<Range<usize>>,
+    accepted: usize,
+    suspects: usize,
+    rejected: Vec<Rejected>,
+}
+
+impl Progress {
+    /// Nothing of `records` records is settled yet.
+    pub(super) fn new(records: usize) -> Self {
+        Self { pending: vec![0..records], accepted: 0, suspects: 0, rejected: Vec::new() }
+    }
+
+    /// The next run of records to send, at most `most` of them; `None` when all are settled.
+    pub(super) fn next(&mut self, most: usize) -> Option<Range<usize>> {
+        let range = self.pending.pop()?;
+        let end = range.end.min(range.start.saturating_add(most.max(1)));
+        self.put_back(end..range.end);
+        Some(range.start..end)
+    }
+
+    /// `range` is to be sent before everything else that is pending.
+    pub(super) fn put_back(&mut self, range: Range<usize>) {
+        if !range.is_empty() {
+            self.pending.push(range);
+        }
+    }
+
+    /// A request was taken, except for the records that it named.
+    pub(super) fn accepted(&mut self, accepted: usize, rejected: Vec<Rejected>) {
+        self.accepted += accepted;
+        self.rejected.extend(rejected);
+    }
+
+    /// A request was refused whole because of the records named: the others are sent again.
+    pub(super) fn resend_without(&mut self, delivery: &Delivery, range: Range<usize>, rejected: Vec<Rejected>) {
+        let named: HashSet<SampleKey> = rejected.iter().map(|rejected| rejected.key).collect();
+        let mut end = range.end;
+        for at in range.clone().rev() {
+            if named.contains(&delivery.records[at].key()) {
+                self.put_back(at + 1..end);
+                end = at;
+            }
+        }
+        self.put_back(range.start..end);
+        self.rejected.extend(rejected);
+    }
+
+    /// A request was refused whole, and does not say why: one half after the other.
+    pub(super) fn split(&mut self, range: Range<usize>) {
+        let middle = range.start + range.len() / 2;
+        self.put_back(middle..range.end);
+        self.put_back(range.start..middle);
+    }
+
+    /// A record was refused alone.
+    pub(super) fn refused(&mut self, key: SampleKey, reason: String) {
+        self.suspects += 1;
+        self.rejected.push(Rejected { key, reason });
+    }
+
+    /// A record is larger than the receiver takes.
+    pub(super) fn too_large(&mut self, key: SampleKey, reason: String) {
+        self.rejected.push(Rejected { key, reason });
+    }
+
+    /// An error if the receiver refuses one record after the other and accepts none.
+    pub(super) fn check_receiver(&self, trust: usize) -> Result<(), DeliverError> {
+        let limit = if self.pending.is_empty() { trust } else { MOST_TRUST };
+        if self.accepted > 0 || self.suspects <= limit {
+            return Ok(());
+        }
+        let reason = self.rejected.last().map_or("", |rejected| rejected.reason.as_str());
+        Err(DeliverError::misconfigured(format!("the receiver refuses every record: {reason}")))
+    }
+
+    /// How much credit was needed, because no record was accepted.
+    pub(super) fn spent_trust(&self) -> usize {
+        if self.accepted > 0 { 0 } else { self.suspects }
+    }
+
+    /// The receipt for what was settled before an error; `None` if that is nothing, or nothing certain.
+    pub(super) fn part(mut self, delivery: &Delivery, trust: usize) -> Option<Receipt> {
+        let settled = self.pending.last().map_or(delivery.records.len(), |range| range.start);
+        if settled == 0 || self.spent_trust() > trust {
+            return None;
+        }
+        let cursor = cursor_behind(delivery.records[settled - 1].key());
+        // What was named beyond it is sent, and named, again.
+        self.rejected.retain(|rejected| cursor_before(rejected.key) < cursor);
+        Some(Receipt { acknowledged: cursor, taken: cursor, rejected: self.rejected })
+    }
+
+    /// The receipt for the whole delivery.
+    pub(super) fn finish(self, delivery: &Delivery) -> Receipt {
+        assert!(self.pending.is_empty(), "a delivery is finished when nothing of it is pending");
+        Receipt { acknowledged: delivery.upto, taken: delivery.upto, rejected: self.rejected }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_come_in_order_and_each_record_once() {
+        let mut progress = Progress::new(10);
+        let mut alone = Vec::new();
+        while let Some(range) = progress.next(7) {
+            if range.len() > 1 {
+                progress.split(range);
+            } else {
+                alone.push(range.start);
+            }
+        }
+        assert_eq!(alone, (0..10).collect::<Vec<_>>());
+    }
+}

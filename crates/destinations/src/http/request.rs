@@ -1,0 +1,110 @@
+//! What goes into one request: how many records, how many bytes, under which idempotency key.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use model::Delivery;
+
+use crate::destination::cursor_behind;
+use crate::json::Body;
+use crate::text;
+
+/// Bytes of records in one request, so that long strings do not make a request of gigabytes.
+const MOST_BYTES: usize = 4 << 20;
+/// A sample of an ordinary plant, for the first guess at a request's size.
+const USUAL_BYTES: usize = 400;
+/// Successful requests in a row before a larger one is tried again.
+const STREAK: u32 = 16;
+
+/// One request, encoded.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// Which records of the delivery it holds.
+    pub(super) records: Range<usize>,
+    /// The JSON.
+    pub(super) body: Bytes,
+    /// Destination, first and last key: the same for a retry of the same records.
+    pub(super) idempotency_key: String,
+}
+
+impl Request {
+    /// Encodes the records of `range`, or as many from its start as fit one request; never none.
+    pub(super) fn encode(delivery: &Delivery, range: Range<usize>) -> Self {
+        let mut body = Body::with_capacity((range.len() * USUAL_BYTES).min(MOST_BYTES));
+        let mut end = range.start;
+        while end < range.end && (body.len() < MOST_BYTES || end == range.start) {
+            body.push(&delivery.records[end]);
+            end += 1;
+        }
+        let records = range.start..end;
+        let after = match records.start {
+            0 => delivery.after,
+            start => cursor_behind(delivery.records[start - 1].key()),
+        };
+        let last = delivery.records[end - 1].key();
+        let upto = if end == delivery.records.len() { delivery.upto } else { cursor_behind(last) };
+        let first = delivery.records[records.start].key();
+        let idempotency_key = format!("{}:{first}:{last}", text::plain_name(&delivery.destination));
+        Self { records, body: body.finish(delivery, after, upto).into(), idempotency_key }
+    }
+}
+
+/// How many records a request may hold: less after the receiver found one too large, slowly more again.
+#[derive(Debug)]
+pub(super) struct RequestSize {
+    now: usize,
+    most: usize,
+    streak: u32,
+}
+
+impl RequestSize {
+    pub(super) fn new(most: usize) -> Self {
+        let most = most.max(1);
+        Self { now: most, most, streak: 0 }
+    }
+
+    pub(super) fn records(&self) -> usize {
+        self.now
+    }
+
+    pub(super) fn reset(&mut self) {
+        *self = Self::new(self.most);
+    }
+
+    /// A request of `sent` records was too large.
+    pub(super) fn shrink(&mut self, sent: usize) {
+        self.now = (self.now.min(sent) / 2).max(1);
+        self.streak = 0;
+    }
+
+    /// A request was accepted.
+    pub(super) fn grow(&mut self) {
+        self.streak += 1;
+        if self.streak >= STREAK {
+            self.streak = 0;
+            self.now = (self.now * 2).min(self.most);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_shrinks_at_once_and_grows_slowly() {
+        let mut size = RequestSize::new(1_000);
+        size.shrink(600);
+        assert_eq!(size.records(), 300);
+        for _ in 0..STREAK - 1 {
+            size.grow();
+        }
+        assert_eq!(size.records(), 300);
+        size.grow();
+        assert_eq!(size.records(), 600);
+        (0..10).for_each(|_| size.shrink(size.records()));
+        assert_eq!(size.records(), 1, "never none");
+        (0..1_000).for_each(|_| size.grow());
+        assert_eq!(size.records(), 1_000, "never more than the plant allows");
+    }
+}

@@ -1,0 +1,86 @@
+//! How a connection to a field device is made.
+//!
+//! Every connection made here:
+//! - is closed hard: lingering is off from the start, so that however it ends, whatever is unsent is discarded and
+//!   the device sees a reset at once. Many devices bear only a few connections and keep a dead one for minutes;
+//! - sends small frames at once, and notices a peer that has vanished, while idle and while sending.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::time::timeout;
+
+use crate::driver::Silence;
+
+/// Where a device listens; devices behind the same one share a connection.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct HostPort {
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Connects from the local address `bind`, if there is one, within `cap` (name resolution included). Sends nothing.
+pub(super) async fn dial(
+    to: &HostPort,
+    bind: Option<IpAddr>,
+    cap: Duration,
+) -> Result<TcpStream, Silence> {
+    match timeout(cap, try_addresses(to, bind, cap)).await {
+        Ok(outcome) => outcome,
+        Err(_elapsed) => Err(Silence::ConnectTimeout { after: cap }),
+    }
+}
+
+async fn try_addresses(to: &HostPort, bind: Option<IpAddr>, cap: Duration) -> Result<TcpStream, Silence> {
+    let addresses = lookup_host((to.host.as_str(), to.port))
+        .await
+        .map_err(|error| Silence::UnknownHost { reason: error.to_string() })?;
+    let mut last = Silence::UnknownHost { reason: "no address of the family of the local address".to_owned() };
+    for address in addresses.filter(|address| bind.is_none_or(|bind| bind.is_ipv4() == address.is_ipv4())) {
+        match connect(address, bind, cap).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = Silence::Unreachable { reason: format!("{address}: {error}") },
+        }
+    }
+    Err(last)
+}
+
+async fn connect(address: SocketAddr, bind: Option<IpAddr>, cap: Duration) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_nodelay(true)?;
+    socket.set_zero_linger()?;
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(3));
+    SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    limit_unacknowledged(&socket, cap)?;
+    if let Some(bind) = bind {
+        socket.bind(SocketAddr::new(bind, 0))?;
+    }
+    socket.connect(address).await
+}
+
+/// The kernel gives up a connection whose bytes stay unacknowledged for the response cap, so that nothing is
+/// retransmitted long after the request has failed.
+#[cfg(target_os = "linux")]
+fn limit_unacknowledged(socket: &TcpSocket, cap: Duration) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_user_timeout(Some(cap))
+}
+
+/// Not offered here; the response cap closes the socket all the same.
+#[cfg(not(target_os = "linux"))]
+fn limit_unacknowledged(_socket: &TcpSocket, _cap: Duration) -> io::Result<()> {
+    Ok(())
+}

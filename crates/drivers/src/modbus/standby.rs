@@ -1,0 +1,141 @@
+//! Idle connections that a follower holds, so that its first read as a leader need not connect.
+//!
+//! - Nothing is ever sent on them: there is no permit here, and no code that writes.
+//! - A connection that the device ends, or on which it speaks unasked, is thrown away and made again, with pauses.
+//! - Only devices with `standby = "warm"` are connected to: many bear few connections.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use model::plant::{Device, Link, Standby as Mode};
+use rand::{Rng, SeedableRng};
+use runtime::Spawner;
+use runtime::random::Random;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::debug;
+
+use super::dial::{HostPort, dial};
+use crate::backoff::backoff;
+
+/// A connection that lasted so long was no failure; many devices end idle ones after a minute or more.
+const STEADY: Duration = Duration::from_secs(30);
+
+/// Holds idle connections until they are released or dropped.
+#[derive(Debug)]
+pub struct Standby {
+    spawner: Spawner,
+    bind: Option<IpAddr>,
+    random: Random,
+    token: CancellationToken,
+    held: HashMap<HostPort, oneshot::Receiver<Option<TcpStream>>>,
+    _cancel_on_drop: DropGuard,
+}
+
+/// Open connections on their way from a [`Standby`] to the [`Endpoints`](super::Endpoints) of a new leadership.
+#[derive(Debug, Default)]
+pub struct WarmConnections(BTreeMap<HostPort, TcpStream>);
+
+/// Owns one idle connection.
+struct Holder {
+    remote: HostPort,
+    bind: Option<IpAddr>,
+    cap: Duration,
+    random: Random,
+    token: CancellationToken,
+}
+
+impl Standby {
+    /// Holds nothing yet. Connections are made from the local address `bind`.
+    pub fn new(spawner: Spawner, bind: Option<IpAddr>, random: Random) -> Self {
+        let token = spawner.token().child_token();
+        let guard = token.clone().drop_guard();
+        Self { spawner, bind, random, token, held: HashMap::new(), _cancel_on_drop: guard }
+    }
+
+    /// Connects to the device and stays connected, if it is enabled and its standby is warm.
+    pub fn hold(&mut self, device: &Device) {
+        let Link::ModbusTcp(link) = &device.link else { return };
+        let remote = HostPort { host: link.host.clone(), port: link.port };
+        if !device.enabled || link.standby != Mode::Warm || self.held.contains_key(&remote) {
+            return;
+        }
+        let holder = Holder {
+            remote: remote.clone(),
+            bind: self.bind,
+            cap: link.timeout,
+            random: Random::seed_from_u64(self.random.random()),
+            token: self.token.clone(),
+        };
+        let (hand_over, connection) = oneshot::channel();
+        self.held.insert(remote, connection);
+        self.spawner.spawn(format!("standby {}", holder.remote), async move {
+            let stream = holder.run().await;
+            if hand_over.send(stream).is_err() {
+                debug!("idle connection dropped with its standby");
+            }
+            Ok::<(), Infallible>(())
+        });
+    }
+
+    /// Ends the standby and hands over what is open. Never waits for the network.
+    pub async fn release(self) -> WarmConnections {
+        self.token.cancel();
+        let mut open = BTreeMap::new();
+        for (remote, connection) in self.held {
+            if let Ok(Some(stream)) = connection.await {
+                open.insert(remote, stream);
+            }
+        }
+        WarmConnections(open)
+    }
+}
+
+impl WarmConnections {
+    /// Number of open connections.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn take(&mut self, remote: &HostPort) -> Option<TcpStream> {
+        self.0.remove(remote)
+    }
+}
+
+impl Holder {
+    /// Stays connected until cancelled; then gives the connection, if there is one.
+    async fn run(mut self) -> Option<TcpStream> {
+        let token = self.token.clone();
+        let mut failures = 0;
+        loop {
+            let stream = token.run_until_cancelled(dial(&self.remote, self.bind, self.cap)).await?;
+            match stream {
+                Ok(stream) => {
+                    let connected = Instant::now();
+                    // Readable means ended, or words that nobody asked for.
+                    if token.run_until_cancelled(stream.readable()).await.is_none() {
+                        return Some(stream);
+                    }
+                    debug!(endpoint = %self.remote, "idle connection lost");
+                    if connected.elapsed() > STEADY {
+                        failures = 0;
+                    }
+                }
+                Err(reason) => debug!(endpoint = %self.remote, %reason, "idle connection not made"),
+            }
+            // Also after a success: a device that accepts and closes must not be connected to in a circle.
+            let pause = backoff(failures, &mut self.random);
+            failures += 1;
+            token.run_until_cancelled(tokio::time::sleep(pause)).await?;
+        }
+    }
+}

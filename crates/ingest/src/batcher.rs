@@ -1,0 +1,614 @@
+//! One FIFO per node from accepted client messages to proposals, with go-back-N: the rules alone, without I/O or
+//! clock (`now` is an argument).
+//!
+//! A message *waits* without a number until it is first proposed; then it is *numbered* and stays under its number
+//! until it is known to be committed. The only way back is when every copy of it, and of all behind it, is known to
+//! be dead.
+//!
+//! Invariants
+//! - Numbers are given in the order of [`Batcher::enqueue`], without holes; `numbered[i]` has the number `first + i`.
+//! - A number never means two contents while a copy of the first may still be committed: only numbers at the end,
+//!   without a copy that may be alive, are taken back, and only when nothing is in flight.
+//! - [`Verdict::Accepted`] means committed and applied; [`Verdict::Refused`] means never proposed, or every copy
+//!   certainly dead. What is neither is proposed again until it is decided.
+//! - After a refusal of a stream's message, later messages of that stream are refused until it goes back: it then
+//!   uses the generation that the refusal told.
+//! - After a failure nothing is proposed until all that is in flight has settled; then one proposal at a time until
+//!   one succeeds.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use model::batch::Source;
+use model::{Lineage, Ordinal, Position, SessionId, Term};
+use wire::EncodedBatch;
+
+use crate::log::{Outcome, ProposeError, Proposed};
+
+#[cfg(test)]
+mod model_test;
+#[cfg(test)]
+mod rule_tests;
+
+/// Bounds and times of the batcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatcherLimits {
+    /// Proposals in flight at most.
+    pub in_flight: usize,
+    /// Payload bytes of one proposal at most; a single larger message is proposed alone.
+    pub proposal_bytes: usize,
+    /// Messages of one proposal at most.
+    pub proposal_messages: usize,
+    /// How long everything may fail before waiting messages are refused.
+    pub patience: Duration,
+    /// How long a refused client is told to wait, and messages are refused at once.
+    pub retry_after: Duration,
+    /// Pause after the first failed proposal; doubles up to `longest_pause`.
+    pub first_pause: Duration,
+    /// Longest pause between failed proposals.
+    pub longest_pause: Duration,
+}
+
+impl Default for BatcherLimits {
+    fn default() -> Self {
+        Self {
+            in_flight: 4,
+            proposal_bytes: 256 << 10,
+            proposal_messages: 1_024,
+            patience: Duration::from_secs(5),
+            retry_after: Duration::from_secs(1),
+            first_pause: Duration::from_millis(20),
+            longest_pause: Duration::from_millis(500),
+        }
+    }
+}
+
+/// One client stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u64);
+
+/// How often a stream was sent back. Messages of an earlier generation are refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(pub u64);
+
+/// One proposal in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlightId(pub u64);
+
+/// What to propose.
+#[derive(Debug)]
+pub struct Proposal {
+    /// To be given back to [`Batcher::settled`].
+    pub flight: FlightId,
+    /// The batches, numbered.
+    pub batches: Vec<EncodedBatch>,
+}
+
+/// What is to be told to a client about the message that came with the ticket.
+#[derive(Debug)]
+pub struct Answer<T> {
+    /// What came with the message.
+    pub ticket: T,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is committed, once.
+    Accepted(Option<Place>),
+    /// It is not and will not be committed. The stream goes on with this message and the generation given here.
+    Refused {
+        /// Why.
+        reason: RefusalReason,
+        /// When to try again.
+        retry_after: Duration,
+        /// The stream's new generation.
+        generation: Generation,
+    },
+    /// Nobody can say whether it is or will be committed, and this node will not find out. The stream goes on with
+    /// this message and the generation given here.
+    Undecided {
+        /// The stream's new generation.
+        generation: Generation,
+    },
+}
+
+/// Where a message was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The lineage of the position.
+    pub lineage: Lineage,
+    /// The entry.
+    pub position: Position,
+    /// Ordinal of the message's first sample.
+    pub ordinal: Ordinal,
+}
+
+/// Why messages are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum RefusalReason {
+    /// No leader, no majority, or no answer.
+    #[error("no majority of the nodes answers; nothing can be committed")]
+    NoQuorum,
+    /// The buffer or the disk is full.
+    #[error("the buffer is full until destinations have taken some of it")]
+    NoSpace,
+    /// The cluster has more to do than it can.
+    #[error("the cluster has more to do than it can")]
+    Overloaded,
+    /// This node is stopping.
+    #[error("this node is stopping")]
+    Stopping,
+    /// An earlier message of the stream was not taken.
+    #[error("an earlier message of the stream was not taken")]
+    OutOfOrder,
+}
+
+/// A message was not taken into the queue.
+#[derive(Debug)]
+pub struct NotQueued<T> {
+    /// What came with it.
+    pub ticket: T,
+    /// Why: always [`Verdict::Refused`]. Where its generation is over, the answer that ended it is under way.
+    pub verdict: Verdict,
+}
+
+/// The queue of one node.
+#[derive(Debug)]
+pub struct Batcher<T> {
+    limits: BatcherLimits,
+    session: SessionId,
+    streams: HashMap<StreamId, Generation>,
+    /// Messages that were proposed at least once.
+    numbered: VecDeque<Numbered<T>>,
+    /// Number of `numbered[0]`, or the next number where that is empty.
+    first: u64,
+    /// Number to propose next; at most `first + numbered.len()`.
+    cursor: u64,
+    /// The ledger is known to hold everything up to here.
+    applied: u64,
+    /// Messages that were never proposed, or whose number was taken back.
+    waiting: VecDeque<Message<T>>,
+    flights: Vec<Flight>,
+    next_flight: u64,
+    reign: Term,
+    trouble: Option<Trouble>,
+    /// While set, and not before it, messages are refused at once.
+    refusing_until: Option<Instant>,
+    /// The ledger does not know the session any more.
+    forgotten: bool,
+    stopping: bool,
+}
+
+#[derive(Debug)]
+struct Message<T> {
+    stream: StreamId,
+    batch: EncodedBatch,
+    ticket: T,
+}
+
+#[derive(Debug)]
+struct Numbered<T> {
+    message: Message<T>,
+    /// A copy may be in the log, now or later, although no flight will tell. Once true it stays so: a delayed copy
+    /// can survive a change of leader.
+    maybe: bool,
+    /// Where it was committed, once an answer said so; told in the order of numbers.
+    place: Option<Place>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Flight {
+    id: FlightId,
+    first: u64,
+    count: u64,
+    /// What was known to be applied when it was proposed.
+    known: u64,
+}
+
+/// Proposals fail.
+#[derive(Debug, Clone, Copy)]
+struct Trouble {
+    since: Instant,
+    failures: u32,
+    reason: RefusalReason,
+    retry_at: Instant,
+}
+
+impl<T> Batcher<T> {
+    /// An empty queue for a new session.
+    pub fn new(session: SessionId, limits: BatcherLimits) -> Self {
+        Self {
+            limits,
+            session,
+            streams: HashMap::new(),
+            numbered: VecDeque::new(),
+            first: 1,
+            cursor: 1,
+            applied: 0,
+            waiting: VecDeque::new(),
+            flights: Vec::new(),
+            next_flight: 0,
+            reign: Term(0),
+            trouble: None,
+            refusing_until: None,
+            forgotten: false,
+            stopping: false,
+        }
+    }
+
+    /// The session that messages are numbered in. It changes when the ledger has forgotten it.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Whether nothing waits, is in flight or undecided.
+    pub fn is_idle(&self) -> bool {
+        self.numbered.is_empty() && self.waiting.is_empty() && self.flights.is_empty()
+    }
+
+    /// Makes a stream known, in its first generation.
+    pub fn open(&mut self, stream: StreamId) {
+        self.streams.insert(stream, Generation::default());
+    }
+
+    /// Forgets a stream. Its messages that were never proposed are dropped: its client will send them elsewhere.
+    pub fn close(&mut self, stream: StreamId) {
+        self.streams.remove(&stream);
+        self.waiting.retain(|message| message.stream != stream);
+    }
+
+    /// Takes a message to the end of the queue. The sequence in the batch's header is given later.
+    pub fn enqueue(
+        &mut self,
+        now: Instant,
+        stream: StreamId,
+        generation: Generation,
+        batch: EncodedBatch,
+        ticket: T,
+    ) -> Result<(), NotQueued<T>> {
+        let current = self.streams.get(&stream).copied().unwrap_or_default();
+        if current != generation {
+            let (reason, retry_after) = (RefusalReason::OutOfOrder, Duration::ZERO);
+            return Err(NotQueued { ticket, verdict: Verdict::Refused { reason, retry_after, generation: current } });
+        }
+        let Some((reason, retry_after)) = self.refuses(now) else {
+            self.waiting.push_back(Message { stream, batch, ticket });
+            return Ok(());
+        };
+        let generation = self.send_back(stream);
+        Err(NotQueued { ticket, verdict: Verdict::Refused { reason, retry_after, generation } })
+    }
+
+    /// The next proposal, if one may be made now. Call until it gives none.
+    pub fn next_proposal(&mut self, now: Instant) -> Option<Proposal> {
+        let most = if self.trouble.is_some() { 1 } else { self.limits.in_flight };
+        let is_early = self.trouble.is_some_and(|trouble| now < trouble.retry_at);
+        if self.flights.len() >= most || is_early || self.is_settling() {
+            return None;
+        }
+        let first = self.cursor;
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        while batches.len() < self.limits.proposal_messages {
+            let Some(size) = self.next_size() else { break };
+            if !batches.is_empty() && bytes + size > self.limits.proposal_bytes {
+                break;
+            }
+            bytes += size;
+            batches.push(self.take_next());
+        }
+        if batches.is_empty() {
+            return None;
+        }
+        let flight = FlightId(self.next_flight);
+        self.next_flight += 1;
+        self.flights.push(Flight { id: flight, first, count: batches.len() as u64, known: self.applied });
+        Some(Proposal { flight, batches })
+    }
+
+    /// The outcome of a proposal. An outcome of a flight that a new reign decided is of no more use.
+    pub fn settled(
+        &mut self,
+        now: Instant,
+        flight: FlightId,
+        result: Result<Proposed, ProposeError>,
+    ) -> Vec<Answer<T>> {
+        let Some(index) = self.flights.iter().position(|known| known.id == flight) else { return Vec::new() };
+        let flight = self.flights.remove(index);
+        match result {
+            Ok(proposed) if proposed.outcomes.len() as u64 == flight.count => self.apply(now, flight, &proposed),
+            // An answer about other batches than were proposed says nothing about these.
+            Ok(_) => self.fail(now, flight, ProposeError::Unknown),
+            Err(error) => self.fail(now, flight, error),
+        }
+        let mut answers = self.collect_decided();
+        self.recover(&mut answers);
+        self.refuse_overdue(now, &mut answers);
+        answers
+    }
+
+    /// A later `Lead` has been applied here, and `applied` is the session's last sequence since then: everything
+    /// proposed before is decided.
+    pub fn new_reign(&mut self, now: Instant, term: Term, applied: u64) -> Vec<Answer<T>> {
+        if term <= self.reign {
+            return Vec::new();
+        }
+        self.reign = term;
+        for flight in std::mem::take(&mut self.flights) {
+            // A copy that was on its way to the new leader already, or is delayed, can still arrive.
+            self.mark_maybe(flight);
+            self.cursor = self.cursor.min(flight.first);
+        }
+        // A new leader deserves new patience.
+        self.refusing_until = None;
+        self.trouble = None;
+        self.observe_applied(now, applied)
+    }
+
+    /// The session's last sequence on this node's ledger, which may lag behind but never leads astray.
+    pub fn observe_applied(&mut self, now: Instant, applied: u64) -> Vec<Answer<T>> {
+        // A ledger that knows more than we proposed speaks of something else.
+        if applied < self.end() {
+            self.applied = self.applied.max(applied);
+        }
+        let mut answers = self.collect_decided();
+        self.recover(&mut answers);
+        self.refuse_overdue(now, &mut answers);
+        answers
+    }
+
+    /// Refuses what has waited too long. Call at [`Batcher::deadline`].
+    pub fn tick(&mut self, now: Instant) -> Vec<Answer<T>> {
+        let mut answers = Vec::new();
+        self.refuse_overdue(now, &mut answers);
+        answers
+    }
+
+    /// When something is to be done although nothing happens; `None` if never.
+    pub fn deadline(&self) -> Option<Instant> {
+        let trouble = self.trouble?;
+        let retry = (self.flights.is_empty() && self.has_work()).then_some(trouble.retry_at);
+        let patience = (!self.waiting.is_empty()).then_some(trouble.since + self.limits.patience);
+        retry.into_iter().chain(patience).min()
+    }
+
+    /// Refuses everything that was never proposed, and all that comes from now on. What is in flight goes on.
+    pub fn stop(&mut self) -> Vec<Answer<T>> {
+        self.stopping = true;
+        let mut answers = Vec::new();
+        self.refuse_waiting(RefusalReason::Stopping, &mut answers);
+        answers
+    }
+
+    /// Gives up: says of everything undecided that nobody can say.
+    pub fn abandon(&mut self) -> Vec<Answer<T>> {
+        self.flights.clear();
+        let mut answers = self.collect_decided();
+        let end = self.end();
+        for numbered in std::mem::take(&mut self.numbered) {
+            let generation = self.send_back(numbered.message.stream);
+            let verdict = Verdict::Undecided { generation };
+            answers.push(Answer { ticket: numbered.message.ticket, verdict });
+        }
+        (self.first, self.cursor) = (end, end);
+        answers.extend(self.stop());
+        answers
+    }
+}
+
+impl<T> Batcher<T> {
+    /// The number after the last given one.
+    fn end(&self) -> u64 {
+        self.first + self.numbered.len() as u64
+    }
+
+    fn has_work(&self) -> bool {
+        self.cursor < self.end() || !self.waiting.is_empty()
+    }
+
+    /// Whether a failure is being waited out: the cursor has gone back, or the session is forgotten, with proposals
+    /// still in flight.
+    fn is_settling(&self) -> bool {
+        !self.flights.is_empty() && (self.forgotten || self.flights.iter().any(|flight| self.cursor <= flight.first))
+    }
+
+    fn next_size(&self) -> Option<usize> {
+        let message = match self.numbered.get((self.cursor - self.first) as usize) {
+            Some(numbered) => &numbered.message,
+            None => self.waiting.front()?,
+        };
+        Some(message.batch.payload.len())
+    }
+
+    /// A copy of the batch at the cursor, under its number; the cursor moves on.
+    fn take_next(&mut self) -> EncodedBatch {
+        if self.cursor == self.end() {
+            let mut message = self.waiting.pop_front().expect("next_size saw a message");
+            message.batch.header.source = Source::Pushed { session: self.session, sequence: self.cursor };
+            self.numbered.push_back(Numbered { message, maybe: false, place: None });
+        }
+        let index = (self.cursor - self.first) as usize;
+        self.cursor += 1;
+        self.numbered[index].message.batch.clone()
+    }
+
+    /// The entry is in the log and applied.
+    fn apply(&mut self, now: Instant, flight: Flight, proposed: &Proposed) {
+        let mut expected = None;
+        for (sequence, outcome) in (flight.first..).zip(&proposed.outcomes) {
+            match *outcome {
+                Outcome::Accepted { first_ordinal } => {
+                    self.applied = self.applied.max(sequence);
+                    if let Some(numbered) = self.get_mut(sequence) {
+                        let Proposed { lineage, position, .. } = *proposed;
+                        numbered.place = Some(Place { lineage, position, ordinal: first_ordinal });
+                    }
+                }
+                Outcome::Already => self.applied = self.applied.max(sequence),
+                Outcome::Expected { sequence } => expected = Some(sequence),
+            }
+        }
+        match expected {
+            None => {
+                self.trouble = None;
+                self.refusing_until = None;
+            }
+            Some(next) => {
+                // A session never goes back: a ledger that now knows less than before the proposal has dropped it.
+                if next <= flight.known {
+                    self.forgotten = true;
+                } else if next <= self.end() {
+                    self.applied = self.applied.max(next - 1);
+                }
+                self.cursor = self.cursor.min(flight.first);
+                self.note_trouble(now, None);
+            }
+        }
+    }
+
+    fn fail(&mut self, now: Instant, flight: Flight, error: ProposeError) {
+        if error.may_commit() {
+            self.mark_maybe(flight);
+        }
+        self.cursor = self.cursor.min(flight.first);
+        let reason = match error {
+            ProposeError::NoLeader | ProposeError::NoQuorum | ProposeError::Unknown => RefusalReason::NoQuorum,
+            ProposeError::NoSpace => RefusalReason::NoSpace,
+            ProposeError::Overloaded => RefusalReason::Overloaded,
+            ProposeError::Stopped => RefusalReason::Stopping,
+        };
+        self.stopping |= error == ProposeError::Stopped;
+        self.note_trouble(now, Some(reason));
+    }
+
+    fn note_trouble(&mut self, now: Instant, reason: Option<RefusalReason>) {
+        let BatcherLimits { first_pause, longest_pause, .. } = self.limits;
+        let fresh =
+            Trouble { since: now, failures: 0, reason: RefusalReason::NoQuorum, retry_at: now };
+        let trouble = self.trouble.get_or_insert(fresh);
+        trouble.reason = reason.unwrap_or(trouble.reason);
+        // What was in flight together fails together, and is one failure.
+        if now >= trouble.retry_at {
+            let pause = first_pause.saturating_mul(1 << trouble.failures.min(16)).min(longest_pause);
+            trouble.failures += 1;
+            trouble.retry_at = now + pause;
+        }
+    }
+
+    fn mark_maybe(&mut self, flight: Flight) {
+        for sequence in flight.first..flight.first + flight.count {
+            if let Some(numbered) = self.get_mut(sequence) {
+                numbered.maybe = true;
+            }
+        }
+    }
+
+    fn get_mut(&mut self, sequence: u64) -> Option<&mut Numbered<T>> {
+        let index = usize::try_from(sequence.checked_sub(self.first)?).ok()?;
+        self.numbered.get_mut(index)
+    }
+
+    /// Answers for all that is known to be applied, as far as no flight can still tell where.
+    fn collect_decided(&mut self) -> Vec<Answer<T>> {
+        let untold = self.flights.iter().map(|flight| flight.first).min().unwrap_or(u64::MAX);
+        let mut answers = Vec::new();
+        while self.first <= self.applied {
+            let Some(front) = self.numbered.front() else { break };
+            if front.place.is_none() && untold <= self.first {
+                break;
+            }
+            let numbered = self.numbered.pop_front().expect("just seen");
+            self.first += 1;
+            let verdict = Verdict::Accepted(numbered.place);
+            answers.push(Answer { ticket: numbered.message.ticket, verdict });
+        }
+        self.cursor = self.cursor.max(self.first);
+        answers
+    }
+
+    /// Once nothing is in flight: goes back to the first undecided number, and takes numbers back where that is safe.
+    fn recover(&mut self, answers: &mut Vec<Answer<T>>) {
+        if !self.flights.is_empty() {
+            return;
+        }
+        if self.forgotten {
+            self.begin_session(answers);
+        }
+        self.cursor = self.first;
+        while self.numbered.back().is_some_and(|last| !last.maybe) {
+            let numbered = self.numbered.pop_back().expect("just seen");
+            // The stream may have ended meanwhile: its client will send the message elsewhere.
+            if self.streams.contains_key(&numbered.message.stream) {
+                self.waiting.push_front(numbered.message);
+            }
+        }
+    }
+
+    /// Starts numbering anew. What the old session may hold cannot be found out any more.
+    fn begin_session(&mut self, answers: &mut Vec<Answer<T>>) {
+        self.forgotten = false;
+        self.session = SessionId::from(u128::from_be_bytes(*self.session.as_bytes()).wrapping_add(1).max(1));
+        let mut sent_back = HashMap::new();
+        let (numbered, waiting) = (std::mem::take(&mut self.numbered), std::mem::take(&mut self.waiting));
+        let undecided = numbered.into_iter().map(|numbered| (numbered.message, numbered.maybe));
+        for (message, maybe) in undecided.chain(waiting.into_iter().map(|message| (message, false))) {
+            let stream = message.stream;
+            let verdict = match (maybe, sent_back.get(&stream)) {
+                (true, _) => {
+                    let generation = *sent_back.entry(stream).or_insert_with(|| self.send_back(stream));
+                    Verdict::Undecided { generation }
+                }
+                (false, Some(&generation)) => {
+                    let (reason, retry_after) = (RefusalReason::OutOfOrder, Duration::ZERO);
+                    Verdict::Refused { reason, retry_after, generation }
+                }
+                (false, None) => {
+                    self.waiting.push_back(message);
+                    continue;
+                }
+            };
+            answers.push(Answer { ticket: message.ticket, verdict });
+        }
+        (self.first, self.cursor, self.applied) = (1, 1, 0);
+    }
+
+    fn refuses(&self, now: Instant) -> Option<(RefusalReason, Duration)> {
+        if self.stopping {
+            return Some((RefusalReason::Stopping, self.limits.retry_after));
+        }
+        let left = self.refusing_until?.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        Some((self.trouble?.reason, left))
+    }
+
+    fn refuse_overdue(&mut self, now: Instant, answers: &mut Vec<Answer<T>>) {
+        if self.stopping {
+            return self.refuse_waiting(RefusalReason::Stopping, answers);
+        }
+        let Some(trouble) = self.trouble else { return };
+        if now < trouble.since + self.limits.patience || self.waiting.is_empty() {
+            return;
+        }
+        self.refuse_waiting(trouble.reason, answers);
+        self.refusing_until = Some(now + self.limits.retry_after);
+    }
+
+    /// All at once: were an earlier message of a stream refused and a later one kept, their order would be lost.
+    fn refuse_waiting(&mut self, reason: RefusalReason, answers: &mut Vec<Answer<T>>) {
+        let retry_after = self.limits.retry_after;
+        let mut sent_back = HashMap::new();
+        for message in std::mem::take(&mut self.waiting) {
+            let generation =
+                *sent_back.entry(message.stream).or_insert_with(|| self.send_back(message.stream));
+            let verdict = Verdict::Refused { reason, retry_after, generation };
+            answers.push(Answer { ticket: message.ticket, verdict });
+        }
+    }
+
+    fn send_back(&mut self, stream: StreamId) -> Generation {
+        let Some(generation) = self.streams.get_mut(&stream) else { return Generation::default() };
+        generation.0 += 1;
+        *generation
+    }
+}

@@ -1,0 +1,230 @@
+//! One append stream from a leader to a follower: requests out, answers in, in order and pipelined.
+//!
+//! The session is one value polled by openraft: pulling a request, noting it as in flight and giving an answer
+//! never happen at the same time, so what we think is in flight is what openraft thinks.
+//!
+//! - At most a window of requests, in count and bytes, is unanswered.
+//! - The oldest of them waits no longer than the stall limit; then the stream ends with an error.
+//! - Answers pass the [`HoldBack`] and the tripwire before openraft sees them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use openraft::AsyncRuntime;
+use openraft::errors::RPCError;
+use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Status, Streaming};
+use wire::proto::peer as pb;
+
+use super::client::Peer;
+use super::convert::{self, Malformed};
+use super::hold_back::HoldBack;
+use super::link::{CallFailure, Connection};
+use crate::type_config::{LogId, TypeConfig, Vote};
+
+type Answer<RT> = Result<StreamAppendResult<TypeConfig<RT>>, RPCError<TypeConfig<RT>>>;
+type Opening = BoxFuture<'static, Result<Response<Streaming<pb::AppendResponse>>, Status>>;
+
+/// A request that was not answered yet.
+struct Unanswered {
+    sequence: u64,
+    vote: Vote,
+    last: Option<LogId>,
+    bytes: usize,
+    sent: Instant,
+}
+
+/// The state of one stream.
+struct Session<S> {
+    peer: Arc<Peer>,
+    connection: Connection,
+    /// openraft's requests; gone when they have ended.
+    input: Option<S>,
+    requests: mpsc::Sender<pb::AppendRequest>,
+    answers: Answers,
+    unanswered: VecDeque<Unanswered>,
+    unanswered_bytes: usize,
+    hold_back: HoldBack<Option<LogId>, Option<LogId>>,
+    sent: u64,
+    stall_limit: Duration,
+    over: bool,
+}
+
+/// The answering half: the call resolves only when the follower has begun to answer.
+enum Answers {
+    Opening(Opening),
+    Open(Box<Streaming<pb::AppendResponse>>),
+}
+
+/// Opens a stream to `peer` and answers `input` on it. The returned stream ends after the first error, after an
+/// answer that is no acknowledgement, or when all of `input` is answered.
+pub(super) async fn open<RT, S>(
+    peer: Arc<Peer>,
+    input: S,
+    patience: Duration,
+) -> Result<BoxStream<'static, Answer<RT>>, CallFailure>
+where
+    RT: AsyncRuntime,
+    S: Stream<Item = AppendEntriesRequest<TypeConfig<RT>>> + Send + Unpin + 'static,
+{
+    peer.check_wire()?;
+    let connection = peer.bulk.connection(Instant::now() + patience).await?;
+    let window = peer.context.options.append_window;
+    let (requests, outgoing) = mpsc::channel(window);
+    let mut client = connection.client.clone();
+    let opening: Opening = Box::pin(async move { client.append(ReceiverStream::new(outgoing)).await });
+    let stall_limit = peer.context.options.stall_limit.max(patience);
+    let session = Session {
+        peer,
+        connection,
+        input: Some(input),
+        requests,
+        answers: Answers::Opening(opening),
+        unanswered: VecDeque::new(),
+        unanswered_bytes: 0,
+        hold_back: HoldBack::new(),
+        sent: 0,
+        stall_limit,
+        over: false,
+    };
+    let answers = futures::stream::unfold(session, |mut session| async move {
+        let answer = session.next().await?;
+        Some((answer, session))
+    });
+    Ok(answers.boxed())
+}
+
+impl<S> Session<S> {
+    async fn next<RT>(&mut self) -> Option<Answer<RT>>
+    where
+        RT: AsyncRuntime,
+        S: Stream<Item = AppendEntriesRequest<TypeConfig<RT>>> + Send + Unpin + 'static,
+    {
+        loop {
+            if let Some(matching) = self.hold_back.release() {
+                return Some(Ok(Ok(matching)));
+            }
+            let all_answered = self.input.is_none() && self.unanswered.is_empty();
+            if self.over || all_answered {
+                return None;
+            }
+            match self.step().await {
+                Ok(None) => {}
+                Ok(Some(last_word)) => {
+                    // What is still held back is dropped: openraft begins anew from what it knows.
+                    self.over = true;
+                    return Some(Ok(last_word));
+                }
+                Err(failure) => {
+                    self.over = true;
+                    return Some(Err(failure.into_rpc()));
+                }
+            }
+        }
+    }
+
+    /// Waits for the next answer or request. `Some` is an answer that ends the stream.
+    async fn step<RT>(&mut self) -> Result<Option<StreamAppendResult<TypeConfig<RT>>>, CallFailure>
+    where
+        RT: AsyncRuntime,
+        S: Stream<Item = AppendEntriesRequest<TypeConfig<RT>>> + Send + Unpin + 'static,
+    {
+        let options = &self.peer.context.options;
+        let room = self.unanswered.is_empty()
+            || self.unanswered.len() < options.append_window
+                && self.unanswered_bytes < options.append_window_bytes;
+        let stalled_at = self.unanswered.front().map(|oldest| oldest.sent + self.stall_limit);
+        let Self { input, answers, .. } = self;
+        tokio::select! {
+            biased;
+            answer = answers.next() => match answer {
+                Ok(Some(answer)) => self.take_answer(answer),
+                Ok(None) => Err(self.peer.bulk.gave_up(CallFailure::Broken("the follower ended the stream".into()))),
+                Err(status) => Err(self.peer.bulk.failed(&self.connection, &status)),
+            },
+            request = next_of(input), if room && input.is_some() => {
+                match request {
+                    Some(request) => self.send(request),
+                    None => self.input = None,
+                }
+                Ok(None)
+            }
+            () = wait_until(stalled_at), if stalled_at.is_some() => {
+                Err(self.peer.bulk.gave_up(CallFailure::late("append")))
+            }
+        }
+    }
+
+    fn send<RT: AsyncRuntime>(&mut self, request: AppendEntriesRequest<TypeConfig<RT>>) {
+        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let (vote, sequence) = (request.vote, self.sent);
+        let message = convert::append_to_proto(self.peer.envelope(), sequence, request);
+        let bytes = convert::payload_bytes(&message);
+        self.hold_back.sent(last);
+        self.unanswered.push_back(Unanswered { sequence, vote, last, bytes, sent: Instant::now() });
+        self.unanswered_bytes += bytes;
+        self.sent += 1;
+        if let Err(unsent) = self.requests.try_send(message) {
+            // There is room for a whole window, so the stream broke; the answering half says why.
+            tracing::debug!(node = %self.peer.node, %unsent, "append not sent");
+        }
+    }
+
+    fn take_answer<RT: AsyncRuntime>(
+        &mut self,
+        answer: pb::AppendResponse,
+    ) -> Result<Option<StreamAppendResult<TypeConfig<RT>>>, CallFailure> {
+        let sequence = answer.sequence;
+        let request = self.unanswered.pop_front().filter(|request| request.sequence == sequence);
+        let request = request.ok_or(Malformed("order of answers"))?;
+        self.unanswered_bytes -= request.bytes;
+        let result = convert::append_result_from_proto::<RT>(answer)?;
+        self.peer.watch_result(&request.vote, &result)?;
+        match result {
+            Ok(matching) if matching > request.last => Err(Malformed("acknowledgement").into()),
+            Ok(matching) => {
+                self.hold_back.acknowledged(matching, matching);
+                Ok(None)
+            }
+            last_word @ Err(_) => {
+                self.hold_back.refused();
+                Ok(Some(last_word))
+            }
+        }
+    }
+}
+
+impl Answers {
+    /// The next answer. Giving up in between loses nothing.
+    async fn next(&mut self) -> Result<Option<pb::AppendResponse>, Status> {
+        if let Self::Opening(opening) = self {
+            let stream = opening.await?.into_inner();
+            *self = Self::Open(Box::new(stream));
+        }
+        match self {
+            Self::Open(stream) => stream.next().await.transpose(),
+            Self::Opening(_) => Ok(None),
+        }
+    }
+}
+
+async fn next_of<S: Stream + Unpin>(input: &mut Option<S>) -> Option<S::Item> {
+    match input {
+        Some(input) => input.next().await,
+        None => None,
+    }
+}
+
+async fn wait_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

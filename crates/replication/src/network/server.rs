@@ -1,0 +1,496 @@
+//! The answering side of the peer port.
+//!
+//! - Every message passes the same checks before the [`PeerHandler`] sees it: this node remembers what it promised,
+//!   the message is meant for this node, cluster and data directory, and the sender is who it says it is.
+//! - Votes, pre-votes and transfers pass only while the handler says that this node may vote; appends with entries
+//!   only while there is room for them.
+//! - A snapshot is installed by a task of its own: the caller may go, the staged file stays until it is done with.
+
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, Stream, StreamExt};
+use model::{Clock, Member, NodeId};
+use openraft::AsyncRuntime;
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use runtime::Spawner;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+use tonic::{Extensions, Request, Response, Status, Streaming};
+use wire::proto::peer as pb;
+use wire::proto::peer::peer_server::{Peer, PeerServer};
+
+use super::connector::{self, PeerIo};
+use super::convert::{self, Malformed, SnapshotMeta};
+use super::identity::{Identity, Sender, Target};
+use super::link::{CONNECTION_WINDOW, STREAM_WINDOW};
+use super::proposals::{self, Applied, ProposeError};
+use super::refusal::Refusal;
+use super::snapshot::{self, SnapshotFile};
+use super::table::PeerTable;
+use super::{MAX_MESSAGE, NetworkOptions};
+use crate::type_config::{TypeConfig, Vote};
+
+/// Snapshots received at once: that of the leader, and one of a leader that does not know yet that it was deposed.
+const TRANSFERS: usize = 2;
+/// How long calls in progress may go on after the server was told to stop.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Raft on this node has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("raft has ended on this node")]
+pub(crate) struct Stopped;
+
+/// What stands behind the peer port.
+#[tonic::async_trait]
+pub(crate) trait PeerHandler<RT: AsyncRuntime>: Send + Sync + 'static {
+    /// The member of that number, as far as this node's membership knows.
+    fn member(&self, node: NodeId) -> Option<Member>;
+    /// Bytes free for the data directory above the reserve.
+    fn free_bytes(&self) -> u64;
+    /// This node lost what it had acknowledged: it answers nothing else any more.
+    fn is_amnesic(&self) -> bool;
+    /// Whether a vote may be forwarded now: not in quarantine, and no own leadership that may still be live.
+    fn may_vote(&self) -> bool;
+    /// Whether entries may be appended now; an error is answered instead.
+    fn may_append(&self) -> Result<(), Refusal>;
+    /// The folder in which snapshots are staged.
+    fn staging(&self) -> &Path;
+
+    /// Appends, one answer for each request, in order; ends after the first answer that is no acknowledgement.
+    fn append(
+        &self,
+        requests: BoxStream<'static, AppendEntriesRequest<TypeConfig<RT>>>,
+    ) -> BoxStream<'static, Result<StreamAppendResult<TypeConfig<RT>>, Stopped>>;
+    /// Answers a request for a vote.
+    async fn vote(&self, request: VoteRequest<TypeConfig<RT>>) -> Result<VoteResponse<TypeConfig<RT>>, Stopped>;
+    /// Answers whether a vote would be granted.
+    async fn pre_vote(&self, request: VoteRequest<TypeConfig<RT>>) -> Result<VoteResponse<TypeConfig<RT>>, Stopped>;
+    /// Campaigns at once.
+    async fn transfer_leader(
+        &self,
+        request: TransferLeaderRequest<TypeConfig<RT>>,
+    ) -> Result<TransferLeaderResponse<TypeConfig<RT>>, Stopped>;
+    /// Installs a snapshot that is staged, checked and synced; answers this node's vote afterwards. The file is
+    /// removed when this returns.
+    async fn install_snapshot(&self, vote: Vote, meta: SnapshotMeta, file: SnapshotFile) -> Result<Vote, Stopped>;
+
+    /// Proposes an encoded command for another node. The call itself takes the command's place in the order of
+    /// proposals; the future only waits.
+    fn propose(
+        &self,
+        from: NodeId,
+        command: Bytes,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<Applied, ProposeError>>;
+}
+
+/// What the answering side is made of.
+pub(crate) struct ServiceParts<RT> {
+    /// What stands behind it.
+    pub(crate) handler: Arc<dyn PeerHandler<RT>>,
+    /// Who we are, now and later.
+    pub(crate) identity: watch::Receiver<Identity>,
+    /// Where what peers say is kept.
+    pub(crate) table: PeerTable,
+    /// Our wall clock.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Times and bounds.
+    pub(crate) options: NetworkOptions,
+    /// Runs installations.
+    pub(crate) spawner: Spawner,
+}
+
+/// The generated service in front of a [`PeerHandler`]. Cheap to clone.
+pub(crate) struct PeerService<RT> {
+    shared: Arc<Shared<RT>>,
+}
+
+struct Shared<RT> {
+    parts: ServiceParts<RT>,
+    transfers: Arc<Semaphore>,
+}
+
+impl<RT> Clone for PeerService<RT> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+impl<RT: AsyncRuntime> PeerService<RT> {
+    /// The service of one node.
+    pub(crate) fn new(parts: ServiceParts<RT>) -> Self {
+        Self { shared: Arc::new(Shared { parts, transfers: Arc::new(Semaphore::new(TRANSFERS)) }) }
+    }
+}
+
+impl<RT: AsyncRuntime> Shared<RT> {
+    fn handler(&self) -> &dyn PeerHandler<RT> {
+        &*self.parts.handler
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Status {
+        refusal.by(self.parts.identity.borrow().node)
+    }
+
+    fn malformed(&self, what: Malformed) -> Status {
+        Refusal::Malformed.because(format!("node {}: {what}", self.parts.identity.borrow().node))
+    }
+
+    /// The checks that every message but `Hello` passes.
+    fn admit(&self, envelope: Option<&pb::Envelope>, proven: &Proven) -> Result<Sender, Status> {
+        let admitted = if self.handler().is_amnesic() {
+            Err(Refusal::Amnesic)
+        } else {
+            self.parts.identity.borrow().check(envelope).and_then(|sender| {
+                let member = self.handler().member(sender.node);
+                sender.check(member.as_ref(), proven.0.as_deref()).map(|()| sender)
+            })
+        };
+        admitted.map_err(|refusal| self.refuse(refusal))
+    }
+
+    fn admit_vote(&self, envelope: Option<&pb::Envelope>, proven: &Proven) -> Result<(), Status> {
+        self.admit(envelope, proven)?;
+        match self.handler().may_vote() {
+            true => Ok(()),
+            false => Err(self.refuse(Refusal::VotesWithheld)),
+        }
+    }
+
+    /// Checks and reads one append of a stream.
+    fn read_append(
+        &self,
+        request: pb::AppendRequest,
+        sequence: u64,
+        proven: &Proven,
+    ) -> Result<AppendEntriesRequest<TypeConfig<RT>>, Status> {
+        self.admit(request.envelope.as_ref(), proven)?;
+        if request.sequence != sequence {
+            return Err(self.malformed(Malformed("sequence")));
+        }
+        if !request.entries.is_empty() {
+            self.handler().may_append().map_err(|refusal| self.refuse(refusal))?;
+        }
+        convert::append_from_proto(request).map_err(|what| self.malformed(what))
+    }
+
+    fn greet(&self, request: pb::HelloRequest, proven: &Proven) -> Result<(), Refusal> {
+        if self.handler().is_amnesic() {
+            return Err(Refusal::Amnesic);
+        }
+        let me = self.parts.identity.borrow().clone();
+        let peer = Identity::from_proto(request.introduction).map_err(|_| Refusal::Malformed)?;
+        if request.target != 0 && me.node.0 != 0 && request.target != me.node.0 {
+            return Err(Refusal::WrongTarget);
+        }
+        let meant = convert::id_from_bytes(&request.target_store).map_err(|_| Refusal::Malformed)?;
+        if meant != [0; 16] && meant != me.store.0 {
+            return Err(Refusal::WrongStore);
+        }
+        let member = self.handler().member(peer.node);
+        let store = member.as_ref().map(|member| member.store).unwrap_or_default();
+        me.check_introduction(&peer, Target { node: peer.node, store })?;
+        let sender = Sender { node: peer.node, store: peer.store };
+        sender.check(member.as_ref(), proven.0.as_deref())?;
+        if member.is_some() {
+            // Only members, so that strangers cannot fill the table.
+            self.parts.table.heard(peer.node, peer);
+        }
+        Ok(())
+    }
+
+    /// Installs a staged snapshot whatever becomes of the caller.
+    fn install(self: &Arc<Self>, staged: snapshot::Staged) -> oneshot::Receiver<Result<Vote, Stopped>> {
+        let (answer, answered) = oneshot::channel();
+        let shared = self.clone();
+        self.parts.spawner.spawn("install snapshot", async move {
+            let file = SnapshotFile::Path(staged.path.clone());
+            let installed = shared.handler().install_snapshot(staged.vote, staged.meta, file).await;
+            if let Err(error) = tokio::fs::remove_file(&staged.path).await
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %staged.path.display(), %error, "staged snapshot not removed");
+            }
+            if answer.send(installed).is_err() {
+                tracing::debug!("the sender of the snapshot has gone");
+            }
+            Ok::<(), Stopped>(())
+        });
+        answered
+    }
+}
+
+#[tonic::async_trait]
+impl<RT: AsyncRuntime> Peer for PeerService<RT> {
+    type AppendStream = BoxStream<'static, Result<pb::AppendResponse, Status>>;
+    type ProposeStream = BoxStream<'static, Result<pb::ProposeResponse, Status>>;
+
+    async fn hello(&self, request: Request<pb::HelloRequest>) -> Result<Response<pb::HelloResponse>, Status> {
+        let shared = &self.shared;
+        let proven = Proven::of(request.extensions());
+        shared.greet(request.into_inner(), &proven).map_err(|refusal| shared.refuse(refusal))?;
+        let introduction = Some(shared.parts.identity.borrow().to_proto());
+        let clock = convert::timestamp_to_bits(shared.parts.clock.now());
+        Ok(Response::new(pb::HelloResponse { introduction, clock, free_bytes: shared.handler().free_bytes() }))
+    }
+
+    async fn append(
+        &self,
+        request: Request<Streaming<pb::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let proven = Proven::of(request.extensions());
+        let refused: Arc<Mutex<Option<Status>>> = Arc::default();
+        let reading = (self.shared.clone(), request.into_inner(), refused.clone());
+        let requests = futures::stream::unfold((reading, 0_u64), move |(mut reading, sequence)| {
+            let proven = proven.clone();
+            async move {
+                let (shared, stream, refused) = &mut reading;
+                let read = stream.next().await?.and_then(|request| shared.read_append(request, sequence, &proven));
+                match read {
+                    Ok(request) => Some((request, (reading, sequence + 1))),
+                    Err(status) => {
+                        *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+                        None
+                    }
+                }
+            }
+        });
+        let shared = self.shared.clone();
+        let answers = shared.parts.handler.append(requests.boxed()).zip(futures::stream::iter(0_u64..));
+        let answers = answers.map(move |(result, sequence)| match result {
+            Ok(result) => Ok(convert::append_result_to_proto(sequence, &result)),
+            Err(Stopped) => Err(shared.refuse(Refusal::Stopped)),
+        });
+        // What was read is answered first, then the refusal that ended the reading.
+        let last_word = async move { refused.lock().unwrap_or_else(PoisonError::into_inner).take() };
+        let answers = answers.chain(last_word.into_stream().filter_map(|word| async move { word.map(Err) }));
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<pb::HeartbeatRequest>,
+    ) -> Result<Response<pb::HeartbeatResponse>, Status> {
+        let shared = &self.shared;
+        let proven = Proven::of(request.extensions());
+        let request = request.into_inner();
+        shared.admit(request.envelope.as_ref(), &proven)?;
+        let request = convert::heartbeat_from_proto::<RT>(request).map_err(|what| shared.malformed(what))?;
+        let answer = shared.handler().append(futures::stream::iter([request]).boxed()).next().await;
+        let Some(Ok(result)) = answer else { return Err(shared.refuse(Refusal::Stopped)) };
+        let result = Some(convert::append_result_to_proto(0, &result));
+        let clock = convert::timestamp_to_bits(shared.parts.clock.now());
+        Ok(Response::new(pb::HeartbeatResponse { result, clock, free_bytes: shared.handler().free_bytes() }))
+    }
+
+    async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
+        let shared = &self.shared;
+        let proven = Proven::of(request.extensions());
+        let request = request.into_inner();
+        shared.admit_vote(request.envelope.as_ref(), &proven)?;
+        let request = convert::vote_request_from_proto::<RT>(request).map_err(|what| shared.malformed(what))?;
+        let answer = shared.handler().vote(request).await.map_err(|Stopped| shared.refuse(Refusal::Stopped))?;
+        Ok(Response::new(convert::vote_response_to_proto(&answer)))
+    }
+
+    async fn pre_vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
+        let shared = &self.shared;
+        let proven = Proven::of(request.extensions());
+        let request = request.into_inner();
+        shared.admit_vote(request.envelope.as_ref(), &proven)?;
+        let request = convert::vote_request_from_proto::<RT>(request).map_err(|what| shared.malformed(what))?;
+        let answer = shared.handler().pre_vote(request).await.map_err(|Stopped| shared.refuse(Refusal::Stopped))?;
+        Ok(Response::new(convert::vote_response_to_proto(&answer)))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
+        let shared = &self.shared;
+        let proven = Proven::of(request.extensions());
+        let request = request.into_inner();
+        shared.admit_vote(request.envelope.as_ref(), &proven)?;
+        let request = convert::transfer_from_proto::<RT>(request).map_err(|what| shared.malformed(what))?;
+        let answer = shared.handler().transfer_leader(request).await;
+        let answer = answer.map_err(|Stopped| shared.refuse(Refusal::Stopped))?;
+        Ok(Response::new(convert::transfer_response_to_proto(&answer)))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<pb::SnapshotPart>>,
+    ) -> Result<Response<pb::SnapshotResponse>, Status> {
+        let shared = &self.shared;
+        let proven = Proven::of(request.extensions());
+        let mut parts = request.into_inner();
+        let stall_limit = shared.parts.options.snapshot_stall_limit;
+        let first = timeout(stall_limit, parts.next()).await.map_err(|_| snapshot::StageError::Stalled.into_status())?;
+        let header = match first.transpose()?.and_then(|part| part.part) {
+            Some(pb::snapshot_part::Part::Header(header)) => header,
+            _ => return Err(shared.malformed(Malformed("start of a snapshot"))),
+        };
+        shared.admit(header.envelope.as_ref(), &proven)?;
+        shared.handler().may_append().map_err(|refusal| shared.refuse(refusal))?;
+        let transfer = shared.transfers.clone().try_acquire_owned();
+        let _transfer = transfer.map_err(|_| shared.refuse(Refusal::Busy))?;
+        let staged = snapshot::stage(shared.handler().staging(), header, parts, stall_limit).await;
+        let staged = staged.map_err(snapshot::StageError::into_status)?;
+        match shared.install(staged).await {
+            Ok(Ok(vote)) => Ok(Response::new(pb::SnapshotResponse { vote: Some(convert::vote_to_proto(&vote)) })),
+            Ok(Err(Stopped)) | Err(_) => Err(shared.refuse(Refusal::Stopped)),
+        }
+    }
+
+    async fn propose(
+        &self,
+        request: Request<Streaming<pb::ProposeRequest>>,
+    ) -> Result<Response<Self::ProposeStream>, Status> {
+        let proven = Proven::of(request.extensions());
+        let shared = self.shared.clone();
+        let window = shared.parts.options.propose_window;
+        // `map` calls the handler in the order of the stream; only the waiting is out of order.
+        let answers = request.into_inner().map(move |request| {
+            let admitted = request.and_then(|request| {
+                let sender = shared.admit(request.envelope.as_ref(), &proven)?;
+                Ok((sender, request))
+            });
+            let waiting = admitted.map(|(sender, pb::ProposeRequest { id, command, patience_nanos, .. })| {
+                let patience = Duration::from_nanos(patience_nanos);
+                (id, shared.handler().propose(sender.node, command, patience))
+            });
+            async move {
+                let (id, answer) = waiting?;
+                Ok(proposals::answer_to_proto(id, answer.await))
+            }
+        });
+        Ok(Response::new(answers.buffer_unordered(window).boxed()))
+    }
+}
+
+/// A connection that was accepted: plain, or TLS already established.
+pub(crate) struct Accepted {
+    io: Box<dyn PeerIo>,
+    proven: Proven,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// The name that the peer's certificate proves, where there is one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Proven(Option<String>);
+
+impl Proven {
+    fn of(extensions: &Extensions) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or_default()
+    }
+}
+
+impl Accepted {
+    /// A connection whose peer has proven that its name is `proven_name`, or nothing (plaintext).
+    pub(crate) fn new(io: impl PeerIo, proven_name: Option<String>) -> Self {
+        let never = CancellationToken::new();
+        Self { io: Box::new(io), proven: Proven(proven_name), cut: Box::pin(never.cancelled_owned()) }
+    }
+}
+
+impl Connected for Accepted {
+    type ConnectInfo = Proven;
+
+    fn connect_info(&self) -> Proven {
+        self.proven.clone()
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut this.io).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+/// Accepts plain TCP connections for [`serve`]. An error of one connection does not end the stream.
+pub(crate) fn accept_tcp(listener: TcpListener, user_timeout: Duration) -> impl Stream<Item = io::Result<Accepted>> {
+    futures::stream::unfold(listener, move |listener| async move {
+        loop {
+            let accepted = listener.accept().await.and_then(|(stream, _)| {
+                connector::tune(&stream, user_timeout)?;
+                Ok(stream)
+            });
+            match accepted {
+                Ok(stream) => return Some((Ok(Accepted::new(stream, None)), listener)),
+                Err(error) => {
+                    tracing::warn!(%error, "peer connection not accepted");
+                    // Out of file descriptors: trying again at once would only burn the processor.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    })
+}
+
+/// Answers peers on `incoming` until `stop`; afterwards no connection stands any more.
+pub(crate) async fn serve<RT: AsyncRuntime>(
+    service: PeerService<RT>,
+    incoming: impl Stream<Item = io::Result<Accepted>> + Send,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error> {
+    let options = service.shared.parts.options.clone();
+    let cut = CancellationToken::new();
+    // Cut as well if this future is dropped.
+    let _cut_on_drop = cut.clone().drop_guard();
+    let incoming = incoming.map(|accepted| {
+        accepted.map(|accepted| Accepted { cut: Box::pin(cut.clone().cancelled_owned()), ..accepted })
+    });
+    let server = PeerServer::new(service)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let (begin, told) = oneshot::channel::<()>();
+    let serving = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(options.keep_alive_interval))
+        .http2_keepalive_timeout(Some(options.keep_alive_timeout))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .add_service(server)
+        .serve_with_incoming_shutdown(incoming, told.map(|_| ()));
+    tokio::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => return ended,
+        () = stop => drop(begin),
+    }
+    // Streams of a leader do not end by themselves.
+    match timeout(GRACE, serving).await {
+        Ok(ended) => ended,
+        Err(_) => Ok(()),
+    }
+}

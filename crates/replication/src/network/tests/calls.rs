@@ -1,0 +1,185 @@
+//! Handshakes, identities, votes and heartbeats.
+
+use super::*;
+
+#[tokio::test]
+async fn a_refused_connection_is_unreachable_and_fails_fast_until_the_next_attempt() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let member = member_at(2, &listener.local_addr().expect("bound").to_string());
+    drop(listener);
+    let caller = Caller::with(|options| options.retry_pause = Duration::from_secs(60), Spoil::Nothing);
+    for _ in 0..5 {
+        assert_unreachable(&soon("a refusal", caller.vote(2, &member, TTL)).await);
+    }
+    assert_eq!(caller.attempts(), 1);
+    assert!(matches!(caller.standing(2), Some(PeerStanding::Unreachable { .. })));
+}
+
+#[tokio::test]
+async fn a_client_connects_when_it_is_used_and_shares_its_connection() {
+    let node = Node::start(2, Handler::new()).await;
+    let (caller, member) = (Caller::new(), node.member(2));
+    let clients = futures::future::join_all((0..20).map(|_| caller.client(2, &member))).await;
+    assert_eq!(caller.attempts(), 0);
+    let votes = clients.into_iter().map(|mut client| async move {
+        client.vote(VoteRequest::new(Vote::new(4, 1), None), RPCOption::new(TTL)).await
+    });
+    for vote in soon("votes", futures::future::join_all(votes)).await {
+        assert!(vote.expect("answered").vote_granted);
+    }
+    assert_eq!(caller.attempts(), 1, "twenty clients of one peer share one connection");
+}
+
+#[tokio::test]
+async fn a_server_that_never_speaks_costs_no_more_than_the_deadline() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let member = member_at(2, &listener.local_addr().expect("bound").to_string());
+    let caller = Caller::new();
+    let started = Instant::now();
+    assert_unreachable(&caller.vote(2, &member, Duration::from_millis(200)).await);
+    let waited = started.elapsed();
+    assert!(waited < Duration::from_secs(2), "waited {waited:?} for a deadline of 150 ms");
+    drop(listener);
+}
+
+#[tokio::test]
+async fn a_call_that_is_never_answered_ends_at_its_deadline() {
+    let node = Node::start(2, Handler::new()).await;
+    let (caller, member) = (Caller::new(), node.member(2));
+    caller.vote(2, &member, TTL).await.expect("the connection stands");
+    node.handler.vote_hangs.store(true, Ordering::Relaxed);
+    assert_unreachable(&soon("the deadline", caller.vote(2, &member, Duration::from_millis(200))).await);
+    assert_eq!(node.handler.votes.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_pre_vote_that_cannot_be_delivered_is_no_grant() {
+    let caller = Caller::new();
+    let mut client = caller.client(2, &member_at(2, "127.0.0.1:1")).await;
+    let answer = client.pre_vote(VoteRequest::new(Vote::new(4, 1), None), RPCOption::new(TTL)).await;
+    assert_unreachable(&answer);
+}
+
+#[tokio::test]
+async fn another_node_at_the_address_is_refused_and_asked_nothing() {
+    let node = Node::start(3, Handler::new()).await;
+    let caller = Caller::new();
+    assert_unreachable(&soon("a refusal", caller.vote(2, &node.member(2), TTL)).await);
+    assert_eq!(caller.events(), [PeerEvent::Refused { node: NodeId(2), refusal: Refusal::WrongTarget }]);
+    assert_eq!(node.handler.votes.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn another_data_directory_under_the_same_number_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let wiped = Identity { store: StoreId::from(99), ..identity(2) };
+    let node = Node::start_on(listener, wiped, Arc::new(Handler::new()), None);
+    let caller = Caller::new();
+    assert_unreachable(&soon("a refusal", caller.vote(2, &node.member(2), TTL)).await);
+    assert_eq!(caller.events(), [PeerEvent::Refused { node: NodeId(2), refusal: Refusal::WrongStore }]);
+    assert_eq!(node.handler.votes.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_caller_with_a_wiped_directory_is_refused_by_the_others() {
+    let known = Member { store: StoreId::from(55), ..member_at(1, "") };
+    let handler = Handler { members: [(1, known)].into(), ..Handler::new() };
+    let node = Node::start(2, handler).await;
+    let caller = Caller::new();
+    assert_unreachable(&soon("a refusal", caller.vote(2, &node.member(2), TTL)).await);
+    assert_eq!(caller.events(), [PeerEvent::Refused { node: NodeId(2), refusal: Refusal::WrongStore }]);
+    assert_eq!(node.handler.votes.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_member_opens_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let handler = Handler { members: [(1, member_at(1, ""))].into(), ..Handler::new() };
+    let node = Node::start_on(listener, identity(2), Arc::new(handler), Some("gateway-3"));
+    let caller = Caller::new();
+    assert_unreachable(&soon("a refusal", caller.vote(2, &node.member(2), TTL)).await);
+    assert_eq!(caller.events(), [PeerEvent::Refused { node: NodeId(2), refusal: Refusal::WrongName }]);
+}
+
+#[tokio::test]
+async fn an_amnesic_node_answers_nothing_else() {
+    let node = Node::start(2, Handler::new()).await;
+    node.handler.amnesic.store(true, Ordering::Relaxed);
+    let caller = Caller::new();
+    assert_unreachable(&soon("a refusal", caller.vote(2, &node.member(2), TTL)).await);
+    assert_unreachable(&soon("a refusal", caller.heartbeat(2, &node.member(2))).await);
+    assert_eq!(caller.events(), [PeerEvent::Refused { node: NodeId(2), refusal: Refusal::Amnesic }]);
+    assert!(node.handler.appends.lock().expect("no panic").is_empty());
+}
+
+#[tokio::test]
+async fn no_vote_is_forwarded_while_the_node_may_not_vote() {
+    let node = Node::start(2, Handler::new()).await;
+    node.handler.may_vote.store(false, Ordering::Relaxed);
+    let (caller, member) = (Caller::new(), node.member(2));
+    let mut client = caller.client(2, &member).await;
+    let option = || RPCOption::new(TTL);
+    assert_unreachable(&client.vote(VoteRequest::new(Vote::new(4, 1), None), option()).await);
+    assert_unreachable(&client.pre_vote(VoteRequest::new(Vote::new(4, 1), None), option()).await);
+    let transfer = TransferLeaderRequest::new(Vote::new_committed(3, 1), 2, None);
+    use openraft::network::NetTransferLeader;
+    assert_unreachable(&client.transfer_leader(transfer.clone(), option()).await);
+    assert_eq!(node.handler.votes.load(Ordering::Relaxed), 0);
+    caller.heartbeat(2, &member).await.expect("quarantine does not concern appends").expect("acknowledged");
+
+    node.handler.may_vote.store(true, Ordering::Relaxed);
+    assert!(client.vote(VoteRequest::new(Vote::new(4, 1), None), option()).await.expect("answered").vote_granted);
+    assert_eq!(client.transfer_leader(transfer, option()).await.expect("answered"), Ok(()));
+}
+
+#[tokio::test]
+async fn heartbeats_tell_clock_and_free_space() {
+    let node = Node::start(2, Handler::new()).await;
+    let caller = Caller::new();
+    let answer = soon("an answer", caller.heartbeat(2, &node.member(2))).await.expect("answered");
+    assert_eq!(answer, Ok(Some(log_id(3, 5))));
+    let peer = caller.table.get(NodeId(2)).expect("met");
+    assert_eq!(peer.free_bytes, Some(1 << 30));
+    assert_eq!(peer.standing, PeerStanding::Reachable);
+    assert_eq!(peer.identity, Some(identity(2)));
+    let clock = peer.clock.expect("measured");
+    let bound = i64::try_from(clock.error.as_nanos()).expect("short") + 2_000_000;
+    assert!(clock.offset_nanos.abs() <= bound, "one clock differs from itself by {clock:?}");
+}
+
+#[tokio::test]
+async fn a_restarted_peer_is_met_again() {
+    let node = Node::start(2, Handler::new()).await;
+    let (caller, member) = (Caller::new(), node.member(2));
+    caller.vote(2, &member, TTL).await.expect("answered");
+    let address = node.kill().await;
+    assert!(soon("a failure", caller.vote(2, &member, TTL)).await.is_err());
+
+    let listener = TcpListener::bind(address).await.expect("the port is free again");
+    let reborn = Identity { boot: model::BootId::from(77), ..identity(2) };
+    let _node = Node::start_on(listener, reborn.clone(), Arc::new(Handler::new()), None);
+    soon("an answer of the new process", async {
+        while caller.vote(2, &member, TTL).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(caller.table.get(NodeId(2)).expect("met").identity, Some(reborn));
+}
+
+#[tokio::test]
+async fn anybody_can_be_asked_who_it_is() {
+    let pristine = Identity {
+        cluster: Default::default(),
+        node: NodeId(0),
+        pristine: true,
+        ..identity(2)
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let node = Node::start_on(listener, pristine.clone(), Arc::new(Handler::new()), None);
+    let caller = Caller::new();
+    let address = node.address.to_string();
+    assert_eq!(soon("an answer", caller.network.ask(&address)).await, Ok(pristine));
+    node.kill().await;
+    assert!(matches!(soon("a failure", caller.network.ask(&address)).await, Err(AskError::Unreachable(_))));
+}

@@ -1,0 +1,143 @@
+//! The one door to the log on a leader: proposals in order, bounded in bytes, each with an answer.
+//!
+//! - Commands enter the log in the order in which they were queued here.
+//! - Nothing but `Lead` passes before the `Lead` of this term is applied: applying it decides what came before.
+//! - What is in flight is bounded by byte permits, because openraft bounds only counts.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::ids::Term;
+use model::{NodeId, Position};
+use openraft::errors::{ClientWriteError, ForwardReason};
+use openraft::raft::{ClientWriteResponse, ClientWriteResult};
+use openraft::{AsyncRuntime, Raft};
+use store::engine::Engine;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::network::{Applied, ProposeError};
+use crate::storage::StateMachine;
+use crate::type_config::{CommittedLeaderId, Payload, Reply, TypeConfig};
+
+/// Bytes of commands on their way into the log and not yet applied.
+const IN_FLIGHT_BYTES: usize = 32 << 20;
+/// Commands waiting to be handed to openraft; bytes are bounded above.
+const QUEUE: usize = 1_024;
+/// When a proposal that found no room should be tried again.
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// A command on its way, and who waits for it.
+struct Proposal {
+    command: Bytes,
+    term: Term,
+    answer: oneshot::Sender<Result<Applied, ProposeError>>,
+    room: OwnedSemaphorePermit,
+}
+
+/// Queues proposals of this node's own reign. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Proposer {
+    queue: mpsc::Sender<Proposal>,
+    room: Arc<Semaphore>,
+}
+
+/// The task that hands proposals to openraft, in order.
+pub(crate) struct ProposerTask<E: Engine, RT: AsyncRuntime> {
+    raft: Raft<TypeConfig<RT>, StateMachine<E>>,
+    queue: mpsc::Receiver<Proposal>,
+}
+
+/// The answer to come.
+pub(crate) struct Pending(oneshot::Receiver<Result<Applied, ProposeError>>);
+
+impl Pending {
+    pub(crate) async fn answer(self) -> Result<Applied, ProposeError> {
+        self.0.await.unwrap_or(Err(ProposeError::Unknown))
+    }
+}
+
+impl Proposer {
+    pub(crate) fn new<E: Engine, RT: AsyncRuntime>(
+        raft: Raft<TypeConfig<RT>, StateMachine<E>>,
+    ) -> (Self, ProposerTask<E, RT>) {
+        let (queue, proposals) = mpsc::channel(QUEUE);
+        let proposer = Self { queue, room: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)) };
+        (proposer, ProposerTask { raft, queue: proposals })
+    }
+
+    /// Takes a place in the order at once, or refuses.
+    pub(crate) fn try_propose(&self, term: Term, command: Bytes) -> Result<Pending, ProposeError> {
+        let overloaded = || ProposeError::Overloaded { retry_after: RETRY_AFTER };
+        let bytes = Self::bytes(&command)?;
+        let room = Arc::clone(&self.room).try_acquire_many_owned(bytes).map_err(|_| overloaded())?;
+        let (answer, pending) = oneshot::channel();
+        let proposal = Proposal { command, term, answer, room };
+        self.queue.try_send(proposal).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => overloaded(),
+            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
+        })?;
+        Ok(Pending(pending))
+    }
+
+    /// Takes a place in the order, waiting for room.
+    pub(crate) async fn propose(&self, term: Term, command: Bytes) -> Result<Pending, ProposeError> {
+        let bytes = Self::bytes(&command)?;
+        let stopped = |_| ProposeError::Stopped;
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes).await.map_err(stopped)?;
+        let (answer, pending) = oneshot::channel();
+        let proposal = Proposal { command, term, answer, room };
+        self.queue.send(proposal).await.map_err(|_| ProposeError::Stopped)?;
+        Ok(Pending(pending))
+    }
+
+    fn bytes(command: &Bytes) -> Result<u32, ProposeError> {
+        let bytes = command.len().max(256);
+        if bytes > IN_FLIGHT_BYTES / 4 {
+            return Err(ProposeError::Invalid(format!("a command of {bytes} bytes is too large")));
+        }
+        Ok(u32::try_from(bytes).expect("checked just above"))
+    }
+}
+
+impl<E: Engine, RT: AsyncRuntime> ProposerTask<E, RT> {
+    /// Runs until every [`Proposer`] is gone.
+    pub(crate) async fn run(mut self) -> Result<(), ProposeError> {
+        while let Some(proposal) = self.queue.recv().await {
+            let (reply, outcome) = oneshot::channel::<ClientWriteResult<TypeConfig<RT>>>();
+            let Proposal { command, term, answer, room } = proposal;
+            let write = self.raft.write(Payload(command));
+            let write = write.with_leader(CommittedLeaderId::new(term.0)).responder(Reply(reply));
+            if write.await.is_err() {
+                drop(answer.send(Err(ProposeError::Stopped)));
+                return Err(ProposeError::Stopped);
+            }
+            // The wait itself is bounded by openraft: an entry is applied, or discarded by another leader's log.
+            #[allow(clippy::disallowed_methods, reason = "one waiter for each of a bounded number of permits")]
+            tokio::spawn(async move {
+                let applied = match outcome.await {
+                    Ok(result) => answer_of::<RT>(result),
+                    Err(_) => Err(ProposeError::Unknown),
+                };
+                drop(room);
+                drop(answer.send(applied));
+            });
+        }
+        Ok(())
+    }
+}
+
+fn answer_of<RT: AsyncRuntime>(result: ClientWriteResult<TypeConfig<RT>>) -> Result<Applied, ProposeError> {
+    match result {
+        Ok(ClientWriteResponse { log_id, data, .. }) => Ok(Applied {
+            term: Term(*log_id.committed_leader_id()),
+            position: Position(log_id.index()),
+            outcome: data,
+        }),
+        Err(ClientWriteError::ForwardToLeader(forward)) => match forward.reason {
+            ForwardReason::LeaseExpired => Err(ProposeError::NoQuorum),
+            _ => Err(ProposeError::NotLeader { leader: forward.leader_id.map(NodeId) }),
+        },
+        Err(ClientWriteError::LogEntryDiscarded(_)) => Err(ProposeError::Unknown),
+        Err(other) => Err(ProposeError::Invalid(other.to_string())),
+    }
+}

@@ -1,0 +1,248 @@
+//! Tasks, and who notices when they end.
+//!
+//! - Every task has a name and is counted; shutting down cancels all and waits for them, up to a grace period.
+//! - An essential task that ends with an error, or panics, is a [`Failure`]: the owner of the [`Supervisor`] ends
+//!   the node. Ending with `Ok` is always allowed.
+//! - Tasks watch the cancellation token of their [`Spawner`]; children of it can be cancelled alone.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, error, warn};
+
+/// The end of an essential task: the node cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("task {task} ended: {reason}")]
+pub struct Failure {
+    /// Name of the task.
+    pub task: String,
+    /// What it said, or that it panicked.
+    pub reason: String,
+}
+
+/// Owns the tasks of one node.
+#[derive(Debug)]
+pub struct Supervisor {
+    tracker: TaskTracker,
+    token: CancellationToken,
+    failures: mpsc::Receiver<Failure>,
+}
+
+/// Starts tasks of one node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Spawner {
+    tracker: TaskTracker,
+    token: CancellationToken,
+    failures: mpsc::Sender<Failure>,
+    on: Option<Handle>,
+}
+
+/// Pauses before a task is started again: doubling from `first` to `most`.
+#[derive(Debug, Clone, Copy)]
+pub struct Backoff {
+    /// The first pause.
+    pub first: Duration,
+    /// The longest pause.
+    pub most: Duration,
+}
+
+impl Backoff {
+    /// The pause after the `attempt`-th failure in a row, counted from 0.
+    pub fn after(&self, attempt: u32) -> Duration {
+        self.first.saturating_mul(1 << attempt.min(16)).min(self.most)
+    }
+}
+
+impl Supervisor {
+    /// A supervisor without tasks, and the spawner that feeds it.
+    pub fn new() -> (Self, Spawner) {
+        let tracker = TaskTracker::new();
+        let token = CancellationToken::new();
+        // One failure ends the node; later ones are logged where they happen and need no room.
+        let (sender, failures) = mpsc::channel(1);
+        let spawner = Spawner { tracker: tracker.clone(), token: token.clone(), failures: sender, on: None };
+        (Self { tracker, token, failures }, spawner)
+    }
+
+    /// Resolves when an essential task has failed; never, if none does.
+    pub async fn failure(&mut self) -> Failure {
+        match self.failures.recv().await {
+            Some(failure) => failure,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Cancels all tasks and waits for them. `false` if some were still running after `grace`.
+    pub async fn shut_down(self, grace: Duration) -> bool {
+        self.token.cancel();
+        self.tracker.close();
+        tokio::time::timeout(grace, self.tracker.wait()).await.is_ok()
+    }
+}
+
+impl Spawner {
+    /// Cancelled when the tasks of this spawner should end.
+    pub fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+
+    /// A spawner whose tasks can be cancelled without those of `self`.
+    pub fn child(&self) -> Self {
+        Self { token: self.token.child_token(), ..self.clone() }
+    }
+
+    /// A spawner that starts its tasks on another runtime, under the same supervision.
+    pub fn on(&self, handle: Handle) -> Self {
+        Self { on: Some(handle), ..self.clone() }
+    }
+
+    /// Starts an essential task: an error or a panic ends the node.
+    pub fn spawn<F, E>(&self, name: impl Into<String>, task: F) -> AbortHandle
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: fmt::Display + Send + 'static,
+    {
+        let name = name.into();
+        let failures = self.failures.clone();
+        let watched = async move {
+            let guard = PanicGuard { task: name, failures, armed: true };
+            match task.await {
+                Ok(()) => guard.disarm(),
+                Err(reason) => guard.fail(reason.to_string()),
+            }
+        };
+        self.start(watched)
+    }
+
+    /// Starts a task that is started again, with growing pauses, whenever it ends with an error.
+    pub fn spawn_restarting<M, F, E>(&self, name: impl Into<String>, backoff: Backoff, mut make: M) -> AbortHandle
+    where
+        M: FnMut() -> F + Send + 'static,
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: fmt::Display + Send + 'static,
+    {
+        let name = name.into();
+        let token = self.token.clone();
+        self.spawn(name.clone(), async move {
+            let mut attempt = 0;
+            while let Err(reason) = make().await {
+                let pause = backoff.after(attempt);
+                warn!(task = name, %reason, ?pause, "task ended and is started again");
+                attempt += 1;
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = token.cancelled() => break,
+                }
+            }
+            Ok::<(), Failure>(())
+        })
+    }
+
+    fn start(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        let task = self.tracker.track_future(task).in_current_span();
+        #[allow(clippy::disallowed_methods, reason = "this is the spawner that everything else uses")]
+        match &self.on {
+            Some(handle) => handle.spawn(task).abort_handle(),
+            None => tokio::spawn(task).abort_handle(),
+        }
+    }
+}
+
+/// Reports the failure of a task that unwinds before it could say why.
+struct PanicGuard {
+    task: String,
+    failures: mpsc::Sender<Failure>,
+    armed: bool,
+}
+
+impl PanicGuard {
+    fn disarm(mut self) {
+        self.armed = false;
+    }
+
+    fn fail(mut self, reason: String) {
+        self.armed = false;
+        self.report(reason);
+    }
+
+    fn report(&self, reason: String) {
+        let failure = Failure { task: self.task.clone(), reason };
+        error!(task = failure.task, reason = failure.reason, "essential task ended");
+        if let Err(unsent) = self.failures.try_send(failure) {
+            // An earlier failure is already ending the node.
+            tracing::debug!(%unsent, "failure not reported twice");
+        }
+    }
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if self.armed && std::thread::panicking() {
+            self.report("panicked".to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_error_of_an_essential_task_is_reported_by_name() {
+        let (mut supervisor, spawner) = Supervisor::new();
+        spawner.spawn("pump", async { Err("dry") });
+        let failure = supervisor.failure().await;
+        assert_eq!(failure, Failure { task: "pump".into(), reason: "dry".into() });
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_an_essential_task_is_reported() {
+        let (mut supervisor, spawner) = Supervisor::new();
+        spawner.spawn::<_, Failure>("pump", async { panic!("expected in this test") });
+        assert_eq!(supervisor.failure().await.reason, "panicked");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restarting_task_is_started_until_it_succeeds() {
+        let (supervisor, spawner) = Supervisor::new();
+        let (sender, mut attempts) = mpsc::channel(8);
+        let mut count = 0;
+        let backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(5) };
+        spawner.spawn_restarting("pump", backoff, move || {
+            count += 1;
+            let (sender, attempt) = (sender.clone(), count);
+            async move {
+                sender.send(attempt).await.expect("the test listens");
+                if attempt < 4 { Err("dry") } else { Ok(()) }
+            }
+        });
+        for expected in 1..=4 {
+            assert_eq!(attempts.recv().await, Some(expected));
+        }
+        assert!(supervisor.shut_down(Duration::from_secs(1)).await);
+    }
+
+    #[tokio::test]
+    async fn shutting_down_cancels_and_waits() {
+        let (supervisor, spawner) = Supervisor::new();
+        let token = spawner.child().token().clone();
+        spawner.spawn("pump", async move {
+            token.cancelled().await;
+            Ok::<(), Failure>(())
+        });
+        assert!(supervisor.shut_down(Duration::from_secs(5)).await);
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_limit() {
+        let backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(1) };
+        let pauses: Vec<_> = (0..6).map(|attempt| backoff.after(attempt).as_millis()).collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1_000, 1_000]);
+    }
+}

@@ -1,0 +1,284 @@
+//! Connections of one device: frames in, frames out, one request at a time.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::plant::address::Table;
+use runtime::Spawner;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep};
+use tracing::debug;
+
+use super::overlap::Ticket;
+use super::source::{ReadRequest, RegisterSource};
+use super::{Device, End, Manner, Orders};
+use crate::history::monotonic_ns;
+
+/// Transaction id, protocol id, length, unit id.
+const HEADER: usize = 7;
+/// Longest protocol data unit there is.
+const MAX_PDU: usize = 253;
+/// An accept error (too many open files) passes by itself.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+const ILLEGAL_FUNCTION: u8 = 0x01;
+const ILLEGAL_ADDRESS: u8 = 0x02;
+const ILLEGAL_VALUE: u8 = 0x03;
+
+/// One connection.
+struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    device: Arc<Device>,
+    orders: watch::Receiver<Orders>,
+    /// Bytes that came and are not yet understood; one frame, and what a hasty client sent after it.
+    received: Vec<u8>,
+    first_byte_ns: u64,
+}
+
+/// A request that has begun; it ends exactly once, at the latest when this is dropped.
+struct Open<'a> {
+    device: &'a Device,
+    request: ReadRequest,
+    first_byte_ns: u64,
+    ticket: Option<Ticket>,
+}
+
+/// A whole frame.
+struct Frame {
+    transaction: [u8; 2],
+    unit: u8,
+    pdu: Vec<u8>,
+}
+
+/// Accepts until cancelled.
+pub(super) async fn accept(
+    listener: TcpListener,
+    device: Arc<Device>,
+    spawner: Spawner,
+) -> Result<(), Infallible> {
+    let room = Arc::new(Semaphore::new(device.config.max_connections));
+    let token = spawner.token().clone();
+    while let Some(accepted) = token.run_until_cancelled(listener.accept()).await {
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                debug!(device = device.config.name, %error, "connection not accepted");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let hangs_up = device.behaviour.borrow().behaviour.manner == Manner::HangUp;
+        let Ok(seat) = Arc::clone(&room).try_acquire_owned() else { continue };
+        if hangs_up {
+            continue;
+        }
+        let connection = Connection::new(stream, peer, Arc::clone(&device));
+        let token = token.clone();
+        spawner.spawn(format!("device {} connection {peer}", device.config.name), async move {
+            if let Some(Err(error)) = token.run_until_cancelled(connection.run()).await {
+                debug!(%peer, %error, "connection ended");
+            }
+            drop(seat);
+            Ok::<(), Infallible>(())
+        });
+    }
+    Ok(())
+}
+
+impl Connection {
+    fn new(stream: TcpStream, peer: SocketAddr, device: Arc<Device>) -> Self {
+        let orders = device.behaviour.subscribe();
+        Self { stream, peer, device, orders, received: Vec::new(), first_byte_ns: 0 }
+    }
+
+    /// Serves until either side ends the connection.
+    async fn run(mut self) -> io::Result<()> {
+        self.stream.set_nodelay(true)?;
+        let accepted_under = self.orders.borrow_and_update().hang_ups;
+        let mut orders = self.orders.clone();
+        let told_to_end = async move {
+            let ended = |orders: &Orders| {
+                orders.hang_ups != accepted_under || orders.behaviour.manner == Manner::HangUp
+            };
+            // An error means that the device is gone, which ends the connection just as well.
+            drop(orders.wait_for(ended).await);
+        };
+        tokio::select! {
+            biased;
+            () = told_to_end => Ok(()),
+            outcome = self.serve() => outcome,
+        }
+    }
+
+    async fn serve(&mut self) -> io::Result<()> {
+        while let Some(frame) = self.next_frame().await? {
+            self.answer(frame).await?;
+        }
+        Ok(())
+    }
+
+    async fn next_frame(&mut self) -> io::Result<Option<Frame>> {
+        loop {
+            if let Some(frame) = self.take_frame()? {
+                return Ok(Some(frame));
+            }
+            let was_empty = self.received.is_empty();
+            if self.stream.read_buf(&mut self.received).await? == 0 {
+                return Ok(None);
+            }
+            if was_empty {
+                self.first_byte_ns = monotonic_ns();
+            }
+        }
+    }
+
+    fn take_frame(&mut self) -> io::Result<Option<Frame>> {
+        let Some(header) = self.received.first_chunk::<HEADER>().copied() else { return Ok(None) };
+        let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
+        if header[2..4] != [0, 0] || !(2..=MAX_PDU + 1).contains(&length) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a Modbus TCP header"));
+        }
+        let end = HEADER - 1 + length;
+        if self.received.len() < end {
+            return Ok(None);
+        }
+        let pdu = self.received[HEADER..end].to_vec();
+        self.received.drain(..end);
+        Ok(Some(Frame { transaction: [header[0], header[1]], unit: header[6], pdu }))
+    }
+
+    async fn answer(&mut self, frame: Frame) -> io::Result<()> {
+        let first_byte_ns = self.first_byte_ns;
+        // What a hasty client has sent already counts as begun now.
+        self.first_byte_ns = monotonic_ns();
+        let function = frame.pdu[0];
+        let Some((table, start, count)) = read_of(&frame.pdu) else {
+            let code = if (1..=4).contains(&function) { ILLEGAL_VALUE } else { ILLEGAL_FUNCTION };
+            return self.send(&frame, &[function | 0x80, code]).await;
+        };
+        let device = Arc::clone(&self.device);
+        let (ordinal, ticket) = device.begin(self.peer, frame.unit, first_byte_ns);
+        let request = ReadRequest { peer: self.peer, unit: frame.unit, table, start, count, ordinal };
+        let mut open = Open { device: &device, request, first_byte_ns, ticket: Some(ticket) };
+
+        self.wait_to_answer(&mut open).await?;
+        let manner = self.orders.borrow().behaviour.manner;
+        let (pdu, end) = compose(function, &request, manner, device.config.source.as_ref());
+        self.send(&frame, &pdu).await?;
+        open.end(end);
+        Ok(())
+    }
+
+    /// Waits out the delay and any pause. An error if the client hangs up meanwhile.
+    async fn wait_to_answer(&mut self, open: &mut Open<'_>) -> io::Result<()> {
+        let delay = self.orders.borrow_and_update().behaviour.delay;
+        let gives_up = Instant::now() + self.device.config.response_cap;
+        let answers_at = Instant::now() + delay;
+        if delay.is_zero() && self.orders.borrow().behaviour.manner != Manner::Paused {
+            return Ok(());
+        }
+        let mut orders = self.orders.clone();
+        let ready = async move {
+            tokio::time::sleep_until(answers_at).await;
+            // An error means that the device is gone; its connections are about to be dropped.
+            drop(orders.wait_for(|orders| orders.behaviour.manner != Manner::Paused).await);
+        };
+        tokio::pin!(ready);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut ready => return Ok(()),
+                () = tokio::time::sleep_until(gives_up), if open.is_open() => open.end(End::Unanswered),
+                read = self.stream.read_buf(&mut self.received) => {
+                    if read? == 0 {
+                        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "client left unanswered"));
+                    }
+                    if self.received.len() > 16 * (HEADER + MAX_PDU) {
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, "client does not wait for answers"));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, frame: &Frame, pdu: &[u8]) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(HEADER + pdu.len());
+        bytes.extend(frame.transaction);
+        bytes.extend([0, 0]);
+        bytes.extend((pdu.len() as u16 + 1).to_be_bytes());
+        bytes.push(frame.unit);
+        bytes.extend(pdu);
+        self.stream.write_all(&bytes).await
+    }
+}
+
+impl Open<'_> {
+    fn is_open(&self) -> bool {
+        self.ticket.is_some()
+    }
+
+    fn end(&mut self, end: End) {
+        if let Some(ticket) = self.ticket.take() {
+            self.device.end(&self.request, self.first_byte_ns, ticket, end);
+        }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.end(End::Unanswered);
+    }
+}
+
+/// Table, start and count of a read request; `None` if it is none, or asks for too much or nothing.
+fn read_of(pdu: &[u8]) -> Option<(Table, u16, u16)> {
+    let &[function, start_high, start_low, count_high, count_low] = pdu else { return None };
+    let (table, most) = match function {
+        1 => (Table::Coil, 2_000),
+        2 => (Table::Discrete, 2_000),
+        3 => (Table::Holding, 125),
+        4 => (Table::Input, 125),
+        _ => return None,
+    };
+    let start = u16::from_be_bytes([start_high, start_low]);
+    let count = u16::from_be_bytes([count_high, count_low]);
+    (1..=most).contains(&count).then_some((table, start, count))
+}
+
+/// The answer to a read, and how the request ends with it.
+fn compose(
+    function: u8,
+    request: &ReadRequest,
+    manner: Manner,
+    source: &dyn RegisterSource,
+) -> (Vec<u8>, End) {
+    let refuse = |code| (vec![function | 0x80, code], End::Refused(code));
+    if let Manner::Exception(code) = manner {
+        return refuse(code);
+    }
+    let word = |place| source.word(request, request.start.checked_add(place)?);
+    let Some(mut words) = (0..request.count).map(word).collect::<Option<Vec<u16>>>() else {
+        return refuse(ILLEGAL_ADDRESS);
+    };
+    let is_bits = matches!(request.table, Table::Coil | Table::Discrete);
+    if manner == Manner::Short {
+        words.truncate(words.len().saturating_sub(if is_bits { 8 } else { 1 }));
+    }
+    let data: Vec<u8> = if is_bits {
+        words.iter_mut().for_each(|word| *word = u16::from(*word != 0));
+        let octet = |eight: &[u16]| eight.iter().rev().fold(0, |octet, bit| octet << 1 | *bit as u8);
+        words.chunks(8).map(octet).collect()
+    } else {
+        words.iter().flat_map(|word| word.to_be_bytes()).collect()
+    };
+    let mut pdu = vec![function, data.len() as u8];
+    pdu.extend(data);
+    let end = if manner == Manner::Short { End::Unanswered } else { End::Answered(words) };
+    (pdu, end)
+}

@@ -1,0 +1,267 @@
+//! An HTTP receiver: takes what a gateway delivers, remembers which keys it saw, and misbehaves when told to.
+//!
+//! - [`Mode::Counting`] looks at keys alone and keeps a bit for each (fast: for benches and long runs).
+//! - [`Mode::Recording`] reads every record, compares the bytes of repeated ones, watches the order of each tag and
+//!   writes a history.
+//! - What a request holds is counted only if it is accepted: what was answered with an error never happened.
+//! - One task serves; [`Receiver::go_down`] closes the listener *and* every connection.
+
+mod connection;
+mod keys;
+mod tally;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::history::History;
+use connection::Listener;
+pub use tally::{Counts, Received};
+use tally::Tally;
+
+/// Larger requests are answered with 413.
+const LARGEST_BODY: usize = 64 << 20;
+/// How long connections may take to end when the receiver goes down.
+const DOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a receiver keeps of what it sees.
+#[derive(Debug, Clone, Default)]
+pub enum Mode {
+    /// Which keys, as bits.
+    #[default]
+    Counting,
+    /// Every record: as a line of this history, under this name, where one is given (see [`Received`]).
+    Recording(Option<(History, String)>),
+}
+
+/// What a receiver answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Reply {
+    /// 200, and it keeps what it was sent.
+    #[default]
+    Accept,
+    /// This status, with a `Retry-After` in seconds where one is given.
+    Refuse {
+        /// The status.
+        status: u16,
+        /// Seconds to stay away.
+        retry_after: Option<u32>,
+    },
+    /// 413 for requests of more bytes than this.
+    TooLargeAbove(usize),
+    /// 422 with a list of the samples of this tag; it keeps the others.
+    RejectTag(String),
+    /// 400 without a list if a sample of this tag is in the request, which it keeps nothing of.
+    RefuseTag(String),
+    /// None: the request is read and never answered.
+    Hang,
+}
+
+/// A receiver that is up, or can be brought up again at the same address.
+#[derive(Debug)]
+pub struct Receiver {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    /// The serving task and what ends it; `None` while down.
+    serving: Option<(CancellationToken, JoinSet<std::io::Result<()>>)>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    reply: Mutex<Reply>,
+    /// `Authorization` that is demanded, if any.
+    authorization: Mutex<Option<String>>,
+    tally: Mutex<Tally>,
+    /// Requests that have been answered with success, to wait for.
+    accepted: watch::Sender<u64>,
+}
+
+/// What a handler needs.
+#[derive(Debug, Clone)]
+struct Served {
+    shared: Arc<Shared>,
+    closing: CancellationToken,
+}
+
+impl Receiver {
+    /// Starts a receiver; port 0 takes any free one.
+    pub async fn start(address: SocketAddr, mode: Mode) -> std::io::Result<Self> {
+        let shared = Shared {
+            reply: Mutex::default(),
+            authorization: Mutex::default(),
+            tally: Mutex::new(Tally::new(mode)),
+            accepted: watch::Sender::new(0),
+        };
+        let mut receiver = Self { shared: Arc::new(shared), address, serving: None };
+        receiver.come_up().await?;
+        Ok(receiver)
+    }
+
+    /// Where to post.
+    pub fn url(&self) -> String {
+        format!("http://{}/ingest", self.address)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers every following request like this.
+    pub fn set_reply(&self, reply: Reply) {
+        *lock(&self.shared.reply) = reply;
+    }
+
+    /// Answers 401 to requests without this bearer token; `None` asks for none.
+    pub fn demand_token(&self, token: Option<&str>) {
+        *lock(&self.shared.authorization) = token.map(|token| format!("Bearer {token}"));
+    }
+
+    /// What it has seen so far.
+    pub fn counts(&self) -> Counts {
+        lock(&self.shared.tally).counts()
+    }
+
+    /// Waits until the counts are as wanted. An error names the counts at the end of the wait.
+    pub async fn wait_for(&self, limit: Duration, is_enough: impl Fn(&Counts) -> bool) -> Result<Counts, Counts> {
+        let mut accepted = self.shared.accepted.subscribe();
+        let reached = tokio::time::timeout(limit, async {
+            loop {
+                accepted.mark_unchanged();
+                let counts = self.counts();
+                if is_enough(&counts) || accepted.changed().await.is_err() {
+                    return counts;
+                }
+            }
+        });
+        reached.await.map_err(|_| self.counts())
+    }
+
+    /// Closes the listener and every connection; requests that have not been answered will not be.
+    pub async fn go_down(&mut self) {
+        if let Some((closing, mut task)) = self.serving.take() {
+            closing.cancel();
+            if tokio::time::timeout(DOWN_TIMEOUT, task.join_next()).await.is_err() {
+                tracing::warn!(address = %self.address, "connections did not end in time and are dropped");
+            }
+        }
+    }
+
+    /// Listens again, at the address it had.
+    pub async fn come_up(&mut self) -> std::io::Result<()> {
+        if self.serving.is_some() {
+            return Ok(());
+        }
+        let listener = TcpListener::bind(self.address).await?;
+        self.address = listener.local_addr()?;
+        let closing = CancellationToken::new();
+        let served = Served { shared: Arc::clone(&self.shared), closing: closing.clone() };
+        let router =
+            Router::new().fallback(receive).layer(DefaultBodyLimit::max(LARGEST_BODY)).with_state(served);
+        let listener = Listener::new(listener, closing.clone());
+        let stop = closing.clone().cancelled_owned();
+        let mut task = JoinSet::new();
+        task.spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop).await });
+        self.serving = Some((closing, task));
+        Ok(())
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        if let Some((closing, _)) = &self.serving {
+            closing.cancel();
+        }
+    }
+}
+
+async fn receive(State(served): State<Served>, headers: HeaderMap, body: Bytes) -> Response {
+    let shared = &served.shared;
+    let demanded = lock(&shared.authorization).clone();
+    if let Some(demanded) = demanded
+        && headers.get("authorization").is_none_or(|given| given.as_bytes() != demanded.as_bytes())
+    {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let reply = lock(&shared.reply).clone();
+    match reply {
+        Reply::Accept => shared.accept(&body),
+        Reply::Refuse { status, retry_after } => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            match retry_after {
+                Some(seconds) => (status, [(RETRY_AFTER, seconds.to_string())]).into_response(),
+                None => status.into_response(),
+            }
+        }
+        Reply::TooLargeAbove(bytes) if body.len() > bytes => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+        Reply::TooLargeAbove(_) => shared.accept(&body),
+        Reply::RejectTag(tag) => shared.accept_without(&body, &tag),
+        Reply::RefuseTag(tag) => match tally::keys_of_tag(&body, &tag) {
+            Ok(keys) if keys.is_empty() => shared.accept(&body),
+            Ok(_) => (StatusCode::BAD_REQUEST, "one of these samples is wrong").into_response(),
+            Err(error) => unreadable(&error),
+        },
+        Reply::Hang => {
+            served.closing.cancelled().await;
+            StatusCode::SERVICE_UNAVAILABLE.into_response()
+        }
+    }
+}
+
+impl Shared {
+    fn accept(&self, body: &[u8]) -> Response {
+        let taken = lock(&self.tally).take(body, None);
+        match taken {
+            Ok(()) => {
+                self.accepted.send_modify(|accepted| *accepted += 1);
+                StatusCode::OK.into_response()
+            }
+            Err(error) => unreadable(&error),
+        }
+    }
+
+    fn accept_without(&self, body: &[u8], tag: &str) -> Response {
+        let rejected = match tally::keys_of_tag(body, tag) {
+            Ok(rejected) => rejected,
+            Err(error) => return unreadable(&error),
+        };
+        let taken = lock(&self.tally).take(body, Some(&rejected));
+        if let Err(error) = taken {
+            return unreadable(&error);
+        }
+        self.accepted.send_modify(|accepted| *accepted += 1);
+        if rejected.is_empty() {
+            return StatusCode::OK.into_response();
+        }
+        let list: Vec<_> = rejected
+            .iter()
+            .map(|key| serde_json::json!({ "key": key, "reason": "this tag is not wanted here" }))
+            .collect();
+        let body = serde_json::json!({ "rejected": list }).to_string();
+        (StatusCode::UNPROCESSABLE_ENTITY, body).into_response()
+    }
+}
+
+/// What a real receiver would answer to something it cannot read.
+fn unreadable(error: &tally::Unreadable) -> Response {
+    (StatusCode::BAD_REQUEST, error.to_string()).into_response()
+}
+
+/// What lies behind the lock is whole after every statement, so that a panic elsewhere does no harm.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::engine::contract::{Place, assert_failed, contract_tests, put};
+use crate::engine::index_key;
+
+impl Place for TempDir {
+    type Engine = RocksEngine;
+
+    fn open(&self) -> RocksEngine {
+        RocksEngine::open(self.path(), &RocksOptions::default()).unwrap()
+    }
+}
+
+contract_tests!(TempDir::new().unwrap());
+
+const MIB: usize = 1024 * 1024;
+
+/// Bytes that do not shrink when compressed.
+fn noise(seed: u64, length: usize) -> Bytes {
+    use rand::RngCore;
+    let mut bytes = vec![0; length];
+    runtime::random::generator(Some(seed)).fill_bytes(&mut bytes);
+    Bytes::from(bytes)
+}
+
+fn entry(index: u64, value: Bytes) -> Write {
+    Write::Put(Family::Entries, index_key(index).to_vec(), value)
+}
+
+/// The files of the database with this ending, oldest first.
+fn database_files(path: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut files: Vec<_> =
+        fs::read_dir(path.join("rocksdb")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == ending));
+    files.sort();
+    files
+}
+
+/// What a killed process would leave: a copy of the directory while the engine still has it open.
+fn as_if_killed(path: &Path) -> TempDir {
+    let copy = TempDir::new().unwrap();
+    for directory in ["rocksdb", "files", "slots"] {
+        fs::create_dir(copy.path().join(directory)).unwrap();
+        for file in fs::read_dir(path.join(directory)).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), copy.path().join(directory).join(file.file_name())).unwrap();
+        }
+    }
+    fs::copy(path.join("created"), copy.path().join("created")).unwrap();
+    copy
+}
+
+async fn filled(entries: u64) -> TempDir {
+    let place = TempDir::new().unwrap();
+    let engine = place.open();
+    for index in 1..=entries {
+        engine.commit(vec![entry(index, noise(index, 4096))], Durability::Sync).await.unwrap();
+    }
+    let copy = as_if_killed(place.path());
+    drop(engine);
+    copy
+}
+
+#[tokio::test]
+async fn what_was_synced_survives_a_killed_process() {
+    let place = filled(20).await;
+    let engine = place.open();
+    for index in 1..=20 {
+        let value = engine.get(Family::Entries, &index_key(index)).unwrap();
+        assert_eq!(value, Some(noise(index, 4096)), "entry {index}");
+    }
+    engine.commit(vec![entry(21, Bytes::from("more"))], Durability::Sync).await.unwrap();
+    let killed_again = as_if_killed(place.path());
+    drop(engine);
+    assert_eq!(killed_again.open().last(Family::Entries).unwrap().unwrap().0, index_key(21));
+}
+
+#[tokio::test]
+async fn disk_space_comes_back_after_delivery() {
+    let place = TempDir::new().unwrap();
+    let engine = place.open();
+    let value = noise(1, MIB);
+    for index in 1..=200 {
+        engine.commit(vec![entry(index, value.clone())], Durability::Lazy).await.unwrap();
+    }
+    let full = engine.disk_usage().unwrap();
+    assert!(full >= 200 * MIB as u64, "200 MiB were written, {full} bytes are used");
+
+    engine.drop_below(Family::Entries, &index_key(101)).await.unwrap();
+    let half = usage_below(&engine, 180 * MIB as u64).await;
+    let kept = engine.range(Family::Entries, &index_key(101), None, usize::MAX).unwrap();
+    assert_eq!(kept.len(), 100, "nothing above the limit is touched");
+    assert!(half >= 100 * MIB as u64, "100 MiB are kept, {half} bytes are used");
+
+    engine.drop_below(Family::Entries, &index_key(201)).await.unwrap();
+    usage_below(&engine, 8 * MIB as u64).await;
+    drop(engine);
+    assert_eq!(place.open().get(Family::Entries, &index_key(150)).unwrap(), None);
+}
+
+/// Waits until less than `most` bytes are used: RocksDB deletes files in its own time.
+async fn usage_below(engine: &RocksEngine, most: u64) -> u64 {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let used = engine.disk_usage().unwrap();
+        if used < most {
+            return used;
+        }
+        assert!(Instant::now() < deadline, "{used} bytes are used, expected fewer than {most}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_little_that_was_delivered_leaves_the_memtable_too() {
+    let place = TempDir::new().unwrap();
+    let engine = place.open();
+    for index in 1..=100 {
+        engine.commit(vec![entry(index, noise(index, 40_000))], Durability::Sync).await.unwrap();
+    }
+    engine.drop_below(Family::Entries, &index_key(101)).await.unwrap();
+    usage_below(&engine, MIB as u64).await;
+}
+
+#[test]
+fn a_directory_in_use_is_refused_by_name() {
+    let place = TempDir::new().unwrap();
+    let first = place.open();
+    let error = RocksEngine::open(place.path(), &RocksOptions::default()).unwrap_err();
+    let path = place.path().display();
+    assert_eq!(error.to_string(), format!("another holdfast node is running on this data directory: {path}"));
+    drop(first);
+    drop(place.open());
+}
+
+#[tokio::test]
+async fn a_record_cut_short_at_the_end_is_dropped_and_nothing_before_it() {
+    let place = filled(20).await;
+    let log = database_files(place.path(), "log").pop().unwrap();
+    let length = fs::metadata(&log).unwrap().len();
+    fs::File::options().write(true).open(&log).unwrap().set_len(length - 100).unwrap();
+    assert_eq!(place.open().last(Family::Entries).unwrap().unwrap().0, index_key(19));
+}
+
+#[tokio::test]
+async fn a_damaged_write_ahead_log_is_refused() {
+    let place = filled(20).await;
+    let log = database_files(place.path(), "log").pop().unwrap();
+    let mut bytes = fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    let error = RocksEngine::open(place.path(), &RocksOptions::default()).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { .. }), "seen: {error}");
+}
+
+#[tokio::test]
+async fn a_missing_write_ahead_log_is_refused() {
+    let place = filled(20).await;
+    drop(place.open());
+    for log in database_files(place.path(), "log") {
+        fs::remove_file(log).unwrap();
+    }
+    let error = RocksEngine::open(place.path(), &RocksOptions::default()).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { .. }), "seen: {error}");
+}
+
+#[tokio::test]
+async fn a_database_that_vanished_is_not_created_anew() {
+    let place = filled(1).await;
+    fs::remove_dir_all(place.path().join("rocksdb")).unwrap();
+    let error = RocksEngine::open(place.path(), &RocksOptions::default()).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { .. }), "seen: {error}");
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_a_stored_value_is_found_when_it_is_read() {
+    let place = TempDir::new().unwrap();
+    let engine = place.open();
+    engine.commit(vec![entry(1, noise(1, 100_000))], Durability::Sync).await.unwrap();
+    drop(engine);
+    // Opening writes what the log holds to a file.
+    drop(place.open());
+    let table = database_files(place.path(), "sst").pop().unwrap();
+    let mut bytes = fs::read(&table).unwrap();
+    bytes[50_000] ^= 1;
+    fs::write(&table, bytes).unwrap();
+    let engine = place.open();
+    for error in [
+        engine.get(Family::Entries, &index_key(1)).unwrap_err(),
+        engine.last(Family::Entries).unwrap_err(),
+        engine.range(Family::Entries, &[], None, 1).unwrap_err(),
+    ] {
+        assert!(matches!(error, EngineError::Damaged(_)), "seen: {error}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_failed_write_is_final() {
+    let place = TempDir::new().unwrap();
+    let engine = place.open();
+    engine.write_file("before", Bytes::from("1")).await.unwrap();
+    // A directory stands where the file must be written aside.
+    fs::create_dir(place.path().join("files/.checkpoint")).unwrap();
+    engine.write_file("checkpoint", Bytes::from("1")).await.unwrap_err();
+    fs::remove_dir(place.path().join("files/.checkpoint")).unwrap();
+    assert_failed(&engine).await;
+    drop(engine);
+    assert_eq!(place.open().list_files().unwrap(), ["before"], "the next opening works again");
+}
+
+#[tokio::test]
+async fn leftovers_of_an_interrupted_write_are_seen_by_nobody() {
+    let place = TempDir::new().unwrap();
+    drop(place.open());
+    let leftover = place.path().join("files/.checkpoint");
+    fs::write(&leftover, "half").unwrap();
+    let engine = place.open();
+    assert_eq!(engine.list_files().unwrap(), [""; 0]);
+    assert!(!leftover.exists());
+    engine.write_file("checkpoint", Bytes::from("whole")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_slot_file_of_another_size_is_damaged() {
+    let place = TempDir::new().unwrap();
+    let engine = place.open();
+    engine.write_slot("floor", 0, [1; SLOT_BYTES]).await.unwrap();
+    fs::write(place.path().join("slots/floor"), "short").unwrap();
+    let error = engine.read_slots("floor").unwrap_err();
+    assert!(matches!(error, EngineError::Damaged(_)), "seen: {error}");
+}
+
+#[tokio::test]
+async fn small_files_do_not_wait_for_commits() {
+    let place = TempDir::new().unwrap();
+    let engine = place.open();
+    let value = noise(1, MIB);
+    let writes = (1..=64).map(|index| entry(index, value.clone())).collect();
+    let (commit, slot) = tokio::join!(engine.commit(writes, Durability::Sync), async {
+        let written = engine.write_slot("floor", 0, [1; SLOT_BYTES]).await;
+        (written, engine.get(Family::Entries, &index_key(64)))
+    });
+    commit.unwrap();
+    slot.0.unwrap();
+    assert_eq!(slot.1.unwrap(), None, "the slot was there before the large commit");
+    assert!(engine.commit(vec![put(Family::Raft, "k", "v")], Durability::Lazy).await.is_ok());
+}

@@ -1,0 +1,271 @@
+//! The keeper of the ledger: applies entries to the one in memory, and lets the disk follow.
+//!
+//! - The ledger in memory is the truth; `apply` never waits for the disk.
+//! - Rows that changed are queued behind the entries they cover, at most every [`FLUSH_EVERY`] or when a floor needs
+//!   them, with the applied position in the same commit.
+//! - While applying, a checkpoint is cut every [`CHECKPOINT_BYTES`] of entries or [`CHECKPOINT_EVERY`]; one that the
+//!   horizon has passed can become a snapshot, and what lies below it can be purged.
+//! - `floor <= horizon <= applied`; the newest checkpoint at or below the horizon is never removed.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::Position;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint::{Checkpoint, CheckpointHeader};
+use crate::commit::{Operation, oneshot_done};
+use crate::engine::{Engine, EngineError, Family, index_key};
+use crate::ledger::{ApplyError, Body, Ledger, LogId, State};
+use crate::log::Log;
+use crate::outcome::Outcome;
+
+/// How far the rows on disk may lag behind the ledger in memory.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of entries from one checkpoint to the next.
+const CHECKPOINT_BYTES: usize = 64 << 20;
+/// Time from one checkpoint to the next, if anything was applied.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(600);
+
+/// Owns the ledger and its checkpoints. Cheap to clone.
+pub struct Keeper<E> {
+    shared: Arc<Shared<E>>,
+}
+
+impl<E> Clone for Keeper<E> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+struct Shared<E> {
+    engine: Arc<E>,
+    log: Log<E>,
+    ledger: RwLock<Ledger>,
+    applied: watch::Sender<Position>,
+    checkpoints: Mutex<Checkpoints>,
+    /// Something for the keeper's task to do: a checkpoint to write or bytes to give back.
+    work: Notify,
+}
+
+/// Which checkpoints exist, oldest first.
+#[derive(Default)]
+struct Checkpoints {
+    listed: Vec<CheckpointHeader>,
+    /// Cut, and on their way to the disk.
+    cut: Vec<Checkpoint>,
+    bytes_since_cut: usize,
+    cut_at: Option<Instant>,
+    /// The floor up to which bytes may be given back.
+    droppable: Option<LogId>,
+}
+
+/// A ledger checkpoint that can be sent or installed: the snapshot of a cluster.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// What it covers.
+    pub header: CheckpointHeader,
+    /// The checkpoint file.
+    pub bytes: Bytes,
+}
+
+impl<E: Engine> Keeper<E> {
+    pub(crate) fn new(engine: Arc<E>, log: Log<E>, ledger: Ledger, listed: Vec<CheckpointHeader>) -> Self {
+        let (applied, _) = watch::channel(ledger.state().applied_position());
+        let checkpoints = Checkpoints { listed, cut_at: Some(Instant::now()), ..Checkpoints::default() };
+        let shared = Shared {
+            engine,
+            log,
+            ledger: RwLock::new(ledger),
+            applied,
+            checkpoints: Mutex::new(checkpoints),
+            work: Notify::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
+        self.shared.ledger.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn checkpoints(&self) -> MutexGuard<'_, Checkpoints> {
+        self.shared.checkpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the state; `read` must be short, because `apply` waits for it.
+    pub fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
+        read(self.ledger().state())
+    }
+
+    /// The last applied position, and every later one.
+    pub fn applied(&self) -> watch::Receiver<Position> {
+        self.shared.applied.subscribe()
+    }
+
+    /// Applies one committed entry.
+    pub fn apply(&self, id: LogId, body: &Body) -> Result<Outcome, ApplyError> {
+        let outcome = {
+            let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
+            ledger.apply(id, body)?
+        };
+        self.shared.applied.send_replace(id.index);
+        let size = if let Body::Command(bytes) = body { bytes.len() } else { 0 };
+        let due = {
+            let mut checkpoints = self.checkpoints();
+            checkpoints.bytes_since_cut += size;
+            checkpoints.bytes_since_cut >= CHECKPOINT_BYTES
+                || checkpoints.cut_at.is_some_and(|cut| cut.elapsed() >= CHECKPOINT_EVERY)
+        };
+        if due && let Err(error) = self.cut_checkpoint() {
+            // The log grows until a later one succeeds; the damage itself ends the node where the log is read.
+            tracing::error!(%error, "cannot cut a checkpoint");
+        }
+        Ok(outcome)
+    }
+
+    /// The digest of the ledger and the entry it was taken at; queues what changed.
+    pub fn digest(&self) -> (Option<LogId>, crate::ledger::Digest) {
+        self.flush();
+        let ledger = self.ledger();
+        (ledger.state().applied, ledger.digest())
+    }
+
+    /// Queues the rows that changed.
+    pub fn flush(&self) {
+        let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
+        self.flush_locked(&mut ledger);
+    }
+
+    fn flush_locked(&self, ledger: &mut Ledger) {
+        if ledger.is_dirty() {
+            self.shared.log.queue().push(Operation::Rows { changes: ledger.take_changes() });
+        }
+    }
+
+    /// Cuts a checkpoint of the ledger as it is now; it is listed once it is on disk.
+    pub fn cut_checkpoint(&self) -> Result<(), EngineError> {
+        let cut = {
+            let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
+            let Some(at) = ledger.state().applied else { return Ok(()) };
+            self.flush_locked(&mut ledger);
+            // A log that was moved in whole (a test suite, a snapshot) need not hold the applied entry.
+            let chain = self.shared.log.chain_at(at.index).unwrap_or([0; 16]);
+            Checkpoint::cut(&ledger, at, chain)
+        };
+        let mut checkpoints = self.checkpoints();
+        checkpoints.bytes_since_cut = 0;
+        checkpoints.cut_at = Some(Instant::now());
+        checkpoints.cut.push(cut);
+        drop(checkpoints);
+        self.shared.work.notify_one();
+        Ok(())
+    }
+
+    /// Writes what was cut; every checkpoint is listed only when its file is durable.
+    pub async fn write_checkpoints(&self) -> Result<(), EngineError> {
+        loop {
+            let Some((name, bytes, header)) = ({
+                let checkpoints = self.checkpoints();
+                checkpoints.cut.first().map(|cut| (Checkpoint::file_name(cut.header.at), cut.encode(), cut.header.clone()))
+            }) else {
+                return Ok(());
+            };
+            self.shared.engine.write_file(&name, bytes).await?;
+            let mut checkpoints = self.checkpoints();
+            checkpoints.cut.remove(0);
+            checkpoints.listed.retain(|known| known.at != header.at);
+            checkpoints.listed.push(header);
+            checkpoints.listed.sort_by_key(|header| header.at.index);
+        }
+    }
+
+    /// The newest checkpoint that may be a snapshot: one that the horizon has passed.
+    pub fn newest_snapshot(&self) -> Result<Option<Snapshot>, EngineError> {
+        let horizon = self.read(State::snapshot_limit);
+        let newest = self.checkpoints().listed.iter().rev().find(|header| header.at.index <= horizon).cloned();
+        let Some(header) = newest else { return Ok(None) };
+        let name = Checkpoint::file_name(header.at);
+        let bytes = self.shared.engine.read_file(&name)?;
+        let bytes = bytes.ok_or_else(|| EngineError::Damaged(format!("{name} is listed but missing")))?;
+        Ok(Some(Snapshot { header, bytes }))
+    }
+
+    /// Position of the newest checkpoint that the horizon has passed.
+    pub fn newest_snapshot_position(&self) -> Option<LogId> {
+        let horizon = self.read(State::snapshot_limit);
+        self.checkpoints().listed.iter().rev().find(|header| header.at.index <= horizon).map(|header| header.at)
+    }
+
+    /// Purges the log up to `floor`, which must be covered by a checkpoint; bytes are given back in the background.
+    pub fn purge(&self, floor: LogId) -> Result<(), EngineError> {
+        // The rows first: the floor must not become durable before the ledger that covers it.
+        self.flush();
+        let keeper = self.clone();
+        let done = Box::new(move |outcome: Result<(), EngineError>| {
+            if outcome.is_ok() {
+                keeper.checkpoints().droppable = Some(floor);
+                keeper.shared.work.notify_one();
+            }
+        });
+        self.shared.log.purge(floor, done)
+    }
+
+    /// Replaces ledger and log by a snapshot. Durable when this returns.
+    pub async fn install(&self, bytes: Bytes) -> Result<(), EngineError> {
+        let checkpoint = Checkpoint::decode(&bytes)?;
+        let ledger = checkpoint.ledger()?;
+        let header = checkpoint.header.clone();
+        // The file first: after the batch below, the log begins behind a checkpoint that must exist.
+        self.shared.engine.write_file(&Checkpoint::file_name(header.at), bytes).await?;
+        let (done, outcome) = oneshot_done();
+        self.shared.log.install(header.at, header.chain, checkpoint.rows, done)?;
+        outcome.await?;
+        *self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner) = ledger;
+        {
+            let mut checkpoints = self.checkpoints();
+            checkpoints.cut.clear();
+            checkpoints.listed.retain(|known| known.at.index < header.at.index);
+            checkpoints.listed.push(header.clone());
+            checkpoints.bytes_since_cut = 0;
+        }
+        self.shared.applied.send_replace(header.at.index);
+        Ok(())
+    }
+
+    /// Runs the keeper's task: rows, checkpoint files, bytes given back.
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), EngineError> {
+        let mut ticks = tokio::time::interval(FLUSH_EVERY);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.flush(),
+                () = self.shared.work.notified() => {
+                    self.write_checkpoints().await?;
+                    self.give_back().await?;
+                }
+                () = stop.cancelled() => {
+                    self.flush();
+                    return self.shared.log.queue().barrier().await;
+                }
+            }
+        }
+    }
+
+    /// Deletes what lies below the floor: entries, and checkpoints older than the one that covers it.
+    async fn give_back(&self) -> Result<(), EngineError> {
+        let Some(floor) = self.checkpoints().droppable.take() else { return Ok(()) };
+        self.shared.engine.drop_below(Family::Entries, &index_key(floor.index.0 + 1)).await?;
+        let old: Vec<LogId> = {
+            let mut checkpoints = self.checkpoints();
+            let covering = checkpoints.listed.iter().rposition(|header| header.at.index <= floor.index);
+            let old = checkpoints.listed.drain(..covering.unwrap_or(0)).map(|header| header.at);
+            old.collect()
+        };
+        for at in old {
+            self.shared.engine.remove_file(&Checkpoint::file_name(at)).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! `apply`: one committed entry in, one outcome out, the same on every node.
+//!
+//! - Total: a command that cannot be done is refused, and the refusal is the result.
+//! - Deterministic: it reads the entry and the state, never a clock, a random number or another file.
+//! - The fence is the entry's own term: but for `Lead` and `Found`, a command whose term is not that of the reign
+//!   is refused.
+//! - An entry that cannot be read is not skipped: the node stops, because going on would make replicas differ.
+
+use model::command::{Command, Event, Stamp};
+use model::ids::{NodeId, SessionId};
+use model::{Cause, Position, Timestamp};
+use wire::entry::{OpenError, Opened};
+
+use super::rows::Row;
+use super::state::{Cluster, LogId, LoggedEvent, Membership, Reign, Session};
+use super::{Change, ConfigureParts};
+use crate::outcome::{Outcome, Refusal};
+
+/// How many events are kept.
+const EVENTS_KEPT: usize = 2_000;
+/// A push session unused for this long is forgotten, in command time.
+const SESSION_LIFETIME_NANOS: i64 = 24 * 3_600 * 1_000_000_000;
+
+/// What an entry holds.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// Nothing: a new leader's first entry.
+    Blank,
+    /// A change of membership.
+    Membership(Membership),
+    /// An encoded command.
+    Command(bytes::Bytes),
+}
+
+/// `apply` cannot go on; the node must stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The entry cannot be read, or was written by a newer version.
+    #[error("entry at {position} cannot be applied: {source}")]
+    Unreadable {
+        /// Its position.
+        position: Position,
+        /// Why.
+        source: OpenError,
+    },
+}
+
+impl Change<'_> {
+    /// Applies one entry.
+    pub(super) fn entry(&mut self, id: LogId, body: &Body) -> Result<Outcome, ApplyError> {
+        let outcome = match body {
+            Body::Blank => Outcome::Nothing,
+            Body::Membership(membership) => self.membership(membership),
+            Body::Command(bytes) => {
+                let unreadable = |source| ApplyError::Unreadable { position: id.index, source };
+                let opened = wire::entry::open(bytes.clone()).map_err(unreadable)?;
+                self.command(id, opened)
+            }
+        };
+        self.state.applied = Some(id);
+        self.touch(Row::Applied);
+        Ok(outcome)
+    }
+
+    fn membership(&mut self, membership: &Membership) -> Outcome {
+        for (id, member) in &membership.nodes {
+            self.state.node_names.insert(NodeId(*id), member.name.clone());
+        }
+        self.state.registry.add_nodes(membership.nodes.values().map(|member| member.name.as_str()));
+        self.state.membership = membership.clone();
+        self.touch(Row::Membership);
+        self.touch(Row::Registry);
+        Outcome::Nothing
+    }
+
+    fn command(&mut self, id: LogId, opened: Opened) -> Outcome {
+        let Opened { stamp, command, .. } = opened;
+        let reign = self.state.reign().map(|reign| reign.term).unwrap_or_default();
+        let fenced = reign != id.term;
+        let at = id.index;
+        match command {
+            Command::Found { cluster, name, lineage } => self.found(at, Cluster { id: cluster, name }, lineage),
+            Command::Lead { node, name, cause } => self.lead(id, stamp, node, name, cause),
+            Command::Append { batches } => self.append(at, stamp, &batches, fenced),
+            _ if fenced => Outcome::Refused(Refusal::Fenced { proposed: id.term, reign }),
+            Command::Acknowledge { destination, next, rejected } => {
+                self.acknowledge(stamp, destination, next, rejected)
+            }
+            Command::Missed { group, grid, last, cause } => self.missed(at, group, grid, last, cause),
+            Command::Reclock { elapsed } => self.reclock(at, stamp, &elapsed),
+            Command::Truncate { below, overrun } => self.truncate(at, below, overrun.as_deref()),
+            Command::Configure { base, bundle, plant, elapsed, discard, request } => {
+                self.configure(at, stamp, ConfigureParts { base, bundle, plant: *plant, elapsed, discard, request })
+            }
+            Command::SetDeviceEnabled { device, enabled, until, elapsed, request } => {
+                self.set_device_enabled(at, stamp, device, enabled, until, &elapsed, request)
+            }
+            Command::SetDestinationPaused { destination, paused, request } => {
+                self.set_destination_paused(stamp, &destination, paused, request)
+            }
+            Command::SetDrained { node, drained, request } => {
+                let standing = super::standing(request, stamp.at, None);
+                if drained {
+                    self.state.drained.insert(node, standing);
+                } else {
+                    self.state.drained.remove(&node);
+                }
+                self.touch(Row::Drained);
+                Outcome::Done
+            }
+            Command::RetryQuarantine { destination, keys, .. } => self.retry_quarantine(&destination, &keys),
+            Command::Event(event) => self.event(at, stamp.at, event),
+            Command::EndSession { session } => {
+                self.state.sessions.remove(&session);
+                self.touch(Row::Session(session));
+                Outcome::Done
+            }
+        }
+    }
+
+    fn found(&mut self, at: Position, cluster: Cluster, lineage: model::Lineage) -> Outcome {
+        if self.state.cluster.is_none() {
+            self.state.cluster = Some(cluster);
+            self.state.lineages.push((at, lineage));
+            self.touch(Row::Cluster);
+        }
+        Outcome::Done
+    }
+
+    fn lead(&mut self, id: LogId, stamp: Stamp, node: NodeId, name: String, cause: Cause) -> Outcome {
+        let position = match self.state.reign() {
+            Some(reign) if reign.term >= id.term => reign.position,
+            _ => {
+                let reign = Reign {
+                    position: id.index,
+                    term: id.term,
+                    node,
+                    name,
+                    cause,
+                    boot: stamp.boot,
+                    since: stamp.at,
+                };
+                self.state.reigns.push(reign);
+                self.touch(Row::Reigns);
+                id.index
+            }
+        };
+        self.forget_old_sessions(stamp.at);
+        Outcome::Leading { position }
+    }
+
+    fn event(&mut self, at: Position, time: Timestamp, event: Event) -> Outcome {
+        self.state.events.insert(at, LoggedEvent { at: time, event });
+        self.touch(Row::Event(at));
+        while self.state.events.len() > EVENTS_KEPT {
+            let (oldest, _) = self.state.events.pop_first().expect("longer than the limit");
+            self.touch(Row::Event(oldest));
+        }
+        Outcome::Done
+    }
+
+    fn forget_old_sessions(&mut self, now: Timestamp) {
+        let is_old = |session: &Session| now.nanos_since(session.used) > SESSION_LIFETIME_NANOS;
+        let old: Vec<SessionId> =
+            self.state.sessions.iter().filter(|(_, session)| is_old(session)).map(|(id, _)| *id).collect();
+        for session in old {
+            self.state.sessions.remove(&session);
+            self.touch(Row::Session(session));
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Configuration: a new revision of the plant, and what operators switch beside it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::catalog::Catalog;
+use model::command::{Request, Stamp};
+use model::ids::{DestinationId, GridId, GroupId, Revision};
+use model::plant::{Plant, Schedule, Start};
+use model::slots::GridLine;
+use model::{Cause, Cursor, Position, Timestamp};
+
+use super::rows::Row;
+use super::state::{DestinationState, EffectRecord, RevisionState};
+use super::{Change, standing};
+use crate::outcome::{Outcome, Refusal};
+
+/// What a `Configure` carries.
+pub(super) struct ConfigureParts {
+    pub(super) base: Revision,
+    pub(super) bundle: Vec<u8>,
+    pub(super) plant: Plant,
+    pub(super) elapsed: Vec<(GroupId, Duration)>,
+    pub(super) discard: Vec<String>,
+    pub(super) request: Request,
+}
+
+impl Change<'_> {
+    pub(super) fn configure(&mut self, at: Position, stamp: Stamp, parts: ConfigureParts) -> Outcome {
+        let current = self.state.revision();
+        if parts.base != current {
+            return Outcome::Refused(Refusal::Revision { base: parts.base, current });
+        }
+        if let Some(name) = self.backlog_at_stake(&parts) {
+            return Outcome::Refused(Refusal::Backlog { name });
+        }
+        let before = self.state.catalog().cloned();
+        let revision = Revision(current.0 + 1);
+        let plant = Arc::new(parts.plant);
+        self.state.registry.assign(&plant);
+        let catalog = Arc::new(Catalog::new(revision, Arc::clone(&plant), &self.state.registry));
+        let state = RevisionState {
+            position: at,
+            at: stamp.at,
+            principal: parts.request.principal,
+            reason: parts.request.reason,
+            bundle: parts.bundle.into(),
+            catalog: Arc::clone(&catalog),
+        };
+        self.state.revisions.insert(revision, state);
+        self.touch(Row::Registry);
+        self.touch(Row::Revision(revision));
+        self.renew_grids(at, stamp, before.as_deref(), &catalog, &parts.elapsed);
+        self.renew_destinations(at, &catalog);
+        Outcome::Configured { revision }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of one command")]
+    pub(super) fn set_device_enabled(
+        &mut self,
+        at: Position,
+        stamp: Stamp,
+        device: String,
+        enabled: bool,
+        until: Option<Timestamp>,
+        elapsed: &[(GroupId, Duration)],
+        request: Request,
+    ) -> Outcome {
+        let Some(catalog) = self.state.catalog().cloned() else {
+            return Outcome::Refused(Refusal::Unknown { what: "device", name: device });
+        };
+        if !catalog.plant().devices.iter().any(|known| known.id == device) {
+            return Outcome::Refused(Refusal::Unknown { what: "device", name: device });
+        }
+        if enabled {
+            self.state.disabled.remove(&device);
+        } else {
+            self.state.disabled.insert(device, standing(request, stamp.at, until));
+        }
+        self.touch(Row::Disabled);
+        self.renew_grids(at, stamp, Some(&catalog), &catalog, elapsed);
+        Outcome::Done
+    }
+
+    pub(super) fn set_destination_paused(
+        &mut self,
+        stamp: Stamp,
+        name: &str,
+        paused: bool,
+        request: Request,
+    ) -> Outcome {
+        let Some(id) = self.state.registry.destination(name) else {
+            return Outcome::Refused(Refusal::Unknown { what: "destination", name: name.to_owned() });
+        };
+        if let Some(destination) = self.state.destinations.get_mut(&id) {
+            destination.paused = paused.then(|| standing(request, stamp.at, None));
+            self.touch(Row::Destination(id));
+        }
+        Outcome::Done
+    }
+
+    /// A destination that would be removed although something for it may be undelivered.
+    fn backlog_at_stake(&self, parts: &ConfigureParts) -> Option<String> {
+        let stays = |name: &str| parts.plant.destinations.iter().any(|destination| destination.id == name);
+        let lost = self.state.destinations.values().find(|destination| {
+            !stays(&destination.name)
+                && destination.cursor.position <= self.state.last_delivered
+                && !parts.discard.contains(&destination.name)
+        });
+        lost.map(|destination| destination.name.clone())
+    }
+
+    /// Closes the grids whose schedule, tags or state changed, and opens those that should be open.
+    fn renew_grids(
+        &mut self,
+        at: Position,
+        stamp: Stamp,
+        before: Option<&Catalog>,
+        after: &Catalog,
+        elapsed: &[(GroupId, Duration)],
+    ) {
+        let mut kept = BTreeSet::new();
+        let mut opened: Vec<(GroupId, Schedule)> = Vec::new();
+        for (entry, device, group) in after.groups() {
+            let Some(schedule) = group.schedule else { continue };
+            if !device.enabled || !group.enabled || self.state.disabled.contains_key(&device.id) {
+                continue;
+            }
+            let unchanged = before
+                .and_then(|catalog| catalog.groups().find(|(known, ..)| known.id == entry.id))
+                .is_some_and(|(_, _, known)| known.schedule == group.schedule && known.tags == group.tags);
+            if unchanged && self.state.grids.contains_key(&entry.id) {
+                kept.insert(entry.id);
+            } else {
+                opened.push((entry.id, schedule));
+            }
+        }
+        let ended: Vec<GroupId> = self.state.grids.keys().copied().filter(|group| !kept.contains(group)).collect();
+        let mut replaced: Vec<(GroupId, GridId)> = Vec::new();
+        for group in ended {
+            let reopens = opened.iter().any(|(id, _)| *id == group);
+            let cause = if reopens || after.group(group).is_none() { Cause::Configuration } else { Cause::Disabled };
+            if let Some(grid) = self.close_grid(at, stamp, group, elapsed, cause) {
+                replaced.push((group, grid));
+            }
+        }
+        for (group, schedule) in opened {
+            let replaces = replaced.iter().find(|(id, _)| *id == group).map(|(_, grid)| *grid);
+            let line = GridLine::opening(stamp.at, schedule.period);
+            self.open_grid(at, group, line, replaces, Cause::Configuration);
+        }
+    }
+
+    /// Makes the destinations those of `catalog`: removed ones expire by record, new ones get their first cursor.
+    fn renew_destinations(&mut self, at: Position, catalog: &Catalog) {
+        let current: Vec<(DestinationId, _)> = catalog.destinations().collect();
+        let removed: Vec<DestinationId> = self
+            .state
+            .destinations
+            .keys()
+            .copied()
+            .filter(|id| !current.iter().any(|(known, _)| known == id))
+            .collect();
+        for id in removed {
+            let gone = self.state.destinations.remove(&id).expect("its key was just listed");
+            self.touch(Row::Destination(id));
+            if gone.cursor.position <= self.state.last_delivered {
+                let record = EffectRecord::Expiry {
+                    destination: gone.name,
+                    id,
+                    from: gone.cursor,
+                    to: Cursor::at(at.next()),
+                    cause: Cause::Configuration,
+                    samples: 0,
+                };
+                self.record(at, record);
+            }
+        }
+        for (id, destination) in current {
+            let first = match destination.start {
+                Start::Now => Cursor::at(at),
+                Start::Oldest => Cursor::at(self.state.horizon.next()),
+            };
+            let state = self.state.destinations.entry(id).or_insert_with(|| DestinationState {
+                name: destination.id.clone(),
+                cursor: first,
+                required: destination.required,
+                paused: None,
+            });
+            state.required = destination.required;
+            self.touch(Row::Destination(id));
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Delivery: cursors move forward, refused records are set aside, and the buffer is truncated.
+//!
+//! - `horizon <= every required cursor`, unless an overrun moved the horizon and said so in a record.
+//! - A cursor never moves back here, and never behind what has been applied.
+
+use model::command::{Rejection, Stamp};
+use model::ids::DestinationId;
+use model::{Cause, Cursor, Ordinal, Position};
+
+use super::Change;
+use super::rows::Row;
+use super::state::{EffectRecord, Quarantined, QuarantineKey};
+use crate::outcome::{Outcome, Refusal};
+
+impl Change<'_> {
+    pub(super) fn acknowledge(
+        &mut self,
+        stamp: Stamp,
+        id: DestinationId,
+        next: Cursor,
+        rejected: Vec<Rejection>,
+    ) -> Outcome {
+        let limit = Cursor::at(self.state.applied_position().next());
+        let Some(destination) = self.state.destinations.get_mut(&id) else {
+            return Outcome::Refused(Refusal::Unknown { what: "destination", name: id.to_string() });
+        };
+        if next > destination.cursor {
+            destination.cursor = next.min(limit);
+            self.touch(Row::Destination(id));
+        }
+        for rejection in rejected {
+            let key = (id, rejection.position, rejection.ordinal);
+            let record = Quarantined {
+                reason: rejection.reason,
+                at: stamp.at,
+                record: String::from_utf8_lossy(&rejection.record).into_owned(),
+                retry: false,
+            };
+            self.state.quarantine.insert(key, record);
+            self.touch(Row::Quarantined(key));
+        }
+        Outcome::Done
+    }
+
+    pub(super) fn truncate(
+        &mut self,
+        at: Position,
+        below: Position,
+        overrun: Option<&[(DestinationId, u64)]>,
+    ) -> Outcome {
+        let below = below.min(self.state.applied_position().next());
+        let behind: Vec<DestinationId> = self
+            .state
+            .destinations
+            .iter()
+            .filter(|(_, destination)| destination.cursor.position < below)
+            .map(|(id, _)| *id)
+            .collect();
+        if overrun.is_none()
+            && let Some(id) = behind.iter().find(|id| self.state.destinations[id].required)
+        {
+            return Outcome::Refused(Refusal::Horizon { below, destination: *id });
+        }
+        let lost = |id: DestinationId| {
+            overrun.unwrap_or_default().iter().find(|(lost, _)| *lost == id).map_or(0, |(_, samples)| *samples)
+        };
+        for id in behind {
+            let destination = self.state.destinations.get_mut(&id).expect("its key was just listed");
+            let record = EffectRecord::Expiry {
+                destination: destination.name.clone(),
+                id,
+                from: destination.cursor,
+                to: Cursor::at(below),
+                cause: Cause::DiskFull,
+                samples: lost(id),
+            };
+            destination.cursor = Cursor::at(below);
+            self.touch(Row::Destination(id));
+            self.record(at, record);
+        }
+        let horizon = Position(below.0.saturating_sub(1));
+        if horizon > self.state.horizon {
+            self.state.horizon = horizon;
+            self.touch(Row::Cluster);
+            self.forget_below_horizon();
+        }
+        Outcome::Done
+    }
+
+    pub(super) fn retry_quarantine(&mut self, name: &str, keys: &[(Position, Ordinal)]) -> Outcome {
+        let Some(id) = self.state.registry.destination(name) else {
+            return Outcome::Refused(Refusal::Unknown { what: "destination", name: name.to_owned() });
+        };
+        let wanted = |(_, position, ordinal): &QuarantineKey| keys.is_empty() || keys.contains(&(*position, *ordinal));
+        let all = (id, Position::ZERO, Ordinal::ZERO)..(DestinationId(id.0 + 1), Position::ZERO, Ordinal::ZERO);
+        let mut touched = Vec::new();
+        for (key, record) in self.state.quarantine.range_mut(all).filter(|(key, _)| wanted(key)) {
+            record.retry = true;
+            touched.push(*key);
+        }
+        for key in touched {
+            self.touch(Row::Quarantined(key));
+        }
+        Outcome::Done
+    }
+
+    /// Drops what only positions at or below the horizon need.
+    fn forget_below_horizon(&mut self) {
+        let horizon = self.state.horizon;
+        let kept = self.state.effects.split_off(&horizon.next());
+        for position in std::mem::replace(&mut self.state.effects, kept).into_keys() {
+            self.touch(Row::Effects(position));
+        }
+        // The reign in force just above the horizon is still needed.
+        let needed = self.state.reigns.partition_point(|reign| reign.position <= horizon).saturating_sub(1);
+        if needed > 0 {
+            self.state.reigns.drain(..needed);
+            self.touch(Row::Reigns);
+        }
+    }
+}

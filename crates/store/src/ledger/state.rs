@@ -1,0 +1,315 @@
+//! The state that `apply` builds: everything the cluster has agreed on besides the samples themselves.
+//!
+//! - It lives in memory and is the truth; rows on disk follow it ([`super::rows`]).
+//! - Ordered maps only: whatever is walked here decides something, and must be walked in the same order everywhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::catalog::{Catalog, Registry};
+use model::command::Event;
+use model::ids::{
+    BootId, ClusterId, DestinationId, GridId, GroupId, Lineage, NodeId, Revision, SessionId, Term,
+};
+use model::plant::Plant;
+use model::slots::GridLine;
+use model::{Cause, Cursor, Member, Ordinal, Position, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// (term, index) of an entry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LogId {
+    /// The leader's term when it was proposed.
+    pub term: Term,
+    /// Its position.
+    pub index: Position,
+}
+
+/// Who belongs to the cluster, as of one entry.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// The entry that said so.
+    pub log_id: Option<LogId>,
+    /// Sets of voters; two while the membership is changing.
+    pub configs: Vec<BTreeSet<u64>>,
+    /// All members, voters or not.
+    pub nodes: BTreeMap<u64, Member>,
+}
+
+/// What the cluster is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Its id.
+    pub id: ClusterId,
+    /// Its name.
+    pub name: String,
+}
+
+/// A leader's time in office, from the position of its `Lead`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reign {
+    /// Position of the `Lead`.
+    pub position: Position,
+    /// Its term.
+    pub term: Term,
+    /// The leader.
+    pub node: NodeId,
+    /// The leader's name.
+    pub name: String,
+    /// Why it took over.
+    pub cause: Cause,
+    /// Its process.
+    pub boot: BootId,
+    /// Its wall clock when it proposed to lead.
+    pub since: Timestamp,
+}
+
+/// An open schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grid {
+    /// This opening.
+    pub id: GridId,
+    /// Where it lies on the wall clock.
+    pub line: GridLine,
+    /// The first slot about which nothing has been said.
+    pub next: u64,
+    /// The entry that said something about slot `next − 1`, or opened the grid.
+    pub touched: Position,
+}
+
+/// What is known of a push session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// The last sequence number accepted.
+    pub last: u64,
+    /// When it was last used, in command time.
+    pub used: Timestamp,
+}
+
+/// What is known of a destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationState {
+    /// Its id in the plant.
+    pub name: String,
+    /// The next record to deliver.
+    pub cursor: Cursor,
+    /// Whether it holds back truncation.
+    pub required: bool,
+    /// Held by an operator.
+    pub paused: Option<Standing>,
+}
+
+/// Something that lasts until it is taken back: who asked for it, why, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Who.
+    pub principal: String,
+    /// Why; may be empty.
+    pub reason: String,
+    /// When, by the proposer's wall clock.
+    pub at: Timestamp,
+    /// When it ends by itself.
+    pub until: Option<Timestamp>,
+}
+
+/// One revision of the plant.
+#[derive(Debug, Clone)]
+pub struct RevisionState {
+    /// The entry that configured it.
+    pub position: Position,
+    /// When, by the proposer's wall clock.
+    pub at: Timestamp,
+    /// Who asked for it.
+    pub principal: String,
+    /// Why; may be empty.
+    pub reason: String,
+    /// The files as they were written, packed.
+    pub bundle: Bytes,
+    /// The plant with its numbers.
+    pub catalog: Arc<Catalog>,
+}
+
+/// What `apply` did at a position besides accepting every batch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effects {
+    /// Numbers of the batches that were refused, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<u32>,
+    /// Records made here; the i-th has the ordinal 2³¹ + i.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub records: Vec<EffectRecord>,
+}
+
+/// A record that `apply` made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EffectRecord {
+    /// Slots without samples.
+    Gap {
+        /// The group.
+        group: GroupId,
+        /// The grid.
+        grid: GridId,
+        /// Where that grid lies.
+        line: GridLine,
+        /// First slot.
+        first: u64,
+        /// Last slot.
+        last: u64,
+        /// Why.
+        cause: Cause,
+    },
+    /// A grid begins.
+    Opening {
+        /// The group.
+        group: GroupId,
+        /// The grid.
+        grid: GridId,
+        /// Where it lies.
+        line: GridLine,
+        /// The grid it replaces.
+        replaces: Option<GridId>,
+        /// Why.
+        cause: Cause,
+    },
+    /// A destination lost its claim on a run of entries.
+    Expiry {
+        /// Its name; it may no longer be in the plant.
+        destination: String,
+        /// Its number.
+        id: DestinationId,
+        /// Where its cursor stood.
+        from: Cursor,
+        /// Where its cursor is now.
+        to: Cursor,
+        /// Why.
+        cause: Cause,
+        /// Samples between, before routing.
+        samples: u64,
+    },
+}
+
+/// A record that a destination refused for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// What the destination said.
+    pub reason: String,
+    /// When it was refused.
+    pub at: Timestamp,
+    /// The record as JSON.
+    pub record: String,
+    /// To be offered again.
+    pub retry: bool,
+}
+
+/// An event in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedEvent {
+    /// When, by the proposer's wall clock.
+    pub at: Timestamp,
+    /// What.
+    pub event: Event,
+}
+
+/// Key of a quarantined record.
+pub type QuarantineKey = (DestinationId, Position, Ordinal);
+
+/// Everything the cluster has agreed on besides the samples.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// The last entry applied.
+    pub applied: Option<LogId>,
+    /// Who belongs to the cluster.
+    pub membership: Membership,
+    /// What the cluster is; absent until it is founded.
+    pub cluster: Option<Cluster>,
+    /// From which position each lineage holds.
+    pub lineages: Vec<(Position, Lineage)>,
+    /// Everything at or before it may be deleted.
+    pub horizon: Position,
+    /// The last entry that holds anything to deliver.
+    pub last_delivered: Position,
+    /// Reigns that positions above the horizon need, the current one last.
+    pub reigns: Vec<Reign>,
+    /// Names of all nodes that ever were members.
+    pub node_names: BTreeMap<NodeId, String>,
+    /// Numbers of names.
+    pub registry: Registry,
+    /// Open schedules.
+    pub grids: BTreeMap<GroupId, Grid>,
+    /// The last grid number given.
+    pub last_grid: GridId,
+    /// Push sessions.
+    pub sessions: BTreeMap<SessionId, Session>,
+    /// Destinations.
+    pub destinations: BTreeMap<DestinationId, DestinationState>,
+    /// All revisions; old ones keep their bundle for history.
+    pub revisions: BTreeMap<Revision, RevisionState>,
+    /// What happened at positions above the horizon besides acceptance.
+    pub effects: BTreeMap<Position, Effects>,
+    /// Refused records.
+    pub quarantine: BTreeMap<QuarantineKey, Quarantined>,
+    /// The newest events.
+    pub events: BTreeMap<Position, LoggedEvent>,
+    /// Nodes that may not lead.
+    pub drained: BTreeMap<NodeId, Standing>,
+    /// Devices out of service by command.
+    pub disabled: BTreeMap<String, Standing>,
+}
+
+impl State {
+    /// The reign in force.
+    pub fn reign(&self) -> Option<&Reign> {
+        self.reigns.last()
+    }
+
+    /// The reign in force at `position`.
+    pub fn reign_at(&self, position: Position) -> Option<&Reign> {
+        let behind = self.reigns.partition_point(|reign| reign.position <= position);
+        self.reigns[..behind].last()
+    }
+
+    /// The lineage of `position`.
+    pub fn lineage_at(&self, position: Position) -> Option<Lineage> {
+        let behind = self.lineages.partition_point(|(from, _)| *from <= position);
+        self.lineages[..behind].last().map(|(_, lineage)| *lineage)
+    }
+
+    /// The revision in force, 0 for a cluster that was never configured.
+    pub fn revision(&self) -> Revision {
+        self.revisions.last_key_value().map_or(Revision(0), |(revision, _)| *revision)
+    }
+
+    /// The catalog in force.
+    pub fn catalog(&self) -> Option<&Arc<Catalog>> {
+        self.revisions.last_key_value().map(|(_, state)| &state.catalog)
+    }
+
+    /// The catalog in force at `position`.
+    pub fn catalog_at(&self, position: Position) -> Option<&Arc<Catalog>> {
+        self.revisions.values().rev().find(|state| state.position <= position).map(|state| &state.catalog)
+    }
+
+    /// The plant in force.
+    pub fn plant(&self) -> Arc<Plant> {
+        self.catalog().map_or_else(Arc::default, |catalog| Arc::clone(catalog.plant()))
+    }
+
+    /// The position up to which nothing required is undelivered.
+    pub fn deliverable_horizon(&self) -> Position {
+        let applied = self.applied.map_or(Position::ZERO, |id| id.index);
+        let required = self.destinations.values().filter(|destination| destination.required);
+        required.map(|destination| Position(destination.cursor.position.0.saturating_sub(1))).fold(applied, Position::min)
+    }
+
+    /// No snapshot may lie above this: everything at or below it is delivered, or nothing is deliverable at all.
+    pub fn snapshot_limit(&self) -> Position {
+        if self.last_delivered <= self.horizon { self.applied_position() } else { self.horizon }
+    }
+
+    /// Position of the last entry applied.
+    pub fn applied_position(&self) -> Position {
+        self.applied.map_or(Position::ZERO, |id| id.index)
+    }
+}

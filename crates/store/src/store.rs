@@ -1,0 +1,279 @@
+//! One data directory, open: its log, its ledger, and the checks that come before anything trusts them.
+//!
+//! - A directory that lost what this node had promised is *amnesic*: it is not opened, and the node must be replaced.
+//!   openraft never sees it, because it would heal the hole without a word.
+//! - `floor <= applied <= last` on disk, the log is contiguous at both ends, and a floor has its checkpoint.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::ids::StoreId;
+use model::Position;
+use runtime::Spawner;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint::{Checkpoint, CheckpointHeader};
+use crate::commit::{CommitLoop, Queue, keys};
+use crate::engine::{Durability, Engine, EngineError, Family, Write};
+use crate::entry::Entry;
+use crate::floor::{FloorFile, Promise};
+use crate::keeper::Keeper;
+use crate::ledger::{Body, Effects, Ledger, LogId};
+use crate::log::{Log, Stored, Vote, load};
+
+/// Version of everything below the data directory.
+const FORMAT: u32 = 1;
+
+/// What a data directory says it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Version of the formats in it.
+    pub format: u32,
+    /// Drawn at its birth.
+    pub store: StoreId,
+}
+
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Bytes of the log's tail that are kept in memory.
+    pub tail_bytes: usize,
+    /// The id that a new directory gets.
+    pub birth: StoreId,
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OpenError {
+    /// The directory was written by a newer version.
+    #[error("the data directory has format {found}, this version knows {FORMAT}: upgrade this node")]
+    Newer {
+        /// What it says.
+        found: u32,
+    },
+    /// It lost what this node had promised to remember.
+    #[error("this node has lost data that it had acknowledged ({reason}); it must not take part again: replace it")]
+    Amnesic {
+        /// How that was noticed.
+        reason: String,
+    },
+    /// The disk said no.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// An open data directory. Cheap to clone.
+pub struct Store<E> {
+    engine: Arc<E>,
+    identity: Identity,
+    log: Log<E>,
+    keeper: Keeper<E>,
+    pristine: bool,
+}
+
+impl<E> Clone for Store<E> {
+    fn clone(&self) -> Self {
+        Self {
+            engine: Arc::clone(&self.engine),
+            identity: self.identity.clone(),
+            log: self.log.clone(),
+            keeper: self.keeper.clone(),
+            pristine: self.pristine,
+        }
+    }
+}
+
+/// One entry of the buffer.
+#[derive(Debug, Clone)]
+pub struct Buffered {
+    /// Its term and position.
+    pub id: LogId,
+    /// The encoded command, where it is one that can hold samples.
+    pub command: Option<Bytes>,
+    /// What `apply` did besides accepting every batch.
+    pub effects: Effects,
+}
+
+impl<E: Engine> Store<E> {
+    /// Opens a directory, checks it, and starts its tasks.
+    pub async fn open(engine: Arc<E>, options: StoreOptions, spawner: &Spawner) -> Result<Self, OpenError> {
+        let identity = identify(&*engine, options.birth).await?;
+        let stored = load(&*engine)?;
+        let ledger = load_ledger(&*engine)?;
+        let (floor_file, promised) = FloorFile::open(&*engine)?;
+        let listed = list_checkpoints(&*engine)?;
+        check(&*engine, &identity, &stored, &ledger, promised.as_ref(), &listed)?;
+
+        let queue = Queue::default();
+        let log = Log::new(Arc::clone(&engine), queue.clone(), stored, options.tail_bytes);
+        let promise = Promise {
+            store: identity.store,
+            vote: stored.vote.unwrap_or_default(),
+            last: stored.ends.last.unwrap_or_default(),
+            chain: stored.last_chain,
+        };
+        let keeper = Keeper::new(Arc::clone(&engine), log.clone(), ledger, listed);
+        let commits = CommitLoop::new(Arc::clone(&engine), queue, log.written(), floor_file, promise);
+        // The commit loop outlives the keeper, whose last act is to queue rows and wait for them.
+        let last_rows_written = CancellationToken::new();
+        spawner.spawn("commit", commits.run(last_rows_written.clone()));
+        let (keeping, stop) = (keeper.clone(), spawner.token().clone());
+        spawner.spawn("ledger", async move {
+            let ended = keeping.run(stop).await;
+            last_rows_written.cancel();
+            ended
+        });
+        let pristine = stored.vote.is_none() && stored.ends.last.is_none();
+        Ok(Self { engine, identity, log, keeper, pristine })
+    }
+
+    /// What the directory says it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether it had never voted nor held an entry when it was opened.
+    pub fn is_pristine(&self) -> bool {
+        self.pristine
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Log<E> {
+        &self.log
+    }
+
+    /// The ledger and its checkpoints.
+    pub fn keeper(&self) -> &Keeper<E> {
+        &self.keeper
+    }
+
+    /// Bytes on disk.
+    pub fn disk_usage(&self) -> Result<u64, EngineError> {
+        self.engine.disk_usage()
+    }
+
+    /// Entries of the buffer from `from` on, up to what is applied, until `limit_bytes`; and the position to go on
+    /// from. Entries at or below the horizon are not served, even where their bytes still exist.
+    pub fn read_buffer(&self, from: Position, limit_bytes: usize) -> Result<(Vec<Buffered>, Position), EngineError> {
+        let (horizon, applied) = self.keeper.read(|state| (state.horizon, state.applied_position()));
+        let from = from.max(horizon.next());
+        let entries = self.log.read(from.0, applied.0 + 1, limit_bytes)?;
+        let next = entries.last().map_or(from, |entry| entry.id.index.next());
+        let buffered = self.keeper.read(|state| {
+            let with_effects = |entry: Entry| {
+                let effects = state.effects.get(&entry.id.index).cloned().unwrap_or_default();
+                let command = match entry.body {
+                    Body::Command(bytes) => Some(bytes),
+                    Body::Blank | Body::Membership(_) => None,
+                };
+                Buffered { id: entry.id, command, effects }
+            };
+            entries.into_iter().map(with_effects).collect()
+        });
+        Ok((buffered, next))
+    }
+}
+
+async fn identify<E: Engine>(engine: &E, birth: StoreId) -> Result<Identity, OpenError> {
+    if let Some(value) = engine.get(Family::Raft, keys::IDENTITY)? {
+        let identity: Identity = serde_json::from_slice(&value)
+            .map_err(|error| EngineError::Damaged(format!("identity of the data directory: {error}")))?;
+        if identity.format > FORMAT {
+            return Err(OpenError::Newer { found: identity.format });
+        }
+        return Ok(identity);
+    }
+    let identity = Identity { format: FORMAT, store: birth };
+    let value = serde_json::to_vec(&identity).expect("an identity holds nothing that JSON cannot");
+    let write = Write::Put(Family::Raft, keys::IDENTITY.to_vec(), Bytes::from(value));
+    engine.commit(vec![write], Durability::Sync).await?;
+    Ok(identity)
+}
+
+fn load_ledger<E: Engine>(engine: &E) -> Result<Ledger, EngineError> {
+    let rows = engine.range(Family::Ledger, &[], None, usize::MAX)?;
+    Ledger::from_rows(rows.into_iter().map(|(key, value)| (key, value.to_vec())))
+        .map_err(|error| EngineError::Damaged(error.to_string()))
+}
+
+fn list_checkpoints<E: Engine>(engine: &E) -> Result<Vec<CheckpointHeader>, EngineError> {
+    let mut listed = Vec::new();
+    for name in engine.list_files()?.iter().filter(|name| Checkpoint::is_file_name(name)) {
+        if let Some(bytes) = engine.read_file(name)? {
+            listed.push(Checkpoint::decode(&bytes)?.header);
+        }
+    }
+    listed.sort_by_key(|header| header.at.index);
+    Ok(listed)
+}
+
+/// Everything that must hold before Raft may see this directory.
+fn check<E: Engine>(
+    engine: &E,
+    identity: &Identity,
+    stored: &Stored,
+    ledger: &Ledger,
+    promised: Option<&Promise>,
+    checkpoints: &[CheckpointHeader],
+) -> Result<(), OpenError> {
+    let amnesic = |reason: String| Err(OpenError::Amnesic { reason });
+    let floor = stored.ends.floor.map_or(0, |id| id.index.0);
+    let last = stored.ends.last.map_or(0, |id| id.index.0);
+    let applied = ledger.state().applied_position().0;
+    if floor > applied {
+        return amnesic(format!("the log begins behind {floor}, the ledger ends at {applied}"));
+    }
+    if applied > last {
+        return amnesic(format!("the ledger ends at {applied}, the log at {last}"));
+    }
+    if last > floor && engine.get(Family::Entries, &crate::engine::index_key(floor + 1))?.is_none() && floor > 0 {
+        return amnesic(format!("the log begins behind {floor}, but entry {} is missing", floor + 1));
+    }
+    if floor > 0 && checkpoints.last().is_none_or(|newest| newest.at.index.0 < floor) {
+        return amnesic(format!("the log begins behind {floor}, and no checkpoint covers that"));
+    }
+    let Some(promise) = promised else {
+        return if stored.ends.last.is_some() && stored.vote.is_some_and(|vote| vote.committed) {
+            amnesic("the floor file is missing".to_owned())
+        } else {
+            Ok(())
+        };
+    };
+    if promise.store != identity.store {
+        return amnesic(format!("the floor file belongs to store {}, the database to {}", promise.store, identity.store));
+    }
+    check_promise(engine, stored, promise, floor, last)
+}
+
+fn check_promise<E: Engine>(
+    engine: &E,
+    stored: &Stored,
+    promise: &Promise,
+    floor: u64,
+    last: u64,
+) -> Result<(), OpenError> {
+    let amnesic = |reason: String| Err(OpenError::Amnesic { reason });
+    let vote = stored.vote.unwrap_or_default();
+    let forgot_vote = |vote: Vote| {
+        vote.term < promise.vote.term || (vote.term == promise.vote.term && vote.node != promise.vote.node)
+    };
+    if promise.vote != Vote::default() && forgot_vote(vote) {
+        return amnesic(format!("it voted in term {}, but remembers only term {}", promise.vote.term, vote.term));
+    }
+    let promised = promise.last.index.0;
+    if last < promised {
+        return amnesic(format!("it acknowledged entry {promised}, but its log ends at {last}"));
+    }
+    if promised > floor && promise.chain != [0; 16] {
+        let value = engine.get(Family::Entries, &crate::engine::index_key(promised))?;
+        let chain = match &value {
+            Some(value) => Some(Entry::decode(Position(promised), value)?.1),
+            None => None,
+        };
+        if chain != Some(promise.chain) {
+            return amnesic(format!("the log up to entry {promised} is not the one it acknowledged"));
+        }
+    }
+    Ok(())
+}
