@@ -65,7 +65,9 @@ fn find_protos(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
 }
 
 /// Reflection needs names and numbers; the comments would double its size.
-fn without_comments(mut descriptors: tonic_prost_build::FileDescriptorSet) -> tonic_prost_build::FileDescriptorSet {
+fn without_comments(
+    mut descriptors: tonic_prost_build::FileDescriptorSet,
+) -> tonic_prost_build::FileDescriptorSet {
     for file in &mut descriptors.file {
         file.source_code_info = None;
     }

@@ -1,12 +1,14 @@
 //! What the documentation names exists.
 //!
-//! Owns three checks: every error code has its page and every page its code, every link between pages leads
-//! somewhere, and every source file says in its first line what it owns. It does not judge what the pages say.
+//! Owns four checks: every error code has its page and every page its code, every link between pages leads
+//! somewhere, the plant of the README is one, and every source file says in its first line what it owns. It does not
+//! judge what the pages say.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use model::plant::document::{Bundle, read_bundle};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -123,13 +125,24 @@ fn every_link_between_pages_leads_to_a_file() -> Result<()> {
 }
 
 #[test]
+fn the_plant_in_the_readme_is_valid_as_it_stands() -> Result<()> {
+    let readme = read(&root().join("README.md"))?;
+    let (_, rest) = readme.split_once("```toml\n").context("the README shows no plant")?;
+    let (plant, _) = rest.split_once("```").context("the README's plant has no end")?;
+    let read = read_bundle(&Bundle::of_document(plant)).map_err(|errors| anyhow!("{errors}"))?;
+    ensure!(read.warnings.is_empty(), "the README's plant has warnings:\n{}", read.warnings);
+    Ok(())
+}
+
+#[test]
 fn every_source_file_says_first_what_it_owns() -> Result<()> {
     let silent: Vec<_> = sources()?
         .into_iter()
         .map(|path| read(&path).map(|text| (path, text)))
         .collect::<Result<Vec<_>>>()?
         .into_iter()
-        .filter(|(_, text)| !text.starts_with("//! "))
+        // The tests of one file, moved beside it, belong to that file.
+        .filter(|(path, text)| !path.ends_with("tests.rs") && !text.starts_with("//! "))
         .map(|(path, _)| path.display().to_string())
         .collect();
     ensure!(

@@ -68,7 +68,7 @@ mod tests {
     #[tokio::test]
     async fn work_that_hangs_is_given_up_and_blocks_one_thread_only() {
         let mut blocking = Blocking::new(Duration::from_millis(20));
-        let (release, held) = mpsc::channel::<()>();
+        let (release, held) = mpsc::sync_channel::<()>(0);
         let hung = blocking.run(move || held.recv().map_err(|_| DeliverError::unavailable("released"))).await;
         assert!(matches!(hung, Err(DeliverError::Unavailable { .. })));
         let second = blocking.run(|| Ok(1)).await;

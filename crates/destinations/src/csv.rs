@@ -211,13 +211,13 @@ impl Destination for CsvFiles {
     async fn deliver(&mut self, delivery: &Delivery, permit: &dyn Permit) -> Result<Receipt, DeliverError> {
         permit.check()?;
         match self.take_in(delivery, permit).await {
-            Ok(()) => {
-                Ok(Receipt { acknowledged: self.published, taken: self.taken, rejected: Vec::new() })
-            }
+            Ok(()) => Ok(Receipt { acknowledged: self.published, taken: self.taken, rejected: Vec::new() }),
             Err(error) => {
                 // Nothing is held after an error.
                 self.lost = true;
-                self.give_up().await?;
+                if let Err(later) = self.give_up().await {
+                    tracing::debug!(destination = self.place.destination, error = %later, "unfinished files are left");
+                }
                 Err(error)
             }
         }
@@ -255,7 +255,9 @@ impl Place {
             }
             let path = entry.path();
             match std::fs::remove_file(&path) {
-                Ok(()) => tracing::info!(file = %path.display(), "removed a file that was never acknowledged"),
+                Ok(()) => {
+                    tracing::info!(file = %path.display(), "removed a file that was never acknowledged")
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(fault(&path, &error)),
             }
@@ -281,7 +283,9 @@ fn sync_directory(directory: &Path) -> Result<(), DeliverError> {
     }
     match std::fs::File::open(directory).and_then(|opened| opened.sync_all()) {
         // Some network file systems know no such call and sync names with their files.
-        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            Ok(())
+        }
         other => other.map_err(|error| fault(directory, &error)),
     }
 }

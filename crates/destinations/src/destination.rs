@@ -139,7 +139,9 @@ impl AnyDestination {
     /// authority on this node.
     pub fn build(destination: &plant::Destination, node: &NodeFacts) -> Result<Self, DeliverError> {
         Ok(match &destination.kind {
-            DestinationKind::Http(http) => Self::Http(Box::new(HttpEndpoint::build(&destination.id, http, node)?)),
+            DestinationKind::Http(http) => {
+                Self::Http(Box::new(HttpEndpoint::build(&destination.id, http, node)?))
+            }
             DestinationKind::Csv(csv) => Self::Csv(Box::new(CsvFiles::build(&destination.id, csv, node)?)),
         })
     }

@@ -118,7 +118,9 @@ impl HttpEndpoint {
         let mut body = Vec::new();
         loop {
             match response.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= LONGEST_ANSWER => body.extend_from_slice(&chunk),
+                Ok(Some(chunk)) if body.len() + chunk.len() <= LONGEST_ANSWER => {
+                    body.extend_from_slice(&chunk)
+                }
                 // Cut off here, it cannot be a list that we would understand.
                 Ok(Some(_)) => {
                     body.clear();

@@ -49,7 +49,9 @@ impl Body {
         match record {
             Record::Sample(sample) => write_sample(separated(&mut self.samples), &mut self.times, sample),
             Record::Gap(gap) => write_gap(separated(&mut self.gaps), &mut self.times, gap),
-            Record::Opening(opening) => write_opening(separated(&mut self.openings), &mut self.times, opening),
+            Record::Opening(opening) => {
+                write_opening(separated(&mut self.openings), &mut self.times, opening)
+            }
             Record::Expiry(expiry) => write_expiry(separated(&mut self.expiries), expiry),
         }
     }

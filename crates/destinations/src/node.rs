@@ -39,13 +39,16 @@ impl NodeFacts {
             let end = reference
                 .find('}')
                 .ok_or_else(|| DeliverError::misconfigured(format!("`${{` without `}}` in {text:?}")))?;
-            let value = reference[..end].strip_prefix("var.").and_then(|name| self.vars.get(name)).ok_or_else(|| {
-                DeliverError::misconfigured(format!(
-                    "`${{{}}}` has no value on node {}: set it under [vars] in its node file",
-                    &reference[..end],
-                    self.name
-                ))
-            })?;
+            let value = reference[..end]
+                .strip_prefix("var.")
+                .and_then(|name| self.vars.get(name))
+                .ok_or_else(|| {
+                    DeliverError::misconfigured(format!(
+                        "`${{{}}}` has no value on node {}: set it under [vars] in its node file",
+                        &reference[..end],
+                        self.name
+                    ))
+                })?;
             filled.push_str(value);
             rest = &reference[end + 1..];
         }

@@ -60,7 +60,8 @@ mod tests {
     #[test]
     fn a_wish_of_the_far_side_is_kept() {
         let mut random = SmallRng::seed_from_u64(7);
-        let busy = DeliverError::Unavailable { reason: "503".into(), retry_after: Some(Duration::from_secs(90)) };
+        let busy =
+            DeliverError::Unavailable { reason: "503".into(), retry_after: Some(Duration::from_secs(90)) };
         assert_eq!(pause_after(&busy, 0, &mut random), Some(Duration::from_secs(90)));
         assert_eq!(pause_after(&DeliverError::Fenced(Fenced), 0, &mut random), None);
         let wrong = DeliverError::misconfigured("401");

@@ -29,7 +29,10 @@ mod tests {
             let longest = Duration::from_millis(longest);
             for _ in 0..100 {
                 let pause = backoff(attempt as u32, &mut random);
-                assert!(pause >= longest / 2 && pause <= longest, "attempt {attempt}: {pause:?} of {longest:?}");
+                assert!(
+                    pause >= longest / 2 && pause <= longest,
+                    "attempt {attempt}: {pause:?} of {longest:?}"
+                );
             }
         }
         assert!(backoff(u32::MAX, &mut random) <= Duration::from_secs(5));

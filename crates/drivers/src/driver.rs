@@ -127,9 +127,10 @@ impl Silence {
     /// The status that readings of a silent device bear.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::UnknownHost { .. } | Self::Unreachable { .. } | Self::Connecting | Self::UnitDown { .. } => {
-                StatusCode::BAD_NO_COMMUNICATION
-            }
+            Self::UnknownHost { .. }
+            | Self::Unreachable { .. }
+            | Self::Connecting
+            | Self::UnitDown { .. } => StatusCode::BAD_NO_COMMUNICATION,
             Self::ConnectTimeout { .. } | Self::NoAnswer { .. } => StatusCode::BAD_TIMEOUT,
             Self::Broken { .. } => StatusCode::BAD_COMMUNICATION_ERROR,
             Self::Malformed { .. } => StatusCode::BAD_DECODING_ERROR,

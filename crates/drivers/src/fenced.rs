@@ -166,14 +166,21 @@ mod tests {
         // Two bytes of room: the second half of the frame waits until the far side has read.
         let (near, mut far) = tokio::io::duplex(2);
         let mut stream = FencedStream::new(near, permit.clone());
-        let writing = tokio::spawn(async move { stream.write_all(b"abcd").await });
-        let mut half = [0; 2];
-        far.read_exact(&mut half[..1]).await.expect("the first byte is there");
-        permit.0.store(false, Ordering::SeqCst);
-        let mut rest = Vec::new();
-        far.read_to_end(&mut rest).await.expect("reads from memory");
-        assert!(is_fenced(&writing.await.expect("no panic").expect_err("the permit is gone")));
-        assert!(rest.len() < 3, "{rest:?}");
+        let writing = async {
+            let outcome = stream.write_all(b"abcd").await;
+            drop(stream);
+            outcome
+        };
+        let reading = async {
+            let mut rest = Vec::new();
+            far.read_exact(&mut [0]).await.expect("the first byte is there");
+            permit.0.store(false, Ordering::SeqCst);
+            far.read_to_end(&mut rest).await.expect("reads from memory");
+            rest
+        };
+        let (written, rest) = tokio::join!(writing, reading);
+        assert!(is_fenced(&written.expect_err("the permit is gone")));
+        assert_eq!(rest, b"b", "what had left before");
     }
 
     #[tokio::test]

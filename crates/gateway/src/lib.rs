@@ -1,1 +1,22 @@
 //! Run one node: assembly, acquisition, forwarding, retention, admin, health, supervision.
+//!
+//! - [`config`]: the node file.
+//! - [`node`]: from a node file to a running node, and back to nothing in order.
+//! - [`leading`]: what a node does while it leads: forwarding first, acquisition last; stopping goes the other way.
+//! - [`acquisition`], [`forwarding`], [`retention`]: the three loops of a leader.
+//! - [`admin`], [`health`]: what people and machines ask a node; [`live`]: what only the running node knows.
+
+mod acquisition;
+pub mod admin;
+pub mod config;
+mod forwarding;
+pub mod health;
+pub mod leading;
+pub mod live;
+pub mod node;
+mod pushing;
+mod records;
+mod retention;
+
+pub use config::{ConfigError, NodeConfig};
+pub use node::{NodeError, RunningNode};

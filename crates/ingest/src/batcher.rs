@@ -20,140 +20,21 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use model::batch::Source;
-use model::{Lineage, Ordinal, Position, SessionId, Term};
+use model::{SessionId, Term};
 use wire::EncodedBatch;
 
 use crate::log::{Outcome, ProposeError, Proposed};
+
+mod words;
 
 #[cfg(test)]
 mod model_test;
 #[cfg(test)]
 mod rule_tests;
 
-/// Bounds and times of the batcher.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatcherLimits {
-    /// Proposals in flight at most.
-    pub in_flight: usize,
-    /// Payload bytes of one proposal at most; a single larger message is proposed alone.
-    pub proposal_bytes: usize,
-    /// Messages of one proposal at most.
-    pub proposal_messages: usize,
-    /// How long everything may fail before waiting messages are refused.
-    pub patience: Duration,
-    /// How long a refused client is told to wait, and messages are refused at once.
-    pub retry_after: Duration,
-    /// Pause after the first failed proposal; doubles up to `longest_pause`.
-    pub first_pause: Duration,
-    /// Longest pause between failed proposals.
-    pub longest_pause: Duration,
-}
-
-impl Default for BatcherLimits {
-    fn default() -> Self {
-        Self {
-            in_flight: 4,
-            proposal_bytes: 256 << 10,
-            proposal_messages: 1_024,
-            patience: Duration::from_secs(5),
-            retry_after: Duration::from_secs(1),
-            first_pause: Duration::from_millis(20),
-            longest_pause: Duration::from_millis(500),
-        }
-    }
-}
-
-/// One client stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StreamId(pub u64);
-
-/// How often a stream was sent back. Messages of an earlier generation are refused.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Generation(pub u64);
-
-/// One proposal in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FlightId(pub u64);
-
-/// What to propose.
-#[derive(Debug)]
-pub struct Proposal {
-    /// To be given back to [`Batcher::settled`].
-    pub flight: FlightId,
-    /// The batches, numbered.
-    pub batches: Vec<EncodedBatch>,
-}
-
-/// What is to be told to a client about the message that came with the ticket.
-#[derive(Debug)]
-pub struct Answer<T> {
-    /// What came with the message.
-    pub ticket: T,
-    /// What became of it.
-    pub verdict: Verdict,
-}
-
-/// What became of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is committed, once.
-    Accepted(Option<Place>),
-    /// It is not and will not be committed. The stream goes on with this message and the generation given here.
-    Refused {
-        /// Why.
-        reason: RefusalReason,
-        /// When to try again.
-        retry_after: Duration,
-        /// The stream's new generation.
-        generation: Generation,
-    },
-    /// Nobody can say whether it is or will be committed, and this node will not find out. The stream goes on with
-    /// this message and the generation given here.
-    Undecided {
-        /// The stream's new generation.
-        generation: Generation,
-    },
-}
-
-/// Where a message was committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// The lineage of the position.
-    pub lineage: Lineage,
-    /// The entry.
-    pub position: Position,
-    /// Ordinal of the message's first sample.
-    pub ordinal: Ordinal,
-}
-
-/// Why messages are refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum RefusalReason {
-    /// No leader, no majority, or no answer.
-    #[error("no majority of the nodes answers; nothing can be committed")]
-    NoQuorum,
-    /// The buffer or the disk is full.
-    #[error("the buffer is full until destinations have taken some of it")]
-    NoSpace,
-    /// The cluster has more to do than it can.
-    #[error("the cluster has more to do than it can")]
-    Overloaded,
-    /// This node is stopping.
-    #[error("this node is stopping")]
-    Stopping,
-    /// An earlier message of the stream was not taken.
-    #[error("an earlier message of the stream was not taken")]
-    OutOfOrder,
-}
-
-/// A message was not taken into the queue.
-#[derive(Debug)]
-pub struct NotQueued<T> {
-    /// What came with it.
-    pub ticket: T,
-    /// Why: always [`Verdict::Refused`]. Where its generation is over, the answer that ended it is under way.
-    pub verdict: Verdict,
-}
+pub use words::{
+    Answer, BatcherLimits, FlightId, Generation, NotQueued, Place, Proposal, RefusalReason, StreamId, Verdict,
+};
 
 /// The queue of one node.
 #[derive(Debug)]
@@ -192,6 +73,8 @@ struct Message<T> {
 #[derive(Debug)]
 struct Numbered<T> {
     message: Message<T>,
+    /// When it got its number.
+    since: Instant,
     /// A copy may be in the log, now or later, although no flight will tell. Once true it stays so: a delayed copy
     /// can survive a change of leader.
     maybe: bool,
@@ -272,7 +155,10 @@ impl<T> Batcher<T> {
         let current = self.streams.get(&stream).copied().unwrap_or_default();
         if current != generation {
             let (reason, retry_after) = (RefusalReason::OutOfOrder, Duration::ZERO);
-            return Err(NotQueued { ticket, verdict: Verdict::Refused { reason, retry_after, generation: current } });
+            return Err(NotQueued {
+                ticket,
+                verdict: Verdict::Refused { reason, retry_after, generation: current },
+            });
         }
         let Some((reason, retry_after)) = self.refuses(now) else {
             self.waiting.push_back(Message { stream, batch, ticket });
@@ -286,7 +172,7 @@ impl<T> Batcher<T> {
     pub fn next_proposal(&mut self, now: Instant) -> Option<Proposal> {
         let most = if self.trouble.is_some() { 1 } else { self.limits.in_flight };
         let is_early = self.trouble.is_some_and(|trouble| now < trouble.retry_at);
-        if self.flights.len() >= most || is_early || self.is_settling() {
+        if self.flights.len() >= most || is_early || self.is_settling() || self.is_outdated(now) {
             return None;
         }
         let first = self.cursor;
@@ -297,7 +183,7 @@ impl<T> Batcher<T> {
                 break;
             }
             bytes += size;
-            batches.push(self.take_next());
+            batches.push(self.take_next(now));
         }
         if batches.is_empty() {
             return None;
@@ -318,7 +204,9 @@ impl<T> Batcher<T> {
         let Some(index) = self.flights.iter().position(|known| known.id == flight) else { return Vec::new() };
         let flight = self.flights.remove(index);
         match result {
-            Ok(proposed) if proposed.outcomes.len() as u64 == flight.count => self.apply(now, flight, &proposed),
+            Ok(proposed) if proposed.outcomes.len() as u64 == flight.count => {
+                self.apply(now, flight, &proposed)
+            }
             // An answer about other batches than were proposed says nothing about these.
             Ok(_) => self.fail(now, flight, ProposeError::Unknown),
             Err(error) => self.fail(now, flight, error),
@@ -359,7 +247,7 @@ impl<T> Batcher<T> {
         answers
     }
 
-    /// Refuses what has waited too long. Call at [`Batcher::deadline`].
+    /// Refuses what has waited too long, and gives up what nobody could decide. Call at [`Batcher::deadline`].
     pub fn tick(&mut self, now: Instant) -> Vec<Answer<T>> {
         let mut answers = Vec::new();
         self.refuse_overdue(now, &mut answers);
@@ -368,10 +256,13 @@ impl<T> Batcher<T> {
 
     /// When something is to be done although nothing happens; `None` if never.
     pub fn deadline(&self) -> Option<Instant> {
-        let trouble = self.trouble?;
-        let retry = (self.flights.is_empty() && self.has_work()).then_some(trouble.retry_at);
-        let patience = (!self.waiting.is_empty()).then_some(trouble.since + self.limits.patience);
-        retry.into_iter().chain(patience).min()
+        let is_free = self.flights.is_empty();
+        let retry = self.trouble.filter(|_| is_free && self.has_work()).map(|trouble| trouble.retry_at);
+        let patience = self.trouble.filter(|_| !self.waiting.is_empty());
+        let patience = patience.map(|trouble| trouble.since + self.limits.patience);
+        let oldest =
+            self.numbered.front().filter(|_| is_free).map(|oldest| oldest.since + self.limits.undecided);
+        [retry, patience, oldest].into_iter().flatten().min()
     }
 
     /// Refuses everything that was never proposed, and all that comes from now on. What is in flight goes on.
@@ -404,6 +295,11 @@ impl<T> Batcher<T> {
         self.first + self.numbered.len() as u64
     }
 
+    /// Whether the oldest undecided message has been so for too long.
+    fn is_outdated(&self, now: Instant) -> bool {
+        self.numbered.front().is_some_and(|oldest| now >= oldest.since + self.limits.undecided)
+    }
+
     fn has_work(&self) -> bool {
         self.cursor < self.end() || !self.waiting.is_empty()
     }
@@ -411,7 +307,8 @@ impl<T> Batcher<T> {
     /// Whether a failure is being waited out: the cursor has gone back, or the session is forgotten, with proposals
     /// still in flight.
     fn is_settling(&self) -> bool {
-        !self.flights.is_empty() && (self.forgotten || self.flights.iter().any(|flight| self.cursor <= flight.first))
+        !self.flights.is_empty()
+            && (self.forgotten || self.flights.iter().any(|flight| self.cursor <= flight.first))
     }
 
     fn next_size(&self) -> Option<usize> {
@@ -423,11 +320,11 @@ impl<T> Batcher<T> {
     }
 
     /// A copy of the batch at the cursor, under its number; the cursor moves on.
-    fn take_next(&mut self) -> EncodedBatch {
+    fn take_next(&mut self, now: Instant) -> EncodedBatch {
         if self.cursor == self.end() {
             let mut message = self.waiting.pop_front().expect("next_size saw a message");
             message.batch.header.source = Source::Pushed { session: self.session, sequence: self.cursor };
-            self.numbered.push_back(Numbered { message, maybe: false, place: None });
+            self.numbered.push_back(Numbered { message, since: now, maybe: false, place: None });
         }
         let index = (self.cursor - self.first) as usize;
         self.cursor += 1;
@@ -474,7 +371,9 @@ impl<T> Batcher<T> {
         }
         self.cursor = self.cursor.min(flight.first);
         let reason = match error {
-            ProposeError::NoLeader | ProposeError::NoQuorum | ProposeError::Unknown => RefusalReason::NoQuorum,
+            ProposeError::NoLeader | ProposeError::NoQuorum | ProposeError::Unknown => {
+                RefusalReason::NoQuorum
+            }
             ProposeError::NoSpace => RefusalReason::NoSpace,
             ProposeError::Overloaded => RefusalReason::Overloaded,
             ProposeError::Stopped => RefusalReason::Stopping,
@@ -485,8 +384,7 @@ impl<T> Batcher<T> {
 
     fn note_trouble(&mut self, now: Instant, reason: Option<RefusalReason>) {
         let BatcherLimits { first_pause, longest_pause, .. } = self.limits;
-        let fresh =
-            Trouble { since: now, failures: 0, reason: RefusalReason::NoQuorum, retry_at: now };
+        let fresh = Trouble { since: now, failures: 0, reason: RefusalReason::NoQuorum, retry_at: now };
         let trouble = self.trouble.get_or_insert(fresh);
         trouble.reason = reason.unwrap_or(trouble.reason);
         // What was in flight together fails together, and is one failure.
@@ -583,6 +481,9 @@ impl<T> Batcher<T> {
     }
 
     fn refuse_overdue(&mut self, now: Instant, answers: &mut Vec<Answer<T>>) {
+        if self.flights.is_empty() && self.is_outdated(now) {
+            self.begin_session(answers);
+        }
         if self.stopping {
             return self.refuse_waiting(RefusalReason::Stopping, answers);
         }

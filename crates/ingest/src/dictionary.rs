@@ -167,8 +167,10 @@ pub(crate) mod tests {
     /// A plant whose tags and revision tests can change.
     #[derive(Debug, Default)]
     pub(crate) struct Catalog {
-        state: Mutex<(u64, BTreeMap<String, (TagId, ValueType)>)>,
+        state: Mutex<(u64, Tags)>,
     }
+
+    type Tags = BTreeMap<String, (TagId, ValueType)>;
 
     impl Catalog {
         pub(crate) fn new(tags: &[(&str, u32, ValueType)]) -> Self {
@@ -198,7 +200,8 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn declare(tags: &[(&str, Type)]) -> Declare {
-        let tags = tags.iter().map(|(name, ty)| DeclaredTag { name: (*name).to_owned(), r#type: (*ty).into() });
+        let tags =
+            tags.iter().map(|(name, ty)| DeclaredTag { name: (*name).to_owned(), r#type: (*ty).into() });
         Declare { tags: tags.collect() }
     }
 
@@ -233,7 +236,8 @@ pub(crate) mod tests {
         let catalog = Catalog::new(&[("a/x", 1, ValueType::Bool), ("a/y", 2, ValueType::Bool)]);
         let mut dictionary = Dictionary::default();
         dictionary.declare(&catalog, declare(&[("a/x", Type::Bool)]), 2).expect("within the rules");
-        let second = dictionary.declare(&catalog, declare(&[("a/y", Type::Bool)]), 2).expect("within the rules");
+        let second =
+            dictionary.declare(&catalog, declare(&[("a/y", Type::Bool)]), 2).expect("within the rules");
         assert_eq!((second.first, second.count), (1, 1));
         assert_eq!(dictionary.get(1), Ok((TagId(2), ValueType::Bool)));
         let broken = dictionary.declare(&catalog, declare(&[("a/z", Type::Bool)]), 2);

@@ -17,7 +17,10 @@ pub trait Log: Send + Sync + 'static {
     /// - Every error but [`ProposeError::Unknown`] and [`ProposeError::Stopped`] is a promise that *this copy* is
     ///   not in the log and never will be. Where bytes may have reached a leader, the answer is `Unknown`.
     /// - Dropping the future gives up the answer, not the proposal.
-    fn propose(&self, batches: Vec<EncodedBatch>) -> impl Future<Output = Result<Proposed, ProposeError>> + Send;
+    fn propose(
+        &self,
+        batches: Vec<EncodedBatch>,
+    ) -> impl Future<Output = Result<Proposed, ProposeError>> + Send;
 
     /// The last sequence applied for the session on this node's ledger; 0 for a session it does not know.
     fn applied(&self, session: SessionId) -> u64;

@@ -152,18 +152,24 @@ impl Columns<'_> {
             ValueType::String => {
                 self.next(STRINGS, &message.strings).map(|text| Value::String(text.as_str().into()))
             }
-            ValueType::Bytes => self.next(BLOBS, &message.blobs).map(|blob| Value::Bytes(Arc::from(&blob[..]))),
+            ValueType::Bytes => {
+                self.next(BLOBS, &message.blobs).map(|blob| Value::Bytes(Arc::from(&blob[..])))
+            }
         })
     }
 
     fn signed<T: TryFrom<i64>>(&mut self) -> Result<Option<T>, String> {
         let value = self.next(SIGNED, &self.message.signed).copied();
-        value.map(|value| T::try_from(value).map_err(|_| misfit(value, std::any::type_name::<T>()))).transpose()
+        value
+            .map(|value| T::try_from(value).map_err(|_| misfit(value, std::any::type_name::<T>())))
+            .transpose()
     }
 
     fn unsigned<T: TryFrom<u64>>(&mut self) -> Result<Option<T>, String> {
         let value = self.next(UNSIGNED, &self.message.unsigned).copied();
-        value.map(|value| T::try_from(value).map_err(|_| misfit(value, std::any::type_name::<T>()))).transpose()
+        value
+            .map(|value| T::try_from(value).map_err(|_| misfit(value, std::any::type_name::<T>())))
+            .transpose()
     }
 
     fn next<'b, T>(&mut self, column: usize, values: &'b [T]) -> Option<&'b T> {
@@ -242,7 +248,9 @@ mod tests {
     fn dictionary() -> Dictionary {
         let catalog = Catalog::new(&ALL.map(|(name, id, ty, _)| (name, id, ty)));
         let mut dictionary = Dictionary::default();
-        dictionary.declare(&catalog, declare(&ALL.map(|(name, _, _, ty)| (name, ty))), 99).expect("within the rules");
+        dictionary
+            .declare(&catalog, declare(&ALL.map(|(name, _, _, ty)| (name, ty))), 99)
+            .expect("within the rules");
         dictionary
     }
 
@@ -344,7 +352,8 @@ mod tests {
             "the column doubles has 1 values, the samples need 0",
         ];
         assert_eq!(texts, expected);
-        let times = Samples { tags: vec![0, 0], times: vec![1], bools: vec![true, true], ..Samples::default() };
+        let times =
+            Samples { tags: vec![0, 0], times: vec![1], bools: vec![true, true], ..Samples::default() };
         assert_eq!(problems(&times), [(ContentProblem::Columns, None)]);
     }
 

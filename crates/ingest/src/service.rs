@@ -73,7 +73,8 @@ impl<R: TagResolver> PushService<R> {
     /// What it has done since it started.
     pub fn counters(&self) -> IngestCounters {
         let Shared { config, counts, memory, streams, .. } = &*self.shared;
-        let used = |all: usize, semaphore: &Semaphore| all.saturating_sub(semaphore.available_permits()) as u64;
+        let used =
+            |all: usize, semaphore: &Semaphore| all.saturating_sub(semaphore.available_permits()) as u64;
         IngestCounters {
             streams: used(config.max_streams, streams),
             bytes_held: used(config.memory_bytes as usize, memory),

@@ -20,7 +20,7 @@ use tonic::Status;
 use wire::EncodedBatch;
 use wire::proto::v1::push_request::{Content as Asked, Declare, Samples};
 use wire::proto::v1::push_response::{
-    Acknowledged, Content as Answered, Declared, Refused, RefusalReason as WireReason, Rejected, Welcome,
+    Acknowledged, Content as Answered, Declared, RefusalReason as WireReason, Refused, Rejected, Welcome,
 };
 use wire::proto::v1::{PushRequest, PushResponse};
 
@@ -91,6 +91,7 @@ struct Parked {
 }
 
 /// What happened while the stream waited.
+#[allow(clippy::large_enum_variant, reason = "it lives for a moment; a box for each request would cost more")]
 enum Happening {
     Answers,
     Room(Result<OwnedSemaphorePermit, AcquireError>),
@@ -165,7 +166,9 @@ where
                 Happening::Answers => self.answer(),
                 Happening::Room(room) => self.submit(room),
                 Happening::Request(request) => self.handle(request),
-                Happening::Stopping => self.end(Err(Status::unavailable("this node is stopping; go on with another"))),
+                Happening::Stopping => {
+                    self.end(Err(Status::unavailable("this node is stopping; go on with another")))
+                }
                 Happening::Idle => self.end(Err(Status::deadline_exceeded("nothing was sent for too long"))),
             }
         }
@@ -231,7 +234,8 @@ where
             Some(vocabulary) => vocabulary.merge(permit),
             None => self.vocabulary = Some(permit),
         }
-        self.dictionary.declare(&*shared.tags, declare, shared.config.max_tags).map_err(|broken| match broken {
+        self.dictionary.declare(&*shared.tags, declare, shared.config.max_tags).map_err(|broken| match broken
+        {
             BrokenRule::TooManyTags { .. } | BrokenRule::LongName { .. } => {
                 Status::invalid_argument(broken.to_string())
             }
@@ -328,7 +332,8 @@ where
     fn forget(&mut self, sequence: u64) -> u64 {
         // Nearly always the first: answers come in order, but for refusals.
         let index = self.pending.iter().position(|pending| pending.sequence == sequence);
-        let pending = index.and_then(|index| self.pending.remove(index)).expect("each message is answered once");
+        let pending =
+            index.and_then(|index| self.pending.remove(index)).expect("each message is answered once");
         self.pending_bytes -= pending.size;
         pending.samples
     }
@@ -403,7 +408,6 @@ fn wire_reason(reason: RefusalReason) -> WireReason {
         RefusalReason::OutOfOrder => WireReason::OutOfOrder,
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -215,7 +215,7 @@ impl Catalog {
 }
 
 /// The tags that the cluster itself writes, for what exists in `plant` and among `nodes`.
-fn system_tags(plant: &Plant, nodes: &BTreeSet<String>) -> Vec<(String, ValueType)> {
+pub(crate) fn system_tags(plant: &Plant, nodes: &BTreeSet<String>) -> Vec<(String, ValueType)> {
     let mut tags = vec![
         ("$cluster/leader".to_owned(), ValueType::String),
         ("$cluster/redundant".to_owned(), ValueType::Bool),

@@ -93,6 +93,11 @@ impl LeaseCell {
         self.lease.send_modify(|lease| lease.barrier = lease.barrier.max(Some(term)));
     }
 
+    /// Whether leadership in `term` was given up.
+    pub(crate) fn is_barred(&self, term: Term) -> bool {
+        self.lease.borrow().barrier >= Some(term)
+    }
+
     /// The leadership of `term`, to be handed out once its `Lead` is applied.
     pub(crate) fn leadership(&self, term: Term) -> Leadership {
         Leadership { term, cell: self.clone() }
@@ -133,6 +138,13 @@ impl Leadership {
     /// Until when the right surely lasts, as far as is known now; `None` when it has ended for good.
     pub fn deadline(&self) -> Option<Instant> {
         self.cell.deadline(self.term)
+    }
+
+    /// Resolves when something about the lease has changed, or its deadline may have passed.
+    pub async fn changed(&self) {
+        let mut changes = self.cell.lease.subscribe();
+        // An error means that the replica is gone; its tasks are about to end.
+        drop(changes.changed().await);
     }
 
     /// Runs `effect` for as long as the right lasts; dropped in the middle when it ends.

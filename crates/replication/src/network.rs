@@ -19,6 +19,7 @@ mod convert;
 mod hold_back;
 mod identity;
 mod link;
+mod listen;
 mod outcome;
 mod proposals;
 mod refusal;
@@ -38,13 +39,15 @@ use model::NodeId;
 
 pub use connector::{Connector, PeerIo, TcpConnector};
 pub use identity::Identity;
+pub use proposals::{Applied, ProposeError};
 pub use refusal::Refusal;
 pub use table::{ClockEstimate, PeerInfo, PeerStanding, PeerTable};
 
 pub(crate) use client::{AskError, NetworkParts, PeerNetwork, PeerNetworkFactory};
 pub(crate) use convert::{Membership, SnapshotMeta};
-pub(crate) use proposals::{Applied, LeaderWatch, Proposals, ProposeError, Submitted};
-pub(crate) use server::{Accepted, PeerHandler, PeerService, ServiceParts, Stopped, accept_tcp, serve};
+pub(crate) use listen::{Accepted, accept_tcp, serve};
+pub(crate) use proposals::{LeaderWatch, Proposals, Submitted};
+pub(crate) use server::{PeerHandler, PeerService, ServiceParts, Stopped};
 pub(crate) use snapshot::{SnapshotFile, clear_staging};
 
 /// Largest message in either direction, bytes. A proposal is far smaller; this bounds what a stranger can make us

@@ -129,12 +129,12 @@ impl<E: Engine, RT: AsyncRuntime> ProposerTask<E, RT> {
 fn answer_of<RT: AsyncRuntime>(result: ClientWriteResult<TypeConfig<RT>>) -> Result<Applied, ProposeError> {
     match result {
         Ok(ClientWriteResponse { log_id, data, .. }) => Ok(Applied {
-            term: Term(*log_id.committed_leader_id()),
+            term: Term(log_id.committed_leader_id().term),
             position: Position(log_id.index()),
             outcome: data,
         }),
         Err(ClientWriteError::ForwardToLeader(forward)) => match forward.reason {
-            ForwardReason::LeaseExpired => Err(ProposeError::NoQuorum),
+            ForwardReason::LeaseExpired => Err(ProposeError::Unreachable("no majority answers".to_owned())),
             _ => Err(ProposeError::NotLeader { leader: forward.leader_id.map(NodeId) }),
         },
         Err(ClientWriteError::LogEntryDiscarded(_)) => Err(ProposeError::Unknown),

@@ -30,7 +30,7 @@ pub(crate) fn to_log_id(id: store::LogId) -> LogId {
 }
 
 pub(crate) fn from_log_id(id: &LogId) -> store::LogId {
-    store::LogId { term: Term(*id.committed_leader_id()), index: Position(id.index()) }
+    store::LogId { term: Term(id.committed_leader_id().term), index: Position(id.index()) }
 }
 
 pub(crate) fn to_membership(membership: &store::Membership) -> Result<openraft::Membership<u64, Member>, io::Error> {
@@ -224,10 +224,9 @@ impl<E: Engine, RT: AsyncRuntime> RaftSnapshotBuilder<TypeConfig<RT>> for Snapsh
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig<RT>, SnapshotFile>, io::Error> {
         if self.cut {
-            self.machine.keeper.cut_checkpoint()?;
-            self.machine.keeper.write_checkpoints().await?;
+            self.machine.keeper.write_checkpoint().await?;
         }
-        self.machine.current()?.ok_or_else(|| io::Error::other("the checkpoint is gone that was there a moment ago"))
+        self.machine.current::<RT>()?.ok_or_else(|| io::Error::other("the checkpoint is gone that was there a moment ago"))
     }
 }
 
@@ -280,6 +279,6 @@ impl<E: Engine, RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for StateMach
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig<RT>, SnapshotFile>>, io::Error> {
-        self.current()
+        self.current::<RT>()
     }
 }

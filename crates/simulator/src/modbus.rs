@@ -21,11 +21,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use model::plant::address::Table;
-use runtime::Spawner;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_util::sync::DropGuard;
+use tokio::task::JoinSet;
 use tracing::debug;
 
 use crate::history::{History, Kind, monotonic_ns};
@@ -92,11 +91,12 @@ pub struct Counts {
     pub overlaps: u64,
 }
 
-/// A running device. It ends when this is dropped.
+/// A running device. It ends, with all its connections, when this is dropped.
 pub struct ModbusServer {
     address: SocketAddr,
     device: Arc<Device>,
-    _cancel_on_drop: DropGuard,
+    /// One task, which owns the listener and the tasks of its connections.
+    _serving: JoinSet<()>,
 }
 
 /// What a line of the history says of a read, beyond [`crate::history::Entry`].
@@ -175,15 +175,13 @@ impl Config {
 
 impl ModbusServer {
     /// Binds and serves.
-    pub async fn start(spawner: &Spawner, config: Config) -> io::Result<Self> {
+    pub async fn start(config: Config) -> io::Result<Self> {
         let listener = TcpListener::bind(config.listen).await?;
         let address = listener.local_addr()?;
-        let spawner = spawner.child();
-        let guard = spawner.token().clone().drop_guard();
         let device = Arc::new(Device::new(config));
-        let name = format!("device {}", device.config.name);
-        spawner.clone().spawn(name, serve::accept(listener, Arc::clone(&device), spawner));
-        Ok(Self { address, device, _cancel_on_drop: guard })
+        let mut serving = JoinSet::new();
+        serving.spawn(serve::accept(listener, Arc::clone(&device)));
+        Ok(Self { address, device, _serving: serving })
     }
 
     /// Where it listens.

@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::history::History;
 use connection::Listener;
-pub use tally::{Counts, Received};
 use tally::Tally;
+pub use tally::{Counts, Received};
 
 /// Larger requests are answered with 413.
 const LARGEST_BODY: usize = 64 << 20;
@@ -134,7 +134,11 @@ impl Receiver {
     }
 
     /// Waits until the counts are as wanted. An error names the counts at the end of the wait.
-    pub async fn wait_for(&self, limit: Duration, is_enough: impl Fn(&Counts) -> bool) -> Result<Counts, Counts> {
+    pub async fn wait_for(
+        &self,
+        limit: Duration,
+        is_enough: impl Fn(&Counts) -> bool,
+    ) -> Result<Counts, Counts> {
         let mut accepted = self.shared.accepted.subscribe();
         let reached = tokio::time::timeout(limit, async {
             loop {

@@ -6,12 +6,13 @@
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_store::engine::rocks::{RocksEngine, RocksOptions};
+use holdfast_store::engine::{Durability, Engine, Family, Write, index_key};
 use rand::RngCore;
-use store::engine::rocks::{RocksEngine, RocksOptions};
-use store::engine::{Durability, Engine, Family, Write, index_key};
+use tokio::time::Instant;
 
 const RUN: Duration = Duration::from_secs(5);
 
@@ -49,7 +50,7 @@ async fn measure(
 ) -> Result<(Vec<Duration>, Duration), Box<dyn std::error::Error>> {
     let engine = RocksEngine::open(directory, &RocksOptions::default())?;
     let mut payload = vec![0; entry];
-    rand::rng().fill_bytes(&mut payload);
+    runtime::random::generator(None).fill_bytes(&mut payload);
     let payload = Bytes::from(payload);
     let mut times = Vec::new();
     let mut index = 0;

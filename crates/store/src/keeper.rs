@@ -7,11 +7,13 @@
 //!   horizon has passed can become a snapshot, and what lies below it can be purged.
 //! - `floor <= horizon <= applied`; the newest checkpoint at or below the horizon is never removed.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use model::Position;
+use model::ids::GroupId;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +48,11 @@ struct Shared<E> {
     log: Log<E>,
     ledger: RwLock<Ledger>,
     applied: watch::Sender<Position>,
+    /// The newest checkpoint written by this process.
+    listed: watch::Sender<Option<LogId>>,
     checkpoints: Mutex<Checkpoints>,
+    /// When this process applied each group's last slot.
+    touched: Mutex<BTreeMap<GroupId, Instant>>,
     /// Something for the keeper's task to do: a checkpoint to write or bytes to give back.
     work: Notify,
 }
@@ -81,7 +87,9 @@ impl<E: Engine> Keeper<E> {
             log,
             ledger: RwLock::new(ledger),
             applied,
+            listed: watch::Sender::new(None),
             checkpoints: Mutex::new(checkpoints),
+            touched: Mutex::default(),
             work: Notify::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -107,10 +115,18 @@ impl<E: Engine> Keeper<E> {
 
     /// Applies one committed entry.
     pub fn apply(&self, id: LogId, body: &Body) -> Result<Outcome, ApplyError> {
-        let outcome = {
+        let (outcome, touched) = {
             let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
-            ledger.apply(id, body)?
+            let outcome = ledger.apply(id, body)?;
+            let grids = ledger.state().grids.iter();
+            let touched: Vec<GroupId> =
+                grids.filter(|(_, grid)| grid.touched == id.index).map(|(group, _)| *group).collect();
+            (outcome, touched)
         };
+        if !touched.is_empty() {
+            let now = Instant::now();
+            self.touched().extend(touched.into_iter().map(|group| (group, now)));
+        }
         self.shared.applied.send_replace(id.index);
         let size = if let Body::Command(bytes) = body { bytes.len() } else { 0 };
         let due = {
@@ -124,6 +140,17 @@ impl<E: Engine> Keeper<E> {
             tracing::error!(%error, "cannot cut a checkpoint");
         }
         Ok(outcome)
+    }
+
+    fn touched(&self) -> MutexGuard<'_, BTreeMap<GroupId, Instant>> {
+        self.shared.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Monotonic time since this process applied the last slot of each open group, where it has applied any.
+    pub fn elapsed(&self) -> Vec<(GroupId, Duration)> {
+        let open: Vec<GroupId> = self.read(|state| state.grids.keys().copied().collect());
+        let touched = self.touched();
+        open.into_iter().filter_map(|group| Some((group, touched.get(&group)?.elapsed()))).collect()
     }
 
     /// The digest of the ledger and the entry it was taken at; queues what changed.
@@ -146,26 +173,36 @@ impl<E: Engine> Keeper<E> {
     }
 
     /// Cuts a checkpoint of the ledger as it is now; it is listed once it is on disk.
-    pub fn cut_checkpoint(&self) -> Result<(), EngineError> {
+    pub fn cut_checkpoint(&self) -> Result<Option<LogId>, EngineError> {
         let cut = {
             let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
-            let Some(at) = ledger.state().applied else { return Ok(()) };
+            let Some(at) = ledger.state().applied else { return Ok(None) };
             self.flush_locked(&mut ledger);
             // A log that was moved in whole (a test suite, a snapshot) need not hold the applied entry.
             let chain = self.shared.log.chain_at(at.index).unwrap_or([0; 16]);
             Checkpoint::cut(&ledger, at, chain)
         };
+        let at = cut.header.at;
         let mut checkpoints = self.checkpoints();
         checkpoints.bytes_since_cut = 0;
         checkpoints.cut_at = Some(Instant::now());
         checkpoints.cut.push(cut);
         drop(checkpoints);
         self.shared.work.notify_one();
+        Ok(Some(at))
+    }
+
+    /// Cuts a checkpoint and waits until it is listed.
+    pub async fn write_checkpoint(&self) -> Result<(), EngineError> {
+        let Some(at) = self.cut_checkpoint()? else { return Ok(()) };
+        let ended =
+            |_| EngineError::Failed { operation: "write a checkpoint", reason: "the ledger's task has ended".to_owned() };
+        self.shared.listed.subscribe().wait_for(|listed| *listed >= Some(at)).await.map_err(ended)?;
         Ok(())
     }
 
-    /// Writes what was cut; every checkpoint is listed only when its file is durable.
-    pub async fn write_checkpoints(&self) -> Result<(), EngineError> {
+    /// Writes what was cut; every checkpoint is listed only when its file is durable. Only the keeper's task does this.
+    async fn write_checkpoints(&self) -> Result<(), EngineError> {
         loop {
             let Some((name, bytes, header)) = ({
                 let checkpoints = self.checkpoints();
@@ -174,11 +211,15 @@ impl<E: Engine> Keeper<E> {
                 return Ok(());
             };
             self.shared.engine.write_file(&name, bytes).await?;
-            let mut checkpoints = self.checkpoints();
-            checkpoints.cut.remove(0);
-            checkpoints.listed.retain(|known| known.at != header.at);
-            checkpoints.listed.push(header);
-            checkpoints.listed.sort_by_key(|header| header.at.index);
+            let at = header.at;
+            {
+                let mut checkpoints = self.checkpoints();
+                checkpoints.cut.retain(|cut| cut.header.at != at);
+                checkpoints.listed.retain(|known| known.at != at);
+                checkpoints.listed.push(header);
+                checkpoints.listed.sort_by_key(|header| header.at.index);
+            }
+            self.shared.listed.send_replace(Some(at));
         }
     }
 

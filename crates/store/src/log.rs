@@ -60,6 +60,8 @@ struct Tailed {
 struct View {
     floor: Option<LogId>,
     floor_chain: ChainHash,
+    /// Index of the first entry, for a log that was never purged.
+    first: u64,
     last: Option<LogId>,
     last_chain: ChainHash,
     /// Contiguous, ending at `last`.
@@ -103,6 +105,7 @@ impl<E> Clone for Log<E> {
 pub(crate) struct Stored {
     pub(crate) ends: LogEnds,
     pub(crate) floor_chain: ChainHash,
+    pub(crate) first: u64,
     pub(crate) last_chain: ChainHash,
     pub(crate) vote: Option<Vote>,
     pub(crate) committed: Option<LogId>,
@@ -113,6 +116,7 @@ impl<E: Engine> Log<E> {
         let view = View {
             floor: stored.ends.floor,
             floor_chain: stored.floor_chain,
+            first: stored.first,
             last: stored.ends.last,
             last_chain: stored.last_chain,
             tail: VecDeque::new(),
@@ -165,7 +169,7 @@ impl<E: Engine> Log<E> {
             Some(keep) => view.chain_at(&*self.engine, keep.index)?,
             None => [0; 16],
         };
-        let first = keep.map_or(0, |keep| keep.index.0 + 1);
+        let first = keep.map_or(view.first, |keep| keep.index.0 + 1);
         view.truncate(keep, chain);
         self.queue.push(Operation::Truncate { from: first, to: old.index.0, last: keep.unwrap_or_default(), chain });
         Ok(())
@@ -219,7 +223,7 @@ impl<E: Engine> Log<E> {
     pub fn read(&self, start: u64, end: u64, limit_bytes: usize) -> Result<Vec<Entry>, EngineError> {
         let (start, end, tail_start, mut from_tail) = {
             let view = self.view();
-            let first = view.floor.map_or(0, |floor| floor.index.0 + 1);
+            let first = view.floor.map_or(view.first, |floor| floor.index.0 + 1);
             let start = start.max(first);
             let end = end.min(view.last.map_or(0, |last| last.index.0 + 1)).max(start);
             let tail_start = view.tail.front().map_or(u64::MAX, |tailed| tailed.entry.id.index.0);
@@ -305,6 +309,9 @@ impl View {
             entry.id,
             self.last
         );
+        if self.last.is_none() {
+            self.first = entry.id.index.0;
+        }
         self.last = Some(entry.id);
         self.last_chain = chain;
         self.tail_bytes += entry.len();
@@ -407,6 +414,9 @@ pub(crate) fn load<E: Engine>(engine: &E) -> Result<Stored, EngineError> {
             let (entry, chain) = Entry::decode(Position(index), &value)?;
             stored.ends.last = Some(entry.id);
             stored.last_chain = chain;
+        }
+        if let Some((key, _)) = engine.range(Family::Entries, &[], None, 0)?.first() {
+            stored.first = key.as_slice().try_into().map(u64::from_be_bytes).map_err(|_| damaged("log key"))?;
         }
     }
     Ok(stored)

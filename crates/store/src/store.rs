@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::ids::StoreId;
+use model::ids::{ClusterId, NodeId, StoreId};
 use model::Position;
 use runtime::Spawner;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,9 @@ pub struct Identity {
     pub format: u32,
     /// Drawn at its birth.
     pub store: StoreId,
+    /// The cluster it belongs to and its number there, once it has any.
+    #[serde(default)]
+    pub member: Option<(ClusterId, NodeId)>,
 }
 
 /// How a store is opened.
@@ -133,6 +136,12 @@ impl<E: Engine> Store<E> {
         &self.identity
     }
 
+    /// Binds the directory to a cluster, for ever. To be called before Raft runs on it, while nothing else is written.
+    pub async fn bind(&mut self, cluster: ClusterId, node: NodeId) -> Result<(), EngineError> {
+        self.identity.member = Some((cluster, node));
+        write_identity(&*self.engine, &self.identity).await
+    }
+
     /// Whether it had never voted nor held an entry when it was opened.
     pub fn is_pristine(&self) -> bool {
         self.pristine
@@ -184,11 +193,15 @@ async fn identify<E: Engine>(engine: &E, birth: StoreId) -> Result<Identity, Ope
         }
         return Ok(identity);
     }
-    let identity = Identity { format: FORMAT, store: birth };
-    let value = serde_json::to_vec(&identity).expect("an identity holds nothing that JSON cannot");
-    let write = Write::Put(Family::Raft, keys::IDENTITY.to_vec(), Bytes::from(value));
-    engine.commit(vec![write], Durability::Sync).await?;
+    let identity = Identity { format: FORMAT, store: birth, member: None };
+    write_identity(engine, &identity).await?;
     Ok(identity)
+}
+
+async fn write_identity<E: Engine>(engine: &E, identity: &Identity) -> Result<(), EngineError> {
+    let value = serde_json::to_vec(identity).expect("an identity holds nothing that JSON cannot");
+    let write = Write::Put(Family::Raft, keys::IDENTITY.to_vec(), Bytes::from(value));
+    engine.commit(vec![write], Durability::Sync).await
 }
 
 fn load_ledger<E: Engine>(engine: &E) -> Result<Ledger, EngineError> {

@@ -168,7 +168,11 @@ impl EncodedBatch {
         let BatchHeader { source, node, revision, gateway_time, .. } = self.header;
         let batch =
             Batch::new(source, node, revision, gateway_time, samples).map_err(|_| corrupt("no samples"))?;
-        if batch.header() == self.header { Ok(batch) } else { Err(corrupt("times that are not the header's")) }
+        if batch.header() == self.header {
+            Ok(batch)
+        } else {
+            Err(corrupt("times that are not the header's"))
+        }
     }
 
     /// Bytes it adds to an entry, header included.
@@ -180,7 +184,8 @@ impl EncodedBatch {
 
     /// The header as it stands in an entry.
     pub(crate) fn framed_header(&self) -> proto::BatchHeader {
-        let payload_length = u32::try_from(self.payload.len()).expect("a payload is a body of 16 MiB or less");
+        let payload_length =
+            u32::try_from(self.payload.len()).expect("a payload is a body of 16 MiB or less");
         proto::BatchHeader { payload_length, ..proto::BatchHeader::from(&self.header) }
     }
 }

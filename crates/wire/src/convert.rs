@@ -10,7 +10,9 @@ use bytes::Bytes;
 use model::batch::BatchHeader;
 use model::command::{Event, Rejection, Request, Severity, Stamp};
 use model::slots::GridLine;
-use model::{BootId, Cause, Cursor, GroupId, NodeId, Ordinal, Position, Revision, SessionId, Source, Timestamp};
+use model::{
+    BootId, Cause, Cursor, GroupId, NodeId, Ordinal, Position, Revision, SessionId, Source, Timestamp,
+};
 
 use crate::proto::log as proto;
 
@@ -236,9 +238,12 @@ impl TryFrom<proto::Event> for Event {
 impl From<Source> for proto::batch_header::Source {
     fn from(source: Source) -> Self {
         match source {
-            Source::Polled { group, grid, slot, skipped } => {
-                Self::Polled(proto::Polled { group: group.0, grid: grid.0, slot, skipped: cause_number(skipped) })
-            }
+            Source::Polled { group, grid, slot, skipped } => Self::Polled(proto::Polled {
+                group: group.0,
+                grid: grid.0,
+                slot,
+                skipped: cause_number(skipped),
+            }),
             Source::Pushed { session, sequence } => {
                 Self::Pushed(proto::Pushed { session: id_bytes(session.0), sequence })
             }
@@ -283,8 +288,16 @@ impl TryFrom<proto::BatchHeader> for BatchHeader {
     type Error = ConvertError;
 
     fn try_from(header: proto::BatchHeader) -> Result<Self, ConvertError> {
-        let proto::BatchHeader { source, node, revision, gateway_time, count, oldest, span, payload_length: _ } =
-            header;
+        let proto::BatchHeader {
+            source,
+            node,
+            revision,
+            gateway_time,
+            count,
+            oldest,
+            span,
+            payload_length: _,
+        } = header;
         let oldest = gateway_time.wrapping_add(oldest);
         let newest = oldest.wrapping_add(span as i64);
         if count == 0 || newest < oldest {

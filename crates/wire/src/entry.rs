@@ -6,6 +6,8 @@
 //! - [`open`] gives back exactly what [`encode`] or [`encode_append`] was given; payloads are slices of the entry.
 //! - A kind, field, value or format that this version does not know is [`OpenError::Newer`], never skipped and never
 //!   taken for damage: the node must stop, and be upgraded. Damage is found first, by the checksum.
+//! - Opening allocates at most a small multiple of the entry's length (about a hundred bytes for each batch that two
+//!   bytes of a hostile header can claim), and two documents of 64 MiB for a `Configure`.
 //!
 //! # Format 1
 //!
@@ -25,9 +27,9 @@
 mod command;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use model::Timestamp;
 use model::batch::BatchHeader;
 use model::command::{Command, Stamp};
-use model::Timestamp;
 use prost::Message as _;
 
 use crate::convert::{ConvertError, required};
@@ -265,7 +267,9 @@ fn frame(kind: Kind, header: &proto::EntryHeader, batches: &[EncodedBatch]) -> B
     let mut entry = BytesMut::with_capacity(PREFIX + length + payloads + SUFFIX);
     entry.put_u8(FORMAT);
     entry.put_u8(kind as u8);
-    entry.put_u32_le(u32::try_from(length).expect("checked for commands; batches in memory have smaller headers"));
+    entry.put_u32_le(
+        u32::try_from(length).expect("checked for commands; batches in memory have smaller headers"),
+    );
     header.encode_raw(&mut entry);
     for batch in batches {
         entry.put_slice(&batch.payload);
@@ -295,7 +299,8 @@ pub fn open(entry: Bytes) -> Result<Opened, OpenError> {
     open().map_err(newer_or_corrupt)
 }
 
-/// Reads what the header says, and neither checks the checksum nor looks at a payload.
+/// Reads what the header says, and neither checks the checksum nor looks at a payload: for entries that were opened
+/// before, because without the checksum damage may look like a newer version.
 pub fn peek(entry: &Bytes) -> Result<Summary, OpenError> {
     let sealed = entry.len().checked_sub(SUFFIX).ok_or(OpenError::Corrupt { what: "it is too short" })?;
     let header = Header::read(&entry.slice(..sealed))?;
@@ -350,7 +355,8 @@ impl Header {
             return Err(corrupt("the length of its header"));
         }
         let end = PREFIX + length;
-        let message = proto::EntryHeader::decode(content.slice(PREFIX..end)).map_err(|_| corrupt("its header"))?;
+        let message =
+            proto::EntryHeader::decode(content.slice(PREFIX..end)).map_err(|_| corrupt("its header"))?;
         // Fields that this version does not know were left out when the message was read.
         if message.encoded_len() < length {
             return Err(newer);
@@ -376,7 +382,11 @@ impl Header {
                 batches.push(EncodedBatch { header, payload: rest.split_to(length) });
             }
         }
-        if rest.is_empty() { Ok(Payloads { batches }) } else { Err(OpenError::Corrupt { what: "its length" }) }
+        if rest.is_empty() {
+            Ok(Payloads { batches })
+        } else {
+            Err(OpenError::Corrupt { what: "its length" })
+        }
     }
 
     /// How an error of conversion ends: the message was whole, so it may be newer.

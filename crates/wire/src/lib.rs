@@ -8,6 +8,7 @@
 //! - [`packed`]: documents that travel inside a command: the plant and the files it was written in.
 //! - [`convert`]: the small messages of `holdfast.log.v1` to model and back, for the ledger too.
 //! - [`proto`]: the code generated from `/proto`.
+//! - [`times`]: moments and lengths of time in `holdfast.v1`.
 //!
 //! Invariants:
 //! - Everything that lies on a disk bears a version; what is newer is told from what is broken.
@@ -19,6 +20,7 @@ pub mod convert;
 pub mod entry;
 pub mod packed;
 pub mod proto;
+pub mod times;
 
 #[cfg(test)]
 mod strategies;
@@ -28,3 +30,17 @@ pub use convert::ConvertError;
 
 /// The compiled `.proto` files, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    #[test]
+    fn reflection_knows_every_package() {
+        let descriptors =
+            prost_types::FileDescriptorSet::decode(super::FILE_DESCRIPTOR_SET).expect("made by the build");
+        for package in ["holdfast.log.v1", "holdfast.peer.v1", "holdfast.v1"] {
+            assert!(descriptors.file.iter().any(|file| file.package() == package), "{package} is missing");
+        }
+    }
+}

@@ -10,12 +10,12 @@ use model::command::{Command, Event, Rejection, Request, Severity, Stamp};
 use model::plant::address::{ModbusAddress, Table, WordOrder};
 use model::plant::route::Route;
 use model::plant::{
-    ClusterPolicy, Csv, Destination, DestinationKind, Device, Encoding, Failback, Group, Http, Link, ModbusPoint,
-    ModbusTcp, Plant, Retention, Scaling, Schedule, Secret, Standby, Start, Tag, WhenFull,
+    ClusterPolicy, Csv, Destination, DestinationKind, Device, Encoding, Failback, Group, Http, Link,
+    ModbusPoint, ModbusTcp, Plant, Retention, Scaling, Schedule, Secret, Standby, Start, Tag, WhenFull,
 };
 use model::{
-    BootId, Cause, ClusterId, Cursor, GroupId, Lineage, NodeId, Ordinal, Position, Reading, Revision, SessionId,
-    Source, StatusCode, TagId, Timestamp, Value, ValueType,
+    BootId, Cause, ClusterId, Cursor, GroupId, Lineage, NodeId, Ordinal, Position, Reading, Revision,
+    SessionId, Source, StatusCode, TagId, Timestamp, Value, ValueType,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -86,22 +86,27 @@ pub(crate) fn any_source() -> impl Strategy<Value = Source> {
 pub(crate) fn any_batch() -> impl Strategy<Value = Batch> {
     let ids = (any::<u64>(), any::<u64>(), any::<i64>());
     let mixed = vec(any_sample(), 1..60);
-    (any_source(), ids, prop_oneof![mixed, any_alike()]).prop_map(|(source, (node, revision, at), samples)| {
-        Batch::new(source, NodeId(node), Revision(revision), Timestamp(at), samples).expect("at least one sample")
-    })
+    (any_source(), ids, prop_oneof![mixed, any_alike()]).prop_map(
+        |(source, (node, revision, at), samples)| {
+            Batch::new(source, NodeId(node), Revision(revision), Timestamp(at), samples)
+                .expect("at least one sample")
+        },
+    )
 }
 
 /// Many samples of one type on a schedule, as a group of registers gives them.
 fn any_alike() -> impl Strategy<Value = Vec<Sample>> {
-    (any_type(), any::<u16>(), any::<i32>(), any::<u8>(), 0..3_i64).prop_flat_map(|(value_type, tag, at, step, pace)| {
-        let sample = move |(index, value): (usize, Value)| Sample {
-            tag: TagId(u32::from(tag) + index as u32 * u32::from(step & 1)),
-            source_time: Timestamp(i64::from(at) + index as i64 * pace),
-            reading: Reading::Good(value),
-        };
-        vec(any_scalar(value_type), 1..400)
-            .prop_map(move |values| values.into_iter().enumerate().map(sample).collect())
-    })
+    (any_type(), any::<u16>(), any::<i32>(), any::<u8>(), 0..3_i64).prop_flat_map(
+        |(value_type, tag, at, step, pace)| {
+            let sample = move |(index, value): (usize, Value)| Sample {
+                tag: TagId(u32::from(tag) + index as u32 * u32::from(step & 1)),
+                source_time: Timestamp(i64::from(at) + index as i64 * pace),
+                reading: Reading::Good(value),
+            };
+            vec(any_scalar(value_type), 1..400)
+                .prop_map(move |values| values.into_iter().enumerate().map(sample).collect())
+        },
+    )
 }
 
 pub(crate) fn any_batch_header() -> impl Strategy<Value = BatchHeader> {
@@ -167,8 +172,11 @@ fn any_reign_command() -> impl Strategy<Value = Command> {
             name,
             lineage: Lineage::from_random(lineage),
         }),
-        (any::<u64>(), ".{0,9}", any_cause())
-            .prop_map(|(node, name, cause)| Command::Lead { node: NodeId(node), name, cause }),
+        (any::<u64>(), ".{0,9}", any_cause()).prop_map(|(node, name, cause)| Command::Lead {
+            node: NodeId(node),
+            name,
+            cause
+        }),
         (any::<u32>(), any::<u64>(), any::<u64>(), any_cause()).prop_map(|(group, grid, last, cause)| {
             Command::Missed { group: group.into(), grid: grid.into(), last, cause }
         }),
@@ -218,8 +226,9 @@ fn any_admin_command() -> impl Strategy<Value = Command> {
         (".{0,9}", any::<bool>(), any_request()).prop_map(|(destination, paused, request)| {
             Command::SetDestinationPaused { destination, paused, request }
         }),
-        (any::<u64>(), any::<bool>(), any_request())
-            .prop_map(|(node, drained, request)| Command::SetDrained { node: NodeId(node), drained, request }),
+        (any::<u64>(), any::<bool>(), any_request()).prop_map(|(node, drained, request)| {
+            Command::SetDrained { node: NodeId(node), drained, request }
+        }),
     ]
 }
 
@@ -228,30 +237,35 @@ fn finite() -> impl Strategy<Value = f64> {
 }
 
 pub(crate) fn any_plant() -> impl Strategy<Value = Plant> {
-    let cluster = (vec("[a-z]{1,4}", 0..3), option::of(any_duration())).prop_map(|(preferred, settle)| ClusterPolicy {
-        preferred,
-        failback: settle.map_or(Failback::Manual, |settle| Failback::Auto { settle }),
-    });
-    let retention = (any::<u64>(), any::<bool>(), any_duration()).prop_map(|(max_bytes, refuse, keep_delivered)| {
-        let when_full = if refuse { WhenFull::Refuse } else { WhenFull::DropOldest };
-        Retention { max_bytes, when_full, keep_delivered }
-    });
-    (cluster, retention, vec(any_device(), 0..3), vec(any_destination(), 0..3))
-        .prop_map(|(cluster, retention, devices, destinations)| Plant { cluster, retention, devices, destinations })
+    let cluster =
+        (vec("[a-z]{1,4}", 0..3), option::of(any_duration())).prop_map(|(preferred, settle)| ClusterPolicy {
+            preferred,
+            failback: settle.map_or(Failback::Manual, |settle| Failback::Auto { settle }),
+        });
+    let retention =
+        (any::<u64>(), any::<bool>(), any_duration()).prop_map(|(max_bytes, refuse, keep_delivered)| {
+            let when_full = if refuse { WhenFull::Refuse } else { WhenFull::DropOldest };
+            Retention { max_bytes, when_full, keep_delivered }
+        });
+    (cluster, retention, vec(any_device(), 0..3), vec(any_destination(), 0..3)).prop_map(
+        |(cluster, retention, devices, destinations)| Plant { cluster, retention, devices, destinations },
+    )
 }
 
 fn any_device() -> impl Strategy<Value = Device> {
-    let modbus = (any::<u16>(), any::<u8>(), any_duration(), any::<bool>()).prop_map(|(port, unit_id, timeout, warm)| {
-        Link::ModbusTcp(ModbusTcp {
-            host: "10.0.5.11".into(),
-            port,
-            unit_id,
-            timeout,
-            standby: if warm { Standby::Warm } else { Standby::Cold },
-            max_gap: 8,
-            max_registers: 125,
-        })
-    });
+    let modbus = (any::<u16>(), any::<u8>(), any_duration(), any::<bool>()).prop_map(
+        |(port, unit_id, timeout, warm)| {
+            Link::ModbusTcp(ModbusTcp {
+                host: "10.0.5.11".into(),
+                port,
+                unit_id,
+                timeout,
+                standby: if warm { Standby::Warm } else { Standby::Cold },
+                max_gap: 8,
+                max_registers: 125,
+            })
+        },
+    );
     let labels = vec(("[a-z]{1,3}", ".{0,3}"), 0..3).prop_map(BTreeMap::from_iter);
     (".{1,9}", prop_oneof![modbus, Just(Link::Push)], any::<bool>(), labels, vec(any_group(), 0..3)).prop_map(
         |(id, link, enabled, labels, groups)| Device {
@@ -266,8 +280,7 @@ fn any_device() -> impl Strategy<Value = Device> {
 }
 
 fn any_group() -> impl Strategy<Value = Group> {
-    let schedule =
-        (any_duration(), any_duration()).prop_map(|(period, offset)| Schedule { period, offset });
+    let schedule = (any_duration(), any_duration()).prop_map(|(period, offset)| Schedule { period, offset });
     (".{1,9}", option::of(schedule), vec(any_tag(), 1..4)).prop_map(|(id, schedule, tags)| Group {
         id,
         schedule,

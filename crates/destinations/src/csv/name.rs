@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 
-use model::{Cursor, Lineage, Ordinal, Position, SampleKey, Term};
+use model::{Lineage, Ordinal, Position, SampleKey, Term};
 
 use crate::destination::{Reign, cursor_before};
 
@@ -83,6 +83,8 @@ fn parse(name: &str, destination: &str) -> Option<(SampleKey, Term)> {
 
 #[cfg(test)]
 mod tests {
+    use model::Cursor;
+
     use super::*;
 
     fn lineage() -> Lineage {
@@ -113,7 +115,8 @@ mod tests {
     #[test]
     fn only_what_cannot_have_been_acknowledged_is_void() {
         let is_void = |name: &str| is_void(OsStr::new(name), "historian", &reign());
-        let file = |position, ordinal, term| finished("historian", Kind::Gaps, key(position, ordinal), Term(term));
+        let file =
+            |position, ordinal, term| finished("historian", Kind::Gaps, key(position, ordinal), Term(term));
         assert!(is_void(&file(41, 7, 8)), "at the cursor");
         assert!(is_void(&file(50, 0, 9)), "beyond it");
         assert!(!is_void(&file(41, 6, 8)), "before it");
@@ -121,7 +124,10 @@ mod tests {
         assert!(is_void(&unfinished(&file(1, 0, 8), "gateway-b")), "unfinished, wherever it begins");
         assert!(!is_void(&unfinished(&file(1, 0, 10), "gateway-b")), "a successor's unfinished");
         let other = SampleKey { lineage: Lineage::from_random(2), ..key(50, 0) };
-        assert!(!is_void(&finished("historian", Kind::Gaps, other, Term(8))), "of another life of the cluster");
+        assert!(
+            !is_void(&finished("historian", Kind::Gaps, other, Term(8))),
+            "of another life of the cluster"
+        );
         assert!(!is_void(&finished("mes", Kind::Gaps, key(50, 0), Term(8))), "another destination's");
         assert!(!is_void("historian.report.csv") && !is_void("historian.leader.json"), "somebody else's");
     }

@@ -35,9 +35,20 @@ struct Unfinished {
     rows: Rows,
     path: PathBuf,
     finished: PathBuf,
-    /// `None` until the first write.
-    file: Option<File>,
-    is_revealed: bool,
+    stage: Stage,
+}
+
+/// How far a file has come.
+#[derive(Debug)]
+enum Stage {
+    /// Nothing was written yet, and there is no file.
+    InMemory,
+    /// It is being written, under its unfinished name.
+    Open(File),
+    /// It is whole, under its unfinished name.
+    Closed,
+    /// It has its final name.
+    Revealed,
 }
 
 impl Window {
@@ -94,7 +105,7 @@ impl Window {
     pub(super) fn sync(&mut self) -> Result<(), DeliverError> {
         self.write()?;
         for unfinished in &self.files {
-            if let Some(file) = &unfinished.file {
+            if let Stage::Open(file) = &unfinished.stage {
                 file.sync_all().map_err(|error| fault(&unfinished.path, &error))?;
             }
         }
@@ -105,10 +116,10 @@ impl Window {
     pub(super) fn reveal(&mut self) -> Result<(), DeliverError> {
         for unfinished in &mut self.files {
             // Some systems rename no open file.
-            unfinished.file = None;
+            unfinished.stage = Stage::Closed;
             std::fs::rename(&unfinished.path, &unfinished.finished)
                 .map_err(|error| fault(&unfinished.path, &error))?;
-            unfinished.is_revealed = true;
+            unfinished.stage = Stage::Revealed;
         }
         sync_directory(&self.place.directory)
     }
@@ -122,8 +133,7 @@ impl Unfinished {
             rows: Rows::with_header(kind),
             path: place.directory.join(name::unfinished(&finished, &place.node)),
             finished: place.directory.join(finished),
-            file: None,
-            is_revealed: false,
+            stage: Stage::InMemory,
         }
     }
 
@@ -132,9 +142,11 @@ impl Unfinished {
         if rows.is_empty() {
             return Ok(());
         }
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => self.file.insert(File::create(&self.path).map_err(|error| fault(&self.path, &error))?),
+        if let Stage::InMemory = self.stage {
+            self.stage = Stage::Open(File::create(&self.path).map_err(|error| fault(&self.path, &error))?);
+        }
+        let Stage::Open(file) = &mut self.stage else {
+            unreachable!("no row is added to a file that is whole");
         };
         file.write_all(&rows).map_err(|error| fault(&self.path, &error))
     }
@@ -142,11 +154,13 @@ impl Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if self.file.take().is_some() && !self.is_revealed {
-            if let Err(error) = std::fs::remove_file(&self.path) {
-                // The next reign removes it.
-                tracing::debug!(file = %self.path.display(), %error, "an unfinished file is left behind");
-            }
+        match std::mem::replace(&mut self.stage, Stage::Revealed) {
+            Stage::InMemory | Stage::Revealed => return,
+            Stage::Open(_) | Stage::Closed => {}
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            // The next reign removes it.
+            tracing::debug!(file = %self.path.display(), %error, "an unfinished file is left behind");
         }
     }
 }

@@ -193,7 +193,11 @@ mod tests {
     #[test]
     fn every_success_accepts_everything_whatever_its_body_says() {
         for status in [200, 201, 202, 204] {
-            assert_eq!(answer(status, "<html>").answer, Answer::Accepted { rejected: Vec::new() }, "{status}");
+            assert_eq!(
+                answer(status, "<html>").answer,
+                Answer::Accepted { rejected: Vec::new() },
+                "{status}"
+            );
         }
     }
 
@@ -226,10 +230,16 @@ mod tests {
     #[test]
     fn what_passes_by_itself_is_retried_and_what_needs_a_person_stalls() {
         for status in [408, 425, 429, 500, 502, 503, 504] {
-            assert!(matches!(answer(status, "").answer, Answer::Failed(DeliverError::Unavailable { .. })), "{status}");
+            assert!(
+                matches!(answer(status, "").answer, Answer::Failed(DeliverError::Unavailable { .. })),
+                "{status}"
+            );
         }
         for status in [301, 302, 307, 308, 401, 402, 403, 404, 405, 409, 410, 415] {
-            assert!(matches!(answer(status, "").answer, Answer::Failed(DeliverError::Misconfigured { .. })), "{status}");
+            assert!(
+                matches!(answer(status, "").answer, Answer::Failed(DeliverError::Misconfigured { .. })),
+                "{status}"
+            );
         }
         assert!(matches!(answer(413, "").answer, Answer::TooLarge { .. }));
     }

@@ -95,17 +95,16 @@ pub(super) fn fault(error: &reqwest::Error, timeout: Duration) -> Answer {
 
 /// Whether TLS itself failed: a wrong certificate, name or version.
 fn is_tls(error: &reqwest::Error) -> bool {
-    let mut source = error.source();
-    while let Some(cause) = source {
+    let mut next = error.source();
+    while let Some(cause) = next {
         if cause.is::<rustls::Error>() {
             return true;
         }
-        // What a stream reports is wrapped once more.
-        let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if wrapped.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return true;
-        }
-        source = cause.source();
+        next = match cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            // An I/O error names as its source not what it wraps, but the source of that.
+            Some(wrapped) => Some(wrapped),
+            None => cause.source(),
+        };
     }
     false
 }

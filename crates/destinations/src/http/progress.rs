@@ -27,7 +27,9 @@ pub(super) struct Progress {
 impl Progress {
     /// Nothing of `records` records is settled yet.
     pub(super) fn new(records: usize) -> Self {
-        Self { pending: vec![0..records], accepted: 0, suspects: 0, rejected: Vec::new() }
+        let mut progress = Self { pending: Vec::new(), accepted: 0, suspects: 0, rejected: Vec::new() };
+        progress.put_back(0..records);
+        progress
     }
 
     /// The next run of records to send, at most `most` of them; `None` when all are settled.
@@ -52,7 +54,12 @@ impl Progress {
     }
 
     /// A request was refused whole because of the records named: the others are sent again.
-    pub(super) fn resend_without(&mut self, delivery: &Delivery, range: Range<usize>, rejected: Vec<Rejected>) {
+    pub(super) fn resend_without(
+        &mut self,
+        delivery: &Delivery,
+        range: Range<usize>,
+        rejected: Vec<Rejected>,
+    ) {
         let named: HashSet<SampleKey> = rejected.iter().map(|rejected| rejected.key).collect();
         let mut end = range.end;
         for at in range.clone().rev() {

@@ -11,7 +11,6 @@ use base64::engine::general_purpose::STANDARD;
 use model::ids::GridId;
 use model::record::{ExpiryRecord, GapRecord, GridSlot, OpeningRecord, SampleRecord, TagFacts};
 use model::{Quality, Reading, Record, StatusCode, Term, Value, ValueType};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};
 
@@ -82,7 +81,8 @@ fn reading(members: &Members, value_type: ValueType) -> Result<Reading, ParseErr
 
 fn value(json: &Json, value_type: ValueType) -> Option<Value> {
     if let Json::Array(elements) = json {
-        let elements: Option<Arc<[Value]>> = elements.iter().map(|element| scalar(element, value_type)).collect();
+        let elements: Option<Arc<[Value]>> =
+            elements.iter().map(|element| scalar(element, value_type)).collect();
         return Some(Value::Array(value_type, elements?));
     }
     scalar(json, value_type)

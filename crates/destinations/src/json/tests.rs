@@ -95,8 +95,12 @@ fn an_envelope_keeps_kinds_apart_and_cursors_around() {
     let text = body.finish(&delivery, delivery.after, delivery.upto);
     let json: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
     assert_eq!((&json["cluster"], &json["destination"]), (&"plant-7".into(), &"historian".into()));
-    assert_eq!((&json["after"], &json["upto"], &json["historical"]), (&"41/0".into(), &"42/0".into(), &true.into()));
-    let counts = ["samples", "gaps", "openings", "expiries"].map(|list| json[list].as_array().expect("a list").len());
+    assert_eq!(
+        (&json["after"], &json["upto"], &json["historical"]),
+        (&"41/0".into(), &"42/0".into(), &true.into())
+    );
+    let counts =
+        ["samples", "gaps", "openings", "expiries"].map(|list| json[list].as_array().expect("a list").len());
     assert_eq!(counts, [2, 1, 0, 0]);
     assert_eq!(json["gaps"][0]["slots"], "3");
 }
@@ -167,7 +171,15 @@ fn any_sample() -> impl Strategy<Value = Record> {
     let times = (any::<i64>(), any::<i64>());
     let slot = proptest::option::of((any::<u64>(), any::<u64>()));
     (any_key(), words, any_value(), any::<u32>(), times, slot, any::<u64>()).prop_map(
-        |(key, (id, unit, device, group, node), (value_type, value), status, (source, gateway), slot, term)| {
+        |(
+            key,
+            (id, unit, device, group, node),
+            (value_type, value),
+            status,
+            (source, gateway),
+            slot,
+            term,
+        )| {
             let status = StatusCode(status);
             let reading = match status.quality() {
                 model::Quality::Good => Reading::Good(value),
@@ -193,49 +205,51 @@ fn any_other() -> impl Strategy<Value = Record> {
     let numbers = (any::<u64>(), any::<u32>(), any::<u32>(), any::<u64>());
     let times = (any::<i64>(), any::<i64>());
     let replaces = proptest::option::of(any::<u64>());
-    (any_key(), any::<String>(), any::<String>(), cause, numbers, times, replaces, any::<Duration>(), 0..3).prop_map(
-        |(key, word, node, cause, (grid, first, more, term), (from, to), replaces, period, kind)| {
-            let (node, grid, term) = (Arc::from(node), GridId(grid), Term(term));
-            let cursor = |ordinal| Cursor { position: Position(u64::from(first)), ordinal: Ordinal(ordinal) };
-            match kind {
-                0 => Record::Gap(GapRecord {
-                    key,
-                    device: word.as_str().into(),
-                    group: word.into(),
-                    grid,
-                    first_slot: u64::from(first),
-                    last_slot: u64::from(first) + u64::from(more),
-                    from: Timestamp(from),
-                    to: Timestamp(to),
-                    cause,
-                    node,
-                    term,
-                }),
-                1 => Record::Opening(OpeningRecord {
-                    key,
-                    device: word.as_str().into(),
-                    group: word.into(),
-                    grid,
-                    first: Timestamp(from),
-                    period,
-                    replaces: replaces.map(GridId),
-                    cause,
-                    node,
-                    term,
-                }),
-                _ => Record::Expiry(ExpiryRecord {
-                    key,
-                    destination: word.into(),
-                    from: cursor(first),
-                    to: cursor(more),
-                    cause,
-                    samples: u64::from(more),
-                    node,
-                    term,
-                }),
-            }
-        },
-    )
+    (any_key(), any::<String>(), any::<String>(), cause, numbers, times, replaces, any::<Duration>(), 0..3)
+        .prop_map(
+            |(key, word, node, cause, (grid, first, more, term), (from, to), replaces, period, kind)| {
+                let (node, grid, term) = (Arc::from(node), GridId(grid), Term(term));
+                let cursor =
+                    |ordinal| Cursor { position: Position(u64::from(first)), ordinal: Ordinal(ordinal) };
+                match kind {
+                    0 => Record::Gap(GapRecord {
+                        key,
+                        device: word.as_str().into(),
+                        group: word.into(),
+                        grid,
+                        first_slot: u64::from(first),
+                        last_slot: u64::from(first) + u64::from(more),
+                        from: Timestamp(from),
+                        to: Timestamp(to),
+                        cause,
+                        node,
+                        term,
+                    }),
+                    1 => Record::Opening(OpeningRecord {
+                        key,
+                        device: word.as_str().into(),
+                        group: word.into(),
+                        grid,
+                        first: Timestamp(from),
+                        period,
+                        replaces: replaces.map(GridId),
+                        cause,
+                        node,
+                        term,
+                    }),
+                    _ => Record::Expiry(ExpiryRecord {
+                        key,
+                        destination: word.into(),
+                        from: cursor(first),
+                        to: cursor(more),
+                        cause,
+                        samples: u64::from(more),
+                        node,
+                        term,
+                    }),
+                }
+            },
+        )
 }
 
 /// Equality that takes a NaN as itself: `==` on records is that of IEEE 754.
@@ -298,7 +312,7 @@ fn speed_of_the_writer() {
         historical: false,
         records,
     };
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let (mut count, mut bytes) = (0, 0);
     while began.elapsed() < Duration::from_secs(2) {
         let mut body = Body::with_capacity(4 << 20);

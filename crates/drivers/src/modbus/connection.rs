@@ -119,7 +119,9 @@ impl Connection {
                 Failure::Silent(Silence::Broken { reason: "closed by the device".to_owned() })
             }
             // An answer that ends before its own length says so.
-            Error::Transport(error) if error.kind() == io::ErrorKind::UnexpectedEof => malformed("it is too short"),
+            Error::Transport(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                malformed("it is too short")
+            }
             Error::Transport(error) => Failure::Silent(Silence::Broken { reason: error.to_string() }),
             Error::Protocol(ProtocolError::HeaderMismatch { message, .. }) => {
                 malformed(format!("transaction or unit id differ: {message}"))
@@ -153,14 +155,19 @@ fn check(span: Span, response: Response) -> Result<Data, Silence> {
     let asked = usize::from(span.count);
     let (found, unit, data) = match (span.table, response) {
         (Table::Holding, Response::ReadHoldingRegisters(words))
-        | (Table::Input, Response::ReadInputRegisters(words)) => (words.len(), "registers", Data::Words(words)),
-        (Table::Coil, Response::ReadCoils(mut bits)) | (Table::Discrete, Response::ReadDiscreteInputs(mut bits)) => {
+        | (Table::Input, Response::ReadInputRegisters(words)) => {
+            (words.len(), "registers", Data::Words(words))
+        }
+        (Table::Coil, Response::ReadCoils(mut bits))
+        | (Table::Discrete, Response::ReadDiscreteInputs(mut bits)) => {
             let found = if bits.len() == asked.next_multiple_of(8) { asked } else { bits.len() };
             bits.truncate(asked);
             (found, "bits", Data::Bits(bits))
         }
         (_, other) => {
-            return Err(Silence::Malformed { reason: format!("unexpected function {}", other.function_code()) });
+            return Err(Silence::Malformed {
+                reason: format!("unexpected function {}", other.function_code()),
+            });
         }
     };
     if found != asked {
@@ -262,7 +269,8 @@ mod tests {
 
         fn remaining(&self) -> Duration {
             let renewals = self.renewals.load(Ordering::SeqCst);
-            (self.end + Duration::from_millis(100) * renewals as u32).saturating_duration_since(Instant::now())
+            (self.end + Duration::from_millis(100) * renewals as u32)
+                .saturating_duration_since(Instant::now())
         }
     }
 
@@ -289,7 +297,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(60)).await;
         };
         assert_eq!(within(Duration::from_millis(100), &lease, call).await, Ok(()));
-        let never = std::future::pending::<()>();
+        let never = std::future::pending::<()>;
         assert_eq!(within(Duration::from_millis(40), &lease, never()).await, Err(Expired::Cap));
     }
 

@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn numbers_of_every_type_and_order() {
         use ValueType::*;
-        let pi = 3.141_592_7_f32;
+        let pi = std::f32::consts::PI;
         let e = std::f64::consts::E;
         for (value_type, order, words, expected) in [
             (Bool, ABCD, &[0_u16] as &[u16], Value::Bool(false)),

@@ -164,7 +164,14 @@ impl Learnt {
     }
 
     /// A block was refused; of its tags, those in `refused` were refused by themselves, too.
-    fn split(&mut self, block: &[usize], refused: &[usize], points: &[ModbusPoint], limits: Limits, now: Instant) {
+    fn split(
+        &mut self,
+        block: &[usize],
+        refused: &[usize],
+        points: &[ModbusPoint],
+        limits: Limits,
+        now: Instant,
+    ) {
         for tag in block {
             let tightened = self.merging[*tag] == Merging::Wide && !refused.contains(tag);
             self.merging[*tag] = if tightened { Merging::Tight } else { Merging::Alone };
@@ -212,7 +219,8 @@ impl<'a> Progress<'a> {
             }
         }
         let (points, limits) = (&self.group.points, self.device.limits);
-        self.group.with_learnt(|learnt| learnt.split(&request.tags, &refused, points, limits, Instant::now()));
+        self.group
+            .with_learnt(|learnt| learnt.split(&request.tags, &refused, points, limits, Instant::now()));
         Ok(())
     }
 
@@ -234,7 +242,9 @@ impl<'a> Progress<'a> {
                 Verdict::Bad(status) => {
                     tags.iter().for_each(|tag| self.give(*tag, Reading::Bad(status)));
                 }
-                Verdict::UnitDown(code) => return Err(Silence::UnitDown { unit: self.device.unit, code }.into()),
+                Verdict::UnitDown(code) => {
+                    return Err(Silence::UnitDown { unit: self.device.unit, code }.into());
+                }
             },
         }
         Ok(None)

@@ -34,11 +34,7 @@ impl fmt::Display for HostPort {
 }
 
 /// Connects from the local address `bind`, if there is one, within `cap` (name resolution included). Sends nothing.
-pub(super) async fn dial(
-    to: &HostPort,
-    bind: Option<IpAddr>,
-    cap: Duration,
-) -> Result<TcpStream, Silence> {
+pub(super) async fn dial(to: &HostPort, bind: Option<IpAddr>, cap: Duration) -> Result<TcpStream, Silence> {
     match timeout(cap, try_addresses(to, bind, cap)).await {
         Ok(outcome) => outcome,
         Err(_elapsed) => Err(Silence::ConnectTimeout { after: cap }),
@@ -49,7 +45,8 @@ async fn try_addresses(to: &HostPort, bind: Option<IpAddr>, cap: Duration) -> Re
     let addresses = lookup_host((to.host.as_str(), to.port))
         .await
         .map_err(|error| Silence::UnknownHost { reason: error.to_string() })?;
-    let mut last = Silence::UnknownHost { reason: "no address of the family of the local address".to_owned() };
+    let mut last =
+        Silence::UnknownHost { reason: "no address of the family of the local address".to_owned() };
     for address in addresses.filter(|address| bind.is_none_or(|bind| bind.is_ipv4() == address.is_ipv4())) {
         match connect(address, bind, cap).await {
             Ok(stream) => return Ok(stream),
@@ -63,7 +60,8 @@ async fn connect(address: SocketAddr, bind: Option<IpAddr>, cap: Duration) -> io
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
     socket.set_zero_linger()?;
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(3));
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(3));
     SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
     limit_unacknowledged(&socket, cap)?;
     if let Some(bind) = bind {

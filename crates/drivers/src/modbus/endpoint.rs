@@ -133,9 +133,7 @@ impl WeakEndpointHandle {
     }
 }
 
-fn outcome(
-    answer: Result<Result<Answer, Failure>, oneshot::error::RecvError>,
-) -> Result<Answer, ScanError> {
+fn outcome(answer: Result<Result<Answer, Failure>, oneshot::error::RecvError>) -> Result<Answer, ScanError> {
     match answer {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(Failure::Silent(reason))) => Err(reason.into()),

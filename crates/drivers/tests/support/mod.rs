@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use drivers::modbus::{Endpoints, ModbusDevice, Setup, WarmConnections};
-use drivers::{Driver, GroupIndex, Scan, ScanError};
+use holdfast_drivers::modbus::{Endpoints, ModbusDevice, Setup, WarmConnections};
+use holdfast_drivers::{Driver, GroupIndex, Scan, ScanError};
 use model::plant::address::{ModbusAddress, Table, WordOrder};
 use model::plant::{Device, Encoding, Group, Link, ModbusPoint, ModbusTcp, Schedule, Standby, Tag};
 use model::{Clock, Fenced, Permit, Reading, Timestamp, ValueType};
@@ -17,24 +17,24 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 /// No condition in these tests takes longer than this on the slowest machine.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// The response cap of the devices under test.
-pub const CAP: Duration = Duration::from_millis(300);
+pub(crate) const CAP: Duration = Duration::from_millis(300);
 
 /// What a device is asked, and on which connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked {
-    pub connection: usize,
-    pub transaction: u16,
-    pub unit: u8,
-    pub function: u8,
-    pub start: u16,
-    pub count: u16,
+pub(crate) struct Asked {
+    pub(crate) connection: usize,
+    pub(crate) transaction: u16,
+    pub(crate) unit: u8,
+    pub(crate) function: u8,
+    pub(crate) start: u16,
+    pub(crate) count: u16,
 }
 
 /// What it does then.
 #[derive(Debug, Clone)]
-pub enum Act {
+pub(crate) enum Act {
     /// Sends these bytes.
     Send(Vec<u8>),
     /// Sends these bytes after a while.
@@ -51,28 +51,35 @@ pub enum Act {
 
 /// What the device saw, as it sees it.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
-    pub accepted: Vec<SocketAddr>,
-    pub asked: Vec<Asked>,
+pub(crate) struct Seen {
+    pub(crate) accepted: Vec<SocketAddr>,
+    pub(crate) asked: Vec<Asked>,
     /// Connections that the client reset.
-    pub resets: usize,
+    pub(crate) resets: usize,
     /// Connections that the client closed politely.
-    pub closes: usize,
+    pub(crate) closes: usize,
     /// Most requests that were open at one moment, over all connections.
-    pub most_at_once: usize,
+    pub(crate) most_at_once: usize,
     open: usize,
 }
 
 /// A running device.
-pub struct Misbehaving {
-    pub address: SocketAddr,
-    pub seen: watch::Receiver<Seen>,
+pub(crate) struct Misbehaving {
+    pub(crate) address: SocketAddr,
+    pub(crate) seen: watch::Receiver<Seen>,
+}
+
+impl Seen {
+    /// Whether the device has done all that it was going to do for the requests it has seen.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.open == 0
+    }
 }
 
 type Script = dyn Fn(Asked) -> Act + Send + Sync;
 
 impl Misbehaving {
-    pub async fn start(script: impl Fn(Asked) -> Act + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(script: impl Fn(Asked) -> Act + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let (seen, watcher) = watch::channel(Seen::default());
@@ -89,25 +96,31 @@ impl Misbehaving {
     }
 
     /// Waits until the device has seen what `condition` says.
-    pub async fn until(&self, what: &str, condition: impl FnMut(&Seen) -> bool) -> Seen {
+    pub(crate) async fn until(&self, what: &str, condition: impl FnMut(&Seen) -> bool) -> Seen {
         let mut seen = self.seen.clone();
-        let found = timeout(PATIENCE, seen.wait_for(condition)).await.map(|found| found.map(|seen| seen.clone()));
+        let found =
+            timeout(PATIENCE, seen.wait_for(condition)).await.map(|found| found.map(|seen| seen.clone()));
         match found {
             Ok(Ok(seen)) => seen,
             _ => panic!("expected {what}, the device saw {:?}", self.seen.borrow()),
         }
     }
 
-    pub fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.seen.borrow().asked.clone()
     }
 
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.seen.borrow().accepted.len()
     }
 }
 
-async fn serve(mut stream: TcpStream, connection: usize, script: Arc<Script>, seen: Arc<watch::Sender<Seen>>) {
+async fn serve(
+    mut stream: TcpStream,
+    connection: usize,
+    script: Arc<Script>,
+    seen: Arc<watch::Sender<Seen>>,
+) {
     let probe = Asked { connection, transaction: 0, unit: 0, function: 0, start: 0, count: 0 };
     if matches!(script(probe), Act::CloseAtOnce) {
         return;
@@ -173,7 +186,7 @@ async fn perform(stream: &mut TcpStream, act: Act) -> bool {
 
 impl Asked {
     /// A frame with the right header around `pdu`.
-    pub fn frame(&self, pdu: &[u8]) -> Vec<u8> {
+    pub(crate) fn frame(&self, pdu: &[u8]) -> Vec<u8> {
         let mut frame = self.transaction.to_be_bytes().to_vec();
         frame.extend([0, 0]);
         frame.extend((pdu.len() as u16 + 1).to_be_bytes());
@@ -183,12 +196,12 @@ impl Asked {
     }
 
     /// The right answer: each register holds its own address, each bit is its address's lowest.
-    pub fn right(&self) -> Vec<u8> {
+    pub(crate) fn right(&self) -> Vec<u8> {
         self.with_count(self.count)
     }
 
     /// An answer as if `count` had been asked for.
-    pub fn with_count(&self, count: u16) -> Vec<u8> {
+    pub(crate) fn with_count(&self, count: u16) -> Vec<u8> {
         let addresses = (0..count).map(|place| self.start.wrapping_add(place));
         let data: Vec<u8> = if self.function <= 2 {
             let bits: Vec<u16> = addresses.collect();
@@ -203,32 +216,32 @@ impl Asked {
         self.frame(&pdu)
     }
 
-    pub fn exception(&self, code: u8) -> Vec<u8> {
+    pub(crate) fn exception(&self, code: u8) -> Vec<u8> {
         self.frame(&[self.function | 0x80, code])
     }
 
     /// Whether the script is asked before any request, when a connection is accepted.
-    pub fn is_accept(&self) -> bool {
+    pub(crate) fn is_accept(&self) -> bool {
         self.function == 0
     }
 }
 
 /// A permit that a test can end.
-pub struct TestPermit {
+pub(crate) struct TestPermit {
     ended: AtomicBool,
     lease_end: Mutex<Option<Instant>>,
 }
 
 impl TestPermit {
-    pub fn lasting() -> Arc<Self> {
+    pub(crate) fn lasting() -> Arc<Self> {
         Arc::new(Self { ended: AtomicBool::new(false), lease_end: Mutex::new(None) })
     }
 
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
     }
 
-    pub fn end_after(&self, lease: Duration) {
+    pub(crate) fn end_after(&self, lease: Duration) {
         *self.lease_end.lock().expect("no test panics while it holds this") = Some(Instant::now() + lease);
     }
 }
@@ -248,19 +261,19 @@ impl Permit for TestPermit {
 }
 
 /// A node's side of the field.
-pub struct Bench {
-    pub endpoints: Endpoints,
-    pub permit: Arc<TestPermit>,
-    pub spawner: Spawner,
+pub(crate) struct Bench {
+    pub(crate) endpoints: Endpoints,
+    pub(crate) permit: Arc<TestPermit>,
+    pub(crate) spawner: Spawner,
     _supervisor: Supervisor,
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(None, WarmConnections::default())
     }
 
-    pub fn with(bind: Option<IpAddr>, warm: WarmConnections) -> Self {
+    pub(crate) fn with(bind: Option<IpAddr>, warm: WarmConnections) -> Self {
         let (supervisor, spawner) = Supervisor::new();
         let permit = TestPermit::lasting();
         let endpoints = Endpoints::new(Setup {
@@ -275,16 +288,16 @@ impl Bench {
     }
 
     /// A driver for unit 1 at `address` with these tags in one group.
-    pub fn device(&self, address: SocketAddr, tags: Vec<ModbusPoint>) -> ModbusDevice {
+    pub(crate) fn device(&self, address: SocketAddr, tags: Vec<ModbusPoint>) -> ModbusDevice {
         self.unit(address, 1, tags)
     }
 
-    pub fn unit(&self, address: SocketAddr, unit: u8, tags: Vec<ModbusPoint>) -> ModbusDevice {
+    pub(crate) fn unit(&self, address: SocketAddr, unit: u8, tags: Vec<ModbusPoint>) -> ModbusDevice {
         self.endpoints.device(&plant_device(address, unit, tags)).expect("a polled device")
     }
 }
 
-pub fn plant_device(address: SocketAddr, unit_id: u8, points: Vec<ModbusPoint>) -> Device {
+pub(crate) fn plant_device(address: SocketAddr, unit_id: u8, points: Vec<ModbusPoint>) -> Device {
     let tag = |(place, point): (usize, ModbusPoint)| Tag {
         name: format!("tag-{place}"),
         point: Some(point),
@@ -315,7 +328,7 @@ pub fn plant_device(address: SocketAddr, unit_id: u8, points: Vec<ModbusPoint>) 
     }
 }
 
-pub fn point(table: Table, offset: u16, value_type: ValueType) -> ModbusPoint {
+pub(crate) fn point(table: Table, offset: u16, value_type: ValueType) -> ModbusPoint {
     ModbusPoint {
         address: ModbusAddress { table, offset, bit: None },
         encoding: Encoding::Plain(value_type),
@@ -325,22 +338,22 @@ pub fn point(table: Table, offset: u16, value_type: ValueType) -> ModbusPoint {
 }
 
 /// 16-bit holding registers at these addresses.
-pub fn registers<const N: usize>(offsets: [u16; N]) -> Vec<ModbusPoint> {
+pub(crate) fn registers<const N: usize>(offsets: [u16; N]) -> Vec<ModbusPoint> {
     offsets.map(|offset| point(Table::Holding, offset, ValueType::U16)).to_vec()
 }
 
 /// One scan with a second to begin.
-pub async fn scan(device: &ModbusDevice) -> Result<Scan, ScanError> {
+pub(crate) async fn scan(device: &ModbusDevice) -> Result<Scan, ScanError> {
     scan_by(device, Duration::from_secs(1)).await
 }
 
-pub async fn scan_by(device: &ModbusDevice, patience: Duration) -> Result<Scan, ScanError> {
+pub(crate) async fn scan_by(device: &ModbusDevice, patience: Duration) -> Result<Scan, ScanError> {
     let scan = device.scan(GroupIndex(0), Instant::now() + patience);
     timeout(PATIENCE, scan).await.expect("a scan is bounded")
 }
 
 /// Scans until one succeeds; a device is left alone for a moment after each failure.
-pub async fn scan_until_good(device: &ModbusDevice) -> Scan {
+pub(crate) async fn scan_until_good(device: &ModbusDevice) -> Scan {
     let give_up = Instant::now() + PATIENCE;
     loop {
         match scan(device).await {
@@ -352,15 +365,15 @@ pub async fn scan_until_good(device: &ModbusDevice) -> Scan {
     }
 }
 
-pub fn readings(scan: Scan) -> Vec<Reading> {
+pub(crate) fn readings(scan: Scan) -> Vec<Reading> {
     scan.readings.into_iter().map(|(_, reading)| reading).collect()
 }
 
-pub fn good(number: u16) -> Reading {
+pub(crate) fn good(number: u16) -> Reading {
     Reading::Good(model::Value::U16(number))
 }
 
 /// Now, as the device drivers see it.
-pub fn wall_clock() -> Timestamp {
+pub(crate) fn wall_clock() -> Timestamp {
     SystemClock.now()
 }

@@ -112,16 +112,28 @@ enum Fate {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Push { stream: u64 },
+    Push {
+        stream: u64,
+    },
     Propose(Fate),
     /// The answer of a proposal in flight arrives.
-    Settle { which: usize },
+    Settle {
+        which: usize,
+    },
     /// A copy that was lost on its way arrives after all.
-    Arrive { which: usize },
-    Lead { lag: bool },
+    Arrive {
+        which: usize,
+    },
+    Lead {
+        lag: bool,
+    },
     Observe,
-    Pass { millis: u64 },
-    Close { stream: u64 },
+    Pass {
+        millis: u64,
+    },
+    Close {
+        stream: u64,
+    },
     Forget,
 }
 
@@ -150,7 +162,7 @@ impl World {
             batcher.open(StreamId(*stream));
         }
         Self {
-            now: Instant::now(),
+            now: tokio::time::Instant::now().into_std(),
             batcher,
             ledger: Ledger::default(),
             clients,
@@ -187,12 +199,17 @@ impl World {
 
     fn push(&mut self, stream: u64) {
         let client = self.clients.get_mut(&stream).expect("three clients");
+        // This client does not repeat what may be there already.
+        while self.told.get(&Content { stream, number: client.next }) == Some(&Told::Undecided) {
+            client.next += 1;
+        }
         let content = Content { stream, number: client.next };
         client.next += 1;
         client.made = client.made.max(client.next);
         let generation = client.generation;
         self.told.insert(content, Told::Pending);
-        let refused = self.batcher.enqueue(self.now, StreamId(stream), generation, content.batch(), content).err();
+        let refused =
+            self.batcher.enqueue(self.now, StreamId(stream), generation, content.batch(), content).err();
         if let Some(NotQueued { ticket, verdict }) = refused {
             self.tell(vec![Answer { ticket, verdict }]);
         }
@@ -266,6 +283,7 @@ impl World {
     /// The ledger drops sessions only after a day without use: nothing is under way then.
     fn forget(&mut self) {
         if self.limbo.is_empty() && self.answers.is_empty() {
+            self.step(&Step::Pass { millis: 25 * 3_600_000 });
             self.ledger.last.clear();
             self.forgot = true;
         }
@@ -286,8 +304,7 @@ impl World {
                 }
                 Verdict::Undecided { generation } => {
                     client.generation = client.generation.max(generation);
-                    // This client does not repeat it; it goes on behind it.
-                    client.next = client.next.min(ticket.number + 1);
+                    client.next = client.next.min(ticket.number);
                     Told::Undecided
                 }
             };
@@ -298,8 +315,11 @@ impl World {
     fn heal(&mut self) {
         for round in 0.. {
             assert!(round < 10_000, "stuck: {:?}", self.batcher);
-            self.now = self.now.max(self.batcher.deadline().unwrap_or(self.now));
             self.propose(Fate::CommitAndAnswer);
+            if self.answers.is_empty() && self.limbo.is_empty() {
+                // Nothing can be done now: wait.
+                self.now = self.now.max(self.batcher.deadline().unwrap_or(self.now));
+            }
             while !self.limbo.is_empty() {
                 self.arrive(0);
             }
@@ -332,7 +352,8 @@ impl World {
         }
         for stream in self.clients.keys() {
             let order: Vec<_> = self.ledger.log.iter().map(|(content, _)| content).collect();
-            let numbers = order.iter().filter(|content| content.stream == *stream).map(|content| content.number);
+            let numbers =
+                order.iter().filter(|content| content.stream == *stream).map(|content| content.number);
             assert!(numbers.is_sorted(), "stream {stream} is out of order: {order:?}");
         }
     }

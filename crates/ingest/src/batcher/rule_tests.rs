@@ -20,7 +20,12 @@ impl Bench {
     fn new() -> Self {
         let mut batcher = Batcher::new(SessionId::from(9), BatcherLimits::default());
         batcher.open(STREAM);
-        Self { now: Instant::now(), batcher, generation: Generation::default(), made: 0 }
+        Self {
+            now: tokio::time::Instant::now().into_std(),
+            batcher,
+            generation: Generation::default(),
+            made: 0,
+        }
     }
 
     fn push(&mut self) -> Result<(), Verdict> {
@@ -118,7 +123,7 @@ fn an_unknown_outcome_is_proposed_again_under_its_number_once_the_rest_has_settl
     bench.settle(second.flight, at(4, vec![Outcome::Expected { sequence: 1 }]));
     bench.pass(Duration::from_secs(1));
     let again = bench.propose().expect("all has settled");
-    assert_eq!(sequences(&again), [1]);
+    assert_eq!(sequences(&again), [1, 2]);
     assert_eq!(again.batches[0].payload, first.batches[0].payload);
 }
 
@@ -178,7 +183,10 @@ fn an_undecided_number_is_kept_while_later_messages_are_refused() {
     assert_eq!(sequences(&probe), [1, 2]);
     bench.settle(probe.flight, Err(ProposeError::NoQuorum));
     let refused = bench.pass(Duration::from_secs(5));
-    assert!(matches!(refused[..], [(1, Verdict::Refused { reason: RefusalReason::NoQuorum, .. })]), "{refused:?}");
+    assert!(
+        matches!(refused[..], [(1, Verdict::Refused { reason: RefusalReason::NoQuorum, .. })]),
+        "{refused:?}"
+    );
     assert_eq!(sequences(&bench.propose().expect("it is tried on")), [1]);
 }
 
@@ -274,9 +282,28 @@ fn stopping_refuses_what_waits_and_giving_up_says_what_is_undecided() {
     bench.fly();
     bench.push().expect("it waits");
     let stopped = numbers(bench.batcher.stop());
-    assert!(matches!(stopped[..], [(1, Verdict::Refused { reason: RefusalReason::Stopping, .. })]), "{stopped:?}");
+    assert!(
+        matches!(stopped[..], [(1, Verdict::Refused { reason: RefusalReason::Stopping, .. })]),
+        "{stopped:?}"
+    );
     assert!(bench.push().is_err());
     let given_up = numbers(bench.batcher.abandon());
     assert!(matches!(given_up[..], [(0, Verdict::Undecided { .. })]), "{given_up:?}");
     assert!(bench.batcher.is_idle());
+}
+
+#[test]
+fn a_message_that_nobody_could_decide_for_half_a_day_is_given_up_with_its_session() {
+    let mut bench = Bench::new();
+    let (before, flight) = (bench.batcher.session(), bench.fly().flight);
+    bench.settle(flight, Err(ProposeError::Unknown));
+    bench.now += Duration::from_secs(12 * 3_600);
+    assert!(bench.propose().is_none(), "it might be accepted twice");
+    assert!(bench.batcher.deadline().is_some_and(|deadline| deadline <= bench.now));
+    let given_up = bench.pass(Duration::ZERO);
+    let [(0, Verdict::Undecided { generation })] = given_up[..] else { panic!("got {given_up:?}") };
+    bench.generation = generation;
+    let next = bench.fly();
+    assert_ne!(identity(&next.batches[0]).0, before);
+    assert_eq!(sequences(&next), [1]);
 }

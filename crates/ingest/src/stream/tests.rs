@@ -346,7 +346,11 @@ async fn the_memory_of_a_node_bounds_all_its_streams_and_nothing_is_dropped() {
     assert!(first.is_silent().await && second.is_silent().await);
     assert_eq!(node.shared.memory.available_permits(), 0);
     let unread = |client: &Client| 64 - client.requests.as_ref().expect("still open").capacity();
-    assert_eq!((unread(&first), unread(&second)), (4, 7), "three are queued, one of each stream waits for room");
+    assert_eq!(
+        (unread(&first), unread(&second)),
+        (4, 7),
+        "three are queued, one of each stream waits for room"
+    );
     node.log.mood.send_replace(Mood::Commit);
     let (_, _) = tokio::join!(first.acknowledged_to(8), second.acknowledged_to(8));
     assert_eq!(node.log.values().len(), 16);
@@ -359,21 +363,26 @@ async fn a_stopping_node_answers_what_is_decided_and_says_what_is_not() {
     let mut client = node.connect_and_declare().await;
     client.push(1..=9).await;
     assert!(client.is_silent().await);
-    let stopped = tokio::spawn(node.supervisor.shut_down(Duration::from_secs(30)));
-    let mut told = HashMap::new();
-    let end = loop {
-        match client.next_or_end().await.expect("a status at the end") {
-            Ok(Answered::Refused(run)) => told.extend((run.first..=run.last).map(|number| (number, run.reason()))),
-            Ok(other) => panic!("nothing can be acknowledged, got {other:?}"),
-            Err(status) => break status,
+    let listen = async {
+        let mut told = HashMap::new();
+        loop {
+            match client.next_or_end().await.expect("a status at the end") {
+                Ok(Answered::Refused(run)) => {
+                    told.extend((run.first..=run.last).map(|number| (number, run.reason())));
+                }
+                Ok(other) => panic!("nothing can be acknowledged, got {other:?}"),
+                Err(status) => break (told, status),
+            }
         }
     };
+    let (ended_by_itself, (told, end)) =
+        tokio::join!(node.supervisor.shut_down(Duration::from_secs(30)), listen);
+    assert!(ended_by_itself);
     assert_eq!(end.code(), tonic::Code::Unavailable);
     assert_eq!(told.len(), 9);
     assert!(told.values().all(|reason| matches!(reason, Reason::Stopping | Reason::Undecided)), "{told:?}");
     assert_eq!(told[&1], Reason::Undecided);
     assert!(client.next_or_end().await.is_none());
-    assert!(stopped.await.expect("no panic"), "the loop ended by itself");
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,8 @@ use model::{Clock, Member, NodeId};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError};
 use openraft::network::{
-    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RaftNetworkFactory,
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
+    RaftNetworkFactory,
 };
 use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
@@ -102,7 +103,11 @@ impl Peer {
         tripped.map_err(|tripped| {
             if tripped.first {
                 let (acknowledged, conflict) = (tripped.loss.acknowledged, tripped.loss.conflict);
-                self.context.events.report(PeerEvent::LogShortened { node: self.node, acknowledged, conflict });
+                self.context.events.report(PeerEvent::LogShortened {
+                    node: self.node,
+                    acknowledged,
+                    conflict,
+                });
             }
             self.bulk.gave_up(CallFailure::Unreachable(tripped.loss.to_string()))
         })
@@ -116,9 +121,9 @@ impl Peer {
         self.check_wire()?;
         let message = convert::heartbeat_to_proto(self.envelope(), &request);
         let (sent, started) = (self.context.clock.now(), Instant::now());
-        let call = self.control.call(message, patience, |mut client, message| async move {
-            client.heartbeat(message).await
-        });
+        let call = self
+            .control
+            .call(message, patience, |mut client, message| async move { client.heartbeat(message).await });
         let answer = call.await?;
         let theirs = convert::timestamp_from_bits(answer.clock);
         let exchange = Exchange { sent, theirs, round_trip: started.elapsed() };
@@ -321,7 +326,10 @@ impl<RT: AsyncRuntime> NetSnapshot<TypeConfig<RT>> for PeerNetwork<RT> {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig<RT>>, StreamingError<TypeConfig<RT>>> {
-        let sending = snapshot::send::<RT>(&self.peer, vote, snapshot.meta, snapshot.snapshot, option.soft_ttl());
+        let patience = option.soft_ttl();
+        // Boxed, because it is large and awaited inside openraft's own futures.
+        let sending =
+            Box::pin(snapshot::send::<RT>(&self.peer, vote, snapshot.meta, snapshot.snapshot, patience));
         tokio::select! {
             biased;
             closed = cancel => Err(closed.into()),

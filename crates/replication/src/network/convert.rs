@@ -152,7 +152,9 @@ pub(super) fn entry_from_proto(entry: pb::Entry) -> Result<Entry, Malformed> {
     let payload: EntryBody = match entry.body.ok_or(Malformed("entry body"))? {
         pb::entry::Body::Blank(pb::Blank {}) => EntryPayload::Blank,
         pb::entry::Body::Command(command) => EntryPayload::Normal(Payload(command)),
-        pb::entry::Body::Membership(membership) => EntryPayload::Membership(membership_from_proto(membership)?),
+        pb::entry::Body::Membership(membership) => {
+            EntryPayload::Membership(membership_from_proto(membership)?)
+        }
     };
     Ok(Entry { log_id, payload })
 }
@@ -187,7 +189,8 @@ pub(super) fn append_from_proto<RT: AsyncRuntime>(
     let prev_log_id = some_log_id_from_proto(request.previous);
     let entries = request.entries.into_iter().map(entry_from_proto).collect::<Result<Vec<_>, _>>()?;
     // openraft's first entry has index 0 (the founding membership).
-    let first = prev_log_id.map_or(Some(0), |previous| previous.index.checked_add(1)).ok_or(Malformed("index"))?;
+    let first =
+        prev_log_id.map_or(Some(0), |previous| previous.index.checked_add(1)).ok_or(Malformed("index"))?;
     let contiguous = entries.iter().zip(first..).all(|(entry, index)| entry.log_id.index == index);
     if !contiguous {
         return Err(Malformed("order of entries"));
@@ -270,7 +273,9 @@ pub(super) fn vote_request_from_proto<RT: AsyncRuntime>(
     })
 }
 
-pub(super) fn vote_response_to_proto<RT: AsyncRuntime>(response: &VoteResponse<TypeConfig<RT>>) -> pb::VoteResponse {
+pub(super) fn vote_response_to_proto<RT: AsyncRuntime>(
+    response: &VoteResponse<TypeConfig<RT>>,
+) -> pb::VoteResponse {
     pb::VoteResponse {
         vote: Some(vote_to_proto(&response.vote)),
         granted: response.vote_granted,
@@ -317,10 +322,12 @@ pub(super) fn transfer_response_to_proto<RT: AsyncRuntime>(
             expected: Some(vote_to_proto(expected)),
             actual: Some(vote_to_proto(actual)),
         }),
-        Err(TransferLeaderError::LogNotFlushed { expected, actual }) => Answer::LogNotFlushed(LogNotFlushed {
-            expected: some_log_id_to_proto(expected),
-            actual: some_log_id_to_proto(actual),
-        }),
+        Err(TransferLeaderError::LogNotFlushed { expected, actual }) => {
+            Answer::LogNotFlushed(LogNotFlushed {
+                expected: some_log_id_to_proto(expected),
+                actual: some_log_id_to_proto(actual),
+            })
+        }
     };
     pb::TransferLeaderResponse { result: Some(answer) }
 }
@@ -360,7 +367,9 @@ pub(super) fn snapshot_header_to_proto(
     }
 }
 
-pub(super) fn snapshot_header_from_proto(header: pb::SnapshotHeader) -> Result<(Vote, SnapshotMeta, u64), Malformed> {
+pub(super) fn snapshot_header_from_proto(
+    header: pb::SnapshotHeader,
+) -> Result<(Vote, SnapshotMeta, u64), Malformed> {
     if header.format == 0 || header.format > FORMAT {
         return Err(Malformed("snapshot format"));
     }
@@ -510,8 +519,9 @@ mod tests {
     #[test]
     fn heartbeats_survive_the_wire() {
         let request = append(Some(log_id(2, 7)), Vec::new());
-        let read = heartbeat_from_proto::<TokioRuntime>(heartbeat_to_proto(pb::Envelope::default(), &request))
-            .expect("what we wrote");
+        let read =
+            heartbeat_from_proto::<TokioRuntime>(heartbeat_to_proto(pb::Envelope::default(), &request))
+                .expect("what we wrote");
         assert_eq!((read.vote, read.prev_log_id), (request.vote, request.prev_log_id));
         assert_eq!(read.leader_commit, request.leader_commit);
         assert!(read.entries.is_empty());

@@ -102,7 +102,8 @@ impl Identity {
         if !expected.store.is_unknown() && peer.store != expected.store {
             return Err(Refusal::WrongStore);
         }
-        let common = self.formats.start().max(peer.formats.start()) <= self.formats.end().min(peer.formats.end());
+        let common =
+            self.formats.start().max(peer.formats.start()) <= self.formats.end().min(peer.formats.end());
         if !common {
             return Err(Refusal::Incompatible);
         }
@@ -207,7 +208,8 @@ pub(super) mod tests {
     fn each_wrong_part_of_an_envelope_is_its_own_refusal() {
         let me = identity(2);
         let good = identity(1).envelope(target(2));
-        let cases: [(&str, fn(&mut pb::Envelope), Refusal); 7] = [
+        type Spoil = fn(&mut pb::Envelope);
+        let cases: [(&str, Spoil, Refusal); 7] = [
             ("other cluster", |e| e.cluster = vec![9; 16].into(), Refusal::WrongCluster),
             ("no cluster", |e| e.cluster = Default::default(), Refusal::WrongCluster),
             ("other node", |e| e.target = 3, Refusal::WrongTarget),

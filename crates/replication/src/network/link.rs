@@ -163,7 +163,9 @@ impl Link {
                 match state {
                     State::Up(connection) => answer = Some(Ok(connection.clone())),
                     State::Connecting => {}
-                    State::Down { until, failure } if Instant::now() < *until => answer = Some(Err(failure.clone())),
+                    State::Down { until, failure } if Instant::now() < *until => {
+                        answer = Some(Err(failure.clone()))
+                    }
                     State::Idle | State::Down { .. } => {
                         *state = State::Connecting;
                         start = true;
@@ -197,7 +199,9 @@ impl Link {
         let deadline = Instant::now() + patience;
         let connection = self.connection(deadline).await?;
         let mut request = Request::new(message);
-        request.set_timeout(deadline.duration_since(Instant::now()));
+        // So that the peer stops as well. Doubled, because the timer that this sets on our side, too, must not ring
+        // before ours: it reads like a broken connection.
+        request.set_timeout(deadline.duration_since(Instant::now()) * 2);
         match timeout_at(deadline, send(connection.client.clone(), request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.failed(&connection, &status)),
@@ -253,7 +257,9 @@ impl Context {
                     self.events.report(PeerEvent::Refused { node, refusal: *refusal });
                 }
             }
-            CallFailure::Unreachable(reason) | CallFailure::Broken(reason) => self.table.unreachable(node, reason),
+            CallFailure::Unreachable(reason) | CallFailure::Broken(reason) => {
+                self.table.unreachable(node, reason, self.options.stall_limit);
+            }
         }
     }
 
@@ -340,7 +346,8 @@ impl Attempt {
             Err(failure) => {
                 context.note(self.target.node, &failure);
                 // Nothing changes by asking again at once where a person must act.
-                let lasting = matches!(&failure, CallFailure::Refused { refusal, .. } if refusal.is_lasting());
+                let lasting =
+                    matches!(&failure, CallFailure::Refused { refusal, .. } if refusal.is_lasting());
                 let pause = if lasting { options.retry_pause * 10 } else { options.retry_pause };
                 self.finish(State::Down { until: Instant::now() + pause, failure });
             }

@@ -9,8 +9,18 @@ use wire::proto::peer::{batch_outcome, outcome, outcome_refusal};
 use super::convert::Malformed;
 
 /// Kinds of things that a refusal may name; a static text inside, a word on the wire.
-const KINDS: [&str; 10] =
-    ["device", "destination", "tag", "group", "node", "template", "revision", "session", "quarantined record", "open grid"];
+const KINDS: [&str; 10] = [
+    "device",
+    "destination",
+    "tag",
+    "group",
+    "node",
+    "template",
+    "revision",
+    "session",
+    "quarantined record",
+    "open grid",
+];
 
 pub(super) fn to_proto(outcome: &Outcome) -> pb::Outcome {
     use outcome::Outcome as Wire;

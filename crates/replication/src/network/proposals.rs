@@ -32,18 +32,18 @@ use crate::type_config::LogId;
 
 /// A command is committed and applied.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Applied {
+pub struct Applied {
     /// The term of its entry.
-    pub(crate) term: Term,
+    pub term: Term,
     /// Its place in the log.
-    pub(crate) position: Position,
+    pub position: Position,
     /// What applying it gave.
-    pub(crate) outcome: Outcome,
+    pub outcome: Outcome,
 }
 
 /// Why a proposal was not seen applied. All but `Unknown` say that it surely is not in the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ProposeError {
+pub enum ProposeError {
     /// Ask the leader, where it is known.
     #[error("not the leader (it is {leader:?})")]
     NotLeader {
@@ -138,7 +138,8 @@ impl Proposals {
             return Err(ProposeError::Invalid(format!("{} bytes are too many", command.len())));
         }
         let deadline = Instant::now() + patience;
-        let bytes = u32::try_from(command.len()).map_err(|_| ProposeError::Invalid("too many bytes".into()))?;
+        let bytes =
+            u32::try_from(command.len()).map_err(|_| ProposeError::Invalid("too many bytes".into()))?;
         let overloaded = || ProposeError::Overloaded { retry_after: self.retry_after };
         let room = timeout_at(deadline, self.room.clone().acquire_many_owned(bytes)).await;
         let room = room.map_err(|_| overloaded())?.map_err(|_| ProposeError::Stopped)?;
@@ -234,7 +235,8 @@ impl Session {
         let id = self.next_id;
         self.next_id += 1;
         let patience_nanos = convert::nanos(deadline.duration_since(now));
-        let request = pb::ProposeRequest { envelope: Some(self.peer.envelope()), id, command, patience_nanos };
+        let request =
+            pb::ProposeRequest { envelope: Some(self.peer.envelope()), id, command, patience_nanos };
         self.outstanding.insert(id, Outstanding { answer, deadline, _room: room });
         if let Err(unsent) = self.requests.try_send(request) {
             // There is room for a whole window, so the stream broke; the answering half says why.
@@ -334,7 +336,9 @@ pub(super) fn answer_to_proto(id: u64, answer: Result<Applied, ProposeError>) ->
 
 fn failure_to_proto(error: &ProposeError) -> pb::ProposalFailure {
     let (kind, leader, retry_after) = match error {
-        ProposeError::NotLeader { leader } => (Kind::NotLeader, leader.map_or(0, |leader| leader.0), Duration::ZERO),
+        ProposeError::NotLeader { leader } => {
+            (Kind::NotLeader, leader.map_or(0, |leader| leader.0), Duration::ZERO)
+        }
         ProposeError::Overloaded { retry_after } => (Kind::Overloaded, 0, *retry_after),
         ProposeError::Invalid(_) => (Kind::Invalid, 0, Duration::ZERO),
         // A leader that forwards again and fails proposed nothing, but nobody should build on that.

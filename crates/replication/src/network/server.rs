@@ -8,46 +8,38 @@
 
 use std::io;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, StreamExt};
 use model::{Clock, Member, NodeId};
 use openraft::AsyncRuntime;
 use openraft::raft::{
-    AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
+    VoteResponse,
 };
 use runtime::Spawner;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::timeout;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::Connected;
-use tonic::{Extensions, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 use wire::proto::peer as pb;
-use wire::proto::peer::peer_server::{Peer, PeerServer};
+use wire::proto::peer::peer_server::Peer;
 
-use super::connector::{self, PeerIo};
+use super::NetworkOptions;
 use super::convert::{self, Malformed, SnapshotMeta};
 use super::identity::{Identity, Sender, Target};
-use super::link::{CONNECTION_WINDOW, STREAM_WINDOW};
+use super::listen::Proven;
 use super::proposals::{self, Applied, ProposeError};
 use super::refusal::Refusal;
 use super::snapshot::{self, SnapshotFile};
 use super::table::PeerTable;
-use super::{MAX_MESSAGE, NetworkOptions};
 use crate::type_config::{TypeConfig, Vote};
 
 /// Snapshots received at once: that of the leader, and one of a leader that does not know yet that it was deposed.
 const TRANSFERS: usize = 2;
-/// How long calls in progress may go on after the server was told to stop.
-const GRACE: Duration = Duration::from_millis(500);
 
 /// Raft on this node has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -76,9 +68,15 @@ pub(crate) trait PeerHandler<RT: AsyncRuntime>: Send + Sync + 'static {
         requests: BoxStream<'static, AppendEntriesRequest<TypeConfig<RT>>>,
     ) -> BoxStream<'static, Result<StreamAppendResult<TypeConfig<RT>>, Stopped>>;
     /// Answers a request for a vote.
-    async fn vote(&self, request: VoteRequest<TypeConfig<RT>>) -> Result<VoteResponse<TypeConfig<RT>>, Stopped>;
+    async fn vote(
+        &self,
+        request: VoteRequest<TypeConfig<RT>>,
+    ) -> Result<VoteResponse<TypeConfig<RT>>, Stopped>;
     /// Answers whether a vote would be granted.
-    async fn pre_vote(&self, request: VoteRequest<TypeConfig<RT>>) -> Result<VoteResponse<TypeConfig<RT>>, Stopped>;
+    async fn pre_vote(
+        &self,
+        request: VoteRequest<TypeConfig<RT>>,
+    ) -> Result<VoteResponse<TypeConfig<RT>>, Stopped>;
     /// Campaigns at once.
     async fn transfer_leader(
         &self,
@@ -86,7 +84,12 @@ pub(crate) trait PeerHandler<RT: AsyncRuntime>: Send + Sync + 'static {
     ) -> Result<TransferLeaderResponse<TypeConfig<RT>>, Stopped>;
     /// Installs a snapshot that is staged, checked and synced; answers this node's vote afterwards. The file is
     /// removed when this returns.
-    async fn install_snapshot(&self, vote: Vote, meta: SnapshotMeta, file: SnapshotFile) -> Result<Vote, Stopped>;
+    async fn install_snapshot(
+        &self,
+        vote: Vote,
+        meta: SnapshotMeta,
+        file: SnapshotFile,
+    ) -> Result<Vote, Stopped>;
 
     /// Proposes an encoded command for another node. The call itself takes the command's place in the order of
     /// proposals; the future only waits.
@@ -135,6 +138,10 @@ impl<RT: AsyncRuntime> PeerService<RT> {
     pub(crate) fn new(parts: ServiceParts<RT>) -> Self {
         Self { shared: Arc::new(Shared { parts, transfers: Arc::new(Semaphore::new(TRANSFERS)) }) }
     }
+
+    pub(super) fn options(&self) -> &NetworkOptions {
+        &self.shared.parts.options
+    }
 }
 
 impl<RT: AsyncRuntime> Shared<RT> {
@@ -152,15 +159,31 @@ impl<RT: AsyncRuntime> Shared<RT> {
 
     /// The checks that every message but `Hello` passes.
     fn admit(&self, envelope: Option<&pb::Envelope>, proven: &Proven) -> Result<Sender, Status> {
-        let admitted = if self.handler().is_amnesic() {
-            Err(Refusal::Amnesic)
-        } else {
-            self.parts.identity.borrow().check(envelope).and_then(|sender| {
-                let member = self.handler().member(sender.node);
-                sender.check(member.as_ref(), proven.0.as_deref()).map(|()| sender)
-            })
-        };
-        admitted.map_err(|refusal| self.refuse(refusal))
+        self.check_sender(envelope, proven).map(|(sender, _)| sender).map_err(|refusal| self.refuse(refusal))
+    }
+
+    fn check_sender(
+        &self,
+        envelope: Option<&pb::Envelope>,
+        proven: &Proven,
+    ) -> Result<(Sender, Option<Member>), Refusal> {
+        if self.handler().is_amnesic() {
+            return Err(Refusal::Amnesic);
+        }
+        let sender = self.parts.identity.borrow().check(envelope)?;
+        let member = self.handler().member(sender.node);
+        sender.check(member.as_ref(), proven.name())?;
+        Ok((sender, member))
+    }
+
+    /// Notes that the sender of a heartbeat is alive. Only members, so that strangers cannot fill the table.
+    fn admit_heartbeat(&self, envelope: Option<&pb::Envelope>, proven: &Proven) -> Result<(), Status> {
+        let checked = self.check_sender(envelope, proven);
+        let (sender, member) = checked.map_err(|refusal| self.refuse(refusal))?;
+        if member.is_some() {
+            self.parts.table.spoke(sender.node);
+        }
+        Ok(())
     }
 
     fn admit_vote(&self, envelope: Option<&pb::Envelope>, proven: &Proven) -> Result<(), Status> {
@@ -205,7 +228,7 @@ impl<RT: AsyncRuntime> Shared<RT> {
         let store = member.as_ref().map(|member| member.store).unwrap_or_default();
         me.check_introduction(&peer, Target { node: peer.node, store })?;
         let sender = Sender { node: peer.node, store: peer.store };
-        sender.check(member.as_ref(), proven.0.as_deref())?;
+        sender.check(member.as_ref(), proven.name())?;
         if member.is_some() {
             // Only members, so that strangers cannot fill the table.
             self.parts.table.heard(peer.node, peer);
@@ -245,7 +268,11 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
         shared.greet(request.into_inner(), &proven).map_err(|refusal| shared.refuse(refusal))?;
         let introduction = Some(shared.parts.identity.borrow().to_proto());
         let clock = convert::timestamp_to_bits(shared.parts.clock.now());
-        Ok(Response::new(pb::HelloResponse { introduction, clock, free_bytes: shared.handler().free_bytes() }))
+        Ok(Response::new(pb::HelloResponse {
+            introduction,
+            clock,
+            free_bytes: shared.handler().free_bytes(),
+        }))
     }
 
     async fn append(
@@ -259,7 +286,8 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
             let proven = proven.clone();
             async move {
                 let (shared, stream, refused) = &mut reading;
-                let read = stream.next().await?.and_then(|request| shared.read_append(request, sequence, &proven));
+                let read =
+                    stream.next().await?.and_then(|request| shared.read_append(request, sequence, &proven));
                 match read {
                     Ok(request) => Some((request, (reading, sequence + 1))),
                     Err(status) => {
@@ -288,7 +316,7 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
         let shared = &self.shared;
         let proven = Proven::of(request.extensions());
         let request = request.into_inner();
-        shared.admit(request.envelope.as_ref(), &proven)?;
+        shared.admit_heartbeat(request.envelope.as_ref(), &proven)?;
         let request = convert::heartbeat_from_proto::<RT>(request).map_err(|what| shared.malformed(what))?;
         let answer = shared.handler().append(futures::stream::iter([request]).boxed()).next().await;
         let Some(Ok(result)) = answer else { return Err(shared.refuse(Refusal::Stopped)) };
@@ -302,18 +330,25 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
         let proven = Proven::of(request.extensions());
         let request = request.into_inner();
         shared.admit_vote(request.envelope.as_ref(), &proven)?;
-        let request = convert::vote_request_from_proto::<RT>(request).map_err(|what| shared.malformed(what))?;
-        let answer = shared.handler().vote(request).await.map_err(|Stopped| shared.refuse(Refusal::Stopped))?;
+        let request =
+            convert::vote_request_from_proto::<RT>(request).map_err(|what| shared.malformed(what))?;
+        let answer =
+            shared.handler().vote(request).await.map_err(|Stopped| shared.refuse(Refusal::Stopped))?;
         Ok(Response::new(convert::vote_response_to_proto(&answer)))
     }
 
-    async fn pre_vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
+    async fn pre_vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
         let shared = &self.shared;
         let proven = Proven::of(request.extensions());
         let request = request.into_inner();
         shared.admit_vote(request.envelope.as_ref(), &proven)?;
-        let request = convert::vote_request_from_proto::<RT>(request).map_err(|what| shared.malformed(what))?;
-        let answer = shared.handler().pre_vote(request).await.map_err(|Stopped| shared.refuse(Refusal::Stopped))?;
+        let request =
+            convert::vote_request_from_proto::<RT>(request).map_err(|what| shared.malformed(what))?;
+        let answer =
+            shared.handler().pre_vote(request).await.map_err(|Stopped| shared.refuse(Refusal::Stopped))?;
         Ok(Response::new(convert::vote_response_to_proto(&answer)))
     }
 
@@ -339,7 +374,9 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
         let proven = Proven::of(request.extensions());
         let mut parts = request.into_inner();
         let stall_limit = shared.parts.options.snapshot_stall_limit;
-        let first = timeout(stall_limit, parts.next()).await.map_err(|_| snapshot::StageError::Stalled.into_status())?;
+        let first = timeout(stall_limit, parts.next())
+            .await
+            .map_err(|_| snapshot::StageError::Stalled.into_status())?;
         let header = match first.transpose()?.and_then(|part| part.part) {
             Some(pb::snapshot_part::Part::Header(header)) => header,
             _ => return Err(shared.malformed(Malformed("start of a snapshot"))),
@@ -351,7 +388,9 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
         let staged = snapshot::stage(shared.handler().staging(), header, parts, stall_limit).await;
         let staged = staged.map_err(snapshot::StageError::into_status)?;
         match shared.install(staged).await {
-            Ok(Ok(vote)) => Ok(Response::new(pb::SnapshotResponse { vote: Some(convert::vote_to_proto(&vote)) })),
+            Ok(Ok(vote)) => {
+                Ok(Response::new(pb::SnapshotResponse { vote: Some(convert::vote_to_proto(&vote)) }))
+            }
             Ok(Err(Stopped)) | Err(_) => Err(shared.refuse(Refusal::Stopped)),
         }
     }
@@ -379,118 +418,5 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
             }
         });
         Ok(Response::new(answers.buffer_unordered(window).boxed()))
-    }
-}
-
-/// A connection that was accepted: plain, or TLS already established.
-pub(crate) struct Accepted {
-    io: Box<dyn PeerIo>,
-    proven: Proven,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-/// The name that the peer's certificate proves, where there is one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Proven(Option<String>);
-
-impl Proven {
-    fn of(extensions: &Extensions) -> Self {
-        extensions.get::<Self>().cloned().unwrap_or_default()
-    }
-}
-
-impl Accepted {
-    /// A connection whose peer has proven that its name is `proven_name`, or nothing (plaintext).
-    pub(crate) fn new(io: impl PeerIo, proven_name: Option<String>) -> Self {
-        let never = CancellationToken::new();
-        Self { io: Box::new(io), proven: Proven(proven_name), cut: Box::pin(never.cancelled_owned()) }
-    }
-}
-
-impl Connected for Accepted {
-    type ConnectInfo = Proven;
-
-    fn connect_info(&self) -> Proven {
-        self.proven.clone()
-    }
-}
-
-impl AsyncRead for Accepted {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.cut.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
-        Pin::new(&mut this.io).poll_read(cx, into)
-    }
-}
-
-impl AsyncWrite for Accepted {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
-    }
-}
-
-/// Accepts plain TCP connections for [`serve`]. An error of one connection does not end the stream.
-pub(crate) fn accept_tcp(listener: TcpListener, user_timeout: Duration) -> impl Stream<Item = io::Result<Accepted>> {
-    futures::stream::unfold(listener, move |listener| async move {
-        loop {
-            let accepted = listener.accept().await.and_then(|(stream, _)| {
-                connector::tune(&stream, user_timeout)?;
-                Ok(stream)
-            });
-            match accepted {
-                Ok(stream) => return Some((Ok(Accepted::new(stream, None)), listener)),
-                Err(error) => {
-                    tracing::warn!(%error, "peer connection not accepted");
-                    // Out of file descriptors: trying again at once would only burn the processor.
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-    })
-}
-
-/// Answers peers on `incoming` until `stop`; afterwards no connection stands any more.
-pub(crate) async fn serve<RT: AsyncRuntime>(
-    service: PeerService<RT>,
-    incoming: impl Stream<Item = io::Result<Accepted>> + Send,
-    stop: impl Future<Output = ()> + Send,
-) -> Result<(), tonic::transport::Error> {
-    let options = service.shared.parts.options.clone();
-    let cut = CancellationToken::new();
-    // Cut as well if this future is dropped.
-    let _cut_on_drop = cut.clone().drop_guard();
-    let incoming = incoming.map(|accepted| {
-        accepted.map(|accepted| Accepted { cut: Box::pin(cut.clone().cancelled_owned()), ..accepted })
-    });
-    let server = PeerServer::new(service)
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
-    let (begin, told) = oneshot::channel::<()>();
-    let serving = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(options.keep_alive_interval))
-        .http2_keepalive_timeout(Some(options.keep_alive_timeout))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .add_service(server)
-        .serve_with_incoming_shutdown(incoming, told.map(|_| ()));
-    tokio::pin!(serving);
-    tokio::select! {
-        ended = &mut serving => return ended,
-        () = stop => drop(begin),
-    }
-    // Streams of a leader do not end by themselves.
-    match timeout(GRACE, serving).await {
-        Ok(ended) => ended,
-        Err(_) => Ok(()),
     }
 }

@@ -95,7 +95,8 @@ pub(super) async fn send<RT: AsyncRuntime>(
     let unreadable = |error: io::Error| StreamingError::StorageError(convert::snapshot_read_error(&error));
     let (source, length) = Source::open(&file).await.map_err(unreadable)?;
     let stall_limit = peer.context.options.snapshot_stall_limit;
-    let connection = peer.bulk.connection(Instant::now() + stall_limit).await.map_err(CallFailure::into_streaming)?;
+    let connection =
+        peer.bulk.connection(Instant::now() + stall_limit).await.map_err(CallFailure::into_streaming)?;
     let header = convert::snapshot_header_to_proto(peer.envelope(), &vote, &meta, length);
     // Two: the chunk being sent and the last word; the waiting half drains it at once.
     let (progress, mut reports) = mpsc::channel(2);
@@ -125,7 +126,8 @@ pub(super) async fn send<RT: AsyncRuntime>(
             }
         }
     };
-    let vote = convert::vote_from_proto(answer.vote).map_err(|error| CallFailure::from(error).into_streaming())?;
+    let vote =
+        convert::vote_from_proto(answer.vote).map_err(|error| CallFailure::from(error).into_streaming())?;
     Ok(SnapshotResponse::new(vote))
 }
 

@@ -42,11 +42,11 @@ pub struct PeerInfo {
 /// How we stand with a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerStanding {
-    /// Met by its own handshake only; we have not called it.
+    /// It speaks to us; we have not called it since.
     Heard,
     /// Our last call was answered.
     Reachable,
-    /// Our last call was not answered.
+    /// It does not answer us, and has not been heard for a while.
     Unreachable {
         /// Since when.
         since: Instant,
@@ -147,9 +147,22 @@ impl PeerTable {
         });
     }
 
-    /// A call was not answered.
-    pub(super) fn unreachable(&self, node: NodeId, reason: &str) {
+    /// The peer sent us a message that it could only send as a member.
+    pub(super) fn spoke(&self, node: NodeId) {
         self.update(node, |peer| {
+            peer.last_seen = Some(Instant::now());
+            if matches!(peer.standing, PeerStanding::Unreachable { .. }) {
+                peer.standing = PeerStanding::Heard;
+            }
+        });
+    }
+
+    /// A call was not answered. One that was seen within `grace` is only slow.
+    pub(super) fn unreachable(&self, node: NodeId, reason: &str, grace: Duration) {
+        self.update(node, |peer| {
+            if peer.last_seen.is_some_and(|seen| seen.elapsed() < grace) {
+                return;
+            }
             let since = match peer.standing {
                 PeerStanding::Unreachable { since, .. } => since,
                 _ => Instant::now(),
@@ -239,14 +252,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_is_unreachable_since_the_first_failure() {
         let table = PeerTable::new();
+        let grace = Duration::from_millis(500);
         table.heard(PEER, identity(2));
-        let start = Instant::now();
-        table.unreachable(PEER, "connection refused");
+        table.unreachable(PEER, "late", grace);
+        assert_eq!(table.get(PEER).expect("met").standing, PeerStanding::Heard, "it was seen a moment ago");
+        tokio::time::advance(grace).await;
+        let since = Instant::now();
+        table.unreachable(PEER, "connection refused", grace);
         tokio::time::advance(Duration::from_secs(3)).await;
-        table.unreachable(PEER, "timed out");
+        table.unreachable(PEER, "timed out", grace);
         let peer = table.get(PEER).expect("met");
-        assert_eq!(peer.standing, PeerStanding::Unreachable { since: start, reason: "timed out".into() });
+        assert_eq!(peer.standing, PeerStanding::Unreachable { since, reason: "timed out".into() });
         assert_eq!(peer.identity, Some(identity(2)));
+        table.spoke(PEER);
+        assert_eq!(table.get(PEER).expect("met").standing, PeerStanding::Heard);
     }
 
     #[test]

@@ -19,8 +19,8 @@ use model::{Member, NodeId, Position, StoreId, Term};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError};
 use openraft::network::{NetSnapshot, NetStreamAppend, NetVote, RPCOption, RaftNetworkFactory};
 use openraft::raft::{
-    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{EntryPayload, StoredMembership};
 use openraft_rt_tokio::TokioRuntime;
@@ -95,13 +95,17 @@ impl Handler {
             vote_hangs: AtomicBool::new(false),
             appends: Arc::default(),
             answer: Arc::new(|request| std::future::ready(Ok(last_of(&request))).boxed()),
-            answer_proposal: Box::new(|_| std::future::ready(Err(ProposeError::NotLeader { leader: None })).boxed()),
+            answer_proposal: Box::new(|_| {
+                std::future::ready(Err(ProposeError::NotLeader { leader: None })).boxed()
+            }),
             staging: tempfile::tempdir().expect("a folder"),
             installed: Mutex::default(),
         }
     }
 
-    fn answering(answer: impl Fn(Append) -> BoxFuture<'static, AppendResult> + Send + Sync + 'static) -> Self {
+    fn answering(
+        answer: impl Fn(Append) -> BoxFuture<'static, AppendResult> + Send + Sync + 'static,
+    ) -> Self {
         Self { answer: Arc::new(answer), ..Self::new() }
     }
 
@@ -136,7 +140,10 @@ impl PeerHandler<TokioRuntime> for Handler {
         self.staging.path()
     }
 
-    fn append(&self, requests: BoxStream<'static, Append>) -> BoxStream<'static, Result<AppendResult, Stopped>> {
+    fn append(
+        &self,
+        requests: BoxStream<'static, Append>,
+    ) -> BoxStream<'static, Result<AppendResult, Stopped>> {
         // Like openraft: requests are taken in at once, answers are given in order and end with a refusal.
         let (answer, appends) = (self.answer.clone(), self.appends.clone());
         let (taken, answers) = mpsc::channel(64);
@@ -169,18 +176,31 @@ impl PeerHandler<TokioRuntime> for Handler {
         self.vote(request).await
     }
 
-    async fn transfer_leader(&self, _: TransferLeaderRequest<C>) -> Result<TransferLeaderResponse<C>, Stopped> {
+    async fn transfer_leader(
+        &self,
+        _: TransferLeaderRequest<C>,
+    ) -> Result<TransferLeaderResponse<C>, Stopped> {
         Ok(Ok(()))
     }
 
-    async fn install_snapshot(&self, vote: Vote, meta: SnapshotMeta, file: SnapshotFile) -> Result<Vote, Stopped> {
+    async fn install_snapshot(
+        &self,
+        vote: Vote,
+        meta: SnapshotMeta,
+        file: SnapshotFile,
+    ) -> Result<Vote, Stopped> {
         let SnapshotFile::Path(path) = file else { panic!("what arrives is staged in a file") };
         let content = std::fs::read(path).expect("staged");
         self.installed.lock().expect("no panic").push((meta, content));
         Ok(vote)
     }
 
-    fn propose(&self, _: NodeId, command: Bytes, _: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+    fn propose(
+        &self,
+        _: NodeId,
+        command: Bytes,
+        _: Duration,
+    ) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         (self.answer_proposal)(command)
     }
 }
@@ -199,7 +219,12 @@ impl Node {
         Self::start_on(listener, identity(node), Arc::new(handler), None)
     }
 
-    fn start_on(listener: TcpListener, me: Identity, handler: Arc<Handler>, proven: Option<&'static str>) -> Self {
+    fn start_on(
+        listener: TcpListener,
+        me: Identity,
+        handler: Arc<Handler>,
+        proven: Option<&'static str>,
+    ) -> Self {
         let address = listener.local_addr().expect("bound");
         let stop = CancellationToken::new();
         let (supervisor, spawner) = Supervisor::new();
@@ -344,7 +369,11 @@ struct Spoiling {
 }
 
 impl AsyncRead for Spoiling {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, into)
     }
 }
@@ -353,7 +382,9 @@ impl AsyncWrite for Spoiling {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         const RUN: usize = 512;
         let run = bytes.windows(RUN).position(|run| run.iter().all(|byte| *byte == 0x5A));
-        let Some(at) = run.filter(|_| !self.done) else { return Pin::new(&mut self.io).poll_write(cx, bytes) };
+        let Some(at) = run.filter(|_| !self.done) else {
+            return Pin::new(&mut self.io).poll_write(cx, bytes);
+        };
         let mut spoilt = bytes.to_vec();
         spoilt[at + RUN / 2] ^= 1;
         let written = Pin::new(&mut self.io).poll_write(cx, &spoilt);

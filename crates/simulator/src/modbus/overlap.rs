@@ -63,7 +63,9 @@ impl Watch {
         let Some((node, first_ns)) = self.open.remove(&ticket.0) else { return Vec::new() };
         let ended = Interval { node, first_ns, last_ns };
         let others = self.open.values().filter(|(other, _)| *other != node);
-        others.map(|(other, other_first_ns)| Overlap { ended, other: *other, other_first_ns: *other_first_ns }).collect()
+        others
+            .map(|(other, other_first_ns)| Overlap { ended, other: *other, other_first_ns: *other_first_ns })
+            .collect()
     }
 }
 

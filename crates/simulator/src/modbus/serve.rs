@@ -1,16 +1,15 @@
 //! Connections of one device: frames in, frames out, one request at a time.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use model::plant::address::Table;
-use runtime::Spawner;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
@@ -56,39 +55,29 @@ struct Frame {
     pdu: Vec<u8>,
 }
 
-/// Accepts until cancelled.
-pub(super) async fn accept(
-    listener: TcpListener,
-    device: Arc<Device>,
-    spawner: Spawner,
-) -> Result<(), Infallible> {
-    let room = Arc::new(Semaphore::new(device.config.max_connections));
-    let token = spawner.token().clone();
-    while let Some(accepted) = token.run_until_cancelled(listener.accept()).await {
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+/// Accepts for as long as the task lives; the tasks of its connections end with it.
+pub(super) async fn accept(listener: TcpListener, device: Arc<Device>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            // Ended ones give up their seat; what went wrong with them has been said.
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let hangs_up = device.behaviour.borrow().behaviour.manner == Manner::HangUp;
+                if !hangs_up && connections.len() < device.config.max_connections {
+                    connections.spawn(Connection::new(stream, peer, Arc::clone(&device)).run());
+                }
+            }
             Err(error) => {
                 debug!(device = device.config.name, %error, "connection not accepted");
                 sleep(ACCEPT_PAUSE).await;
-                continue;
             }
-        };
-        let hangs_up = device.behaviour.borrow().behaviour.manner == Manner::HangUp;
-        let Ok(seat) = Arc::clone(&room).try_acquire_owned() else { continue };
-        if hangs_up {
-            continue;
         }
-        let connection = Connection::new(stream, peer, Arc::clone(&device));
-        let token = token.clone();
-        spawner.spawn(format!("device {} connection {peer}", device.config.name), async move {
-            if let Some(Err(error)) = token.run_until_cancelled(connection.run()).await {
-                debug!(%peer, %error, "connection ended");
-            }
-            drop(seat);
-            Ok::<(), Infallible>(())
-        });
     }
-    Ok(())
 }
 
 impl Connection {
@@ -98,7 +87,14 @@ impl Connection {
     }
 
     /// Serves until either side ends the connection.
-    async fn run(mut self) -> io::Result<()> {
+    async fn run(mut self) {
+        let peer = self.peer;
+        if let Err(error) = self.serve_until_told().await {
+            debug!(%peer, %error, "connection ended");
+        }
+    }
+
+    async fn serve_until_told(&mut self) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         let accepted_under = self.orders.borrow_and_update().hang_ups;
         let mut orders = self.orders.clone();

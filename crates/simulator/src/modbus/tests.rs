@@ -3,15 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use drivers::modbus::{Endpoints, ModbusDevice, Setup, WarmConnections};
-use drivers::{Driver, GroupIndex, Scan, ScanError, Silence};
-use model::plant::address::{ModbusAddress, WordOrder};
-use model::plant::{Encoding, Group, Link, ModbusPoint, ModbusTcp, Standby, Tag};
-use model::{Fenced, Permit, Reading, StatusCode, Value, ValueType};
-use runtime::{Supervisor, SystemClock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
+use tokio_modbus::client::{Client as _, Context, tcp};
+use tokio_modbus::{ExceptionCode, Request, Response, Slave};
 
 use super::*;
 use crate::history::{self, Entry};
@@ -19,72 +15,21 @@ use crate::history::{self, Entry};
 /// No condition in these tests takes longer than this on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-struct Always;
+/// A client of unit 7.
+async fn client(server: &ModbusServer) -> Context {
+    let stream = TcpStream::connect(server.address()).await.expect("the device listens");
+    tcp::attach_slave(stream, Slave(7))
+}
 
-impl Permit for Always {
-    fn check(&self) -> Result<(), Fenced> {
-        Ok(())
+async fn call(client: &mut Context, request: Request<'_>) -> tokio_modbus::Result<Response> {
+    timeout(PATIENCE, client.call(request)).await.expect("in time")
+}
+
+async fn words(client: &mut Context, start: u16, count: u16) -> Vec<u16> {
+    match call(client, Request::ReadHoldingRegisters(start, count)).await {
+        Ok(Ok(Response::ReadHoldingRegisters(words))) => words,
+        other => panic!("expected {count} registers, found {other:?}"),
     }
-
-    fn remaining(&self) -> Duration {
-        PATIENCE
-    }
-}
-
-/// A driver as a node has it; the endpoints live with it.
-fn driver(spawner: &Spawner, address: SocketAddr, points: &[(Table, u16, ValueType)]) -> (Endpoints, ModbusDevice) {
-    let tag = |(table, offset, value_type): &(Table, u16, ValueType)| Tag {
-        name: format!("{offset}"),
-        point: Some(ModbusPoint {
-            address: ModbusAddress { table: *table, offset: *offset, bit: None },
-            encoding: Encoding::Plain(*value_type),
-            word_order: WordOrder::default(),
-            scaling: None,
-        }),
-        value_type: *value_type,
-        unit: String::new(),
-        description: String::new(),
-    };
-    let device = model::plant::Device {
-        id: "press-1".into(),
-        link: Link::ModbusTcp(ModbusTcp {
-            host: address.ip().to_string(),
-            port: address.port(),
-            unit_id: 7,
-            timeout: Duration::from_millis(300),
-            standby: Standby::Cold,
-            max_gap: 8,
-            max_registers: 125,
-        }),
-        enabled: true,
-        labels: Default::default(),
-        description: String::new(),
-        groups: vec![Group {
-            id: "fast".into(),
-            schedule: None,
-            enabled: true,
-            tags: points.iter().map(tag).collect(),
-        }],
-    };
-    let endpoints = Endpoints::new(Setup {
-        permit: Arc::new(Always),
-        clock: Arc::new(SystemClock),
-        spawner: spawner.clone(),
-        bind: None,
-        random: runtime::random::generator(Some(1)),
-        warm: WarmConnections::default(),
-    });
-    let device = endpoints.device(&device).expect("a polled device");
-    (endpoints, device)
-}
-
-async fn scan(device: &ModbusDevice) -> Result<Scan, ScanError> {
-    let scan = device.scan(GroupIndex(0), Instant::now() + PATIENCE);
-    timeout(PATIENCE, scan).await.expect("a scan is bounded")
-}
-
-fn readings(scan: Scan) -> Vec<Reading> {
-    scan.readings.into_iter().map(|(_, reading)| reading).collect()
 }
 
 async fn until(what: &str, condition: impl Fn() -> bool) {
@@ -100,26 +45,12 @@ const PROOF: Proof = Proof { device: 3, registers: 100 };
 
 #[tokio::test]
 async fn every_answer_proves_which_request_it_belongs_to() {
-    let (_supervisor, spawner) = Supervisor::new();
-    let server = ModbusServer::start(&spawner, Config::new("press-1", PROOF)).await.expect("a free port");
-    let points = [
-        (Table::Holding, 0, ValueType::U32),
-        (Table::Holding, 2, ValueType::U16),
-        (Table::Holding, 3, ValueType::U16),
-        (Table::Holding, 4, ValueType::F32),
-        (Table::Holding, 9, ValueType::U16),
-    ];
-    let (_endpoints, device) = driver(&spawner, server.address(), &points);
+    let server = ModbusServer::start(Config::new("press-1", PROOF)).await.expect("a free port");
+    let mut client = client(&server).await;
     for ordinal in 1_u16..=3 {
-        let sine = (f64::from(ordinal) / 50.0).sin() as f32;
-        let expected = [
-            Value::U32(u32::from(ordinal)),
-            Value::U16(3),
-            Value::U16(7),
-            Value::F32(sine),
-            Value::U16(9 + ordinal),
-        ];
-        assert_eq!(readings(scan(&device).await.expect("it behaves")), expected.map(Reading::Good));
+        let sine = ((f64::from(ordinal) / 50.0).sin() as f32).to_bits();
+        let expected = [0, ordinal, 3, 7, (sine >> 16) as u16, sine as u16, 6 + ordinal, 7 + ordinal];
+        assert_eq!(words(&mut client, 0, 8).await, expected);
     }
     assert_eq!(Proof::ordinal_of(9, 12), 3);
     assert_eq!(server.counts(), Counts { answered: 3, ..Counts::default() });
@@ -127,77 +58,84 @@ async fn every_answer_proves_which_request_it_belongs_to() {
 
 #[tokio::test]
 async fn bits_and_missing_registers_are_answered_as_the_protocol_says() {
-    let (_supervisor, spawner) = Supervisor::new();
     let source = |_: &ReadRequest, address: u16| (address < 20).then_some(address % 3);
-    let server = ModbusServer::start(&spawner, Config::new("press-1", source)).await.expect("a free port");
-    let mut points: Vec<_> = (0..11).map(|offset| (Table::Coil, offset, ValueType::Bool)).collect();
-    points.push((Table::Input, 400, ValueType::U16));
-    let (_endpoints, device) = driver(&spawner, server.address(), &points);
-    let mut expected: Vec<_> = (0..11).map(|offset| Reading::Good(Value::Bool(offset % 3 != 0))).collect();
-    expected.push(Reading::Bad(StatusCode::BAD_NODE_ID_UNKNOWN));
-    assert_eq!(readings(scan(&device).await.expect("it behaves")), expected);
+    let server = ModbusServer::start(Config::new("press-1", source)).await.expect("a free port");
+    let mut client = client(&server).await;
+    let bits = call(&mut client, Request::ReadCoils(0, 11)).await;
+    // Padded to whole bytes with zeros.
+    let expected: Vec<_> = (0..16).map(|bit| bit < 11 && bit % 3 != 0).collect();
+    assert_eq!(bits.expect("it behaves"), Ok(Response::ReadCoils(expected)));
+    let missing = call(&mut client, Request::ReadInputRegisters(19, 2)).await;
+    assert_eq!(missing.expect("an exception is an answer"), Err(ExceptionCode::IllegalDataAddress));
     assert_eq!(server.counts(), Counts { answered: 1, refused: 1, ..Counts::default() });
 }
 
 #[tokio::test]
 async fn misbehaviour_can_be_switched_on_and_off() {
-    let (_supervisor, spawner) = Supervisor::new();
-    let server = ModbusServer::start(&spawner, Config::new("press-1", PROOF)).await.expect("a free port");
-    let (_endpoints, device) = driver(&spawner, server.address(), &[(Table::Holding, 9, ValueType::U16)]);
+    let server = ModbusServer::start(Config::new("press-1", PROOF)).await.expect("a free port");
+    let mut first = client(&server).await;
     let behave = |manner| server.behave(Behaviour { manner, delay: Duration::ZERO });
-    let recovered = async || {
-        behave(Manner::Right);
-        let waiting = async { while scan(&device).await.is_err() {} };
-        timeout(PATIENCE, waiting).await.expect("the device is read again");
-    };
+    let read = || Request::ReadHoldingRegisters(9, 4);
 
     behave(Manner::Exception(0x06));
-    let busy = readings(scan(&device).await.expect("an exception is an answer"));
-    assert_eq!(busy, [Reading::Bad(StatusCode::BAD_RESOURCE_UNAVAILABLE)]);
-    recovered().await;
-
+    assert_eq!(call(&mut first, read()).await.expect("an answer"), Err(ExceptionCode::ServerDeviceBusy));
     behave(Manner::Short);
-    let short = scan(&device).await;
-    assert!(matches!(short, Err(ScanError::Silent { reason: Silence::Malformed { .. }, .. })), "{short:?}");
-    recovered().await;
-
-    behave(Manner::Paused);
-    let paused = scan(&device).await;
-    assert!(matches!(paused, Err(ScanError::Silent { reason: Silence::NoAnswer { .. }, .. })), "{paused:?}");
-    recovered().await;
-
-    behave(Manner::HangUp);
-    let hung_up = scan(&device).await;
-    assert!(matches!(hung_up, Err(ScanError::Silent { reason: Silence::Broken { .. }, .. })), "{hung_up:?}");
-    recovered().await;
+    let short = call(&mut first, read()).await;
+    assert_eq!(short.expect("an answer"), Ok(Response::ReadHoldingRegisters(vec![11, 12, 13])));
+    behave(Manner::Right);
+    assert_eq!(words(&mut first, 9, 4).await, [12, 13, 14, 15]);
 
     server.behave(Behaviour { manner: Manner::Right, delay: Duration::from_millis(30) });
     let began = Instant::now();
-    assert!(scan(&device).await.is_ok());
+    assert_eq!(words(&mut first, 9, 1).await, [13]);
     assert!(began.elapsed() >= Duration::from_millis(30));
+
+    behave(Manner::Paused);
+    let resuming = async {
+        until("a request is open", || server.device.with_state(|state| state.watch.open_requests()) == 1)
+            .await;
+        assert_eq!(server.counts().answered, 2, "it answers nothing");
+        behave(Manner::Right);
+    };
+    let (owed, ()) = tokio::join!(call(&mut first, read()), resuming);
+    assert!(owed.is_ok(), "it answers what it owes");
+
     server.drop_connections();
-    assert!(scan(&device).await.is_ok(), "a connection that was dropped while idle costs no scan");
+    assert!(call(&mut first, read()).await.is_err());
+    let mut second = client(&server).await;
+    assert_eq!(words(&mut second, 9, 1).await, [15]);
+    behave(Manner::HangUp);
+    assert!(call(&mut second, read()).await.is_err());
+    let mut third = client(&server).await;
+    assert!(call(&mut third, read()).await.is_err(), "a new connection is closed, too");
+    assert_eq!(server.counts().unanswered, 1, "the short answer alone");
+    assert_eq!(server.counts().answered, 4);
 }
 
 #[tokio::test]
 async fn the_history_tells_each_request_with_its_times_and_words() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("device.jsonl");
-    let (_supervisor, spawner) = Supervisor::new();
     let history = History::create(&path).expect("a new file");
     let config = Config { history: Some(history.clone()), log_values: true, ..Config::new("press-1", PROOF) };
-    let server = ModbusServer::start(&spawner, config).await.expect("a free port");
-    let (_endpoints, device) = driver(&spawner, server.address(), &[(Table::Holding, 9, ValueType::U32)]);
+    let server = ModbusServer::start(config).await.expect("a free port");
+    let mut client = client(&server).await;
     let before = monotonic_ns();
-    assert!(scan(&device).await.is_ok());
+    assert_eq!(words(&mut client, 9, 2).await, [10, 11]);
     server.behave(Behaviour { manner: Manner::Paused, delay: Duration::ZERO });
-    assert!(scan(&device).await.is_err());
+    let unanswered =
+        timeout(Duration::from_millis(20), client.call(Request::ReadHoldingRegisters(9, 2))).await;
+    assert!(unanswered.is_err());
+    drop(client);
     until("the second request has ended", || server.counts().unanswered == 1).await;
     history.flush().expect("there is room");
 
     let entries: Vec<Entry<ReadSeen>> = history::read(&path).expect("two lines");
     let [answered, unanswered] = &entries[..] else { panic!("expected two lines, found {entries:?}") };
-    assert_eq!((answered.kind, answered.op.as_str(), answered.process.as_str()), (Kind::Ok, "read", "press-1"));
+    assert_eq!(
+        (answered.kind, answered.op.as_str(), answered.process.as_str()),
+        (Kind::Ok, "read", "press-1")
+    );
     let seen = &answered.details;
     assert_eq!((seen.unit, seen.function, seen.start, seen.count, seen.ordinal), (7, 3, 9, 2, 1));
     assert_eq!((seen.values.as_slice(), seen.hash), (&[10, 11][..], hash(&[10, 11])));
@@ -223,8 +161,7 @@ async fn take_answer(mut stream: TcpStream) -> [u8; 11] {
 
 #[tokio::test]
 async fn requests_of_two_nodes_at_one_time_are_an_overlap() {
-    let (_supervisor, spawner) = Supervisor::new();
-    let server = ModbusServer::start(&spawner, Config::new("press-1", PROOF)).await.expect("a free port");
+    let server = ModbusServer::start(Config::new("press-1", PROOF)).await.expect("a free port");
     let [first, second] = [11, 12].map(|last| IpAddr::from([127, 0, 0, last]));
 
     for node in [first, second, first] {
@@ -249,9 +186,8 @@ async fn requests_of_two_nodes_at_one_time_are_an_overlap() {
 
 #[tokio::test]
 async fn an_unanswered_request_counts_as_open_until_the_cap_and_is_answered_late_all_the_same() {
-    let (_supervisor, spawner) = Supervisor::new();
     let config = Config { response_cap: Duration::from_millis(20), ..Config::new("press-1", PROOF) };
-    let server = ModbusServer::start(&spawner, config).await.expect("a free port");
+    let server = ModbusServer::start(config).await.expect("a free port");
     server.behave(Behaviour { manner: Manner::Paused, delay: Duration::ZERO });
     let stream = ask_from(IpAddr::from([127, 0, 0, 11]), server.address()).await;
     until("the request is given up", || server.counts().unanswered == 1).await;
@@ -262,9 +198,8 @@ async fn an_unanswered_request_counts_as_open_until_the_cap_and_is_answered_late
 
 #[tokio::test]
 async fn one_connection_too_many_is_closed() {
-    let (_supervisor, spawner) = Supervisor::new();
     let config = Config { max_connections: 1, ..Config::new("press-1", PROOF) };
-    let server = ModbusServer::start(&spawner, config).await.expect("a free port");
+    let server = ModbusServer::start(config).await.expect("a free port");
     let node = IpAddr::from([127, 0, 0, 11]);
     let first = ask_from(node, server.address()).await;
     until("the first is served", || server.counts().answered == 1).await;
@@ -276,8 +211,7 @@ async fn one_connection_too_many_is_closed() {
 
 #[tokio::test]
 async fn what_is_no_read_is_refused_and_what_is_no_frame_ends_the_connection() {
-    let (_supervisor, spawner) = Supervisor::new();
-    let server = ModbusServer::start(&spawner, Config::new("press-1", PROOF)).await.expect("a free port");
+    let server = ModbusServer::start(Config::new("press-1", PROOF)).await.expect("a free port");
     let mut stream = TcpStream::connect(server.address()).await.expect("it listens");
     for (pdu, expected) in [
         (&[6, 0, 1, 0, 1][..], [0x86, 0x01]),

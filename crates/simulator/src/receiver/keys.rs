@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn keys_are_found_in_order_and_not_inside_strings() {
-        let body = br#"{"samples":[{"key":"00000000/1/2","tag":"{\"key\":\"00000000/9/9\""},{"key":"00000000/1/3"}],
+        let body =
+            br#"{"samples":[{"key":"00000000/1/2","tag":"{\"key\":\"00000000/9/9\""},{"key":"00000000/1/3"}],
                         "gaps":[{"key":"00000000/1/2147483648","slots":"3"}]}"#;
         let mut found = Vec::new();
         assert!(scan(body, |key| found.push(key)));
@@ -142,7 +143,8 @@ mod tests {
 
     #[test]
     fn what_is_no_key_is_noticed() {
-        for wrong in ["00000000/1", "00000000/x/1\"", "000/1/1\"", "00000000//1\"", "00000000/1/4294967296\""] {
+        for wrong in ["00000000/1", "00000000/x/1\"", "000/1/1\"", "00000000//1\"", "00000000/1/4294967296\""]
+        {
             let body = format!("{{\"key\":\"{wrong}");
             assert!(!scan(body.as_bytes(), |_| {}), "{wrong}");
         }

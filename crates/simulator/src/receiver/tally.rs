@@ -67,7 +67,9 @@ impl Tally {
     pub(super) fn new(mode: Mode) -> Self {
         match mode {
             Mode::Counting => Self::Counting(Counting::default()),
-            Mode::Recording(history) => Self::Recording(Box::new(Recording { history, ..Recording::default() })),
+            Mode::Recording(history) => {
+                Self::Recording(Box::new(Recording { history, ..Recording::default() }))
+            }
         }
     }
 
@@ -99,22 +101,25 @@ pub(super) struct Counting {
 
 impl Counting {
     fn take(&mut self, body: &[u8], without: &[String]) -> Result<(), Unreadable> {
-        let left_out: Vec<Key> = without.iter().filter_map(|key| Key::read(format!("{key}\"").as_bytes())).collect();
+        let left_out: Vec<Key> =
+            without.iter().filter_map(|key| Key::read(format!("{key}\"").as_bytes())).collect();
         let (counts, keys) = (&mut self.counts, &mut self.keys);
-        let mut is_readable = true;
+        let mut are_keys = true;
         let mut highest: Option<Key> = None;
-        is_readable &= scan(body, |key| {
+        let is_readable = scan(body, |key| {
             if !left_out.is_empty() && left_out.contains(&key) {
                 return;
             }
             match keys.insert(key) {
-                None => is_readable = false,
+                None => are_keys = false,
                 Some(false) => counts.duplicates += 1,
                 Some(true) if !key.is_sample() => counts.gaps += 1,
                 Some(true) => {
                     counts.samples += 1;
                     let before = match highest {
-                        Some(highest) if highest.lineage == key.lineage => Some((highest.position, highest.ordinal)),
+                        Some(highest) if highest.lineage == key.lineage => {
+                            Some((highest.position, highest.ordinal))
+                        }
                         _ => self.highest.get(&key.lineage).copied(),
                     };
                     let this = (key.position, key.ordinal);
@@ -132,8 +137,11 @@ impl Counting {
         if let Some(key) = highest {
             self.highest.insert(key.lineage, (key.position, key.ordinal));
         }
+        if !(is_readable && are_keys) {
+            return Err(Unreadable::Key);
+        }
         counts.requests += 1;
-        if is_readable { Ok(()) } else { Err(Unreadable::Key) }
+        Ok(())
     }
 }
 

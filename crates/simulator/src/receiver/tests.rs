@@ -60,14 +60,8 @@ async fn recording_compares_bytes_and_watches_each_tag() {
     assert_eq!(status(&receiver, &body(&[(1, 0, "a", 1.0), (3, 0, "a", 2.0), (2, 0, "b", 3.0)])).await, 200);
     assert_eq!(receiver.counts().out_of_order, 0, "tags are independent");
     assert_eq!(status(&receiver, &body(&[(1, 0, "a", 1.0), (3, 0, "a", 9.0), (2, 1, "a", 0.5)])).await, 200);
-    let expected = Counts {
-        requests: 2,
-        samples: 4,
-        duplicates: 2,
-        conflicts: 1,
-        out_of_order: 1,
-        ..Counts::default()
-    };
+    let expected =
+        Counts { requests: 2, samples: 4, duplicates: 2, conflicts: 1, out_of_order: 1, ..Counts::default() };
     assert_eq!(receiver.counts(), expected);
 }
 
@@ -156,22 +150,30 @@ async fn waiting_ends_when_the_counts_are_reached_or_the_time_is_up() {
     assert_eq!(late.map_err(|counts| counts.samples), Err(1));
 }
 
+/// One thread for the receiver *and* its client, over a connection that is kept.
+///
 /// Run with `cargo nextest run --release --run-ignored only -p holdfast-simulator counting_speed --no-capture`.
-#[test]
+#[tokio::test]
 #[ignore = "a measurement, of use in release builds only"]
-fn counting_speed() {
-    let padding = "x".repeat(260);
-    let samples: Vec<_> = (0..10_000)
-        .map(|ordinal| format!("{{\"key\":\"00000000/POS/{ordinal}\",\"tag\":\"{padding}\"}}"))
-        .collect();
-    let body = format!("{{\"samples\":[{}]}}", samples.join(","));
-    let mut tally = Tally::new(Mode::Counting);
-    let bodies: Vec<_> = (1..=100).map(|position| body.replace("POS", &position.to_string())).collect();
-    let began = std::time::Instant::now();
+async fn counting_speed() {
+    let receiver = start(Mode::Counting).await;
+    let padding = "x".repeat(270);
+    let sample = |ordinal| format!("{{\"key\":\"00000000/POSITION/{ordinal}\",\"tag\":\"{padding}\"}}");
+    let samples: Vec<_> = (0..10_000).map(sample).collect();
+    let template = format!("{{\"samples\":[{}]}}", samples.join(","));
+    let bodies: Vec<_> =
+        (1..=100).map(|position| template.replace("POSITION", &position.to_string())).collect();
+    let mut stream = TcpStream::connect(receiver.address()).await.expect("it is up");
+    let began = tokio::time::Instant::now();
     for body in &bodies {
-        tally.take(body.as_bytes(), None).expect("readable");
+        let head = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        stream.write_all(body.as_bytes()).await.expect("sent");
+        let mut answer = [0; 1024];
+        let length = stream.read(&mut answer).await.expect("an answer");
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200"));
     }
-    let rate = tally.counts().samples as f64 / began.elapsed().as_secs_f64();
+    let rate = receiver.counts().samples as f64 / began.elapsed().as_secs_f64();
     println!("{rate:.0} samples/s");
     assert!(rate > 400_000.0, "{rate:.0} samples/s");
 }

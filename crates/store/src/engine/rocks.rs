@@ -119,7 +119,9 @@ impl RocksEngine {
         let done = worker
             .run(operation, move || {
                 shared.check()?;
-                job(&shared).and_then(|()| shared.check_background(operation))
+                let done = job(&shared).and_then(|()| shared.check_background(operation));
+                // Here, because the caller may have gone away.
+                done.map_err(|error| shared.fail(error))
             })
             .await;
         done.map_err(|error| self.shared.fail(error))

@@ -7,6 +7,7 @@ use std::time::Duration;
 use model::catalog::Catalog;
 use model::command::{Request, Stamp};
 use model::ids::{DestinationId, GridId, GroupId, Revision};
+use model::plant::plan::keeps_grid;
 use model::plant::{Plant, Schedule, Start};
 use model::slots::GridLine;
 use model::{Cause, Cursor, Position, Timestamp};
@@ -127,9 +128,9 @@ impl Change<'_> {
             if !device.enabled || !group.enabled || self.state.disabled.contains_key(&device.id) {
                 continue;
             }
-            let unchanged = before
-                .and_then(|catalog| catalog.groups().find(|(known, ..)| known.id == entry.id))
-                .is_some_and(|(_, _, known)| known.schedule == group.schedule && known.tags == group.tags);
+            let known = before.and_then(|catalog| catalog.groups().find(|(known, ..)| known.id == entry.id));
+            let unchanged = known
+                .is_some_and(|(_, old_device, old)| keeps_grid((old_device, old), (device, group)));
             if unchanged && self.state.grids.contains_key(&entry.id) {
                 kept.insert(entry.id);
             } else {

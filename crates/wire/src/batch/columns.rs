@@ -71,7 +71,8 @@ impl<'a> Columns<'a> {
             return Err(BatchError::TooLarge { what: "samples", found: samples.len(), limit: MAX_SAMPLES });
         }
         let types = RunWriter::new(|out, number| out.push(number));
-        let mut columns = Self { samples, types, lengths: Vec::new(), elements: 0, values: Values::default() };
+        let mut columns =
+            Self { samples, types, lengths: Vec::new(), elements: 0, values: Values::default() };
         for value in samples.iter().filter_map(|sample| sample.reading.value()) {
             match value {
                 Value::Array(element, items) => columns.push_array(*element, items)?,

@@ -14,13 +14,16 @@ pub(super) fn write(numbers: &[u64], width: usize, will_be_compressed: bool, out
     let Some((&first, _)) = numbers.split_first() else { return };
     let deltas: Vec<u64> = numbers.windows(2).map(|pair| zigzag_delta(pair[0], pair[1], width)).collect();
     let plain = planes_len(numbers, width);
-    let significant: usize = deltas.iter().map(|delta| significant_bytes(*delta)).sum();
-    let varints = varint_len(zigzag_delta(0, first, width)) + deltas.iter().map(|d| varint_len(*d)).sum::<usize>();
+    let delta_planes = width + planes_len(&deltas, width);
     let mode = if will_be_compressed && numbers.len() > 8 {
-        // Bytes that are zero in most differences cost next to nothing once compressed.
-        if width + significant < plain { DELTA_PLANES } else { PLANES }
+        // Bytes that are zero in most differences cost next to nothing once compressed. Without a clear gain the
+        // numbers themselves are better: their highest bytes often take few values.
+        let significant: usize = deltas.iter().map(|delta| significant_bytes(*delta)).sum();
+        let compressed = delta_planes.min(width + significant);
+        if compressed * 16 < plain * 15 { DELTA_PLANES } else { PLANES }
     } else {
-        let delta_planes = width + planes_len(&deltas, width);
+        let varints = deltas.iter().map(|delta| varint_len(*delta)).sum::<usize>();
+        let varints = varints + varint_len(zigzag_delta(0, first, width));
         match plain.min(delta_planes).min(varints) {
             least if least == varints => DELTA_VARINTS,
             least if least == plain => PLANES,
@@ -133,7 +136,10 @@ fn read_planes(reader: &mut Reader<'_>, count: usize, width: usize) -> Result<Ve
     for (k, plane) in planes.into_iter().enumerate().take(width) {
         match *plane {
             [byte] => numbers.iter_mut().for_each(|number| *number |= u64::from(byte) << (8 * k)),
-            _ => numbers.iter_mut().zip(plane).for_each(|(number, byte)| *number |= u64::from(*byte) << (8 * k)),
+            _ => numbers
+                .iter_mut()
+                .zip(plane)
+                .for_each(|(number, byte)| *number |= u64::from(*byte) << (8 * k)),
         }
     }
     Ok(numbers)
@@ -182,7 +188,8 @@ mod tests {
             write(numbers, 4, compressed, &mut out);
             out[0]
         };
-        let scattered: Vec<u64> = (0..100_u64).map(|n| (n * n * n).wrapping_mul(0x9E37_79B9) >> 7 & mask(4)).collect();
+        let scattered: Vec<u64> =
+            (1..=100_u64).map(|n| (n * n).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32).collect();
         let counting: Vec<u64> = (0..100_u64).map(|n| 1_000_000 + n * 300).collect();
         let alike: Vec<u64> = (0..100_u64).map(|n| 0x4200_0000 + (n * 77) % 256).collect();
         assert_eq!(mode(&scattered, false), PLANES);

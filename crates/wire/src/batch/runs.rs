@@ -176,7 +176,10 @@ impl Verdict {
 }
 
 /// Reads the verdicts of `count` samples, as runs.
-pub(super) fn read_verdicts(reader: &mut Reader<'_>, count: usize) -> Result<Vec<(Verdict, usize)>, DecodeError> {
+pub(super) fn read_verdicts(
+    reader: &mut Reader<'_>,
+    count: usize,
+) -> Result<Vec<(Verdict, usize)>, DecodeError> {
     read_runs(count, || Ok((Verdict::from_code(reader.varint()?)?, reader.varint()?)))
 }
 

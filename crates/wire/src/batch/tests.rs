@@ -24,7 +24,8 @@ fn same(left: &Sample, right: &Sample) -> bool {
         (Some(left), Some(right)) => left.is_identical(right),
         (left, right) => left.is_none() && right.is_none(),
     };
-    let facts = |sample: &Sample| (sample.tag, sample.source_time, sample.reading.quality(), sample.reading.status());
+    let facts =
+        |sample: &Sample| (sample.tag, sample.source_time, sample.reading.quality(), sample.reading.status());
     identical && facts(left) == facts(right)
 }
 
@@ -145,7 +146,8 @@ fn extreme_times_and_tags_come_back() {
 
 #[test]
 fn a_batch_of_nothing_but_bad_readings_is_tiny() {
-    let bad = |tag| Sample { tag: TagId(tag), source_time: NOW, reading: Reading::Bad(StatusCode::BAD_TIMEOUT) };
+    let bad =
+        |tag| Sample { tag: TagId(tag), source_time: NOW, reading: Reading::Bad(StatusCode::BAD_TIMEOUT) };
     let encoded = round_trip(&batch((0..60).map(bad).collect()));
     assert!(encoded.payload.len() <= 16, "{} bytes", encoded.payload.len());
 }
@@ -155,12 +157,25 @@ fn the_bytes_of_a_known_batch_do_not_change() {
     let values = [Value::F32(1.5), Value::F32(1.75), Value::Bool(true), Value::I16(-2)];
     let mut samples: Vec<Sample> = (10..).zip(values).map(|(tag, value)| good(tag, NOW, value)).collect();
     samples.push(Sample { tag: TagId(14), source_time: NOW, reading: Reading::Bad(StatusCode::BAD_TIMEOUT) });
-    samples.push(good(20, NOW.plus_nanos(1_000), Value::Array(ValueType::String, Arc::from([Value::String("ab".into())]))));
+    samples.push(good(
+        20,
+        NOW.plus_nanos(1_000),
+        Value::Array(ValueType::String, Arc::from([Value::String("ab".into())])),
+    ));
     let encoded = round_trip(&batch(samples));
     #[rustfmt::skip]
     let expected: &[u8] = &[
         1, 0, // version, plain
         6, // count
+        20, 4 << 1 | 1, 12, 0, // tags: five from 10, one from 14 + 6
+        0, 4, 0xD0, 0x0F, 0, // times: five at the oldest, one 1,000 ns later
+        0, 3, 0x82, 0x80, 0xA0, 0x81, 0x20, 0, 0, 0, // readings: four good, one timed out, one good
+        7, 1, 0, 0, 1, 0, 0x89, 0, // types: two f32, a bool, an i16, an array of strings
+        1, // length of the array
+        1, // bools
+        2, 3, // i16: differences, −2
+        0, 0b1011, 0, 0, 0xC0, 0xE0, 0x3F, // f32: planes, all equal but the third
+        2, b'a', b'b', // strings
     ];
     assert_eq!(encoded.payload, expected);
 }
@@ -185,7 +200,8 @@ fn what_is_too_large_is_refused_before_it_is_committed() {
     assert!(matches!(EncodedBatch::encode(&many), Err(BatchError::TooLarge { what: "samples", .. })));
 
     let half: Arc<[Value]> = vec![Value::Bool(false); MAX_ELEMENTS / 2 + 1].into();
-    let arrays = |n| batch((0..n).map(|n| good(n, NOW, Value::Array(ValueType::Bool, Arc::clone(&half)))).collect());
+    let arrays =
+        |n| batch((0..n).map(|n| good(n, NOW, Value::Array(ValueType::Bool, Arc::clone(&half)))).collect());
     round_trip(&arrays(1));
     assert!(matches!(EncodedBatch::encode(&arrays(2)), Err(BatchError::TooLarge { what: "elements", .. })));
 
@@ -213,7 +229,8 @@ fn a_few_bytes_cannot_stand_for_many_samples() {
         bytes::put_varint(&mut body, count - 1);
         body.extend_from_slice(&[2]);
         bytes::put_varint(&mut body, count - 1);
-        let header = BatchHeader { count: count as u32, oldest: NOW, newest: NOW, ..thousand_floats().header() };
+        let header =
+            BatchHeader { count: count as u32, oldest: NOW, newest: NOW, ..thousand_floats().header() };
         EncodedBatch { header, payload: [&[VERSION, PLAIN], &body[..]].concat().into() }.decode()
     };
     assert!(claim(MAX_SAMPLES as u64).is_ok());
@@ -230,7 +247,8 @@ fn a_body_that_promises_too_much_is_refused_before_it_is_decompressed() {
 #[test]
 fn a_newer_payload_is_told_from_a_broken_one() {
     let header = thousand_floats().header();
-    let decode = |payload: &'static [u8]| EncodedBatch { header, payload: Bytes::from_static(payload) }.decode();
+    let decode =
+        |payload: &'static [u8]| EncodedBatch { header, payload: Bytes::from_static(payload) }.decode();
     assert_eq!(decode(&[2, 0, 1]), Err(DecodeError::Newer { version: 2 }));
     assert_eq!(decode(&[1, 2, 1]), Err(DecodeError::Corrupt("the first bytes")));
     assert_eq!(decode(&[]), Err(DecodeError::Corrupt("the first bytes")));
@@ -247,11 +265,14 @@ fn a_payload_under_another_header_is_refused() {
 /// `cargo test --release -p holdfast-wire -- --ignored --nocapture speed`
 #[test]
 #[ignore = "a measurement, meaningful in release builds only"]
-#[allow(clippy::print_stdout, reason = "a measurement is for reading")]
+#[allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement of real time, for reading")]
 fn speed() {
-    for (name, batch) in
-        [("1,000 f32", thousand_floats()), ("1,000 f32, one walk", one_walk()), ("100 mixed", mixed(100)), ("60 mixed", mixed(60))]
-    {
+    for (name, batch) in [
+        ("1,000 f32", thousand_floats()),
+        ("1,000 f32, one walk", one_walk()),
+        ("100 mixed", mixed(100)),
+        ("60 mixed", mixed(60)),
+    ] {
         let encoded = EncodedBatch::encode(&batch).expect("within the bounds");
         let count = batch.samples().len();
         let rounds = 20_000_000 / count;

@@ -64,13 +64,13 @@ pub(super) fn to_body(command: &Command) -> Result<Option<Body>, EncodeError> {
                 request: Some(request.into()),
             })
         }
-        Command::SetDrained { node, drained, request } => Body::SetDrained(proto::SetDrained {
-            node: node.0,
-            drained: *drained,
-            request: Some(request.into()),
-        }),
+        Command::SetDrained { node, drained, request } => {
+            let request = Some(request.into());
+            Body::SetDrained(proto::SetDrained { node: node.0, drained: *drained, request })
+        }
         Command::RetryQuarantine { destination, keys, request } => {
-            let keys = keys.iter().map(|(position, ordinal)| Cursor { position: *position, ordinal: *ordinal });
+            let keys =
+                keys.iter().map(|(position, ordinal)| Cursor { position: *position, ordinal: *ordinal });
             Body::RetryQuarantine(proto::RetryQuarantine {
                 destination: destination.clone(),
                 keys: keys.map(Into::into).collect(),
@@ -78,7 +78,9 @@ pub(super) fn to_body(command: &Command) -> Result<Option<Body>, EncodeError> {
             })
         }
         Command::Event(event) => Body::Event(event.into()),
-        Command::EndSession { session } => Body::EndSession(proto::EndSession { session: id_bytes(session.0) }),
+        Command::EndSession { session } => {
+            Body::EndSession(proto::EndSession { session: id_bytes(session.0) })
+        }
     }))
 }
 
@@ -120,11 +122,17 @@ pub(super) fn from_body(body: Body) -> Result<Command, ConvertError> {
             }
         }
         Body::SetDestinationPaused(proto::SetDestinationPaused { destination, paused, request }) => {
-            Command::SetDestinationPaused { destination, paused, request: required(request, "a request")?.into() }
+            Command::SetDestinationPaused {
+                destination,
+                paused,
+                request: required(request, "a request")?.into(),
+            }
         }
-        Body::SetDrained(proto::SetDrained { node, drained, request }) => {
-            Command::SetDrained { node: node.into(), drained, request: required(request, "a request")?.into() }
-        }
+        Body::SetDrained(proto::SetDrained { node, drained, request }) => Command::SetDrained {
+            node: node.into(),
+            drained,
+            request: required(request, "a request")?.into(),
+        },
         Body::RetryQuarantine(proto::RetryQuarantine { destination, keys, request }) => {
             let keys = keys.into_iter().map(Cursor::from);
             Command::RetryQuarantine {
@@ -161,7 +169,9 @@ fn elapsed_from(elapsed: Vec<proto::Elapsed>) -> Vec<(GroupId, std::time::Durati
 }
 
 fn overrun_to(losses: &[(DestinationId, u64)]) -> proto::Overrun {
-    let losses = losses.iter().map(|(destination, samples)| proto::Loss { destination: destination.0, samples: *samples });
+    let losses = losses
+        .iter()
+        .map(|(destination, samples)| proto::Loss { destination: destination.0, samples: *samples });
     proto::Overrun { losses: losses.collect() }
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bundle::Bundle;
 
-/// How many diagnostics are kept of one document.
+/// How many errors are kept of one document, and how many warnings.
 const MAX_KEPT: usize = 1_000;
 
 /// How grave a diagnostic is.
@@ -139,6 +139,14 @@ impl<T> Spanned<T> {
 }
 
 #[derive(Debug)]
+struct Note {
+    place: Place,
+    severity: Severity,
+    message: String,
+    help: Option<String>,
+}
+
+#[derive(Debug)]
 struct SourceFile<'b> {
     name: &'b str,
     text: &'b [u8],
@@ -150,8 +158,10 @@ struct SourceFile<'b> {
 #[derive(Debug)]
 pub(super) struct Notes<'b> {
     files: Vec<SourceFile<'b>>,
-    found: RefCell<Vec<(Place, Severity, String, Option<String>)>>,
+    found: RefCell<Vec<Note>>,
     said: RefCell<HashSet<(Place, String)>>,
+    errors: Cell<usize>,
+    warnings: Cell<usize>,
     more: Cell<u64>,
 }
 
@@ -164,7 +174,14 @@ impl<'b> Notes<'b> {
             SourceFile { name, text, lines: ends.map(|(at, _)| at + 1).collect() }
         };
         let files = bundle.files().map(file).collect();
-        Self { files, found: RefCell::default(), said: RefCell::default(), more: Cell::default() }
+        Self {
+            files,
+            found: RefCell::default(),
+            said: RefCell::default(),
+            errors: Cell::default(),
+            warnings: Cell::default(),
+            more: Cell::default(),
+        }
     }
 
     /// The beginning and the bytes of a file, without a byte order mark.
@@ -208,8 +225,7 @@ impl<'b> Notes<'b> {
 
     /// Whether an error has been noted.
     pub(super) fn has_errors(&self) -> bool {
-        self.more.get() > 0
-            || self.found.borrow().iter().any(|(_, severity, ..)| *severity == Severity::Error)
+        self.errors.get() > 0
     }
 
     /// `file:line:column` of a place, to refer to it from another.
@@ -221,8 +237,8 @@ impl<'b> Notes<'b> {
     /// Everything that was noted, by file and place.
     pub(super) fn into_diagnostics(self) -> Diagnostics {
         let mut found = self.found.take();
-        found.sort_by_key(|(place, ..)| *place);
-        let describe = |(place, severity, message, help)| {
+        found.sort_by_key(|note| note.place);
+        let describe = |Note { place, severity, message, help }| {
             let (file, line, column) = self.locate(place);
             Diagnostic { severity, file: file.to_owned(), line, column, message, help }
         };
@@ -231,12 +247,17 @@ impl<'b> Notes<'b> {
 
     fn note(&self, severity: Severity, place: Place, message: String, help: Option<String>) {
         let mut found = self.found.borrow_mut();
-        if found.len() >= MAX_KEPT {
+        let kept = match severity {
+            Severity::Error => &self.errors,
+            Severity::Warning => &self.warnings,
+        };
+        if kept.get() >= MAX_KEPT {
             if severity == Severity::Error {
                 self.more.set(self.more.get() + 1);
             }
         } else if self.said.borrow_mut().insert((place, message.clone())) {
-            found.push((place, severity, message, help));
+            kept.set(kept.get() + 1);
+            found.push(Note { place, severity, message, help });
         }
     }
 
@@ -292,10 +313,11 @@ mod tests {
         let bundle = Bundle::of_document("x");
         let (notes, start) = notes(&bundle);
         for number in 0..1_500 {
+            notes.warning(start, format!("warning {number}"), "look");
             notes.error(start, number.to_string());
         }
         let found = notes.into_diagnostics();
-        assert_eq!((found.list.len(), found.more), (1_000, 500));
+        assert_eq!((found.errors().count(), found.warnings().count(), found.more), (1_000, 1_000, 500));
         assert!(found.to_string().ends_with("and 500 more errors"));
     }
 }

@@ -112,8 +112,8 @@ impl<'r, 'd> Expansion<'r, 'd> {
 
     fn device(&mut self, raw: &'r RawDevice<'d>) -> Placed<'r, 'd> {
         let layers = self.layers(raw);
-        let is_broken =
-            layers.iter().any(|layer| layer.broken) || layers.last().is_some_and(|l| l.template.is_some());
+        let ends_early = layers.last().is_some_and(|last| last.template.is_some());
+        let is_broken = ends_early || self.defaults.broken || layers.iter().any(|layer| layer.broken);
         let driver = layers.iter().find_map(|layer| layer.driver).map(|driver| driver.value);
         if driver.is_none() && !is_broken {
             let help = "write driver = \"modbus-tcp\" or driver = \"push\" in the device or its template";
@@ -148,7 +148,8 @@ impl<'r, 'd> Expansion<'r, 'd> {
             };
             tag_places.extend(group.tags.iter().map(|(_, tag)| tag));
             self.tags += group.tags.len();
-            groups.extend(setting.and_then(|setting| group.resolve(schedule, setting, is_broken, self.notes)));
+            groups
+                .extend(setting.and_then(|setting| group.resolve(schedule, setting, is_broken, self.notes)));
         }
         let device = link.map(|link| Device {
             id: raw.id.value.to_owned(),
@@ -234,9 +235,15 @@ impl<'r> Merged<'r> {
         }
     }
 
-    fn resolve(&self, schedule: ScheduleSettings, setting: Setting, notes: &Notes<'_>) -> Option<Group> {
+    fn resolve(
+        &self,
+        schedule: ScheduleSettings,
+        setting: Setting,
+        device_is_broken: bool,
+        notes: &Notes<'_>,
+    ) -> Option<Group> {
         let place = self.first().id.place;
-        let is_broken = self.parts.iter().any(|part| part.broken);
+        let is_broken = device_is_broken || self.parts.iter().any(|part| part.broken);
         if self.tags.is_empty() && !is_broken {
             let help = "write tag = [ { name = …, address = …, type = … } ] or tags = \"list.csv\" in it";
             notes.error_with_help(place, format!("expected tags in group {:?}, found none", self.id()), help);

@@ -273,6 +273,22 @@ fn an_error_in_a_template_is_reported_once_for_all_its_devices() {
 }
 
 #[test]
+fn what_could_not_be_read_is_not_also_missing() {
+    let defaults = SOUND.replace("version = 1", "version = 1\n[defaults]\nperiod = \"1 s\"");
+    expect(&defaults.replace("period = \"1s\"\n", ""), &["3:10: error: expected a duration"]);
+    let in_device = SOUND.replace("[[device.group]]", "period = 5\n[[device.group]]");
+    expect(
+        &in_device.replace("period = \"1s\"\n", ""),
+        &["6:10: error: expected a text in quotes, found the number 5"],
+    );
+    expect(&SOUND.replace("id = \"fast\"\n", ""), &["6:1: error: expected the key `id`"]);
+    expect(
+        &SOUND.replace("tag = [", "tags = \"x.csv\" #"),
+        &["expected a file beside plant.toml, found none named \"x.csv\""],
+    );
+}
+
+#[test]
 fn one_id_names_one_thing() {
     expect(
         &format!("{SOUND}[[destination]]\nid = \"historian\"\nkind = \"http\"\nurl = \"http://b\"\n"),

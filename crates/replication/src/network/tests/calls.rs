@@ -128,7 +128,9 @@ async fn no_vote_is_forwarded_while_the_node_may_not_vote() {
     caller.heartbeat(2, &member).await.expect("quarantine does not concern appends").expect("acknowledged");
 
     node.handler.may_vote.store(true, Ordering::Relaxed);
-    assert!(client.vote(VoteRequest::new(Vote::new(4, 1), None), option()).await.expect("answered").vote_granted);
+    assert!(
+        client.vote(VoteRequest::new(Vote::new(4, 1), None), option()).await.expect("answered").vote_granted
+    );
     assert_eq!(client.transfer_leader(transfer, option()).await.expect("answered"), Ok(()));
 }
 
@@ -169,12 +171,7 @@ async fn a_restarted_peer_is_met_again() {
 
 #[tokio::test]
 async fn anybody_can_be_asked_who_it_is() {
-    let pristine = Identity {
-        cluster: Default::default(),
-        node: NodeId(0),
-        pristine: true,
-        ..identity(2)
-    };
+    let pristine = Identity { cluster: Default::default(), node: NodeId(0), pristine: true, ..identity(2) };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let node = Node::start_on(listener, pristine.clone(), Arc::new(Handler::new()), None);
     let caller = Caller::new();

@@ -151,8 +151,24 @@ async fn a_full_window_refuses_after_the_patience() {
     let (_, answer) = waiting.lock().expect("no panic").pop().expect("arrived");
     answer.send(Ok(applied(7))).expect("waits");
     assert_eq!(soon("an answer", first.answer()).await, Ok(applied(7)));
-    submit(&proposals, "too many").await;
+    let _second = submit(&proposals, "too many").await;
     arrived(&waiting, 1).await;
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_not_sent() {
+    let (handler, waiting) = leader_by_hand();
+    let node = Node::start(2, handler).await;
+    let caller = Caller::new();
+    let (proposals, _leader) = proposals(&caller, Some((2, node.member(2))), |_| ());
+    let _first = submit(&proposals, "first").await;
+    arrived(&waiting, 1).await;
+    drop(submit(&proposals, "given up").await);
+    let _third = submit(&proposals, "third").await;
+    arrived(&waiting, 2).await;
+    let commands: Vec<_> =
+        waiting.lock().expect("no panic").iter().map(|(command, _)| command.clone()).collect();
+    assert_eq!(commands, ["first", "third"]);
 }
 
 #[tokio::test]
@@ -161,6 +177,7 @@ async fn a_leader_that_never_answers_leaves_the_outcome_unknown() {
     let node = Node::start(2, handler).await;
     let caller = Caller::new();
     let (proposals, _leader) = proposals(&caller, Some((2, node.member(2))), |_| ());
-    let answer = soon("the patience", proposals.propose(Bytes::from_static(b"?"), Duration::from_millis(100))).await;
+    let answer =
+        soon("the patience", proposals.propose(Bytes::from_static(b"?"), Duration::from_millis(100))).await;
     assert_eq!(answer, Err(ProposeError::Unknown));
 }

@@ -60,8 +60,10 @@ fn of_database(options: &RocksOptions, existing: bool) -> Result<Options, Error>
     database.create_if_missing(!existing);
     database.create_missing_column_families(!existing);
     database.set_paranoid_checks(true);
-    // A record cut short at the end is an unfinished write; any other damage refuses to open.
-    database.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    // Recovery ends at the first record that is not whole: a power cut may leave a last record of which only the later
+    // pages reached the disk, on several voters at once. What was acknowledged behind it and is lost with it is found
+    // out by the floor file and the chain hash (docs/adr/0004).
+    database.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     database.set_track_and_verify_wals_in_manifest(true);
     database.set_max_total_wal_size(options.wal_bytes);
     database.set_max_open_files(options.open_files);

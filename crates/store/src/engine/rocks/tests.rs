@@ -1,8 +1,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use super::*;
 use crate::engine::contract::{Place, assert_failed, contract_tests, put};
@@ -148,15 +149,52 @@ async fn a_record_cut_short_at_the_end_is_dropped_and_nothing_before_it() {
 }
 
 #[tokio::test]
-async fn a_damaged_write_ahead_log_is_refused() {
+async fn a_last_record_of_which_a_page_is_missing_is_dropped_and_nothing_before_it() {
     let place = filled(20).await;
     let log = database_files(place.path(), "log").pop().unwrap();
     let mut bytes = fs::read(&log).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
+    let end = bytes.len();
+    bytes[end - 3_000..end - 1_000].fill(0);
     fs::write(&log, bytes).unwrap();
-    let error = RocksEngine::open(place.path(), &RocksOptions::default()).unwrap_err();
+    assert_eq!(place.open().last(Family::Entries).unwrap().unwrap().0, index_key(19));
+}
+
+#[tokio::test]
+async fn a_hole_between_two_write_ahead_logs_is_refused() {
+    let place = TempDir::new().unwrap();
+    let options = RocksOptions { entries_memtable_bytes: 512 * 1024, ..RocksOptions::default() };
+    let engine = RocksEngine::open(place.path(), &options).unwrap();
+    // The first log is kept by what only it holds of the ledger; entries go on in later ones.
+    engine.commit(vec![put(Family::Ledger, "k", "v")], Durability::Lazy).await.unwrap();
+    for index in 1..=20 {
+        engine.commit(vec![entry(index, noise(index, 100_000))], Durability::Lazy).await.unwrap();
+    }
+    let killed = as_if_killed(place.path());
+    drop(engine);
+    let logs = database_files(killed.path(), "log");
+    assert!(logs.len() > 1, "several logs are alive: {logs:?}");
+    let length = fs::metadata(&logs[0]).unwrap().len();
+    fs::File::options().write(true).open(&logs[0]).unwrap().set_len(length - 100).unwrap();
+    let error = RocksEngine::open(killed.path(), &options).unwrap_err();
     assert!(matches!(error, OpenError::Damaged { .. }), "seen: {error}");
+}
+
+#[tokio::test]
+async fn a_failed_flush_in_the_background_is_final() {
+    let place = TempDir::new().unwrap();
+    let engine = place.open();
+    engine.commit(vec![entry(1, Bytes::from("x"))], Durability::Sync).await.unwrap();
+    // No new file can be created where the database was.
+    let (database, elsewhere) = (place.path().join("rocksdb"), place.path().join("elsewhere"));
+    fs::rename(&database, &elsewhere).unwrap();
+    engine.drop_below(Family::Entries, &index_key(2)).await.unwrap_err();
+    fs::rename(&elsewhere, &database).unwrap();
+    assert_failed(&engine).await;
+    drop(engine);
+    assert!(
+        place.open().get(Family::Entries, &index_key(1)).unwrap().is_some(),
+        "the next opening works again"
+    );
 }
 
 #[tokio::test]

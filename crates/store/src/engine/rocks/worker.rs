@@ -40,7 +40,7 @@ impl Worker {
         let ended = || EngineError::Failed { operation, reason: "its thread has ended".to_owned() };
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move || {
-            // Nobody listens if the caller was cancelled; its error is then met by the next job.
+            // Nobody listens if the caller was cancelled; the job itself keeps what later ones must know.
             let _ = answer.send(job());
         });
         let jobs = self.jobs.as_ref().ok_or_else(ended)?;

@@ -1,0 +1,161 @@
+//! The batcher of polled samples: many groups share one entry.
+//!
+//! - What arrives within [`LINGER`], or fills [`ENTRY_BYTES`], is one proposal; a few are in flight, in order.
+//! - It never waits for a group, and a group never waits for it: a full queue is refused, and the slot becomes a gap.
+//! - Nothing is proposed twice.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use model::batch::{Batch, Source};
+use model::{Cause, Position};
+use replication::{ProposeError, Replica};
+use runtime::{Failure, Spawner};
+use store::engine::Engine;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, timeout_at};
+use tracing::{debug, warn};
+use wire::EncodedBatch;
+
+/// How long an entry waits for company.
+const LINGER: Duration = Duration::from_millis(4);
+/// Payload of one entry, at most (one batch may be larger).
+const ENTRY_BYTES: usize = 256 << 10;
+/// Batches waiting to be proposed: a second of 500 groups at 100 ms would be 5,000.
+const QUEUE: usize = 8_192;
+/// Proposals in flight.
+const IN_FLIGHT: usize = 8;
+/// How long an outcome is waited for; it is only counted.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The way into the batcher. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Batcher {
+    queue: mpsc::Sender<EncodedBatch>,
+    refused: Arc<Refused>,
+    in_flight: Arc<Semaphore>,
+}
+
+/// Why proposals were lately refused, so that the next gap can say so.
+#[derive(Debug, Default)]
+struct Refused {
+    /// How many proposals were refused because no majority answered, or were never decided.
+    no_quorum: AtomicU64,
+}
+
+impl Batcher {
+    /// Starts the task that proposes.
+    pub(crate) fn start<E: Engine>(replica: Replica<E>, spawner: &Spawner) -> Self {
+        let (queue, batches) = mpsc::channel(QUEUE);
+        let refused = Arc::new(Refused::default());
+        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
+        let task = BatcherTask {
+            replica,
+            batches,
+            refused: Arc::clone(&refused),
+            in_flight: Arc::clone(&in_flight),
+            spawner: spawner.clone(),
+        };
+        spawner.spawn("acquisition batcher", task.run());
+        Self { queue, refused, in_flight }
+    }
+
+    /// Queues a batch; `Err` with the cause that the gap will bear if there is no room.
+    pub(crate) fn push(&self, batch: &Batch) -> Result<(), Cause> {
+        let encoded = EncodedBatch::encode(batch).map_err(|error| {
+            // Validation bounds what a group can hold; a device that sends more than that is cut off here.
+            warn!(%error, "a batch cannot be encoded");
+            Cause::Overload
+        })?;
+        self.queue.try_send(encoded).map_err(|_| Cause::Overload)
+    }
+
+    /// How many proposals were refused for want of a majority, since the start.
+    pub(crate) fn refusals(&self) -> u64 {
+        self.refused.no_quorum.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything queued is decided.
+    pub(crate) async fn drain(&self) {
+        let until = Instant::now() + Duration::from_secs(2);
+        while self.queue.capacity() < self.queue.max_capacity() && Instant::now() < until {
+            tokio::time::sleep(LINGER).await;
+        }
+        let all = u32::try_from(IN_FLIGHT).expect("a handful");
+        if timeout_at(until, self.in_flight.acquire_many(all)).await.is_err() {
+            debug!("proposals were still undecided when acquisition ended");
+        }
+    }
+}
+
+struct BatcherTask<E: Engine> {
+    replica: Replica<E>,
+    batches: mpsc::Receiver<EncodedBatch>,
+    refused: Arc<Refused>,
+    in_flight: Arc<Semaphore>,
+    spawner: Spawner,
+}
+
+impl<E: Engine> BatcherTask<E> {
+    async fn run(mut self) -> Result<(), Failure> {
+        let stop = self.spawner.token().clone();
+        while let Some(first) = tokio::select! {
+            first = self.batches.recv() => first,
+            () = stop.cancelled() => None,
+        } {
+            let Ok(room) = Arc::clone(&self.in_flight).acquire_owned().await else { break };
+            let entry = self.collect(first).await;
+            let (replica, refused) = (self.replica.clone(), Arc::clone(&self.refused));
+            // In order: the proposal takes its place when it is first polled, before the next one is collected.
+            let mut proposal = Box::pin(async move {
+                let outcome = replica.append(&entry, PATIENCE).await;
+                note(&outcome.map(|applied| (applied.position, applied.outcome)), &entry, &refused);
+                drop(room);
+            });
+            if futures::poll!(&mut proposal).is_pending() {
+                self.spawner.spawn("polled proposal", async move {
+                    proposal.await;
+                    Ok::<(), Failure>(())
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn collect(&mut self, first: EncodedBatch) -> Vec<EncodedBatch> {
+        let until = Instant::now() + LINGER;
+        let mut bytes = first.encoded_len();
+        let mut entry = vec![first];
+        while bytes < ENTRY_BYTES
+            && let Ok(Some(next)) = timeout_at(until, self.batches.recv()).await
+        {
+            bytes += next.encoded_len();
+            entry.push(next);
+        }
+        entry
+    }
+}
+
+fn note(
+    outcome: &Result<(Position, store::Outcome), ProposeError>,
+    entry: &[EncodedBatch],
+    refused: &Refused,
+) {
+    match outcome {
+        Ok((_, store::Outcome::Appended { batches, .. })) => {
+            for (batch, outcome) in entry.iter().zip(batches) {
+                if *outcome != store::BatchOutcome::Accepted
+                    && let Source::Polled { group, slot, .. } = batch.header.source
+                {
+                    debug!(%group, slot, ?outcome, "a slot's batch was refused");
+                }
+            }
+        }
+        Ok((position, other)) => warn!(%position, %other, "unexpected answer to samples"),
+        Err(error) => {
+            refused.no_quorum.fetch_add(1, Ordering::Relaxed);
+            debug!(%error, batches = entry.len(), "samples were not committed");
+        }
+    }
+}

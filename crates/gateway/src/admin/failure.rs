@@ -1,0 +1,234 @@
+//! Why an admin call did not do what it was asked: one variant for each advice, each with its code.
+//!
+//! Owns the codes and their gRPC form: the code stands at the start of the message and in the metadata `holdfast-code`.
+//! Each has a page in `docs/errors`.
+
+use std::time::Duration;
+
+use model::ids::Revision;
+use model::plant::document::Diagnostics;
+use replication::{MembershipError, ProposeError};
+use store::Refusal;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+/// Metadata key of the error code.
+pub const CODE: &str = "holdfast-code";
+/// Metadata key of the leader's name, where another node must be asked.
+pub const LEADER: &str = "holdfast-leader";
+
+/// How many diagnostics an error message holds; the rest is counted. Messages travel in HTTP headers, which are small.
+const MAX_DIAGNOSTICS: usize = 10;
+/// Characters of an error message.
+const MAX_MESSAGE: usize = 3_000;
+
+/// Why a call was not done.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The plant document has errors.
+    #[error("the plant document has errors, nothing was changed; `holdfast config validate` lists them all\n{}", head(.0))]
+    InvalidDocument(Box<Diagnostics>),
+    /// The files are no plant document.
+    #[error("the files cannot be taken: {0}")]
+    InvalidFiles(String),
+    /// Somebody else applied a revision meanwhile.
+    #[error("revision {current} is in force, this change was made for {base}; run `holdfast config plan` again")]
+    RevisionMoved {
+        /// What the caller had seen.
+        base: Revision,
+        /// What is in force.
+        current: Revision,
+    },
+    /// Something undelivered would be lost.
+    #[error(
+        "{} would lose what is not delivered yet; wait until it is, or add `--discard-backlog {}`",
+        .0.join(", "), .0.join(" --discard-backlog ")
+    )]
+    BacklogAtStake(Vec<String>),
+    /// There is no such revision.
+    #[error("there is no revision {0}; `holdfast config history` lists them")]
+    NoSuchRevision(Revision),
+    /// Another node must be asked.
+    #[error("{}", match .leader {
+        Some(leader) => format!("this needs the leader, which is {leader}: ask it"),
+        None => "this needs the leader, and none is known: try again in a moment".to_owned(),
+    })]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<String>,
+    },
+    /// Nobody leads.
+    #[error("nothing can be changed, no majority of the nodes answers ({0}); bring a node back, then try again")]
+    NoQuorum(String),
+    /// It may have happened.
+    #[error("no answer within {0:?}: the change may still happen; look before trying again")]
+    Unknown(Duration),
+    /// Too much to do.
+    #[error("the cluster is overloaded; try again in {0:?}")]
+    Overloaded(Duration),
+    /// There is no such member.
+    #[error("there is no member {0:?}; `holdfast member list` names them")]
+    NoSuchMember(String),
+    /// Leadership cannot go there.
+    #[error("leadership cannot be handed over: {0}")]
+    NoSuccessor(String),
+    /// The hand-over was begun and did not end well.
+    #[error("the hand-over did not succeed: {0}; `holdfast leader show` says who leads")]
+    HandOver(String),
+    /// There is no such device.
+    #[error("there is no device {0:?}; `holdfast device list` names them")]
+    NoSuchDevice(String),
+    /// There is no such destination.
+    #[error("there is no destination {0:?}; `holdfast destination list` names them")]
+    NoSuchDestination(String),
+    /// There is no such record.
+    #[error("destination {destination} has no quarantined record {key}; `holdfast quarantine list` names them")]
+    NoSuchRecord {
+        /// The destination.
+        destination: String,
+        /// The key asked for.
+        key: String,
+    },
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    BadArgument(String),
+    /// The node is stopping.
+    #[error("this node is stopping; ask another")]
+    Stopping,
+    /// Something that should not be possible.
+    #[error("this node failed to answer: {0}; its log says more")]
+    Internal(String),
+}
+
+impl Failure {
+    /// The code, explained in `docs/errors`.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidDocument(_) => "HF-2001",
+            Self::InvalidFiles(_) => "HF-2002",
+            Self::RevisionMoved { .. } => "HF-2003",
+            Self::BacklogAtStake(_) => "HF-2004",
+            Self::NoSuchRevision(_) => "HF-2005",
+            Self::NotLeader { .. } => "HF-3101",
+            Self::NoQuorum(_) => "HF-3102",
+            Self::Unknown(_) => "HF-3103",
+            Self::Overloaded(_) => "HF-3104",
+            Self::NoSuchMember(_) => "HF-3105",
+            Self::NoSuccessor(_) => "HF-3106",
+            Self::HandOver(_) => "HF-3107",
+            Self::Stopping => "HF-3108",
+            Self::NoSuchDevice(_) => "HF-5101",
+            Self::NoSuchDestination(_) => "HF-7101",
+            Self::NoSuchRecord { .. } => "HF-7102",
+            Self::BadArgument(_) => "HF-8101",
+            Self::Internal(_) => "HF-8102",
+        }
+    }
+
+    fn grpc_code(&self) -> Code {
+        match self {
+            Self::InvalidDocument(_) | Self::InvalidFiles(_) | Self::BadArgument(_) => Code::InvalidArgument,
+            Self::RevisionMoved { .. } => Code::Aborted,
+            Self::BacklogAtStake(_) | Self::NotLeader { .. } | Self::NoSuccessor(_) => Code::FailedPrecondition,
+            Self::NoSuchRevision(_)
+            | Self::NoSuchMember(_)
+            | Self::NoSuchDevice(_)
+            | Self::NoSuchDestination(_)
+            | Self::NoSuchRecord { .. } => Code::NotFound,
+            Self::NoQuorum(_) | Self::Overloaded(_) | Self::Stopping => Code::Unavailable,
+            Self::Unknown(_) | Self::HandOver(_) => Code::Unknown,
+            Self::Internal(_) => Code::Internal,
+        }
+    }
+
+    /// What became of a proposal that was not seen applied within `patience`.
+    pub(crate) fn from_propose(error: ProposeError, patience: Duration) -> Self {
+        match error {
+            ProposeError::NotLeader { .. } => Self::NoQuorum("no leader is known".to_owned()),
+            ProposeError::Unreachable(reason) => Self::NoQuorum(reason),
+            ProposeError::Overloaded { retry_after } => Self::Overloaded(retry_after),
+            ProposeError::Invalid(reason) => Self::BadArgument(reason),
+            ProposeError::Unknown => Self::Unknown(patience),
+            ProposeError::Stopped => Self::Stopping,
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Revision { base, current } => Self::RevisionMoved { base, current },
+            Refusal::Backlog { name } => Self::BacklogAtStake(vec![name]),
+            Refusal::Unknown { what: "device", name } => Self::NoSuchDevice(name),
+            Refusal::Unknown { what: "destination", name } => Self::NoSuchDestination(name),
+            Refusal::Fenced { .. } => Self::NoQuorum("leadership changed hands meanwhile".to_owned()),
+            other @ (Refusal::Horizon { .. } | Refusal::Unknown { .. }) => Self::BadArgument(other.to_string()),
+        }
+    }
+}
+
+impl From<MembershipError> for Failure {
+    fn from(error: MembershipError) -> Self {
+        match error {
+            MembershipError::NotLeader { .. } => Self::NotLeader { leader: None },
+            MembershipError::Refused(reason) => Self::HandOver(reason),
+            MembershipError::Unknown(patience) => Self::Unknown(patience),
+        }
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let code = failure.code();
+        let mut message = format!("{code}: {failure}");
+        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
+            message.truncate(end);
+            message.push('…');
+        }
+        let mut status = Self::new(failure.grpc_code(), message);
+        status.metadata_mut().insert(CODE, MetadataValue::from_static(code));
+        if let Failure::NotLeader { leader: Some(leader) } = &failure
+            && let Ok(value) = MetadataValue::try_from(leader)
+        {
+            status.metadata_mut().insert(LEADER, value);
+        }
+        status
+    }
+}
+
+/// The first errors, and how many there are besides.
+fn head(diagnostics: &Diagnostics) -> String {
+    let errors: Vec<String> = diagnostics.errors().take(MAX_DIAGNOSTICS).map(ToString::to_string).collect();
+    let more = diagnostics.errors().count() as u64 - errors.len() as u64 + diagnostics.more;
+    let mut text = errors.join("\n");
+    if more > 0 {
+        text.push_str(&format!("\nand {more} more errors"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_bears_its_code_in_message_and_metadata() {
+        let status = Status::from(Failure::RevisionMoved { base: Revision(40), current: Revision(41) });
+        assert_eq!(status.code(), Code::Aborted);
+        assert!(status.message().starts_with("HF-2003: revision 41 is in force"), "{}", status.message());
+        assert_eq!(status.metadata().get(CODE).expect("present"), "HF-2003");
+    }
+
+    #[test]
+    fn who_must_be_asked_instead_is_in_the_metadata() {
+        let status = Status::from(Failure::NotLeader { leader: Some("gateway-b".into()) });
+        assert_eq!(status.metadata().get(LEADER).expect("present"), "gateway-b");
+        assert!(Status::from(Failure::NotLeader { leader: None }).metadata().get(LEADER).is_none());
+    }
+
+    #[test]
+    fn a_message_fits_into_a_header() {
+        let status = Status::from(Failure::Internal("ä".repeat(50_000)));
+        assert!(status.message().len() <= 2 * MAX_MESSAGE + 3, "{} bytes", status.message().len());
+    }
+}

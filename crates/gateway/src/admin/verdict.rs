@@ -1,0 +1,247 @@
+//! The verdict and the alarms: a pure function of what is known.
+//!
+//! - The list of kinds is closed. What is not known raises no alarm.
+//! - The gravest come first; within a gravity the order is that of the kinds, so that equal facts give equal lists.
+
+use std::time::Duration;
+
+use model::Timestamp;
+use wire::proto::v1 as pb;
+use wire::times::{nanos_from_proto, timestamp_from_proto, timestamp_to_proto};
+
+use pb::alarm::Kind;
+
+/// How far the clocks of two members may be apart.
+const CLOCK_LIMIT: Duration = Duration::from_millis(100);
+/// How long a destination may be away before somebody is told.
+const AWAY_LIMIT: Duration = Duration::from_secs(30);
+/// From when on a certificate is told of.
+const CERTIFICATE_LIMIT: Duration = Duration::from_secs(90 * 24 * 3_600);
+/// Percentages of the buffer's limit that raise an alarm.
+const DISK_STEPS: [u64; 3] = [90, 80, 70];
+
+/// What the verdict is made from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Facts {
+    /// Now.
+    pub(crate) at: Timestamp,
+    /// Whether a majority is known to answer.
+    pub(crate) quorum: bool,
+    /// The members.
+    pub(crate) members: Vec<pb::Member>,
+    /// The devices.
+    pub(crate) devices: Vec<pb::Device>,
+    /// The destinations.
+    pub(crate) destinations: Vec<pb::Destination>,
+    /// The buffer.
+    pub(crate) buffer: pb::BufferStats,
+    /// What the node itself has noticed.
+    pub(crate) notices: Notices,
+}
+
+/// What a node notices that lies in no ledger.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Notices {
+    /// Certificates and until when they are valid: whose, and when.
+    pub certificates: Vec<(String, Timestamp)>,
+    /// The last time the wall clock was set, and by how many nanoseconds.
+    pub clock_step: Option<(Timestamp, i64)>,
+    /// Destinations whose directory is not the same one on all nodes.
+    pub unshared: Vec<String>,
+}
+
+impl Facts {
+    /// Everything that is wrong.
+    pub(crate) fn alarms(&self) -> Vec<pb::Alarm> {
+        let mut alarms = Vec::new();
+        self.quorum_alarms(&mut alarms);
+        self.device_alarms(&mut alarms);
+        self.destination_alarms(&mut alarms);
+        self.disk_alarms(&mut alarms);
+        self.member_alarms(&mut alarms);
+        self.certificate_alarms(&mut alarms);
+        alarms.sort_by_key(|alarm| (!alarm.severe, alarm.kind));
+        alarms
+    }
+
+    /// The verdict that `alarms` amount to.
+    pub(crate) fn verdict(&self, alarms: &[pb::Alarm]) -> pb::cluster_status::Verdict {
+        use pb::cluster_status::Verdict;
+        match (self.quorum, alarms.is_empty()) {
+            (false, _) => Verdict::Down,
+            (true, false) => Verdict::Degraded,
+            (true, true) => Verdict::Ok,
+        }
+    }
+
+    /// How many further voters may fail.
+    pub(crate) fn may_fail(&self) -> u32 {
+        let voters = self.members.iter().filter(|member| member.voter).count();
+        let well = self.members.iter().filter(|member| member.voter && is_well(member)).count();
+        let majority = voters / 2 + 1;
+        u32::try_from(well.saturating_sub(majority)).unwrap_or(u32::MAX)
+    }
+
+    fn quorum_alarms(&self, alarms: &mut Vec<pb::Alarm>) {
+        let voters = self.members.iter().filter(|member| member.voter).count();
+        if !self.quorum {
+            let text = "no majority of the nodes answers: nothing is read, accepted or delivered";
+            alarms.push(alarm(Kind::NoQuorum, "", text, None, true));
+        } else if voters > 0 && voters <= 2 {
+            let text = format!("only {voters} voting: no automatic failover; add a third node");
+            alarms.push(alarm(Kind::TwoVotersOnly, "", &text, None, false));
+        } else if voters > 0 && self.may_fail() == 0 {
+            let text = "no further node may fail";
+            alarms.push(alarm(Kind::CannotLoseAnotherNode, "", text, None, false));
+        }
+    }
+
+    fn member_alarms(&self, alarms: &mut Vec<pb::Alarm>) {
+        for member in &self.members {
+            let wrong = match member.reach() {
+                pb::member::Reach::Unreachable => Some("unreachable"),
+                pb::member::Reach::Refused => Some("refused"),
+                _ => None,
+            };
+            if let Some(wrong) = wrong {
+                let text = with_reason(wrong, &member.reason);
+                alarms.push(alarm(Kind::MemberUnreachable, &member.name, &text, member.since, true));
+            }
+            if let Some(text) = clock_complaint(member) {
+                alarms.push(alarm(Kind::Clock, &member.name, &text, None, false));
+            }
+        }
+        if let Some((at, nanos)) = self.notices.clock_step {
+            let text = format!("the clock was set by {}", in_words(nanos.unsigned_abs()));
+            alarms.push(alarm(Kind::Clock, "", &text, Some(timestamp_to_proto(at)), false));
+        }
+        let mut leases: Vec<i64> = self.members.iter().filter(|member| member.voter).filter_map(lease).collect();
+        leases.sort_unstable();
+        leases.dedup();
+        if leases.len() > 1 {
+            let text = "members run with different lease profiles; the shortest counts";
+            alarms.push(alarm(Kind::ProfilesDiffer, "", text, None, false));
+        }
+    }
+
+    fn device_alarms(&self, alarms: &mut Vec<pb::Alarm>) {
+        use pb::device::State;
+        let polled: Vec<&pb::Device> =
+            self.devices.iter().filter(|device| !matches!(device.state(), State::Disabled | State::Pushing)).collect();
+        let down: Vec<&&pb::Device> = polled.iter().filter(|device| device.state() == State::Down).collect();
+        if down.len() >= 2 && down.len() * 2 > polled.len() {
+            let text = format!(
+                "the leader reaches {} of {} devices: it may be cut off from the field",
+                polled.len() - down.len(),
+                polled.len()
+            );
+            alarms.push(alarm(Kind::LeaderReachesFewDevices, "", &text, None, true));
+        }
+        for device in down {
+            let text = with_reason("does not answer", &device.reason);
+            alarms.push(alarm(Kind::DeviceDown, &device.id, &text, device.since, true));
+        }
+    }
+
+    fn destination_alarms(&self, alarms: &mut Vec<pb::Alarm>) {
+        use pb::destination::State;
+        for destination in &self.destinations {
+            let away = destination.since.is_some_and(|since| {
+                self.at.nanos_since(timestamp_from_proto(&since)) >= nanos(AWAY_LIMIT)
+            });
+            let wrong = match destination.state() {
+                State::Stalled => Some("refusing"),
+                State::Retrying if away => Some("away"),
+                _ => None,
+            };
+            if let Some(wrong) = wrong {
+                let text = with_reason(wrong, &destination.reason);
+                alarms.push(alarm(Kind::DestinationStalled, &destination.id, &text, destination.since, true));
+            }
+            if destination.quarantined > 0 {
+                let text = format!("{} records in quarantine", destination.quarantined);
+                alarms.push(alarm(Kind::QuarantineNotEmpty, &destination.id, &text, None, false));
+            }
+        }
+        for id in &self.notices.unshared {
+            let text = "its directory is not a share: files will lie on several machines";
+            alarms.push(alarm(Kind::FilesNotOnAShare, id, text, None, false));
+        }
+    }
+
+    fn disk_alarms(&self, alarms: &mut Vec<pb::Alarm>) {
+        let buffer = &self.buffer;
+        // The plant's limit and the disk's own room are two limits; whichever is nearer counts.
+        let room = buffer.free_bytes.map_or(u64::MAX, |free| buffer.disk_bytes.saturating_add(free));
+        let limit = match buffer.max_bytes {
+            0 => room,
+            max => max.min(room),
+        };
+        if limit == 0 || limit == u64::MAX {
+            return;
+        }
+        let percent = buffer.disk_bytes.saturating_mul(100) / limit;
+        if let Some(step) = DISK_STEPS.into_iter().find(|step| percent >= *step) {
+            let text = format!("{percent} % of {} used", model::plant::units::format_bytes(limit));
+            alarms.push(alarm(Kind::DiskFilling, "", &text, None, step >= 90));
+        }
+    }
+
+    fn certificate_alarms(&self, alarms: &mut Vec<pb::Alarm>) {
+        for (whose, until) in &self.notices.certificates {
+            let left = until.nanos_since(self.at);
+            if left < nanos(CERTIFICATE_LIMIT) {
+                let text = match left {
+                    left if left <= 0 => format!("its certificate ended at {until}"),
+                    left => format!("its certificate ends in {} days", left / nanos(Duration::from_secs(86_400))),
+                };
+                alarms.push(alarm(Kind::CertificateExpires, whose, &text, None, left <= 0));
+            }
+        }
+    }
+}
+
+/// Whether a member can be counted on. One that the answering node has no reason to talk to is.
+fn is_well(member: &pb::Member) -> bool {
+    !matches!(member.reach(), pb::member::Reach::Unreachable | pb::member::Reach::Refused)
+}
+
+fn lease(member: &pb::Member) -> Option<i64> {
+    member.lease.as_ref().map(nanos_from_proto)
+}
+
+fn clock_complaint(member: &pb::Member) -> Option<String> {
+    let offset = nanos_from_proto(member.clock_offset.as_ref()?);
+    let error = member.clock_error.as_ref().map_or(0, nanos_from_proto).unsigned_abs();
+    // Only what is surely apart: the error of the measurement is not the clock's.
+    let surely = offset.unsigned_abs().saturating_sub(error);
+    let direction = if offset > 0 { "ahead" } else { "behind" };
+    (u128::from(surely) > CLOCK_LIMIT.as_nanos())
+        .then(|| format!("its clock is {} {direction}", in_words(offset.unsigned_abs())))
+}
+
+fn in_words(nanos: u64) -> String {
+    let millis = nanos / 1_000_000;
+    if millis < 10_000 { format!("{millis} ms") } else { format!("{} s", millis / 1_000) }
+}
+
+fn with_reason(what: &str, reason: &str) -> String {
+    if reason.is_empty() { what.to_owned() } else { format!("{what} ({reason})") }
+}
+
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+fn alarm(
+    kind: Kind,
+    subject: &str,
+    text: &str,
+    since: Option<wire::times::ProtoTimestamp>,
+    severe: bool,
+) -> pb::Alarm {
+    pb::Alarm { kind: kind.into(), subject: subject.to_owned(), text: text.to_owned(), since, severe }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+use wire::times::nanos_to_proto;
+
+use super::*;
+use pb::cluster_status::Verdict;
+
+fn member(name: &str, reach: pb::member::Reach) -> pb::Member {
+    pb::Member {
+        name: name.into(),
+        voter: true,
+        reach: reach.into(),
+        lease: Some(nanos_to_proto(500_000_000)),
+        ..pb::Member::default()
+    }
+}
+
+fn well() -> Facts {
+    use pb::member::Reach;
+    Facts {
+        at: Timestamp::from_millis(1_000_000),
+        quorum: true,
+        members: vec![
+            member("a", Reach::Itself),
+            member("b", Reach::Reachable),
+            member("c", Reach::Reachable),
+        ],
+        ..Facts::default()
+    }
+}
+
+fn device(id: &str, state: pb::device::State) -> pb::Device {
+    pb::Device { id: id.into(), state: state.into(), ..pb::Device::default() }
+}
+
+fn kinds(facts: &Facts) -> Vec<Kind> {
+    facts.alarms().iter().map(pb::Alarm::kind).collect()
+}
+
+#[test]
+fn a_cluster_without_alarms_is_ok_and_may_lose_one_of_three() {
+    let facts = well();
+    assert_eq!(kinds(&facts), []);
+    assert_eq!(facts.verdict(&facts.alarms()), Verdict::Ok);
+    assert_eq!(facts.may_fail(), 1);
+}
+
+#[test]
+fn with_one_of_three_gone_no_further_one_may_fail() {
+    let mut facts = well();
+    facts.members[2] = member("c", pb::member::Reach::Unreachable);
+    facts.members[2].reason = "connection refused".into();
+    let alarms = facts.alarms();
+    assert_eq!(kinds(&facts), [Kind::MemberUnreachable, Kind::CannotLoseAnotherNode]);
+    assert_eq!(alarms[0].text, "unreachable (connection refused)");
+    assert_eq!(facts.verdict(&alarms), Verdict::Degraded);
+    assert_eq!(facts.may_fail(), 0);
+}
+
+#[test]
+fn without_a_majority_the_verdict_is_down() {
+    let facts = Facts { quorum: false, ..well() };
+    assert_eq!(facts.verdict(&facts.alarms()), Verdict::Down);
+    assert_eq!(kinds(&facts), [Kind::NoQuorum]);
+}
+
+#[test]
+fn two_voters_are_told_apart_from_three_with_one_missing() {
+    let mut facts = well();
+    facts.members.truncate(2);
+    assert_eq!(kinds(&facts), [Kind::TwoVotersOnly]);
+}
+
+#[test]
+fn each_silent_device_is_an_alarm_and_most_of_them_one_more() {
+    use pb::device::State;
+    let mut facts = well();
+    facts.devices = vec![
+        device("p1", State::Down),
+        device("p2", State::Answering),
+        device("p3", State::Answering),
+        device("robot", State::Pushing),
+    ];
+    assert_eq!(kinds(&facts), [Kind::DeviceDown]);
+    facts.devices[1] = device("p2", State::Down);
+    assert_eq!(kinds(&facts), [Kind::DeviceDown, Kind::DeviceDown, Kind::LeaderReachesFewDevices]);
+    facts.devices[0] = device("p1", State::Disabled);
+    facts.devices[1] = device("p2", State::Disabled);
+    assert_eq!(kinds(&facts), [], "what is out of service is nobody's alarm");
+}
+
+#[test]
+fn a_destination_that_refuses_is_an_alarm_at_once_and_one_that_is_away_after_a_while() {
+    use pb::destination::State;
+    let destination = |state: State, seconds_ago: i64| pb::Destination {
+        id: "historian".into(),
+        state: state.into(),
+        since: Some(timestamp_to_proto(well().at.plus_nanos(-seconds_ago * 1_000_000_000))),
+        reason: "401 Unauthorized".into(),
+        ..pb::Destination::default()
+    };
+    let with = |destination| Facts { destinations: vec![destination], ..well() };
+    let refused = with(destination(State::Stalled, 0)).alarms();
+    assert_eq!(refused[0].text, "refusing (401 Unauthorized)");
+    assert_eq!(kinds(&with(destination(State::Retrying, 5))), []);
+    assert_eq!(kinds(&with(destination(State::Retrying, 31))), [Kind::DestinationStalled]);
+    assert_eq!(kinds(&with(destination(State::Paused, 9_999))), []);
+    let quarantined = pb::Destination { quarantined: 3, ..destination(State::Current, 0) };
+    assert_eq!(kinds(&with(quarantined)), [Kind::QuarantineNotEmpty]);
+}
+
+#[test]
+fn the_disk_is_an_alarm_from_seventy_percent_of_the_nearer_limit() {
+    let filled = |disk_bytes, max_bytes, free_bytes| {
+        let buffer = pb::BufferStats { disk_bytes, max_bytes, free_bytes, ..pb::BufferStats::default() };
+        Facts { buffer, ..well() }.alarms()
+    };
+    assert!(filled(69, 100, None).is_empty());
+    assert!(!filled(70, 100, None)[0].severe);
+    assert!(filled(90, 100, None)[0].severe);
+    assert_eq!(filled(80, 1_000, Some(20))[0].kind(), Kind::DiskFilling, "the disk itself has less room");
+    assert!(filled(80, 0, None).is_empty(), "no limit is known");
+}
+
+#[test]
+fn a_clock_is_an_alarm_only_when_it_is_surely_apart() {
+    let apart = |offset: i64, error: i64| {
+        let mut facts = well();
+        facts.members[1].clock_offset = Some(nanos_to_proto(offset * 1_000_000));
+        facts.members[1].clock_error = Some(nanos_to_proto(error * 1_000_000));
+        facts.alarms()
+    };
+    assert!(apart(90, 0).is_empty());
+    assert!(apart(150, 80).is_empty(), "the measurement is not that exact");
+    assert_eq!(apart(-250, 10)[0].text, "its clock is 250 ms behind");
+}
+
+#[test]
+fn what_a_node_notices_is_told() {
+    let day = Duration::from_secs(86_400);
+    let notices = Notices {
+        certificates: vec![("a".into(), well().at.plus(day * 12)), ("b".into(), well().at.plus(day * 200))],
+        clock_step: Some((well().at, 3_000_000_000)),
+        unshared: vec!["files".into()],
+    };
+    let mut facts = Facts { notices, ..well() };
+    facts.members[0].lease = Some(nanos_to_proto(3_000_000_000));
+    assert_eq!(
+        kinds(&facts),
+        [Kind::Clock, Kind::CertificateExpires, Kind::FilesNotOnAShare, Kind::ProfilesDiffer]
+    );
+    assert_eq!(facts.alarms()[1].text, "its certificate ends in 12 days");
+}

@@ -1,0 +1,286 @@
+//! The node file: what differs from box to box.
+//!
+//! Read once at start. Every problem is reported at once; a value from the environment (`HOLDFAST_DATA_DIR` for
+//! `data-dir`, `HOLDFAST_LISTEN_ADMIN` for `[listen] admin`) replaces that of the file.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use model::Role;
+use replication::LeaseTimes;
+use serde::Deserialize;
+
+/// A node file, checked.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// What people type.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Where everything durable lies.
+    pub data_dir: PathBuf,
+    /// The lease profile.
+    pub times: LeaseTimes,
+    /// The cluster's name.
+    pub cluster: String,
+    /// Founding members, by name and peer address.
+    pub members: Vec<(String, String)>,
+    /// What is listened on.
+    pub listen: Listen,
+    /// Whether the node speaks plaintext; allowed on loopback only.
+    pub insecure: bool,
+    /// Local address of connections to field devices.
+    pub field_bind: Option<IpAddr>,
+    /// Values for `${var.…}`.
+    pub vars: BTreeMap<String, String>,
+    /// What is run when this node begins or ceases to lead.
+    pub hooks: Hooks,
+}
+
+/// Listeners, each bound on its own; an absent one is off.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// Peers.
+    pub peers: Option<SocketAddr>,
+    /// gRPC API: admin, ingest.
+    pub admin: Option<SocketAddr>,
+    /// Health and metrics over HTTP.
+    pub health: Option<SocketAddr>,
+}
+
+/// Commands that let other programs follow the active node.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Hooks {
+    /// Run when this node begins to lead.
+    pub on_lead: Option<String>,
+    /// Run when it ceases to lead.
+    pub on_yield: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct NodeFile {
+    name: String,
+    role: Option<String>,
+    data_dir: PathBuf,
+    profile: Option<String>,
+    #[serde(default)]
+    insecure: bool,
+    cluster: ClusterFile,
+    #[serde(default)]
+    listen: Listen,
+    #[serde(default)]
+    field: FieldFile,
+    #[serde(default)]
+    vars: BTreeMap<String, String>,
+    #[serde(default)]
+    hooks: Hooks,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClusterFile {
+    name: String,
+    #[serde(default)]
+    members: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FieldFile {
+    bind: Option<IpAddr>,
+}
+
+/// A node file that cannot be used, with everything that is wrong with it.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("{path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It does not say what it must, or says what makes no sense.
+    #[error("{path}:\n{}", problems.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n"))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Every problem.
+        problems: Vec<String>,
+    },
+}
+
+impl NodeConfig {
+    /// Reads and checks a node file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Self::parse(&text, |key| std::env::var(key).ok())
+            .map_err(|problems| ConfigError::Invalid { path: path.to_owned(), problems })
+    }
+
+    /// Checks the text of a node file; `environment` is asked for replacements.
+    pub fn parse(text: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Self, Vec<String>> {
+        let mut file: NodeFile = toml_edit::de::from_str(text).map_err(|error| vec![error.to_string()])?;
+        let mut problems = Vec::new();
+        file.replace_from(environment, &mut problems);
+        let role = match file.role.as_deref() {
+            None | Some("gateway") => Role::Gateway,
+            Some("witness") => {
+                problems.push("role: \"witness\" is reserved and cannot be run yet; use \"gateway\"".to_owned());
+                Role::Gateway
+            }
+            Some(other) => {
+                problems.push(format!("role: {other:?} is not known; expected \"gateway\""));
+                Role::Gateway
+            }
+        };
+        let times = match file.profile.as_deref() {
+            None | Some("lan") => LeaseTimes::LAN,
+            Some("lan-fast") => LeaseTimes::LAN_FAST,
+            Some("wan") => LeaseTimes::WAN,
+            Some(other) => {
+                problems.push(format!("profile: {other:?} is not known; expected \"lan\", \"lan-fast\" or \"wan\""));
+                LeaseTimes::LAN
+            }
+        };
+        let members = members(&file, &mut problems);
+        check_listeners(&file, &mut problems);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Self {
+            name: file.name,
+            role,
+            data_dir: file.data_dir,
+            times,
+            cluster: file.cluster.name,
+            members,
+            listen: file.listen,
+            insecure: file.insecure,
+            field_bind: file.field.bind,
+            vars: file.vars,
+            hooks: file.hooks,
+        })
+    }
+}
+
+impl NodeFile {
+    fn replace_from(&mut self, environment: impl Fn(&str) -> Option<String>, problems: &mut Vec<String>) {
+        if let Some(value) = environment("HOLDFAST_NAME") {
+            self.name = value;
+        }
+        if let Some(value) = environment("HOLDFAST_DATA_DIR") {
+            self.data_dir = value.into();
+        }
+        if let Some(value) = environment("HOLDFAST_PROFILE") {
+            self.profile = Some(value);
+        }
+        let listeners = [
+            ("HOLDFAST_LISTEN_PEERS", &mut self.listen.peers),
+            ("HOLDFAST_LISTEN_ADMIN", &mut self.listen.admin),
+            ("HOLDFAST_LISTEN_HEALTH", &mut self.listen.health),
+        ];
+        for (key, place) in listeners {
+            match environment(key).map(|value| (value.parse(), value)) {
+                None => {}
+                Some((Ok(address), _)) => *place = Some(address),
+                Some((Err(_), value)) => problems.push(format!("{key}: {value:?} is not IP:PORT")),
+            }
+        }
+    }
+}
+
+fn members(file: &NodeFile, problems: &mut Vec<String>) -> Vec<(String, String)> {
+    let mut members: Vec<(String, String)> = Vec::new();
+    for member in &file.cluster.members {
+        match member.split_once('=') {
+            Some((name, address)) if !name.is_empty() && address.contains(':') => {
+                if members.iter().any(|(known, _)| known == name) {
+                    problems.push(format!("cluster.members: {name} is listed twice"));
+                }
+                members.push((name.to_owned(), address.to_owned()));
+            }
+            _ => problems.push(format!("cluster.members: {member:?} is not NAME=HOST:PORT")),
+        }
+    }
+    if members.is_empty() {
+        problems.push("cluster.members: at least one member, this node, must be listed".to_owned());
+    } else if !members.iter().any(|(name, _)| *name == file.name) {
+        problems.push(format!("cluster.members: this node, {:?}, is not listed", file.name));
+    }
+    members
+}
+
+fn check_listeners(file: &NodeFile, problems: &mut Vec<String>) {
+    let required = [("listen.peers", file.listen.peers), ("listen.admin", file.listen.admin)];
+    for (key, address) in required {
+        if address.is_none() {
+            problems.push(format!("{key}: missing; expected IP:PORT"));
+        }
+    }
+    if !file.insecure {
+        problems.push(
+            "insecure: this version has no certificates yet; set insecure = true, and listen on loopback addresses only"
+                .to_owned(),
+        );
+    }
+    let all = [("listen.peers", file.listen.peers), ("listen.admin", file.listen.admin), ("listen.health", file.listen.health)];
+    for (key, address) in all {
+        if file.insecure && address.is_some_and(|address| !address.ip().is_loopback()) {
+            problems.push(format!("{key}: plaintext is allowed on loopback addresses only"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+        name = "node-1"
+        data-dir = "/var/lib/holdfast"
+        insecure = true
+        [cluster]
+        name = "plant-7"
+        members = ["node-1=127.0.0.1:7610", "node-2=127.0.0.1:7620"]
+        [listen]
+        peers = "127.0.0.1:7610"
+        admin = "127.0.0.1:7611"
+    "#;
+
+    fn nothing(_: &str) -> Option<String> {
+        None
+    }
+
+    #[test]
+    fn a_plain_file_is_read() {
+        let config = NodeConfig::parse(FILE, nothing).expect("it is valid");
+        assert_eq!(config.members[1], ("node-2".to_owned(), "127.0.0.1:7620".to_owned()));
+        assert_eq!(config.times, LeaseTimes::LAN);
+    }
+
+    #[test]
+    fn the_environment_replaces_values() {
+        let config = NodeConfig::parse(FILE, |key| (key == "HOLDFAST_DATA_DIR").then(|| "/tmp/x".to_owned()));
+        assert_eq!(config.expect("it is valid").data_dir, Path::new("/tmp/x"));
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let text = FILE.replace("node-2=127.0.0.1:7620", "node-2").replace("\"127.0.0.1:7611\"", "\"10.0.0.1:7611\"");
+        let problems = NodeConfig::parse(&text, nothing).expect_err("two problems");
+        assert_eq!(problems.len(), 2, "{problems:?}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let problems = NodeConfig::parse(&format!("colour = 1\n{FILE}"), nothing).expect_err("no such key");
+        assert!(problems[0].contains("colour"), "{problems:?}");
+    }
+}

@@ -1,0 +1,331 @@
+//! Forwarding: while this node leads, every destination is handed the buffer in order.
+//!
+//! - One task a destination; a slow or dead one holds up nothing but itself.
+//! - A cursor moves only by what the destination has acknowledged, and only through the log.
+//! - After an error the same records are offered again, after a pause; a destination that wants a person stalls.
+//! - Records that nobody routes to a destination are passed over, and its cursor with them.
+
+mod acknowledger;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use destinations::{AnyDestination, DeliverError, Destination, NodeFacts, Reign, pause_after};
+use model::ids::DestinationId;
+use model::plant;
+use model::{Clock, Cursor, Delivery, Position, Record, Timestamp};
+use replication::{Leadership, Replica};
+use runtime::random::{Random, generator};
+use runtime::{Failure, Spawner};
+use store::engine::Engine;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::acquisition::over;
+use crate::live::{DestinationState, Live};
+use crate::records::{Context, RecordMaker};
+use acknowledger::Acknowledger;
+
+/// Bytes of entries that are read at a time.
+const READ_BYTES: usize = 1 << 20;
+/// Records of one delivery, at most; the destination may split it further.
+const DELIVERY_RECORDS: usize = 10_000;
+/// A delivery whose newest record is older than this is backlog.
+const LIVE: Duration = Duration::from_secs(10);
+/// How long deliveries and acknowledgements in progress are waited for when forwarding stops in order.
+const FINISH: Duration = Duration::from_secs(3);
+
+/// What forwarding needs of its node.
+pub(crate) struct ForwardingParts<E: Engine> {
+    pub(crate) replica: Replica<E>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) live: Live,
+    pub(crate) facts: NodeFacts,
+    pub(crate) spawner: Spawner,
+}
+
+/// Delivers to every destination until `stop`, or until leadership has ended.
+pub(crate) async fn run<E: Engine>(
+    parts: Arc<ForwardingParts<E>>,
+    leadership: Leadership,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let mut running: BTreeMap<DestinationId, (plant::Destination, CancellationToken)> = BTreeMap::new();
+    let tasks = TaskTracker::new();
+    let mut applied = parts.replica.store().keeper().applied();
+    loop {
+        let (current, revision) = parts.replica.store().keeper().read(|state| {
+            let catalog = state.catalog();
+            let current: Vec<(DestinationId, plant::Destination)> = catalog
+                .map(|catalog| catalog.destinations().map(|(id, destination)| (id, destination.clone())).collect())
+                .unwrap_or_default();
+            (current, state.revision())
+        });
+        running.retain(|id, (known, token)| {
+            let stays = current.iter().any(|(current, destination)| current == id && destination == known);
+            if !stays {
+                token.cancel();
+            }
+            stays
+        });
+        for (id, destination) in current {
+            if running.contains_key(&id) {
+                continue;
+            }
+            let token = stop.child_token();
+            running.insert(id, (destination.clone(), token.clone()));
+            let forwarder = Forwarder::new(&parts, id, destination, leadership.clone());
+            let (name, guarded) = (forwarder.name.to_string(), leadership.clone());
+            parts.spawner.spawn(format!("destination {name}"), tasks.track_future(async move {
+                tokio::select! {
+                    ended = forwarder.run(token) => ended,
+                    () = over(&guarded) => Ok(()),
+                }
+            }));
+        }
+        tokio::select! {
+            () = new_revision(&parts.replica, &mut applied, revision) => {}
+            () = over(&leadership) => break,
+            () = stop.cancelled() => break,
+        }
+    }
+    tasks.close();
+    if timeout(FINISH, tasks.wait()).await.is_err() {
+        warn!("deliveries were still in progress when forwarding ended");
+    }
+    info!(term = %leadership.term(), "forwarding has ended");
+    Ok(())
+}
+
+async fn new_revision<E: Engine>(
+    replica: &Replica<E>,
+    applied: &mut watch::Receiver<Position>,
+    known: model::Revision,
+) {
+    while replica.store().keeper().read(store::ledger::State::revision) == known {
+        if applied.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Delivers to one destination.
+struct Forwarder<E: Engine> {
+    id: DestinationId,
+    name: Arc<str>,
+    cluster: Arc<str>,
+    spec: plant::Destination,
+    replica: Replica<E>,
+    clock: Arc<dyn Clock>,
+    live: Live,
+    facts: NodeFacts,
+    leadership: Leadership,
+    spawner: Spawner,
+    random: Random,
+}
+
+/// What was read from the buffer for one delivery.
+struct Run {
+    records: Vec<Record>,
+    /// Where the next one begins.
+    next: Cursor,
+}
+
+impl<E: Engine> Forwarder<E> {
+    fn new(parts: &ForwardingParts<E>, id: DestinationId, spec: plant::Destination, leadership: Leadership) -> Self {
+        Self {
+            id,
+            name: spec.id.as_str().into(),
+            cluster: parts.facts.cluster.as_str().into(),
+            spec,
+            replica: parts.replica.clone(),
+            clock: Arc::clone(&parts.clock),
+            live: parts.live.clone(),
+            facts: parts.facts.clone(),
+            leadership,
+            spawner: parts.spawner.clone(),
+            random: generator(None),
+        }
+    }
+
+    async fn run(mut self, stop: CancellationToken) -> Result<(), Failure> {
+        let mut attempt = 0;
+        while !stop.is_cancelled() {
+            match self.deliver_until_error(&stop).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    let Some(pause) = pause_after(&error, attempt, &mut self.random) else {
+                        // The lease has run out; whether it is renewed or over is decided around us.
+                        self.leadership.changed().await;
+                        continue;
+                    };
+                    attempt += 1;
+                    self.note(&error, attempt);
+                    tokio::select! {
+                        () = sleep(pause) => {}
+                        () = stop.cancelled() => return Ok(()),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins at the ledger's cursor and delivers until something goes wrong or `stop`.
+    async fn deliver_until_error(&mut self, stop: &CancellationToken) -> Result<(), DeliverError> {
+        let mut destination = AnyDestination::build(&self.spec, &self.facts)?;
+        let (cursor, lineages) = self.replica.store().keeper().read(|state| {
+            let cursor = state.destinations.get(&self.id).map_or_else(Cursor::default, |known| known.cursor);
+            (cursor, state.lineages.clone())
+        });
+        let permit = self.leadership.clone();
+        let reign = Reign { term: self.leadership.term(), cursor, lineages };
+        destination.begin_reign(&reign, &permit).await?;
+        let acknowledger = Acknowledger::start(self.replica.clone(), self.id, cursor, &self.spawner);
+        let mut maker = RecordMaker::new(self.id, &self.spec);
+        let mut taken = cursor;
+        let mut acknowledged = cursor;
+        let mut applied = self.replica.store().keeper().applied();
+        loop {
+            let upto = *applied.borrow_and_update();
+            let run = self.read(&mut maker, taken).map_err(|error| DeliverError::Misconfigured { reason: error })?;
+            if run.records.is_empty() {
+                let held = destination.due();
+                if held.is_none() && run.next > acknowledged {
+                    acknowledged = run.next;
+                    acknowledger.acknowledge(acknowledged, Vec::new());
+                }
+                taken = run.next;
+                if taken.position <= upto {
+                    continue;
+                }
+                self.live.destination(&self.name).progress(acknowledged, 0, 0.0, self.clock.now());
+                tokio::select! {
+                    changed = applied.changed() => if changed.is_err() { return Ok(()) },
+                    () = due(held) => {
+                        if let Some(flushed) = destination.flush(&permit).await? {
+                            acknowledged = flushed;
+                            acknowledger.acknowledge(flushed, Vec::new());
+                        }
+                    }
+                    () = stop.cancelled() => {
+                        if let Ok(Some(flushed)) = destination.flush(&permit).await {
+                            acknowledger.acknowledge(flushed, Vec::new());
+                        }
+                        destination.close().await;
+                        acknowledger.finish().await;
+                        return Ok(());
+                    }
+                }
+                continue;
+            }
+            if self.is_paused() {
+                self.live.destination(&self.name).set(DestinationState::Paused, self.clock.now(), None);
+                tokio::select! {
+                    changed = applied.changed() => if changed.is_err() { return Ok(()) },
+                    () = stop.cancelled() => return Ok(()),
+                }
+                continue;
+            }
+            let records = run.records.len() as u64;
+            let delivery = self.delivery(taken, run);
+            let outcome = tokio::select! {
+                outcome = destination.deliver(&delivery, &permit) => outcome,
+                // In order: the far side's answer is not waited for longer than it takes to hand over.
+                () = async { stop.cancelled().await; sleep(FINISH).await } => return Ok(()),
+            };
+            let receipt = outcome?;
+            taken = receipt.taken;
+            if receipt.acknowledged > acknowledged || !receipt.rejected.is_empty() {
+                acknowledged = receipt.acknowledged;
+                acknowledger.acknowledge(acknowledged, acknowledger::rejections(&delivery, receipt.rejected));
+            }
+            self.progress(&delivery, acknowledged, records);
+            if stop.is_cancelled() {
+                acknowledger.finish().await;
+                return Ok(());
+            }
+        }
+    }
+
+    fn read(&self, maker: &mut RecordMaker, from: Cursor) -> Result<Run, String> {
+        let store = self.replica.store();
+        let (entries, next) =
+            store.read_buffer(from.position, READ_BYTES).map_err(|error| error.to_string())?;
+        let mut records = Vec::new();
+        let mut reached = Cursor::at(next).max(from);
+        for entry in &entries {
+            let holds_records = entry.command.is_some() || !entry.effects.records.is_empty();
+            if !holds_records {
+                continue;
+            }
+            let context = store.keeper().read(|state| Context::at(state, entry.id.index));
+            let name = |node| store.keeper().read(|state| state.node_names.get(&node).cloned().unwrap_or_default());
+            maker.make(entry, &context, name, from, &mut records).map_err(|error| error.to_string())?;
+            if records.len() >= DELIVERY_RECORDS {
+                reached = Cursor::at(entry.id.index.next());
+                break;
+            }
+        }
+        Ok(Run { records, next: reached })
+    }
+
+    fn delivery(&self, after: Cursor, run: Run) -> Delivery {
+        let now = self.clock.now();
+        let newest = run.records.iter().rev().find_map(gateway_time);
+        let historical = newest.is_some_and(|newest| now.nanos_since(newest) > LIVE.as_nanos() as i64);
+        Delivery {
+            cluster: Arc::clone(&self.cluster),
+            destination: Arc::clone(&self.name),
+            after,
+            upto: run.next,
+            historical,
+            records: run.records,
+        }
+    }
+
+    fn progress(&self, delivery: &Delivery, acknowledged: Cursor, records: u64) {
+        let now = self.clock.now();
+        let newest = delivery.records.iter().rev().find_map(gateway_time);
+        let backlog = newest.map_or(0.0, |newest| (now.nanos_since(newest).max(0)) as f64 / 1e9);
+        let entry = self.live.destination(&self.name);
+        entry.progress(acknowledged, records, backlog, now);
+        entry.set(DestinationState::Accepting, now, None);
+    }
+
+    fn note(&self, error: &DeliverError, attempt: u32) {
+        let state = match error {
+            DeliverError::Misconfigured { .. } => DestinationState::Stalled,
+            _ => DestinationState::Unavailable,
+        };
+        if attempt == 1 {
+            warn!(destination = %self.name, %error, "delivery failed; it is tried again");
+        }
+        self.live.destination(&self.name).set(state, self.clock.now(), Some(error.to_string()));
+    }
+
+    fn is_paused(&self) -> bool {
+        self.replica
+            .store()
+            .keeper()
+            .read(|state| state.destinations.get(&self.id).is_some_and(|known| known.paused.is_some()))
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn gateway_time(record: &Record) -> Option<Timestamp> {
+    match record {
+        Record::Sample(sample) => Some(sample.gateway_time),
+        Record::Gap(_) | Record::Opening(_) | Record::Expiry(_) => None,
+    }
+}

@@ -1,0 +1,131 @@
+//! Acknowledgements on their way into the log: coalesced, one in flight a destination.
+//!
+//! - Only the newest cursor matters; refused records are never coalesced away.
+//! - A proposal that is not committed is made again with what is newest then; if the reign ends first, the records are
+//!   delivered again under their keys.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use destinations::Rejected;
+use model::command::{Command, Rejection};
+use model::ids::DestinationId;
+use model::{Cursor, Delivery, Record, SampleKey};
+use replication::Replica;
+use runtime::{Failure, Spawner};
+use store::engine::Engine;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_millis(100);
+/// How long the last acknowledgement is waited for when forwarding stops in order.
+const FINISH: Duration = Duration::from_secs(1);
+
+/// What is waiting to be acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Progress {
+    wanted: Cursor,
+    /// Grows when refused records were added, so that they are noticed although the cursor stands still.
+    rejections: u64,
+}
+
+/// The way into the acknowledger of one destination; its task ends when this is dropped.
+pub(super) struct Acknowledger {
+    wanted: watch::Sender<Progress>,
+    done: watch::Receiver<Cursor>,
+    rejected: Arc<Mutex<Vec<Rejection>>>,
+}
+
+impl Acknowledger {
+    pub(super) fn start<E: Engine>(
+        replica: Replica<E>,
+        destination: DestinationId,
+        from: Cursor,
+        spawner: &Spawner,
+    ) -> Self {
+        let (wanted, progress) = watch::channel(Progress { wanted: from, rejections: 0 });
+        let (done, done_seen) = watch::channel(from);
+        let rejected: Arc<Mutex<Vec<Rejection>>> = Arc::default();
+        let task = Task { replica, destination, progress, done, rejected: Arc::clone(&rejected) };
+        spawner.spawn("acknowledgements", task.run());
+        Self { wanted, done: done_seen, rejected }
+    }
+
+    /// Everything before `next` is safe, or refused for good.
+    pub(super) fn acknowledge(&self, next: Cursor, rejected: Vec<Rejection>) {
+        let more = !rejected.is_empty();
+        self.rejected.lock().unwrap_or_else(PoisonError::into_inner).extend(rejected);
+        self.wanted.send_modify(|progress| {
+            progress.wanted = progress.wanted.max(next);
+            progress.rejections += u64::from(more);
+        });
+    }
+
+    /// Waits until what was acknowledged is committed, for a moment.
+    pub(super) async fn finish(mut self) {
+        let wanted = self.wanted.borrow().wanted;
+        let committed = self.done.wait_for(|done| *done >= wanted);
+        if timeout(FINISH, committed).await.is_err() {
+            debug!("an acknowledgement was not committed in time; its records will be delivered again");
+        }
+    }
+}
+
+struct Task<E: Engine> {
+    replica: Replica<E>,
+    destination: DestinationId,
+    progress: watch::Receiver<Progress>,
+    done: watch::Sender<Cursor>,
+    rejected: Arc<Mutex<Vec<Rejection>>>,
+}
+
+impl<E: Engine> Task<E> {
+    async fn run(mut self) -> Result<(), Failure> {
+        while self.progress.changed().await.is_ok() {
+            loop {
+                let next = self.progress.borrow_and_update().wanted;
+                let rejected = std::mem::take(&mut *self.rejected.lock().unwrap_or_else(PoisonError::into_inner));
+                let command = Command::Acknowledge { destination: self.destination, next, rejected };
+                match self.replica.propose(&command, PATIENCE).await {
+                    Ok(_) => {
+                        self.done.send_replace(next);
+                        break;
+                    }
+                    Err(error) => {
+                        debug!(%error, "an acknowledgement was not committed");
+                        if let Command::Acknowledge { rejected, .. } = command {
+                            let mut waiting = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+                            waiting.splice(0..0, rejected);
+                        }
+                        if self.progress.has_changed().is_err() {
+                            return Ok(());
+                        }
+                        sleep(RETRY).await;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The refused records of a delivery, with what is needed to offer them again.
+pub(super) fn rejections(delivery: &Delivery, rejected: Vec<Rejected>) -> Vec<Rejection> {
+    if rejected.is_empty() {
+        return Vec::new();
+    }
+    let records: HashMap<SampleKey, &Record> = delivery.records.iter().map(|record| (record.key(), record)).collect();
+    let with_record = |rejected: Rejected| {
+        let record = records.get(&rejected.key)?;
+        Some(Rejection {
+            position: rejected.key.position,
+            ordinal: rejected.key.ordinal,
+            reason: rejected.reason,
+            record: destinations::json::record(record),
+        })
+    };
+    rejected.into_iter().filter_map(with_record).collect()
+}

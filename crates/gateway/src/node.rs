@@ -1,0 +1,274 @@
+//! From a node file to a running node, and back to nothing in order.
+//!
+//! - Raft has a small runtime of its own, so that nothing else can delay a heartbeat.
+//! - Ports are bound and the data directory is opened before anything else starts: what is wrong is said at once.
+//! - Stopping in order: hand leadership over, answer what is decided, leave, close the store.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use destinations::NodeFacts;
+use ingest::IngestConfig;
+use model::{BootId, Clock, SessionId, StoreId};
+use replication::{PeerEvent, PeerEvents, Replica, ReplicaParts, StartError, TcpConnector};
+use runtime::random::{generator, id_bits};
+use runtime::{Failure, Spawner, Supervisor, SystemClock};
+use store::engine::rocks::{self, RocksEngine, RocksOptions};
+use store::{OpenError, Store, StoreOptions};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::admin::AdminService;
+use crate::config::NodeConfig;
+use crate::health;
+use crate::leading::{Leading, LeadingParts, Switchover};
+use crate::live::Live;
+use crate::pushing::{PushedTags, ReplicatedLog};
+
+/// Bytes of the log's tail that are kept in memory.
+const TAIL_BYTES: usize = 32 << 20;
+/// Threads of Raft's own runtime.
+const RAFT_THREADS: usize = 2;
+/// How long an orderly end may take.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Why a node does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A port cannot be bound.
+    #[error("cannot listen on {address} ({what}): {source}; is another node running, or the address not of this machine?")]
+    Bind {
+        /// What for.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error("{0}")]
+    Directory(#[from] rocks::OpenError),
+    /// The store refuses to open.
+    #[error("data directory {path}: {source}")]
+    Store {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: OpenError,
+    },
+    /// The replica does not start.
+    #[error(transparent)]
+    Replica(#[from] StartError),
+    /// An essential task ended.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The system said no.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A node that runs.
+pub struct RunningNode {
+    replica: Replica<RocksEngine>,
+    switchover: Switchover,
+    /// Ends first: what touches the outside world.
+    outer: Supervisor,
+    /// Ends last: Raft and the store.
+    inner: Supervisor,
+    raft_runtime: tokio::runtime::Runtime,
+}
+
+/// Listeners, bound.
+struct Listeners {
+    peers: TcpListener,
+    admin: TcpListener,
+    health: Option<TcpListener>,
+}
+
+impl RunningNode {
+    /// Starts a node; resolves when its replica runs, or with the first thing that is wrong. `stop` gives up waiting.
+    pub async fn start(config: NodeConfig, stop: CancellationToken) -> Result<Self, NodeError> {
+        let mut random = generator(None);
+        let listeners = Listeners::bind(&config).await?;
+        std::fs::create_dir_all(&config.data_dir)?;
+        let raft_runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RAFT_THREADS)
+            .thread_name("raft")
+            .enable_all()
+            .build()?;
+        let (inner, inner_spawner) = Supervisor::new();
+        let (outer, outer_spawner) = Supervisor::new();
+        let raft_spawner = inner_spawner.on(raft_runtime.handle().clone());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+
+        let engine = Arc::new(RocksEngine::open(&config.data_dir, &RocksOptions::default())?);
+        let options = StoreOptions { tail_bytes: TAIL_BYTES, birth: StoreId::from(id_bits(&mut random)) };
+        let store = Store::open(engine, options, &raft_spawner)
+            .await
+            .map_err(|source| NodeError::Store { path: config.data_dir.clone(), source })?;
+        let Listeners { peers, admin, health } = listeners;
+        let parts = ReplicaParts {
+            store,
+            cluster_name: config.cluster.clone(),
+            name: config.name.clone(),
+            role: config.role,
+            boot: BootId::from(id_bits(&mut random)),
+            members: config.members.clone(),
+            times: config.times,
+            clock: Arc::clone(&clock),
+            connector: Arc::new(TcpConnector::new(config.times.lease / 2)),
+            listener: Some(peers),
+            staging: config.data_dir.join("incoming"),
+            free_bytes: free_bytes(config.data_dir.clone()),
+            events: PeerEvents::new(report),
+            spawner: raft_spawner,
+            random: generator(None),
+        };
+        let starting = raft_runtime.spawn(Replica::start(parts));
+        let replica = tokio::select! {
+            started = starting => started.map_err(io::Error::other)??,
+            () = stop.cancelled() => return Err(NodeError::Replica(StartError::Cancelled)),
+        };
+        let live = Live::default();
+        let switchover = start_leading(&config, &replica, &clock, &live, &outer_spawner);
+        serve(&config, &replica, &clock, &live, &switchover, (admin, health), &outer_spawner);
+        info!(node = %replica.node(), name = config.name, cluster = config.cluster, "node is running");
+        Ok(Self { replica, switchover, outer, inner, raft_runtime })
+    }
+
+    /// Runs until `stop`, or until something essential fails. Ends in order either way.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), NodeError> {
+        let failed = tokio::select! {
+            () = stop.cancelled() => None,
+            failure = self.outer.failure() => Some(failure),
+            failure = self.inner.failure() => Some(failure),
+        };
+        if let Some(failure) = &failed {
+            error!(%failure, "the node ends");
+        } else {
+            info!("stopping");
+            self.yield_leadership().await;
+        }
+        if !self.outer.shut_down(GRACE).await {
+            warn!("some tasks were still running at the end");
+        }
+        self.replica.shut_down().await;
+        if !self.inner.shut_down(GRACE).await {
+            warn!("the store was still being written at the end");
+        }
+        drop(self.replica);
+        self.raft_runtime.shutdown_timeout(Duration::from_secs(1));
+        match failed {
+            Some(failure) => Err(failure.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// A leader hands over before it goes, if anybody can take over.
+    async fn yield_leadership(&self) {
+        if self.replica.leadership().borrow().is_none() {
+            return;
+        }
+        match tokio::time::timeout(GRACE, self.switchover.request(None)).await {
+            Ok(Ok(to)) => info!(%to, "leadership was handed over"),
+            Ok(Err(error)) => warn!(%error, "leadership was not handed over"),
+            Err(_) => warn!("leadership was not handed over in time"),
+        }
+    }
+}
+
+impl Listeners {
+    async fn bind(config: &NodeConfig) -> Result<Self, NodeError> {
+        let (Some(peers), Some(admin)) = (config.listen.peers, config.listen.admin) else {
+            return Err(NodeError::Io(io::Error::other("listen.peers and listen.admin must be set")));
+        };
+        let health = match config.listen.health {
+            Some(address) => Some(bind("health", address).await?),
+            None => None,
+        };
+        Ok(Self { peers: bind("peers", peers).await?, admin: bind("admin", admin).await?, health })
+    }
+}
+
+async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(address).await.map_err(|source| NodeError::Bind { what, address, source })
+}
+
+fn start_leading(
+    config: &NodeConfig,
+    replica: &Replica<RocksEngine>,
+    clock: &Arc<dyn Clock>,
+    live: &Live,
+    spawner: &Spawner,
+) -> Switchover {
+    let facts = NodeFacts {
+        name: config.name.clone(),
+        cluster: config.cluster.clone(),
+        data_dir: config.data_dir.clone(),
+        vars: config.vars.clone(),
+    };
+    let (leading, switchover) = Leading::new(LeadingParts {
+        replica: replica.clone(),
+        clock: Arc::clone(clock),
+        live: live.clone(),
+        facts,
+        bind: config.field_bind,
+        spawner: spawner.clone(),
+    });
+    spawner.spawn("leading", leading.run());
+    switchover
+}
+
+fn serve(
+    config: &NodeConfig,
+    replica: &Replica<RocksEngine>,
+    clock: &Arc<dyn Clock>,
+    live: &Live,
+    switchover: &Switchover,
+    (admin, health): (TcpListener, Option<TcpListener>),
+    spawner: &Spawner,
+) {
+    let session = SessionId::from(id_bits(&mut generator(None)));
+    let log = Arc::new(ReplicatedLog::start(replica.clone(), spawner));
+    let tags = Arc::new(PushedTags(replica.clone()));
+    let pushes =
+        ingest::start(spawner, log, tags, Arc::clone(clock), replica.node(), session, IngestConfig::default());
+    let service = AdminService::new(replica.clone(), live.clone(), switchover.clone(), Arc::clone(clock), config.cluster.clone());
+    let api = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .add_service(service.into_server())
+        .add_service(pushes.into_server());
+    let stop = spawner.token().clone();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(admin);
+    spawner.spawn("api", async move { api.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await });
+    if let Some(listener) = health {
+        let stop = spawner.token().clone();
+        spawner.spawn("health", health::serve(listener, replica.clone(), live.clone(), stop));
+    }
+}
+
+/// Bytes free on the volume of `path` above the reserve.
+fn free_bytes(path: PathBuf) -> Arc<dyn Fn() -> u64 + Send + Sync> {
+    /// Below this, followers refuse entries rather than die of a full disk.
+    const RESERVE: u64 = 256 << 20;
+    Arc::new(move || match rustix::fs::statvfs(&path) {
+        Ok(volume) => (volume.f_bavail * volume.f_frsize).saturating_sub(RESERVE),
+        Err(error) => {
+            warn!(%error, "free space cannot be read");
+            0
+        }
+    })
+}
+
+fn report(event: PeerEvent) {
+    match event {
+        PeerEvent::LogShortened { node, acknowledged, conflict } => {
+            error!(%node, acknowledged, conflict, "a node has lost what it had acknowledged: replace it");
+        }
+        PeerEvent::Refused { node, refusal } => error!(%node, %refusal, "a peer and this node refuse each other"),
+    }
+}

@@ -1,0 +1,205 @@
+//! Records: what lies in the buffer, as one destination is handed it.
+//!
+//! - Names, units and routes are those of the revision in force at a record's position; node and term those of its
+//!   entry. So a record is the same whoever makes it, whenever.
+//! - Ordinals count all samples of an entry, those of refused batches included; records made by `apply` count from 2³¹.
+//! - A batch that cannot be decoded is damage, not data: the caller stops.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use model::batch::Source;
+use model::catalog::Catalog;
+use model::command::Command;
+use model::ids::{DestinationId, NodeId, Revision, TagId, Term};
+use model::plant::Destination;
+use model::plant::route::CompiledRoutes;
+use model::record::{ExpiryRecord, GapRecord, GridSlot, OpeningRecord, Record, SampleRecord};
+use model::{Cursor, Lineage, Ordinal, Position, SampleKey};
+use store::Buffered;
+use store::ledger::{EffectRecord, Effects, State};
+
+/// The buffer holds something that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("entry {position} of the buffer cannot be read: {reason}")]
+pub(crate) struct Unreadable {
+    position: Position,
+    reason: String,
+}
+
+/// What the ledger says about a position, copied once for a run of entries.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) catalog: Option<Arc<Catalog>>,
+    pub(crate) lineage: Lineage,
+    pub(crate) leader: Arc<str>,
+}
+
+impl Context {
+    pub(crate) fn at(state: &State, position: Position) -> Self {
+        Self {
+            catalog: state.catalog_at(position).cloned(),
+            lineage: state.lineage_at(position).unwrap_or_else(|| Lineage::from_random(0)),
+            leader: state.reign_at(position).map_or_else(|| "".into(), |reign| reign.name.as_str().into()),
+        }
+    }
+}
+
+/// Turns entries into the records of one destination.
+pub(crate) struct RecordMaker {
+    destination: DestinationId,
+    names: HashMap<NodeId, Arc<str>>,
+    routed: Option<(Revision, HashMap<TagId, bool>, CompiledRoutes)>,
+    /// For positions from before the destination existed.
+    routes_now: CompiledRoutes,
+}
+
+impl RecordMaker {
+    pub(crate) fn new(id: DestinationId, destination: &Destination) -> Self {
+        let routes_now = CompiledRoutes::new(&destination.routes);
+        Self { destination: id, names: HashMap::new(), routed: None, routes_now }
+    }
+
+    /// Appends to `records` what `entry` holds for this destination from `from` on.
+    pub(crate) fn make(
+        &mut self,
+        entry: &Buffered,
+        context: &Context,
+        node_name: impl Fn(NodeId) -> String,
+        from: Cursor,
+        records: &mut Vec<Record>,
+    ) -> Result<(), Unreadable> {
+        let position = entry.id.index;
+        let first = if from.position == position { from.ordinal } else { Ordinal::ZERO };
+        let Some(catalog) = context.catalog.clone() else { return Ok(()) };
+        if first < Ordinal::FIRST_EFFECT
+            && let Some(command) = &entry.command
+        {
+            let unreadable = |reason: String| Unreadable { position, reason };
+            let opened = wire::entry::open(command.clone()).map_err(|error| unreadable(error.to_string()))?;
+            if let Command::Append { batches } = &opened.command {
+                let mut ordinal = 0;
+                for (number, header) in batches.iter().enumerate() {
+                    let start = ordinal;
+                    ordinal += header.count;
+                    let refused = entry.effects.refused.contains(&(number as u32));
+                    if refused || ordinal <= first.0 {
+                        continue;
+                    }
+                    let batch = opened.payloads.get(number).decode().map_err(|error| unreadable(error.to_string()))?;
+                    let node = Arc::clone(self.names.entry(header.node).or_insert_with(|| node_name(header.node).into()));
+                    let grid_slot = match header.source {
+                        Source::Polled { grid, slot, .. } => Some(GridSlot { grid, slot }),
+                        Source::Pushed { .. } => None,
+                    };
+                    for (ordinal, sample) in (start..).zip(batch.into_samples()) {
+                        if ordinal < first.0 || !self.is_routed(&catalog, sample.tag) {
+                            continue;
+                        }
+                        let Some(tag) = catalog.tag(sample.tag) else { continue };
+                        records.push(Record::Sample(SampleRecord {
+                            key: SampleKey { lineage: context.lineage, position, ordinal: Ordinal(ordinal) },
+                            tag: Arc::clone(&tag.facts),
+                            reading: sample.reading,
+                            source_time: sample.source_time,
+                            gateway_time: header.gateway_time,
+                            slot: grid_slot,
+                            node: Arc::clone(&node),
+                            term: entry.id.term,
+                        }));
+                    }
+                }
+            }
+        }
+        self.make_effects(&entry.effects, &catalog, context, (position, entry.id.term), first, records);
+        Ok(())
+    }
+
+    fn make_effects(
+        &mut self,
+        effects: &Effects,
+        catalog: &Arc<Catalog>,
+        context: &Context,
+        (position, term): (Position, Term),
+        first: Ordinal,
+        records: &mut Vec<Record>,
+    ) {
+        for (offset, effect) in (0..).zip(&effects.records) {
+            let ordinal = Ordinal(Ordinal::FIRST_EFFECT.0 + offset);
+            if ordinal < first {
+                continue;
+            }
+            let key = SampleKey { lineage: context.lineage, position, ordinal };
+            let node = Arc::clone(&context.leader);
+            match effect {
+                EffectRecord::Gap { group, grid, line, first, last, cause } => {
+                    let Some(entry) = catalog.group(*group).cloned() else { continue };
+                    if !entry.tags.iter().any(|tag| self.is_routed(catalog, *tag)) {
+                        continue;
+                    }
+                    records.push(Record::Gap(GapRecord {
+                        key,
+                        device: entry.device,
+                        group: entry.name,
+                        grid: *grid,
+                        first_slot: *first,
+                        last_slot: *last,
+                        from: line.nominal(*first),
+                        to: line.nominal(*last + 1),
+                        cause: *cause,
+                        node,
+                        term,
+                    }));
+                }
+                EffectRecord::Opening { group, grid, line, replaces, cause } => {
+                    let Some(entry) = catalog.group(*group).cloned() else { continue };
+                    if !entry.tags.iter().any(|tag| self.is_routed(catalog, *tag)) {
+                        continue;
+                    }
+                    records.push(Record::Opening(OpeningRecord {
+                        key,
+                        device: entry.device,
+                        group: entry.name,
+                        grid: *grid,
+                        first: line.first,
+                        period: line.period,
+                        replaces: *replaces,
+                        cause: *cause,
+                        node,
+                        term,
+                    }));
+                }
+                EffectRecord::Expiry { destination, id, from, to, cause, samples } => {
+                    if *id != self.destination {
+                        continue;
+                    }
+                    records.push(Record::Expiry(ExpiryRecord {
+                        key,
+                        destination: destination.as_str().into(),
+                        from: *from,
+                        to: *to,
+                        cause: *cause,
+                        samples: *samples,
+                        node,
+                        term,
+                    }));
+                }
+            }
+        }
+    }
+
+    fn is_routed(&mut self, catalog: &Arc<Catalog>, tag: TagId) -> bool {
+        if self.routed.as_ref().is_none_or(|(revision, ..)| *revision != catalog.revision()) {
+            let routes = catalog.destinations().find(|(id, _)| *id == self.destination);
+            let routes = match routes {
+                Some((_, destination)) => CompiledRoutes::new(&destination.routes),
+                None => self.routes_now.clone(),
+            };
+            self.routed = Some((catalog.revision(), HashMap::new(), routes));
+        }
+        let (_, known, routes) = self.routed.as_mut().expect("set just above");
+        *known
+            .entry(tag)
+            .or_insert_with(|| catalog.tag(tag).is_some_and(|entry| routes.matches(&entry.facts.id)))
+    }
+}

@@ -1,0 +1,191 @@
+//! What stands behind the peer port: openraft, and the rules that it does not know.
+//!
+//! - A vote leaves this node only outside quarantine, and only when no leadership of its own can still be live.
+//! - Hearing from a leader is noted when openraft has accepted what it sent.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use model::{Member, NodeId};
+use openraft::AsyncRuntime;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use openraft::storage::Snapshot;
+use store::engine::Engine;
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+use crate::lease::Leadership;
+use crate::network::{Applied, PeerHandler, ProposeError, Refusal, SnapshotFile, SnapshotMeta, Stopped};
+use crate::replica::Replica;
+use crate::type_config::{TypeConfig, Vote};
+
+/// When this node last heard from a leader, was last asked to take over, and may vote again. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Contact {
+    inner: Arc<ContactInner>,
+}
+
+#[derive(Debug)]
+struct ContactInner {
+    /// Times are kept as nanoseconds since this.
+    origin: Instant,
+    leader: AtomicU64,
+    handed_over: AtomicU64,
+    quarantine_ends: Instant,
+}
+
+impl Contact {
+    pub(crate) fn new(quarantine: Duration) -> Self {
+        let origin = Instant::now();
+        let inner = ContactInner {
+            origin,
+            leader: AtomicU64::new(0),
+            handed_over: AtomicU64::new(0),
+            quarantine_ends: origin + quarantine,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.inner.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn heard_leader(&self) {
+        self.inner.leader.fetch_max(self.now(), Ordering::Relaxed);
+    }
+
+    /// When a leader was last heard; the start of this process, if none was.
+    pub(crate) fn last_leader(&self) -> Instant {
+        self.inner.origin + Duration::from_nanos(self.inner.leader.load(Ordering::Relaxed))
+    }
+
+    /// Whether a leader asked this node to take over within `window`.
+    pub(crate) fn was_handed_over(&self, window: Duration) -> bool {
+        let at = self.inner.handed_over.load(Ordering::Relaxed);
+        at > 0 && self.now().saturating_sub(at) < u64::try_from(window.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// When this node may vote and campaign.
+    pub(crate) fn quarantine_ends(&self) -> Instant {
+        self.inner.quarantine_ends
+    }
+}
+
+/// The handler of one node; answers once its replica exists.
+pub(crate) struct Handler<E: Engine, RT: AsyncRuntime> {
+    pub(crate) replica: Arc<OnceCell<Replica<E, RT>>>,
+    pub(crate) staging: PathBuf,
+    /// Bytes free above the reserve.
+    pub(crate) free_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl<E: Engine, RT: AsyncRuntime> Handler<E, RT> {
+    fn replica(&self) -> Result<&Replica<E, RT>, Stopped> {
+        self.replica.get().ok_or(Stopped)
+    }
+}
+
+#[tonic::async_trait]
+impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
+    fn member(&self, node: NodeId) -> Option<Member> {
+        let metrics = self.replica.get()?.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_node(&node.0).cloned()
+    }
+
+    fn free_bytes(&self) -> u64 {
+        (self.free_bytes)()
+    }
+
+    fn is_amnesic(&self) -> bool {
+        false
+    }
+
+    fn may_vote(&self) -> bool {
+        self.replica.get().is_some_and(|replica| {
+            Instant::now() >= replica.inner.contact.quarantine_ends() && replica.inner.cell.is_over()
+        })
+    }
+
+    fn may_append(&self) -> Result<(), Refusal> {
+        if (self.free_bytes)() == 0 { Err(Refusal::DiskFull) } else { Ok(()) }
+    }
+
+    fn staging(&self) -> &Path {
+        &self.staging
+    }
+
+    fn append(
+        &self,
+        requests: BoxStream<'static, AppendEntriesRequest<TypeConfig<RT>>>,
+    ) -> BoxStream<'static, Result<StreamAppendResult<TypeConfig<RT>>, Stopped>> {
+        let Ok(replica) = self.replica() else {
+            return futures::stream::iter([Err(Stopped)]).boxed();
+        };
+        let contact = replica.inner.contact.clone();
+        let answers = replica.inner.raft.stream_append(requests).map(move |answer| {
+            if !matches!(answer, Ok(Err(StreamAppendError::HigherVote(_))) | Err(_)) {
+                contact.heard_leader();
+            }
+            answer.map_err(|_| Stopped)
+        });
+        answers.boxed()
+    }
+
+    async fn vote(&self, request: VoteRequest<TypeConfig<RT>>) -> Result<VoteResponse<TypeConfig<RT>>, Stopped> {
+        self.replica()?.inner.raft.vote(request).await.map_err(|_| Stopped)
+    }
+
+    async fn pre_vote(&self, request: VoteRequest<TypeConfig<RT>>) -> Result<VoteResponse<TypeConfig<RT>>, Stopped> {
+        self.replica()?.inner.raft.pre_vote(request).await.map_err(|_| Stopped)
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: TransferLeaderRequest<TypeConfig<RT>>,
+    ) -> Result<TransferLeaderResponse<TypeConfig<RT>>, Stopped> {
+        let inner = &self.replica()?.inner;
+        inner.contact.inner.handed_over.fetch_max(inner.contact.now(), Ordering::Relaxed);
+        inner.raft.handle_transfer_leader(request).await.map_err(|_| Stopped)
+    }
+
+    async fn install_snapshot(&self, vote: Vote, meta: SnapshotMeta, file: SnapshotFile) -> Result<Vote, Stopped> {
+        let inner = &self.replica()?.inner;
+        let snapshot = Snapshot { meta, snapshot: file };
+        let answer = inner.raft.install_full_snapshot(vote, snapshot).await.map_err(|_| Stopped)?;
+        inner.contact.heard_leader();
+        Ok(answer.vote)
+    }
+
+    fn propose(
+        &self,
+        _from: NodeId,
+        command: Bytes,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+        let Ok(replica) = self.replica() else {
+            return futures::future::ready(Err(ProposeError::Stopped)).boxed();
+        };
+        let term = replica.inner.leadership.borrow().as_ref().map(Leadership::term);
+        let Some(term) = term else {
+            let leader = replica.status().leader;
+            return futures::future::ready(Err(ProposeError::NotLeader { leader })).boxed();
+        };
+        let pending = replica.inner.proposer.try_propose(term, command);
+        async move {
+            let answer = pending?.answer();
+            tokio::time::timeout(patience, answer).await.unwrap_or(Err(ProposeError::Unknown))
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,153 @@
+//! The listening end of the peer port: connections that were accepted, and the HTTP/2 server on them.
+//!
+//! - A connection brings the name that its peer has proven (TLS is established before it comes here).
+//! - When the server has stopped, no connection stands any more: a peer notices at once.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::{FutureExt, Stream, StreamExt};
+use openraft::AsyncRuntime;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Extensions;
+use tonic::transport::server::Connected;
+use wire::proto::peer::peer_server::PeerServer;
+
+use super::MAX_MESSAGE;
+use super::connector::{self, PeerIo};
+use super::link::{CONNECTION_WINDOW, STREAM_WINDOW};
+use super::server::PeerService;
+
+/// How long calls in progress may go on after the server was told to stop.
+const GRACE: Duration = Duration::from_millis(500);
+/// Calls at once on one connection; a peer needs a handful.
+const CALLS: u32 = 256;
+
+/// A connection that was accepted: plain, or TLS already established.
+pub(crate) struct Accepted {
+    io: Box<dyn PeerIo>,
+    proven: Proven,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// The name that the peer's certificate proves, where there is one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Proven(Option<String>);
+
+impl Proven {
+    /// The proven name.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
+    pub(super) fn of(extensions: &Extensions) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or_default()
+    }
+}
+
+impl Accepted {
+    /// A connection whose peer has proven that its name is `proven_name`, or nothing (plaintext).
+    pub(crate) fn new(io: impl PeerIo, proven_name: Option<String>) -> Self {
+        let never = CancellationToken::new();
+        Self { io: Box::new(io), proven: Proven(proven_name), cut: Box::pin(never.cancelled_owned()) }
+    }
+}
+
+impl Connected for Accepted {
+    type ConnectInfo = Proven;
+
+    fn connect_info(&self) -> Proven {
+        self.proven.clone()
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut this.io).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+/// Accepts plain TCP connections for [`serve`]. An error of one connection does not end the stream.
+pub(crate) fn accept_tcp(
+    listener: TcpListener,
+    user_timeout: Duration,
+) -> impl Stream<Item = io::Result<Accepted>> {
+    futures::stream::unfold(listener, move |listener| async move {
+        loop {
+            let accepted = listener.accept().await.and_then(|(stream, _)| {
+                connector::tune(&stream, user_timeout)?;
+                Ok(stream)
+            });
+            match accepted {
+                Ok(stream) => return Some((Ok(Accepted::new(stream, None)), listener)),
+                Err(error) => {
+                    tracing::warn!(%error, "peer connection not accepted");
+                    // Out of file descriptors: trying again at once would only burn the processor.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    })
+}
+
+/// Answers peers on `incoming` until `stop`; afterwards no connection stands any more.
+pub(crate) async fn serve<RT: AsyncRuntime>(
+    service: PeerService<RT>,
+    incoming: impl Stream<Item = io::Result<Accepted>> + Send,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error> {
+    let options = service.options().clone();
+    let cut = CancellationToken::new();
+    // Cut as well if this future is dropped.
+    let _cut_on_drop = cut.clone().drop_guard();
+    let incoming = incoming.map(|accepted| {
+        accepted.map(|accepted| Accepted { cut: Box::pin(cut.clone().cancelled_owned()), ..accepted })
+    });
+    let server = PeerServer::new(service)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let (begin, told) = oneshot::channel::<()>();
+    let serving = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(options.keep_alive_interval))
+        .http2_keepalive_timeout(Some(options.keep_alive_timeout))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(CALLS)
+        .add_service(server)
+        .serve_with_incoming_shutdown(incoming, told.map(|_| ()));
+    tokio::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => return ended,
+        () = stop => drop(begin),
+    }
+    // Streams of a leader do not end by themselves.
+    match timeout(GRACE, serving).await {
+        Ok(ended) => ended,
+        Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,294 @@
+//! One replica: openraft, fed and fenced.
+//!
+//! - Owns the Raft core and the tasks around it: the lease, the reign, elections, snapshots, proposals, the peer port.
+//! - What it hands out has no openraft type in it: [`Leadership`], [`Applied`], [`Status`].
+//! - A proposal made on any node reaches the leader; on the leader it waits for nothing but room and its own `Lead`.
+//! - If the Raft core ends, its metrics channel closes, and that ends the node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::command::{Command, Stamp};
+use model::ids::{GroupId, Term};
+use model::{BootId, Clock, Member, NodeId, Position};
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::{AsyncRuntime, ChangeMembers, Raft, ServerState};
+use openraft_rt_tokio::TokioRuntime;
+use runtime::Spawner;
+use store::Store;
+use store::engine::Engine;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use wire::entry::EncodedBatch;
+
+use crate::handler::Contact;
+use crate::lease::{LeaseCell, LeaseTimes, Leadership};
+use crate::network::{Applied, PeerTable, Proposals, ProposeError};
+use crate::proposer::Proposer;
+use crate::storage::StateMachine;
+use crate::type_config::TypeConfig;
+
+pub(crate) type RaftOf<E, RT> = Raft<TypeConfig<RT>, StateMachine<E>>;
+
+/// How long a change of membership or a transfer may take.
+const MEMBERSHIP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A replica of the cluster. Cheap to clone.
+pub struct Replica<E: Engine, RT: AsyncRuntime = TokioRuntime> {
+    pub(crate) inner: Arc<Inner<E, RT>>,
+}
+
+impl<E: Engine, RT: AsyncRuntime> Clone for Replica<E, RT> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+pub(crate) struct Inner<E: Engine, RT: AsyncRuntime> {
+    pub(crate) node: NodeId,
+    pub(crate) name: String,
+    pub(crate) cluster_name: String,
+    pub(crate) boot: BootId,
+    pub(crate) times: LeaseTimes,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) store: Store<E>,
+    pub(crate) raft: RaftOf<E, RT>,
+    pub(crate) cell: LeaseCell,
+    pub(crate) leadership: watch::Sender<Option<Leadership>>,
+    pub(crate) proposer: Proposer,
+    pub(crate) forward: Proposals,
+    pub(crate) peers: PeerTable,
+    pub(crate) contact: Contact,
+    pub(crate) spawner: Spawner,
+}
+
+/// What this node knows of the cluster's agreement, for status and alarms.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// This node.
+    pub node: NodeId,
+    /// The term it is in.
+    pub term: Term,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// What it is itself: `leader`, `follower`, `candidate`, `learner` or `stopped`.
+    pub role: &'static str,
+    /// The last entry it has.
+    pub last: Position,
+    /// The last entry it knows to be committed.
+    pub committed: Position,
+    /// The last entry it has applied.
+    pub applied: Position,
+    /// Sets of voters, two while membership changes.
+    pub voters: Vec<BTreeSet<u64>>,
+    /// All members.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Whether this node holds a live lease.
+    pub holds_lease: bool,
+    /// How far each follower has confirmed the log; on a leader only.
+    pub matched: BTreeMap<NodeId, Position>,
+}
+
+/// Why the membership was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    /// Ask the leader.
+    #[error("not the leader (it is {leader:?})")]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+    },
+    /// It cannot be done now; the reason says what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// Not known within the time given.
+    #[error("no answer within {0:?}: the change may still happen, look at `member list`")]
+    Unknown(Duration),
+}
+
+impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
+    /// This node's number.
+    pub fn node(&self) -> NodeId {
+        self.inner.node
+    }
+
+    /// This node's name.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// This process.
+    pub fn boot(&self) -> BootId {
+        self.inner.boot
+    }
+
+    /// The store: buffer, ledger, log.
+    pub fn store(&self) -> &Store<E> {
+        &self.inner.store
+    }
+
+    /// What peers said of themselves.
+    pub fn peers(&self) -> &PeerTable {
+        &self.inner.peers
+    }
+
+    /// The lease's times.
+    pub fn times(&self) -> LeaseTimes {
+        self.inner.times
+    }
+
+    /// This node's leadership: `Some` once the `Lead` of its term is applied, `None` when that term is over. The lease
+    /// may run out and be renewed in between: ask the [`Leadership`].
+    pub fn leadership(&self) -> watch::Receiver<Option<Leadership>> {
+        self.inner.leadership.subscribe()
+    }
+
+    /// The stamp of a command proposed now.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { at: self.inner.clock.now(), boot: self.inner.boot }
+    }
+
+    /// Monotonic time since each open group's last slot was applied here, as far as this process has seen it.
+    pub fn elapsed(&self) -> Vec<(GroupId, Duration)> {
+        self.inner.store.keeper().elapsed()
+    }
+
+    /// Proposes a command and waits until it is applied on the leader, for at most `patience`.
+    pub async fn propose(&self, command: &Command, patience: Duration) -> Result<Applied, ProposeError> {
+        let bytes =
+            wire::entry::encode(&self.stamp(), command).map_err(|error| ProposeError::Invalid(error.to_string()))?;
+        self.propose_encoded(bytes, patience).await
+    }
+
+    /// Proposes encoded batches as one entry; see [`Replica::propose`].
+    pub async fn append(&self, batches: &[EncodedBatch], patience: Duration) -> Result<Applied, ProposeError> {
+        self.propose_encoded(wire::entry::encode_append(&self.stamp(), batches), patience).await
+    }
+
+    /// Proposes an encoded command.
+    pub async fn propose_encoded(&self, command: Bytes, patience: Duration) -> Result<Applied, ProposeError> {
+        let term = self.inner.leadership.borrow().as_ref().map(Leadership::term);
+        let Some(term) = term else {
+            return self.inner.forward.submit(command, patience).await?.answer().await;
+        };
+        let until = Instant::now() + patience;
+        let overloaded = || ProposeError::Overloaded { retry_after: Duration::from_millis(100) };
+        let queued = tokio::time::timeout_at(until, self.inner.proposer.propose(term, command)).await;
+        let pending = queued.map_err(|_| overloaded())??;
+        tokio::time::timeout_at(until, pending.answer()).await.unwrap_or(Err(ProposeError::Unknown))
+    }
+
+    /// What this node knows of the agreement.
+    pub fn status(&self) -> Status {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let role = match metrics.state {
+            _ if metrics.running_state.is_err() => "stopped",
+            ServerState::Leader => "leader",
+            ServerState::Follower => "follower",
+            ServerState::Candidate => "candidate",
+            ServerState::Learner => "learner",
+            ServerState::Shutdown => "stopped",
+        };
+        let membership = metrics.membership_config.membership();
+        let matched = metrics.replication.iter().flatten();
+        Status {
+            node: self.inner.node,
+            term: Term(metrics.current_term),
+            leader: metrics.current_leader.map(NodeId),
+            role,
+            last: Position(metrics.last_log_index.unwrap_or(0)),
+            committed: Position(metrics.local_committed.as_ref().map_or(0, |id| id.index())),
+            applied: Position(metrics.last_applied.as_ref().map_or(0, |id| id.index())),
+            voters: membership.get_joint_config().clone(),
+            members: membership.nodes().map(|(id, member)| (NodeId(*id), member.clone())).collect(),
+            holds_lease: self.inner.leadership.borrow().as_ref().is_some_and(|own| own.deadline().is_some_and(|deadline| deadline > Instant::now())),
+            matched: matched
+                .filter_map(|(id, at)| Some((NodeId(*id), Position(at.as_ref()?.index()))))
+                .collect(),
+        }
+    }
+
+    /// Adds a member that receives the log and does not vote.
+    pub async fn add_learner(&self, node: NodeId, member: Member) -> Result<(), MembershipError> {
+        let change = self.inner.raft.add_learner(node.0, member, false);
+        self.change(change).await
+    }
+
+    /// Makes learners voters.
+    pub async fn promote(&self, nodes: BTreeSet<NodeId>) -> Result<(), MembershipError> {
+        let ids = nodes.into_iter().map(|node| node.0).collect();
+        self.change(self.inner.raft.change_membership(ChangeMembers::AddVoterIds(ids), true)).await
+    }
+
+    /// Removes members, voters or not. This node must not be among them: transfer leadership first.
+    pub async fn remove(&self, nodes: BTreeSet<NodeId>) -> Result<(), MembershipError> {
+        if nodes.contains(&self.inner.node) {
+            return Err(MembershipError::Refused("a leader does not remove itself: transfer leadership first".to_owned()));
+        }
+        let ids: BTreeSet<u64> = nodes.into_iter().map(|node| node.0).collect();
+        let voters = ChangeMembers::RemoveVoters(ids.clone());
+        self.change(self.inner.raft.change_membership(voters, false)).await?;
+        let is_left = |metrics: &openraft::RaftMetrics<TypeConfig<RT>>| {
+            metrics.membership_config.membership().nodes().any(|(id, _)| ids.contains(id))
+        };
+        let left = is_left(&self.inner.raft.metrics().borrow_watched());
+        if left {
+            self.change(self.inner.raft.change_membership(ChangeMembers::RemoveNodes(ids), false)).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands leadership to `to`. Leadership ends at once, for the rest of this term: stop and drain before.
+    pub async fn transfer_leadership(&self, to: NodeId) -> Result<(), MembershipError> {
+        let leadership = self.inner.leadership.borrow().clone();
+        let Some(leadership) = leadership else {
+            return Err(MembershipError::NotLeader { leader: self.status().leader });
+        };
+        self.inner.cell.raise_barrier(leadership.term());
+        self.inner.leadership.send_replace(None);
+        let stopped = |_| MembershipError::Refused("this node is stopping".to_owned());
+        self.inner.raft.trigger().transfer_leader(to.0).await.map_err(stopped)?;
+        let mut metrics = self.inner.raft.metrics();
+        let moved = async {
+            loop {
+                {
+                    let seen = metrics.borrow_and_update();
+                    if seen.current_term > leadership.term().0 && seen.current_leader.is_some() {
+                        return;
+                    }
+                }
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        timeout(MEMBERSHIP_PATIENCE, moved).await.map_err(|_| MembershipError::Unknown(MEMBERSHIP_PATIENCE))
+    }
+
+    /// Ends Raft on this node.
+    pub async fn shut_down(&self) {
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::warn!(%error, "raft did not end in order");
+        }
+    }
+
+    async fn change<T, X>(
+        &self,
+        change: impl Future<Output = Result<T, openraft::errors::RaftError<TypeConfig<RT>, X>>>,
+    ) -> Result<(), MembershipError>
+    where
+        X: std::fmt::Display + std::fmt::Debug + openraft::TryAsRef<openraft::errors::ForwardToLeader<TypeConfig<RT>>>,
+    {
+        match timeout(MEMBERSHIP_PATIENCE, change).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(match error.forward_to_leader() {
+                Some(forward) => MembershipError::NotLeader { leader: forward.leader_id.map(NodeId) },
+                None => MembershipError::Refused(error.to_string()),
+            }),
+            Err(_) => Err(MembershipError::Unknown(MEMBERSHIP_PATIENCE)),
+        }
+    }
+}
