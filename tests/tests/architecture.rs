@@ -95,7 +95,7 @@ struct Foreign {
 const FOREIGN: &[Foreign] = &[
     Foreign {
         packages: &["rocksdb", "librocksdb-sys"],
-        owners: &["gateway"],
+        owners: &["store"],
         in_tests: &[],
         why: "whoever writes to the disk must keep the order of the commit loop",
     },

@@ -133,7 +133,8 @@ pub enum AnyDestination {
 }
 
 impl AnyDestination {
-    /// Builds what the plant describes, with what this node knows. Touches neither network nor disk.
+    /// Builds what the plant describes, with what this node knows. Asks nobody and opens nothing, except that
+    /// `https` without an authority of its own reads the system's certificates.
     ///
     /// The only error is [`DeliverError::Misconfigured`]: an unknown variable, an unusable URL or certificate
     /// authority on this node.

@@ -1,7 +1,7 @@
 //! Modbus TCP: requests planned, sent one at a time, checked and decoded.
 //!
 //! [`Endpoints`] hands out a [`ModbusDevice`] for each device of the plant; devices behind one host and port share
-//! one connection and the task that owns it. [`Standby`] holds idle connections on a follower.
+//! one connection and the task that owns it. [`WarmStandby`] holds idle connections on a follower.
 //!
 //! | room | what it knows |
 //! |---|---|
@@ -32,4 +32,4 @@ mod standby;
 
 pub use device::ModbusDevice;
 pub use registry::{Endpoints, NotPolled, Setup};
-pub use standby::{Standby, WarmConnections};
+pub use standby::{WarmConnections, WarmStandby};

@@ -410,4 +410,4 @@ fn wire_reason(reason: RefusalReason) -> WireReason {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -224,6 +224,10 @@ impl<E: Engine, RT: AsyncRuntime> RaftSnapshotBuilder<TypeConfig<RT>> for Snapsh
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig<RT>, SnapshotFile>, io::Error> {
         if self.cut {
+            if self.machine.keeper.read(|state| state.applied.is_none()) {
+                // Nothing was ever applied: the snapshot of an empty ledger.
+                return Ok(Snapshot { meta: SnapshotMeta::default(), snapshot: SnapshotFile::Bytes(Bytes::new()) });
+            }
             self.machine.keeper.write_checkpoint().await?;
         }
         self.machine.current::<RT>()?.ok_or_else(|| io::Error::other("the checkpoint is gone that was there a moment ago"))

@@ -183,8 +183,10 @@ impl<E: Engine> Log<E> {
             done(Ok(()));
             return Ok(());
         }
-        let beyond = view.last.is_none_or(|last| last.index < floor.index);
-        let chain = if beyond { [0; 16] } else { view.chain_at(&*self.engine, floor.index)? };
+        // Beyond either end there is no entry whose chain hash could be taken over.
+        let is_outside = view.last.is_none_or(|last| last.index < floor.index)
+            || (view.floor.is_none() && floor.index.0 < view.first);
+        let chain = if is_outside { [0; 16] } else { view.chain_at(&*self.engine, floor.index)? };
         view.set_floor(floor, chain);
         self.queue.push(Operation::Floor { floor, chain, done });
         Ok(())

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use model::plant::{Device, Link, Standby as Mode};
+use model::plant::{Device, Link, Standby};
 use rand::{Rng, SeedableRng};
 use runtime::Spawner;
 use runtime::random::Random;
@@ -27,7 +27,7 @@ const STEADY: Duration = Duration::from_secs(30);
 
 /// Holds idle connections until they are released or dropped.
 #[derive(Debug)]
-pub struct Standby {
+pub struct WarmStandby {
     spawner: Spawner,
     bind: Option<IpAddr>,
     random: Random,
@@ -36,7 +36,7 @@ pub struct Standby {
     _cancel_on_drop: DropGuard,
 }
 
-/// Open connections on their way from a [`Standby`] to the [`Endpoints`](super::Endpoints) of a new leadership.
+/// Open connections on their way from a [`WarmStandby`] to the [`Endpoints`](super::Endpoints) of a new leadership.
 #[derive(Debug, Default)]
 pub struct WarmConnections(BTreeMap<HostPort, TcpStream>);
 
@@ -49,7 +49,7 @@ struct Holder {
     token: CancellationToken,
 }
 
-impl Standby {
+impl WarmStandby {
     /// Holds nothing yet. Connections are made from the local address `bind`.
     pub fn new(spawner: Spawner, bind: Option<IpAddr>, random: Random) -> Self {
         let token = spawner.token().child_token();
@@ -61,7 +61,7 @@ impl Standby {
     pub fn hold(&mut self, device: &Device) {
         let Link::ModbusTcp(link) = &device.link else { return };
         let remote = HostPort { host: link.host.clone(), port: link.port };
-        if !device.enabled || link.standby != Mode::Warm || self.held.contains_key(&remote) {
+        if !device.enabled || link.standby != Standby::Warm || self.held.contains_key(&remote) {
             return;
         }
         let holder = Holder {

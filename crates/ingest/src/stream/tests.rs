@@ -18,7 +18,7 @@ use crate::log::{Log, Outcome, ProposeError, Proposed};
 
 /// What the log does with proposals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mood {
+pub(crate) enum Mood {
     Commit,
     CommitAndLoseTheAnswer,
     Refuse(ProposeError),
@@ -27,14 +27,14 @@ enum Mood {
 
 /// A log that applies as the ledger does, in the mood a test gives it.
 #[derive(Debug)]
-struct Script {
-    mood: watch::Sender<Mood>,
+pub(crate) struct Script {
+    pub(crate) mood: watch::Sender<Mood>,
     reign: watch::Sender<Term>,
     ledger: Mutex<(HashMap<SessionId, u64>, Vec<EncodedBatch>, u64)>,
 }
 
 impl Script {
-    fn new(mood: Mood) -> Arc<Self> {
+    pub(crate) fn new(mood: Mood) -> Arc<Self> {
         let (mood, reign) = (watch::Sender::new(mood), watch::Sender::new(Term(1)));
         Arc::new(Self { mood, reign, ledger: Mutex::default() })
     }

@@ -1,0 +1,233 @@
+//! The gRPC service `holdfast.v1.Admin` of one node.
+//!
+//! - Reads are served from this node's ledger; changes are proposed through the replica, which reaches the leader.
+//! - What only the leader knows is answered by it alone: `AdminService::require_leader` is the one place that says so, and
+//!   where forwarding to it would be put.
+//! - Every change bears its principal and its reason.
+//!
+//! `verdict` makes alarms of facts, `views` makes messages of the ledger; `failure` has the codes of all errors.
+
+mod caller;
+mod config;
+mod failure;
+mod gaps;
+mod members;
+mod operate;
+mod service;
+mod status;
+mod verdict;
+mod views;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use model::command::{Command, Request};
+use model::ids::GroupId;
+use model::{Clock, NodeId, Timestamp};
+use replication::{Applied, MembershipError, ProposeError, Replica};
+use runtime::Spawner;
+use store::engine::Engine;
+use store::Outcome;
+use tokio::time::{Instant, sleep};
+use wire::proto::v1::admin_server::AdminServer;
+
+pub use caller::PRINCIPAL;
+pub use failure::{CODE, LEADER};
+pub use verdict::Notices;
+
+use crate::live::Live;
+use failure::Failure;
+use gaps::GapJournal;
+
+/// How long a change may take; an election fits into it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait before a change that surely did not happen is proposed again.
+const PROPOSE_AGAIN: Duration = Duration::from_millis(100);
+/// How long to wait until this node has applied what the leader has.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// Largest request and answer: a bundle with its names.
+const MAX_MESSAGE: usize = (64 << 20) + (1 << 20);
+
+/// What the admin API asks of the running node.
+pub trait Switchover: Send + Sync + 'static {
+    /// Hands leadership to `to` without missing a slot: finish the running scans, drain, commit, transfer.
+    fn switch_over(&self, to: NodeId) -> BoxFuture<'_, Result<(), MembershipError>>;
+
+    /// Monotonic time since each group's last slot, for commands that close grids; empty where it is not known.
+    fn elapsed(&self) -> Vec<(GroupId, Duration)> {
+        Vec::new()
+    }
+
+    /// What the node has noticed that lies in no ledger.
+    fn notices(&self) -> Notices {
+        Notices::default()
+    }
+}
+
+/// Hands leadership over at once, without finishing anything first.
+impl<E: Engine> Switchover for Replica<E> {
+    fn switch_over(&self, to: NodeId) -> BoxFuture<'_, Result<(), MembershipError>> {
+        Box::pin(self.transfer_leadership(to))
+    }
+}
+
+/// Finishes the running scans and drains before.
+impl Switchover for crate::leading::Switchover {
+    fn switch_over(&self, to: NodeId) -> BoxFuture<'_, Result<(), MembershipError>> {
+        Box::pin(async move { self.request(Some(to)).await.map(|_| ()) })
+    }
+}
+
+/// The service. Cheap to clone.
+pub struct AdminService<E: Engine> {
+    replica: Replica<E>,
+    live: Live,
+    switchover: Arc<dyn Switchover>,
+    clock: Arc<dyn Clock>,
+    /// The cluster's name in the node file: what the ledger says once it is founded.
+    cluster: Arc<str>,
+    free_bytes: Option<FreeBytes>,
+    gaps: GapJournal,
+}
+
+/// Bytes free for the data directory above the reserve.
+pub type FreeBytes = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+impl<E: Engine> Clone for AdminService<E> {
+    fn clone(&self) -> Self {
+        Self {
+            replica: self.replica.clone(),
+            live: self.live.clone(),
+            switchover: Arc::clone(&self.switchover),
+            clock: Arc::clone(&self.clock),
+            cluster: Arc::clone(&self.cluster),
+            free_bytes: self.free_bytes.clone(),
+            gaps: self.gaps.clone(),
+        }
+    }
+}
+
+impl<E: Engine> AdminService<E> {
+    /// The service over a replica. `cluster` is the cluster's name in the node file.
+    pub fn new(
+        replica: Replica<E>,
+        live: Live,
+        switchover: impl Switchover,
+        clock: Arc<dyn Clock>,
+        cluster: impl Into<Arc<str>>,
+    ) -> Self {
+        let gaps = GapJournal::new(clock.now());
+        let switchover = Arc::new(switchover);
+        Self { replica, live, switchover, clock, cluster: cluster.into(), free_bytes: None, gaps }
+    }
+
+    /// Says how much room the data directory has.
+    pub fn with_free_bytes(self, free_bytes: FreeBytes) -> Self {
+        Self { free_bytes: Some(free_bytes), ..self }
+    }
+
+    /// Starts the task that notes gaps as they are applied. Without it only those still in the buffer are known.
+    pub fn keeping_gaps(self, spawner: &Spawner) -> Self {
+        let (journal, keeper) = (self.gaps.clone(), self.replica.store().keeper().clone());
+        let stop = spawner.token().clone();
+        spawner.spawn("gap journal", async move {
+            journal.follow(keeper, stop).await;
+            Ok::<(), ProposeError>(())
+        });
+        self
+    }
+
+    /// The tonic service with its message limits, ready to be mounted.
+    pub fn into_server(self) -> AdminServer<Self> {
+        AdminServer::new(self).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    /// The status as this node sees it, for the health listener.
+    pub(crate) fn status_here(&self) -> wire::proto::v1::ClusterStatus {
+        self.cluster_status(None)
+    }
+
+    /// Whether a majority is known to answer.
+    pub(crate) fn has_majority(&self) -> bool {
+        self.has_quorum(&self.replica().status())
+    }
+
+    fn replica(&self) -> &Replica<E> {
+        &self.replica
+    }
+
+    fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// The journal of gaps, up to what this node has applied.
+    fn gaps(&self) -> &GapJournal {
+        self.gaps.catch_up(self.replica.store().keeper());
+        &self.gaps
+    }
+
+    fn switchover(&self) -> &dyn Switchover {
+        &*self.switchover
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.free_bytes.as_ref().map(|free_bytes| free_bytes())
+    }
+
+    /// Refuses what this node cannot answer as well as the leader. A node that knows of no leader answers itself.
+    fn require_leader(&self, this_node: bool) -> Result<(), Failure> {
+        let status = self.replica().status();
+        match status.leader {
+            Some(leader) if leader != status.node && !this_node => Err(Failure::NotLeader {
+                leader: status.members.get(&leader).map(|member| member.name.clone()),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Proposes a command, again where it surely did not happen, and waits until this node has applied it: whoever is
+    /// answered can read what they wrote.
+    async fn change(&self, command: &Command) -> Result<Applied, Failure> {
+        let until = Instant::now() + PATIENCE;
+        let applied = loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.replica().propose(command, left).await {
+                Ok(applied) => break applied,
+                Err(ProposeError::NotLeader { .. } | ProposeError::Unreachable(_))
+                    if Instant::now() + PROPOSE_AGAIN < until =>
+                {
+                    sleep(PROPOSE_AGAIN).await;
+                }
+                Err(error) => return Err(Failure::from_propose(error, PATIENCE)),
+            }
+        };
+        let mut reached = self.replica().store().keeper().applied();
+        let caught_up = reached.wait_for(|position| *position >= applied.position);
+        if tokio::time::timeout(CATCH_UP, caught_up).await.is_err() {
+            tracing::debug!(position = %applied.position, "this node has not yet applied what it was told is done");
+        }
+        match applied.outcome {
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            _ => Ok(applied),
+        }
+    }
+
+    /// The name of a member, or its number where it has none.
+    fn name_of(&self, node: NodeId) -> String {
+        let status = self.replica().status();
+        status.members.get(&node).map_or_else(|| format!("node {node}"), |member| member.name.clone())
+    }
+}
+
+fn request(principal: &str, reason: &str) -> Request {
+    Request { principal: principal.to_owned(), reason: reason.to_owned() }
+}
+
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! The plant document over the API: validate, plan, apply with compare-and-set, get, history, diff, rollback.
+//!
+//! - What is stored is the bundle byte for byte beside the plant it describes; both come from the same files, here.
+//! - Nothing with an error in it is proposed. The ledger compares the revision again: it alone decides.
+//! - A backlog is given up only by name.
+
+use std::sync::Arc;
+
+use model::command::Command;
+use model::ids::Revision;
+use model::plant::Plant;
+use model::plant::document::{Bundle, Diagnostics, ReadPlant, read_bundle};
+use model::plant::plan::compare;
+use store::Outcome;
+use store::engine::Engine;
+use wire::proto::v1 as pb;
+
+use super::failure::Failure;
+use super::{AdminService, request, views};
+
+impl<E: Engine> AdminService<E> {
+    pub(super) async fn validate(&self, files: Vec<pb::ConfigFile>) -> Result<pb::ValidateConfigResponse, Failure> {
+        let bundle = bundle_of(files)?;
+        Ok(match read(bundle).await?.1 {
+            Ok(ReadPlant { plant, warnings }) => {
+                let (devices, tags, destinations) = views::plant_counts(&plant);
+                let diagnostics = views::diagnostics(&warnings);
+                pb::ValidateConfigResponse { valid: true, diagnostics, more_errors: 0, devices, tags, destinations }
+            }
+            Err(errors) => pb::ValidateConfigResponse {
+                valid: false,
+                diagnostics: views::diagnostics(&errors),
+                more_errors: errors.more,
+                ..pb::ValidateConfigResponse::default()
+            },
+        })
+    }
+
+    pub(super) async fn plan(&self, files: Vec<pb::ConfigFile>) -> Result<pb::PlanConfigResponse, Failure> {
+        let ReadPlant { plant, warnings } = valid(read(bundle_of(files)?).await?.1)?;
+        let (base, old) = self.in_force();
+        let plan = compare(&old, &plant);
+        Ok(self.replica().store().keeper().read(|state| pb::PlanConfigResponse {
+            base_revision: base.0,
+            changes: views::changes(&plan),
+            effects: views::effects(&plan, state),
+            discards: views::discards(&plan, state),
+            warnings: views::diagnostics(&warnings),
+        }))
+    }
+
+    pub(super) async fn apply(
+        &self,
+        apply: pb::ApplyConfigRequest,
+        principal: &str,
+    ) -> Result<pb::ApplyConfigResponse, Failure> {
+        let base = Revision(apply.base_revision);
+        let (bundle, found) = read(bundle_of(apply.files)?).await?;
+        let ReadPlant { plant, warnings } = valid(found)?;
+        let packed = bundle.pack();
+        let (current, old) = self.in_force();
+        let unchanged = self.replica().store().keeper().read(|state| {
+            state.revisions.get(&current).is_some_and(|revision| *revision.bundle == *packed)
+        });
+        if base == current && unchanged {
+            let warnings = views::diagnostics(&warnings);
+            return Ok(pb::ApplyConfigResponse { revision: current.0, changed: false, position: 0, warnings });
+        }
+        let plan = compare(&old, &plant);
+        let mut at_stake = self.replica().store().keeper().read(|state| views::discards(&plan, state));
+        at_stake.retain(|destination| !apply.discard_backlog.contains(destination));
+        // With another revision in force the plan is not the one that was agreed to: the ledger says so.
+        if base == current && !at_stake.is_empty() {
+            return Err(Failure::BacklogAtStake(at_stake));
+        }
+        let configure = Command::Configure {
+            base,
+            bundle: packed,
+            plant: Box::new(plant),
+            elapsed: self.switchover().elapsed(),
+            discard: apply.discard_backlog,
+            request: request(principal, &apply.comment),
+        };
+        let applied = self.change(&configure).await?;
+        let Outcome::Configured { revision } = applied.outcome else {
+            return Err(Failure::Internal(format!("configuring gave {}", applied.outcome)));
+        };
+        tracing::info!(%revision, principal, "plant configured");
+        let warnings = views::diagnostics(&warnings);
+        Ok(pb::ApplyConfigResponse { revision: revision.0, changed: true, position: applied.position.0, warnings })
+    }
+
+    pub(super) fn get(&self, wanted: u64) -> Result<pb::GetConfigResponse, Failure> {
+        let (revision, packed) = self.replica().store().keeper().read(|state| {
+            let number = if wanted == 0 { state.revision() } else { Revision(wanted) };
+            let found = state.revisions.get(&number).ok_or(Failure::NoSuchRevision(number))?;
+            Ok((views::revision(number, found), found.bundle.clone()))
+        })?;
+        let bundle = unpack(&packed)?;
+        let file = |(name, bytes): (&str, &[u8])| pb::ConfigFile {
+            name: name.to_owned(),
+            content: bytes::Bytes::copy_from_slice(bytes),
+        };
+        Ok(pb::GetConfigResponse { revision: Some(revision), files: bundle.files().map(file).collect() })
+    }
+
+    pub(super) fn revisions(&self, limit: u32) -> Vec<pb::Revision> {
+        let limit = if limit == 0 { usize::MAX } else { limit as usize };
+        self.replica().store().keeper().read(|state| {
+            let newest_first = state.revisions.iter().rev().take(limit);
+            newest_first.map(|(number, revision)| views::revision(*number, revision)).collect()
+        })
+    }
+
+    pub(super) fn diff(&self, from: u64, to: Option<u64>) -> Result<pb::DiffConfigResponse, Failure> {
+        let (old, new, to) = self.replica().store().keeper().read(|state| {
+            let plant = |number: Revision| match number {
+                Revision(0) => Ok(Arc::<Plant>::default()),
+                number => {
+                    let found = state.revisions.get(&number).ok_or(Failure::NoSuchRevision(number))?;
+                    Ok(Arc::clone(found.catalog.plant()))
+                }
+            };
+            let to = to.map_or_else(|| state.revision(), Revision);
+            Ok::<_, Failure>((plant(Revision(from))?, plant(to)?, to))
+        })?;
+        Ok(pb::DiffConfigResponse { from, to: to.0, changes: views::changes(&compare(&old, &new)) })
+    }
+
+    pub(super) async fn rollback(
+        &self,
+        rollback: pb::RollbackConfigRequest,
+        principal: &str,
+    ) -> Result<pb::ApplyConfigResponse, Failure> {
+        if rollback.to == 0 {
+            return Err(Failure::NoSuchRevision(Revision(0)));
+        }
+        let comment = match rollback.comment.as_str() {
+            "" => format!("back to revision {}", rollback.to),
+            comment => comment.to_owned(),
+        };
+        let apply = pb::ApplyConfigRequest {
+            files: self.get(rollback.to)?.files,
+            base_revision: rollback.base_revision,
+            discard_backlog: rollback.discard_backlog,
+            comment,
+        };
+        self.apply(apply, principal).await
+    }
+
+    fn in_force(&self) -> (Revision, Arc<Plant>) {
+        self.replica().store().keeper().read(|state| (state.revision(), state.plant()))
+    }
+}
+
+fn bundle_of(files: Vec<pb::ConfigFile>) -> Result<Bundle, Failure> {
+    let mut bundle = Bundle::default();
+    for file in files {
+        bundle.insert(&file.name, file.content).map_err(|error| Failure::InvalidFiles(error.to_string()))?;
+    }
+    Ok(bundle)
+}
+
+fn unpack(packed: &[u8]) -> Result<Bundle, Failure> {
+    Bundle::unpack(packed).map_err(|error| Failure::Internal(error.to_string()))
+}
+
+/// Reads a bundle on a thread of its own: ten thousand tags take a while.
+async fn read(bundle: Bundle) -> Result<(Bundle, Result<ReadPlant, Diagnostics>), Failure> {
+    let reading = tokio::task::spawn_blocking(move || {
+        let found = read_bundle(&bundle);
+        (bundle, found)
+    });
+    reading.await.map_err(|error| Failure::Internal(error.to_string()))
+}
+
+fn valid(found: Result<ReadPlant, Diagnostics>) -> Result<ReadPlant, Failure> {
+    found.map_err(|errors| Failure::InvalidDocument(Box::new(errors)))
+}

@@ -1,0 +1,178 @@
+//! The calls, one by one: who asks, what it needs, and whose room it is done in. No rule lives here.
+
+use store::engine::Engine;
+use tonic::{Request, Response, Status};
+use wire::proto::v1 as pb;
+
+use super::caller::principal;
+use super::failure::Failure;
+use super::status::{moment_of, only};
+use super::{AdminService, views};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn answer<T>(result: Result<T, Failure>) -> Answer<T> {
+    result.map(Response::new).map_err(Status::from)
+}
+
+#[tonic::async_trait]
+impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
+    async fn get_status(&self, request: Request<pb::GetStatusRequest>) -> Answer<pb::ClusterStatus> {
+        let asked = request.into_inner();
+        self.require_leader(asked.this_node)?;
+        Ok(Response::new(self.cluster_status(moment_of(asked.gaps_since))))
+    }
+
+    async fn list_alarms(&self, request: Request<pb::ListAlarmsRequest>) -> Answer<pb::ListAlarmsResponse> {
+        self.require_leader(request.into_inner().this_node)?;
+        let alarms = self.facts(&self.replica().status()).alarms();
+        Ok(Response::new(pb::ListAlarmsResponse { alarms }))
+    }
+
+    async fn validate_config(
+        &self,
+        request: Request<pb::ValidateConfigRequest>,
+    ) -> Answer<pb::ValidateConfigResponse> {
+        answer(self.validate(request.into_inner().files).await)
+    }
+
+    async fn plan_config(&self, request: Request<pb::PlanConfigRequest>) -> Answer<pb::PlanConfigResponse> {
+        answer(self.plan(request.into_inner().files).await)
+    }
+
+    async fn apply_config(&self, request: Request<pb::ApplyConfigRequest>) -> Answer<pb::ApplyConfigResponse> {
+        let principal = principal(&request);
+        answer(self.apply(request.into_inner(), &principal).await)
+    }
+
+    async fn get_config(&self, request: Request<pb::GetConfigRequest>) -> Answer<pb::GetConfigResponse> {
+        answer(self.get(request.into_inner().revision))
+    }
+
+    async fn list_revisions(
+        &self,
+        request: Request<pb::ListRevisionsRequest>,
+    ) -> Answer<pb::ListRevisionsResponse> {
+        let revisions = self.revisions(request.into_inner().limit);
+        Ok(Response::new(pb::ListRevisionsResponse { revisions }))
+    }
+
+    async fn diff_config(&self, request: Request<pb::DiffConfigRequest>) -> Answer<pb::DiffConfigResponse> {
+        let asked = request.into_inner();
+        answer(self.diff(asked.from, asked.to))
+    }
+
+    async fn rollback_config(
+        &self,
+        request: Request<pb::RollbackConfigRequest>,
+    ) -> Answer<pb::ApplyConfigResponse> {
+        let principal = principal(&request);
+        answer(self.rollback(request.into_inner(), &principal).await)
+    }
+
+    async fn list_members(&self, request: Request<pb::ListMembersRequest>) -> Answer<pb::ListMembersResponse> {
+        self.require_leader(request.into_inner().this_node)?;
+        let members = self.members(&self.replica().status(), self.now());
+        Ok(Response::new(pb::ListMembersResponse { members }))
+    }
+
+    async fn drain_member(&self, request: Request<pb::DrainMemberRequest>) -> Answer<pb::DrainMemberResponse> {
+        let principal = principal(&request);
+        let asked = request.into_inner();
+        let leader = self.drain(&asked.name, &asked.reason, &principal).await;
+        answer(leader.map(|leader| pb::DrainMemberResponse { leader }))
+    }
+
+    async fn resume_member(&self, request: Request<pb::ResumeMemberRequest>) -> Answer<pb::ResumeMemberResponse> {
+        let principal = principal(&request);
+        let asked = request.into_inner();
+        let resumed = self.resume(&asked.name, &asked.reason, &principal).await;
+        answer(resumed.map(|()| pb::ResumeMemberResponse {}))
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<pb::TransferLeadershipRequest>,
+    ) -> Answer<pb::TransferLeadershipResponse> {
+        let principal = principal(&request);
+        let asked = request.into_inner();
+        answer(self.transfer(&asked.to, &asked.reason, &principal).await)
+    }
+
+    async fn list_devices(&self, request: Request<pb::ListDevicesRequest>) -> Answer<pb::ListDevicesResponse> {
+        let asked = request.into_inner();
+        self.require_leader(asked.this_node)?;
+        let (live, watching) = (self.live().devices(), self.replica().status().holds_lease);
+        let all = self.replica().store().keeper().read(|state| views::devices(state, &live, watching));
+        if let Some(unknown) = asked.ids.iter().find(|id| !all.iter().any(|device| device.id == **id)) {
+            return Err(Failure::NoSuchDevice(unknown.clone()).into());
+        }
+        let devices = only(all, &asked.ids, |device| &device.id);
+        Ok(Response::new(pb::ListDevicesResponse { devices }))
+    }
+
+    async fn set_device_enabled(
+        &self,
+        request: Request<pb::SetDeviceEnabledRequest>,
+    ) -> Answer<pb::SetDeviceEnabledResponse> {
+        let principal = principal(&request);
+        let done = self.set_device_enabled(request.into_inner(), &principal).await;
+        answer(done.map(|()| pb::SetDeviceEnabledResponse {}))
+    }
+
+    async fn list_tags(&self, request: Request<pb::ListTagsRequest>) -> Answer<pb::ListTagsResponse> {
+        answer(self.tags(&request.into_inner()))
+    }
+
+    async fn list_destinations(
+        &self,
+        request: Request<pb::ListDestinationsRequest>,
+    ) -> Answer<pb::ListDestinationsResponse> {
+        let asked = request.into_inner();
+        self.require_leader(asked.this_node)?;
+        let live = self.live().destinations();
+        let all = self.replica().store().keeper().read(|state| views::destinations(state, &live));
+        if let Some(unknown) = asked.ids.iter().find(|id| !all.iter().any(|known| known.id == **id)) {
+            return Err(Failure::NoSuchDestination(unknown.clone()).into());
+        }
+        let destinations = only(all, &asked.ids, |destination| &destination.id);
+        Ok(Response::new(pb::ListDestinationsResponse { destinations }))
+    }
+
+    async fn set_destination_paused(
+        &self,
+        request: Request<pb::SetDestinationPausedRequest>,
+    ) -> Answer<pb::SetDestinationPausedResponse> {
+        let principal = principal(&request);
+        let done = self.set_destination_paused(request.into_inner(), &principal).await;
+        answer(done.map(|()| pb::SetDestinationPausedResponse {}))
+    }
+
+    async fn list_quarantine(
+        &self,
+        request: Request<pb::ListQuarantineRequest>,
+    ) -> Answer<pb::ListQuarantineResponse> {
+        answer(self.quarantine(&request.into_inner()))
+    }
+
+    async fn retry_quarantine(
+        &self,
+        request: Request<pb::RetryQuarantineRequest>,
+    ) -> Answer<pb::RetryQuarantineResponse> {
+        let principal = principal(&request);
+        let records = self.retry_quarantine(request.into_inner(), &principal).await;
+        answer(records.map(|records| pb::RetryQuarantineResponse { records }))
+    }
+
+    async fn get_buffer_stats(&self, _: Request<pb::GetBufferStatsRequest>) -> Answer<pb::BufferStats> {
+        Ok(Response::new(self.buffer(&self.replica().status())))
+    }
+
+    async fn list_gaps(&self, request: Request<pb::ListGapsRequest>) -> Answer<pb::ListGapsResponse> {
+        Ok(Response::new(self.gap_records(&request.into_inner())))
+    }
+
+    async fn list_events(&self, request: Request<pb::ListEventsRequest>) -> Answer<pb::ListEventsResponse> {
+        answer(self.events(&request.into_inner()))
+    }
+}

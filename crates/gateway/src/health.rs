@@ -1,0 +1,118 @@
+//! The health listener: `/healthz`, `/readyz`, `/leader` and `/metrics`, for orchestrators, load balancers and
+//! Prometheus.
+//!
+//! - `/healthz`: 200 while this process serves. `/readyz`: 200 while it belongs to a cluster with a majority.
+//!   `/leader`: 200 on the node with a live lease and nowhere else; otherwise 503, naming the leader.
+//! - Answers from memory (but for the size of the data directory), changes nothing, and says nothing that is secret.
+
+mod metrics;
+
+use std::io;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use model::Permit as _;
+use replication::Replica;
+use runtime::SystemClock;
+use store::engine::Engine;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::AdminService;
+use crate::live::Live;
+
+pub use metrics::MetricsWriter;
+
+/// Adds figures of its own to `/metrics`.
+pub type MetricsSource = Arc<dyn Fn(&mut MetricsWriter) + Send + Sync>;
+
+/// What the listener stands on.
+pub struct HealthParts<E: Engine> {
+    /// The replica.
+    pub replica: Replica<E>,
+    /// The admin service, which knows the facts.
+    pub admin: AdminService<E>,
+    /// Further figures: pushing, acquisition.
+    pub sources: Vec<MetricsSource>,
+}
+
+/// Serves what replica and live facts tell, until told to stop.
+pub async fn serve<E: Engine>(
+    listener: TcpListener,
+    replica: Replica<E>,
+    live: Live,
+    stop: CancellationToken,
+) -> Result<(), io::Error> {
+    let admin = AdminService::new(replica.clone(), live, replica.clone(), Arc::new(SystemClock), "");
+    serve_parts(listener, HealthParts { replica, admin, sources: Vec::new() }, stop).await
+}
+
+/// Serves until told to stop.
+pub async fn serve_parts<E: Engine>(
+    listener: TcpListener,
+    parts: HealthParts<E>,
+    stop: CancellationToken,
+) -> Result<(), io::Error> {
+    axum::serve(listener, router(parts)).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// The routes, to be served or tested.
+pub fn router<E: Engine>(parts: HealthParts<E>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready::<E>))
+        .route("/leader", get(leader::<E>))
+        .route("/metrics", get(metrics::<E>))
+        .with_state(Arc::new(parts))
+}
+
+async fn ready<E: Engine>(State(parts): State<Arc<HealthParts<E>>>) -> impl IntoResponse {
+    match readiness(parts.admin.has_majority(), parts.replica.status().role) {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}
+
+fn readiness(majority: bool, role: &str) -> Result<(), &'static str> {
+    match (role, majority) {
+        ("stopped", _) => Err("this node has stopped"),
+        (_, false) => Err("no majority of the nodes answers"),
+        (_, true) => Ok(()),
+    }
+}
+
+async fn leader<E: Engine>(State(parts): State<Arc<HealthParts<E>>>) -> impl IntoResponse {
+    let live = parts.replica.leadership().borrow().as_ref().is_some_and(|leadership| leadership.check().is_ok());
+    if live {
+        return (StatusCode::OK, format!("{}\n", parts.replica.name()));
+    }
+    let status = parts.replica.status();
+    let other = status.leader.filter(|leader| *leader != status.node);
+    let name = other.and_then(|leader| status.members.get(&leader)).map(|member| member.name.as_str());
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", name.unwrap_or("no leader is known")))
+}
+
+async fn metrics<E: Engine>(State(parts): State<Arc<HealthParts<E>>>) -> impl IntoResponse {
+    let mut writer = MetricsWriter::default();
+    metrics::write_status(&mut writer, &parts.admin.status_here());
+    for source in &parts.sources {
+        source(&mut writer);
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], writer.into_text())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_a_majority_is_alive_and_not_ready() {
+        assert_eq!(readiness(true, "follower"), Ok(()));
+        assert!(readiness(false, "leader").is_err());
+        assert!(readiness(true, "stopped").is_err());
+    }
+}

@@ -1,0 +1,203 @@
+//! Prometheus text, written by hand (exposition format 0.0.4), and the figures of a node's status.
+//!
+//! - Names are `holdfast_<noun>_<unit>`, counters end in `_total`.
+//! - A family is announced once, however many samples it has and whoever writes them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use model::Timestamp;
+use wire::proto::v1 as pb;
+use wire::times::{nanos_from_proto, timestamp_from_proto};
+
+/// Collects metric families and writes them as text.
+#[derive(Debug, Default)]
+pub struct MetricsWriter {
+    families: BTreeMap<&'static str, Family>,
+}
+
+#[derive(Debug)]
+struct Family {
+    kind: &'static str,
+    help: &'static str,
+    samples: String,
+}
+
+impl MetricsWriter {
+    /// A figure that goes up and down.
+    pub fn gauge(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)], value: f64) {
+        self.sample(name, "gauge", help, labels, value);
+    }
+
+    /// A figure that only grows while the process runs.
+    pub fn counter(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)], value: f64) {
+        self.sample(name, "counter", help, labels, value);
+    }
+
+    /// Everything written so far.
+    pub fn into_text(self) -> String {
+        let mut text = String::new();
+        for (name, Family { kind, help, samples }) in self.families {
+            text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{samples}"));
+        }
+        text
+    }
+
+    fn sample(
+        &mut self,
+        name: &'static str,
+        kind: &'static str,
+        help: &'static str,
+        labels: &[(&str, &str)],
+        value: f64,
+    ) {
+        let family = self.families.entry(name).or_insert_with(|| Family { kind, help, samples: String::new() });
+        family.samples.push_str(name);
+        let labels: Vec<String> =
+            labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect();
+        if !labels.is_empty() {
+            family.samples.push_str(&format!("{{{}}}", labels.join(",")));
+        }
+        // Rust writes `NaN` and `inf`; Prometheus reads both.
+        writeln!(family.samples, " {value}").expect("a String takes everything");
+    }
+}
+
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// The figures of a status.
+#[allow(clippy::cast_precision_loss, reason = "Prometheus has nothing but 64-bit floats")]
+pub(super) fn write_status(writer: &mut MetricsWriter, status: &pb::ClusterStatus) {
+    write_agreement(writer, status);
+    write_buffer(writer, &status.buffer.unwrap_or_default());
+    let devices = status.devices.unwrap_or_default();
+    let states =
+        [("answering", devices.answering), ("down", devices.down), ("unknown", devices.unknown)];
+    for (state, number) in states {
+        let help = "Devices in service, by state; only the leader knows more than unknown.";
+        writer.gauge("holdfast_devices_count", help, &[("state", state)], f64::from(number));
+    }
+    for destination in &status.destinations {
+        let labels = [("destination", destination.id.as_str())];
+        let backlog = destination.backlog.unwrap_or_default();
+        let help = "Entries that the destination has not confirmed.";
+        writer.gauge("holdfast_destination_backlog_entries", help, &labels, backlog.entries as f64);
+        if let Some(age) = &backlog.age {
+            let help = "Age of the oldest record that the destination has not confirmed.";
+            writer.gauge("holdfast_destination_backlog_seconds", help, &labels, seconds(nanos_from_proto(age)));
+        }
+        let help = "Records that the destination has refused for good.";
+        writer.gauge("holdfast_quarantine_records", help, &labels, destination.quarantined as f64);
+        let stalled = destination.state() == pb::destination::State::Stalled;
+        let help = "Whether the destination refuses until somebody changes something.";
+        writer.gauge("holdfast_destination_stalled_state", help, &labels, flag(stalled));
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "Prometheus has nothing but 64-bit floats")]
+fn write_agreement(writer: &mut MetricsWriter, status: &pb::ClusterStatus) {
+    use pb::cluster_status::Verdict;
+    let help = "Whether a majority of the nodes answers, as this node sees it.";
+    writer.gauge("holdfast_quorum_state", help, &[], flag(status.verdict() != Verdict::Down));
+    let leads = status.leader.as_ref().is_some_and(|leader| leader.name == status.node);
+    writer.gauge("holdfast_leader_state", "Whether this node leads.", &[], flag(leads));
+    if let Some(leader) = &status.leader {
+        writer.gauge("holdfast_term_number", "The term of the leader.", &[], leader.term as f64);
+        if let (Some(since), Some(at)) = (&leader.since, &status.at) {
+            let reign = timestamp_from_proto(at).nanos_since(timestamp_from_proto(since));
+            let help = "How long the leader has led, by its clock.";
+            writer.gauge("holdfast_reign_seconds", help, &[], seconds(reign));
+        }
+        if let Some(lease) = &leader.lease {
+            let help = "How long this node's lease lasts if nobody confirms it any more.";
+            writer.gauge("holdfast_lease_seconds", help, &[], seconds(nanos_from_proto(lease)));
+        }
+    }
+    let help = "How many further members may fail.";
+    writer.gauge("holdfast_failures_allowed_count", help, &[], f64::from(status.may_fail));
+    writer.gauge("holdfast_alarms_count", "Alarms that stand.", &[], status.alarms.len() as f64);
+    writer.gauge("holdfast_configuration_revision", "Revision of the plant.", &[], status.revision as f64);
+    for member in &status.members {
+        let labels = [("member", member.name.as_str())];
+        if let Some(offset) = &member.clock_offset {
+            let help = "How far the member's clock is ahead of this node's.";
+            writer.gauge("holdfast_member_clock_offset_seconds", help, &labels, seconds(nanos_from_proto(offset)));
+        }
+        if let Some(behind) = member.behind {
+            let help = "Entries of the leader's log that the member has not confirmed.";
+            writer.gauge("holdfast_member_behind_entries", help, &labels, behind as f64);
+        }
+    }
+    let at = status.at.as_ref().map_or(Timestamp(0), timestamp_from_proto);
+    writer.gauge("holdfast_clock_seconds", "This node's wall clock.", &[], seconds(at.0));
+}
+
+#[allow(clippy::cast_precision_loss, reason = "Prometheus has nothing but 64-bit floats")]
+fn write_buffer(writer: &mut MetricsWriter, buffer: &pb::BufferStats) {
+    let positions = [
+        ("floor", buffer.floor),
+        ("horizon", buffer.horizon),
+        ("applied", buffer.applied),
+        ("committed", buffer.committed),
+        ("last", buffer.last),
+    ];
+    for (which, position) in positions {
+        let help = "Positions on the one number line.";
+        writer.gauge("holdfast_position_index", help, &[("of", which)], position as f64);
+    }
+    let help = "Entries that some required destination has not confirmed.";
+    writer.gauge("holdfast_buffer_entries", help, &[], buffer.undelivered_entries as f64);
+    writer.gauge("holdfast_disk_bytes", "Size of the data directory.", &[], buffer.disk_bytes as f64);
+    if let Some(free) = buffer.free_bytes {
+        let help = "Bytes free for the data directory above the reserve.";
+        writer.gauge("holdfast_disk_free_bytes", help, &[], free as f64);
+    }
+}
+
+fn flag(is: bool) -> f64 {
+    if is { 1.0 } else { 0.0 }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "Prometheus has nothing but 64-bit floats")]
+fn seconds(nanos: i64) -> f64 {
+    nanos as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_is_announced_once_and_labels_are_escaped() {
+        let mut writer = MetricsWriter::default();
+        writer.gauge("holdfast_b_count", "Bees.", &[("hive", "a\"b\\c\nd")], 2.0);
+        writer.counter("holdfast_a_total", "Ants.", &[], 0.5);
+        writer.gauge("holdfast_b_count", "Bees.", &[("hive", "e")], 3.0);
+        assert_eq!(
+            writer.into_text(),
+            "# HELP holdfast_a_total Ants.\n# TYPE holdfast_a_total counter\nholdfast_a_total 0.5\n\
+             # HELP holdfast_b_count Bees.\n# TYPE holdfast_b_count gauge\n\
+             holdfast_b_count{hive=\"a\\\"b\\\\c\\nd\"} 2\nholdfast_b_count{hive=\"e\"} 3\n"
+        );
+    }
+
+    #[test]
+    fn every_metric_of_a_status_bears_the_name_of_its_unit() {
+        let status = pb::ClusterStatus {
+            leader: Some(pb::Leader { name: "a".into(), ..pb::Leader::default() }),
+            destinations: vec![pb::Destination { id: "d".into(), ..pb::Destination::default() }],
+            ..pb::ClusterStatus::default()
+        };
+        let mut writer = MetricsWriter::default();
+        write_status(&mut writer, &status);
+        let text = writer.into_text();
+        let units = ["_count", "_state", "_number", "_seconds", "_entries", "_records", "_revision", "_index", "_bytes"];
+        for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
+            let name = line.split(' ').nth(2).expect("a name");
+            assert!(name.starts_with("holdfast_") && units.iter().any(|unit| name.ends_with(unit)), "{name}");
+        }
+        assert!(text.contains("holdfast_position_index{of=\"horizon\"} 0\n"), "{text}");
+    }
+}
