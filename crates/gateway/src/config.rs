@@ -32,6 +32,8 @@ pub struct NodeConfig {
     pub insecure: bool,
     /// Local address of connections to field devices.
     pub field_bind: Option<IpAddr>,
+    /// Peers that are dialled elsewhere than the membership says: its address → the address to dial.
+    pub dial: BTreeMap<String, String>,
     /// Values for `${var.…}`.
     pub vars: BTreeMap<String, String>,
     /// What is run when this node begins or ceases to lead.
@@ -74,6 +76,8 @@ struct NodeFile {
     listen: Listen,
     #[serde(default)]
     field: FieldFile,
+    #[serde(default)]
+    dial: BTreeMap<String, String>,
     #[serde(default)]
     vars: BTreeMap<String, String>,
     #[serde(default)]
@@ -150,6 +154,7 @@ impl NodeConfig {
             }
         };
         let members = members(&file, &mut problems);
+        check_dial(&file, &mut problems);
         check_listeners(&file, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
@@ -164,6 +169,7 @@ impl NodeConfig {
             listen: file.listen,
             insecure: file.insecure,
             field_bind: file.field.bind,
+            dial: file.dial,
             vars: file.vars,
             hooks: file.hooks,
         })
@@ -215,6 +221,14 @@ fn members(file: &NodeFile, problems: &mut Vec<String>) -> Vec<(String, String)>
         problems.push(format!("cluster.members: this node, {:?}, is not listed", file.name));
     }
     members
+}
+
+fn check_dial(file: &NodeFile, problems: &mut Vec<String>) {
+    for (address, instead) in &file.dial {
+        if !address.contains(':') || !instead.contains(':') {
+            problems.push(format!("dial: {address:?} = {instead:?} is not \"HOST:PORT\" = \"HOST:PORT\""));
+        }
+    }
 }
 
 fn check_listeners(file: &NodeFile, problems: &mut Vec<String>) {
@@ -276,6 +290,15 @@ mod tests {
         let text = FILE.replace("node-2=127.0.0.1:7620", "node-2").replace("\"127.0.0.1:7611\"", "\"10.0.0.1:7611\"");
         let problems = NodeConfig::parse(&text, nothing).expect_err("two problems");
         assert_eq!(problems.len(), 2, "{problems:?}");
+    }
+
+    #[test]
+    fn a_peer_may_be_dialled_elsewhere() {
+        let text = format!("{FILE}\n[dial]\n\"127.0.0.1:7620\" = \"127.0.0.1:40001\"\n");
+        let config = NodeConfig::parse(&text, nothing).expect("it is valid");
+        assert_eq!(config.dial["127.0.0.1:7620"], "127.0.0.1:40001");
+        let problems = NodeConfig::parse(&text.replace(":40001", ""), nothing).expect_err("no port");
+        assert!(problems[0].starts_with("dial:"), "{problems:?}");
     }
 
     #[test]

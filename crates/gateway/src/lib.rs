@@ -9,6 +9,7 @@
 mod acquisition;
 pub mod admin;
 pub mod config;
+mod dialing;
 mod forwarding;
 pub mod health;
 pub mod leading;

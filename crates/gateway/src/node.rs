@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::AdminService;
 use crate::config::NodeConfig;
+use crate::dialing::Redirecting;
 use crate::health;
 use crate::leading::{Leading, LeadingParts, Switchover};
 use crate::live::Live;
@@ -79,7 +80,18 @@ pub struct RunningNode {
     outer: Supervisor,
     /// Ends last: Raft and the store.
     inner: Supervisor,
-    raft_runtime: tokio::runtime::Runtime,
+    _raft_runtime: RaftRuntime,
+}
+
+/// Raft's own runtime. It cannot be waited for where it is dropped; by then nothing of it matters any more.
+struct RaftRuntime(Option<tokio::runtime::Runtime>);
+
+impl Drop for RaftRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Listeners, bound.
@@ -100,9 +112,11 @@ impl RunningNode {
             .thread_name("raft")
             .enable_all()
             .build()?;
+        let on_raft = raft_runtime.handle().clone();
+        let raft_runtime = RaftRuntime(Some(raft_runtime));
         let (inner, inner_spawner) = Supervisor::new();
         let (outer, outer_spawner) = Supervisor::new();
-        let raft_spawner = inner_spawner.on(raft_runtime.handle().clone());
+        let raft_spawner = inner_spawner.on(on_raft.clone());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
         let engine = Arc::new(RocksEngine::open(&config.data_dir, &RocksOptions::default())?);
@@ -120,7 +134,7 @@ impl RunningNode {
             members: config.members.clone(),
             times: config.times,
             clock: Arc::clone(&clock),
-            connector: Arc::new(TcpConnector::new(config.times.lease / 2)),
+            connector: Arc::new(Redirecting::new(TcpConnector::new(config.times.lease / 2), config.dial.clone())),
             listener: Some(peers),
             staging: config.data_dir.join("incoming"),
             free_bytes: free_bytes(config.data_dir.clone()),
@@ -128,7 +142,7 @@ impl RunningNode {
             spawner: raft_spawner,
             random: generator(None),
         };
-        let starting = raft_runtime.spawn(Replica::start(parts));
+        let starting = on_raft.spawn(Replica::start(parts));
         let replica = tokio::select! {
             started = starting => started.map_err(io::Error::other)??,
             () = stop.cancelled() => return Err(NodeError::Replica(StartError::Cancelled)),
@@ -137,7 +151,7 @@ impl RunningNode {
         let switchover = start_leading(&config, &replica, &clock, &live, &outer_spawner);
         serve(&config, &replica, &clock, &live, &switchover, (admin, health), &outer_spawner);
         info!(node = %replica.node(), name = config.name, cluster = config.cluster, "node is running");
-        Ok(Self { replica, switchover, outer, inner, raft_runtime })
+        Ok(Self { replica, switchover, outer, inner, _raft_runtime: raft_runtime })
     }
 
     /// Runs until `stop`, or until something essential fails. Ends in order either way.
@@ -160,8 +174,6 @@ impl RunningNode {
         if !self.inner.shut_down(GRACE).await {
             warn!("the store was still being written at the end");
         }
-        drop(self.replica);
-        self.raft_runtime.shutdown_timeout(Duration::from_secs(1));
         match failed {
             Some(failure) => Err(failure.into()),
             None => Ok(()),

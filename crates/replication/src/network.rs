@@ -43,10 +43,10 @@ pub use proposals::{Applied, ProposeError};
 pub use refusal::Refusal;
 pub use table::{ClockEstimate, PeerInfo, PeerStanding, PeerTable};
 
-pub(crate) use client::{AskError, NetworkParts, PeerNetwork, PeerNetworkFactory};
-pub(crate) use convert::{Membership, SnapshotMeta};
-pub(crate) use listen::{Accepted, accept_tcp, serve};
-pub(crate) use proposals::{LeaderWatch, Proposals, Submitted};
+pub(crate) use client::{NetworkParts, PeerNetworkFactory};
+pub(crate) use convert::SnapshotMeta;
+pub(crate) use listen::{accept_tcp, serve};
+pub(crate) use proposals::Proposals;
 pub(crate) use server::{PeerHandler, PeerService, ServiceParts, Stopped};
 pub(crate) use snapshot::{SnapshotFile, clear_staging};
 

@@ -270,6 +270,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
 
     /// Ends Raft on this node.
     pub async fn shut_down(&self) {
+        self.inner.spawner.token().cancel();
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "raft did not end in order");
         }

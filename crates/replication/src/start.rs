@@ -106,6 +106,8 @@ pub enum StartError {
 impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     /// Starts a replica: founds the cluster, joins its founding, or returns to it.
     pub async fn start(mut parts: ReplicaParts<E>) -> Result<Self, StartError> {
+        // The tasks around Raft end before the store's, which were started by the parent.
+        parts.spawner = parts.spawner.child();
         let network_options = NetworkOptions::for_lease(parts.times.lease);
         let bound = parts.store.identity().member;
         let identity = Identity {
@@ -176,7 +178,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             let (leads, acknowledged) = {
                 let seen = metrics.borrow_and_update();
                 if let Err(fatal) = &seen.running_state {
-                    return Err(format!("raft has ended: {fatal}"));
+                    return if stop.is_cancelled() { Ok(()) } else { Err(format!("raft has ended: {fatal}")) };
                 }
                 let leads = (seen.state == ServerState::Leader).then_some(Term(seen.current_term));
                 let voters: Vec<u64> = seen.membership_config.membership().voter_ids().collect();
@@ -453,6 +455,9 @@ async fn found<E: Engine, RT: AsyncRuntime>(
             parts.store.bind(cluster, node).await.map_err(io::Error::from)?;
             identity.send_modify(|identity| (identity.cluster, identity.node) = (cluster, node));
             info!(%cluster, %node, founder = members.is_some(), "belonging to cluster {}", parts.cluster_name);
+            if members.is_some() {
+                wait_until_others_belong(parts, network, node, identity).await;
+            }
             return Ok(members);
         }
         let missing = if missing.is_empty() { parts.members[0].0.clone() } else { missing.join(", ") };
@@ -464,6 +469,24 @@ async fn found<E: Engine, RT: AsyncRuntime>(
             () = sleep(LOOK_EVERY) => {}
             () = stop.cancelled() => return Err(StartError::Cancelled),
         }
+    }
+}
+
+/// Gives the other founding members time to take over the cluster's id, so that they answer the first request for a vote.
+async fn wait_until_others_belong<E: Engine, RT: AsyncRuntime>(
+    parts: &ReplicaParts<E>,
+    network: &PeerNetworkFactory<RT>,
+    me: NodeId,
+    identity: &watch::Sender<Identity>,
+) {
+    let until = Instant::now() + LOOK_EVERY * 10;
+    while Instant::now() < until {
+        let (known, _) = look_around(parts, network, me, identity).await;
+        let belonging = known.values().filter(|peer| !peer.cluster.is_unknown()).count();
+        if belonging == parts.members.len() {
+            return;
+        }
+        sleep(LOOK_EVERY / 4).await;
     }
 }
 
@@ -571,6 +594,9 @@ fn follow_leader<E: Engine, RT: AsyncRuntime>(
             };
             leader.send_if_modified(|known| {
                 let changed = *known != current;
+                if changed && let Some((_, member)) = &current {
+                    info!(leader = member.name, "following");
+                }
                 *known = current;
                 changed
             });

@@ -94,7 +94,7 @@ impl<E: Engine> AdminService<E> {
         let (revision, packed) = self.replica().store().keeper().read(|state| {
             let number = if wanted == 0 { state.revision() } else { Revision(wanted) };
             let found = state.revisions.get(&number).ok_or(Failure::NoSuchRevision(number))?;
-            Ok((views::revision(number, found), found.bundle.clone()))
+            Ok::<_, Failure>((views::revision(number, found), found.bundle.clone()))
         })?;
         let bundle = unpack(&packed)?;
         let file = |(name, bytes): (&str, &[u8])| pb::ConfigFile {
@@ -115,7 +115,7 @@ impl<E: Engine> AdminService<E> {
     pub(super) fn diff(&self, from: u64, to: Option<u64>) -> Result<pb::DiffConfigResponse, Failure> {
         let (old, new, to) = self.replica().store().keeper().read(|state| {
             let plant = |number: Revision| match number {
-                Revision(0) => Ok(Arc::<Plant>::default()),
+                Revision(0) => Ok::<_, Failure>(Arc::<Plant>::default()),
                 number => {
                     let found = state.revisions.get(&number).ok_or(Failure::NoSuchRevision(number))?;
                     Ok(Arc::clone(found.catalog.plant()))

@@ -307,3 +307,16 @@ fn a_message_that_nobody_could_decide_for_half_a_day_is_given_up_with_its_sessio
     assert_ne!(identity(&next.batches[0]).0, before);
     assert_eq!(sequences(&next), [1]);
 }
+
+#[test]
+fn a_hole_is_not_proposed_again_while_what_lies_behind_it_is_in_flight() {
+    let mut bench = Bench::new();
+    let (first, second, third) = (bench.fly(), bench.fly(), bench.fly());
+    bench.settle(second.flight, Err(ProposeError::Overloaded));
+    assert_eq!(bench.settle(first.flight, at(1, vec![accepted()])), [(0, placed(1))]);
+    bench.pass(Duration::from_secs(1));
+    assert!(bench.propose().is_none(), "the third would only be refused twice");
+    bench.settle(third.flight, at(2, vec![Outcome::Expected { sequence: 2 }]));
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(sequences(&bench.propose().expect("all has settled")), [2, 3]);
+}

@@ -149,11 +149,6 @@ impl Proposals {
         place.send(Submission { command, deadline, answer: sender, room });
         Ok(Submitted { answer, deadline })
     }
-
-    /// Forwards an encoded command and waits for its answer.
-    pub(crate) async fn propose(&self, command: Bytes, patience: Duration) -> Result<Applied, ProposeError> {
-        self.submit(command, patience).await?.answer().await
-    }
 }
 
 struct Forwarder<RT> {

@@ -1,5 +1,7 @@
 //! Client and server against each other on loopback, with everything that can stand between them.
 
+#![allow(clippy::disallowed_methods, reason = "a test is the end that everything it spawned comes to")]
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -33,7 +35,9 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use super::client::PeerNetwork;
 use super::identity::tests::identity;
+use super::listen::Accepted;
 use super::*;
 use crate::type_config::{Entry, LogId, Payload, TypeConfig, Vote};
 

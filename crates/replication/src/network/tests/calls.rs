@@ -1,5 +1,13 @@
 //! Handshakes, identities, votes and heartbeats.
 
+use openraft::network::NetTransferLeader;
+use tonic::{Request, Response, Status, Streaming};
+use wire::proto::peer as pb;
+use wire::proto::peer::peer_client::PeerClient;
+use wire::proto::peer::peer_server::{Peer, PeerServer};
+
+use super::client::AskError;
+use super::identity::Target;
 use super::*;
 
 #[tokio::test]
@@ -122,7 +130,6 @@ async fn no_vote_is_forwarded_while_the_node_may_not_vote() {
     assert_unreachable(&client.vote(VoteRequest::new(Vote::new(4, 1), None), option()).await);
     assert_unreachable(&client.pre_vote(VoteRequest::new(Vote::new(4, 1), None), option()).await);
     let transfer = TransferLeaderRequest::new(Vote::new_committed(3, 1), 2, None);
-    use openraft::network::NetTransferLeader;
     assert_unreachable(&client.transfer_leader(transfer.clone(), option()).await);
     assert_eq!(node.handler.votes.load(Ordering::Relaxed), 0);
     caller.heartbeat(2, &member).await.expect("quarantine does not concern appends").expect("acknowledged");
@@ -179,4 +186,148 @@ async fn anybody_can_be_asked_who_it_is() {
     assert_eq!(soon("an answer", caller.network.ask(&address)).await, Ok(pristine));
     node.kill().await;
     assert!(matches!(soon("a failure", caller.network.ask(&address)).await, Err(AskError::Unreachable(_))));
+}
+
+#[tokio::test]
+async fn every_message_is_checked_not_only_the_handshake() {
+    let handler = Handler { members: [(1, member_at(1, ""))].into(), ..Handler::new() };
+    let node = Node::start(2, handler).await;
+    let mut client = PeerClient::connect(format!("http://{}", node.address)).await.expect("listening");
+    let me = Target { node: NodeId(2), store: StoreId::from(2) };
+    let good = identity(1).envelope(me);
+    type Spoil = fn(&mut pb::Envelope);
+    let spoils: [(Spoil, Refusal); 4] = [
+        (|envelope| envelope.cluster = vec![9; 16].into(), Refusal::WrongCluster),
+        (|envelope| envelope.target = 3, Refusal::WrongTarget),
+        (|envelope| envelope.target_store = vec![9; 16].into(), Refusal::WrongStore),
+        (|envelope| envelope.sender_store = vec![9; 16].into(), Refusal::WrongStore),
+    ];
+    for (spoil, refusal) in spoils {
+        let mut envelope = good.clone();
+        spoil(&mut envelope);
+        let envelope = Some(envelope);
+        let request = append(5, 6, 1);
+        let heartbeat = convert::heartbeat_to_proto::<TokioRuntime>(Default::default(), &append(5, 5, 0));
+        let vote =
+            convert::vote_request_to_proto(Default::default(), &VoteRequest::<C>::new(Vote::new(4, 1), None));
+        let append = convert::append_to_proto::<TokioRuntime>(Default::default(), 0, request);
+        let transfer = TransferLeaderRequest::<C>::new(Vote::new_committed(3, 1), 2, None);
+        let transfer = convert::transfer_to_proto(Default::default(), &transfer);
+        let header = pb::SnapshotHeader { envelope: envelope.clone(), ..Default::default() };
+        let header = pb::SnapshotPart { part: Some(pb::snapshot_part::Part::Header(header)) };
+        let proposal = pb::ProposeRequest { envelope: envelope.clone(), ..Default::default() };
+
+        let vote = pb::VoteRequest { envelope: envelope.clone(), ..vote };
+        let append = pb::AppendRequest { envelope: envelope.clone(), ..append };
+        let heartbeat = pb::HeartbeatRequest { envelope: envelope.clone(), ..heartbeat };
+        let transfer = pb::TransferLeaderRequest { envelope, ..transfer };
+        let appended =
+            client.append(futures::stream::iter([append])).await.expect("a stream").into_inner().next().await;
+        let proposed = client
+            .propose(futures::stream::iter([proposal]))
+            .await
+            .expect("a stream")
+            .into_inner()
+            .next()
+            .await;
+        let refused = [
+            client.heartbeat(heartbeat).await.map(drop),
+            client.vote(vote.clone()).await.map(drop),
+            client.pre_vote(vote).await.map(drop),
+            client.transfer_leader(transfer).await.map(drop),
+            client.snapshot(futures::stream::iter([header])).await.map(drop),
+            appended.expect("an answer").map(drop),
+            proposed.expect("an answer").map(drop),
+        ];
+        for (call, refused) in refused.into_iter().enumerate() {
+            let status = refused.expect_err("refused");
+            assert_eq!(Refusal::of(&status), Some(refusal), "call {call}: {status:?}");
+        }
+    }
+    assert_eq!(node.handler.votes.load(Ordering::Relaxed), 0);
+    assert!(node.handler.appends.lock().expect("no panic").is_empty());
+}
+
+/// A server that agrees to everything and introduces itself as whoever it was told to be.
+struct Impostor(Identity);
+
+type Never<T> = futures::stream::Pending<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl Peer for Impostor {
+    type AppendStream = Never<pb::AppendResponse>;
+    type ProposeStream = Never<pb::ProposeResponse>;
+
+    async fn hello(&self, _: Request<pb::HelloRequest>) -> Result<Response<pb::HelloResponse>, Status> {
+        let introduction = Some(self.0.to_proto());
+        Ok(Response::new(pb::HelloResponse { introduction, ..Default::default() }))
+    }
+    async fn append(
+        &self,
+        _: Request<Streaming<pb::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        Ok(Response::new(futures::stream::pending()))
+    }
+    async fn heartbeat(
+        &self,
+        _: Request<pb::HeartbeatRequest>,
+    ) -> Result<Response<pb::HeartbeatResponse>, Status> {
+        Ok(Response::new(Default::default()))
+    }
+    async fn vote(&self, _: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
+        let vote = Some(convert::vote_to_proto(&Vote::new(4, 1)));
+        Ok(Response::new(pb::VoteResponse { vote, granted: true, last: None }))
+    }
+    async fn pre_vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        self.vote(request).await
+    }
+    async fn transfer_leader(
+        &self,
+        _: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
+        Ok(Response::new(Default::default()))
+    }
+    async fn snapshot(
+        &self,
+        _: Request<Streaming<pb::SnapshotPart>>,
+    ) -> Result<Response<pb::SnapshotResponse>, Status> {
+        Ok(Response::new(Default::default()))
+    }
+    async fn propose(
+        &self,
+        _: Request<Streaming<pb::ProposeRequest>>,
+    ) -> Result<Response<Self::ProposeStream>, Status> {
+        Ok(Response::new(futures::stream::pending()))
+    }
+}
+
+#[tokio::test]
+async fn no_vote_is_taken_from_a_node_that_is_not_the_one_meant() {
+    let others = [
+        (Identity { node: NodeId(3), ..identity(2) }, Some(Refusal::WrongTarget)),
+        (Identity { store: StoreId::from(9), ..identity(2) }, Some(Refusal::WrongStore)),
+        (Identity { cluster: model::ClusterId::from(9), ..identity(2) }, Some(Refusal::WrongCluster)),
+        (Identity { formats: 7..=8, ..identity(2) }, Some(Refusal::Incompatible)),
+        (identity(2), None),
+    ];
+    for (other, refusal) in others {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let member = member_at(2, &listener.local_addr().expect("bound").to_string());
+        let incoming = accept_tcp(listener, Duration::from_secs(1));
+        let server = tonic::transport::Server::builder().add_service(PeerServer::new(Impostor(other)));
+        let serving = tokio::spawn(async move { server.serve_with_incoming(incoming).await });
+        let caller = Caller::new();
+        let answer = soon("an answer", caller.vote(2, &member, TTL)).await;
+        match refusal {
+            Some(refusal) => {
+                assert_unreachable(&answer);
+                assert_eq!(caller.events(), [PeerEvent::Refused { node: NodeId(2), refusal }]);
+            }
+            None => assert!(answer.expect("answered").vote_granted),
+        }
+        serving.abort();
+    }
 }

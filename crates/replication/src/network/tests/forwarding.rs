@@ -2,6 +2,7 @@
 
 use tokio::sync::oneshot;
 
+use super::proposals::Submitted;
 use super::*;
 
 type Waiting = Arc<Mutex<Vec<(Bytes, oneshot::Sender<Result<Applied, ProposeError>>)>>>;
@@ -36,6 +37,11 @@ fn proposals(
 
 async fn submit(proposals: &Proposals, command: &'static str) -> Submitted {
     proposals.submit(Bytes::from_static(command.as_bytes()), SOON).await.expect("room")
+}
+
+async fn propose(proposals: &Proposals, patience: Duration) -> Result<Applied, ProposeError> {
+    let submitted = proposals.submit(Bytes::from_static(b"command"), patience).await?;
+    soon("an answer", submitted.answer()).await
 }
 
 async fn arrived(waiting: &Waiting, count: usize) {
@@ -77,7 +83,7 @@ async fn a_lost_stream_leaves_every_outstanding_proposal_unknown() {
         assert_eq!(soon("an answer", proposal.answer()).await, Err(ProposeError::Unknown));
     }
 
-    let later = soon("an answer", proposals.propose(Bytes::from_static(b"later"), SOON)).await;
+    let later = propose(&proposals, SOON).await;
     assert!(matches!(later, Err(ProposeError::Unreachable(_))), "surely not proposed: {later:?}");
     let (handler, waiting) = leader_by_hand();
     let listener = TcpListener::bind(address).await.expect("the port is free again");
@@ -130,7 +136,7 @@ async fn a_new_leader_leaves_what_the_old_one_was_sent_unknown() {
 async fn without_a_leader_nothing_is_proposed() {
     let caller = Caller::new();
     let (proposals, _leader) = proposals(&caller, None, |_| ());
-    let answer = soon("an answer", proposals.propose(Bytes::from_static(b"lost"), SOON)).await;
+    let answer = propose(&proposals, SOON).await;
     assert_eq!(answer, Err(ProposeError::NotLeader { leader: None }));
 }
 
@@ -177,7 +183,6 @@ async fn a_leader_that_never_answers_leaves_the_outcome_unknown() {
     let node = Node::start(2, handler).await;
     let caller = Caller::new();
     let (proposals, _leader) = proposals(&caller, Some((2, node.member(2))), |_| ());
-    let answer =
-        soon("the patience", proposals.propose(Bytes::from_static(b"?"), Duration::from_millis(100))).await;
+    let answer = propose(&proposals, Duration::from_millis(100)).await;
     assert_eq!(answer, Err(ProposeError::Unknown));
 }

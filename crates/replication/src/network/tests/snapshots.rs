@@ -1,5 +1,6 @@
 //! Whole transfers of snapshots.
 
+use super::convert::Membership;
 use super::*;
 
 type Sent = Result<openraft::raft::SnapshotResponse<C>, StreamingError<C>>;

@@ -1,0 +1,127 @@
+//! The cluster's command line: one file for each noun, and what they share.
+//!
+//! - Whatever is shown goes through [`Output`], whatever is asked through [`Client`].
+//! - Tables are for people; `-o json` is the messages of the admin API in proto3 JSON, a contract.
+
+mod alarm;
+mod buffer;
+mod client;
+mod config;
+mod destination;
+mod device;
+mod error;
+mod event;
+mod files;
+mod format;
+mod gap;
+mod leader;
+mod member;
+mod output;
+mod quarantine;
+mod status;
+mod tag;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use client::Client;
+pub(crate) use error::complain;
+use error::{CliError, Done};
+use output::{Format, Output};
+
+/// Options of every command that talks to the cluster.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct GlobalArgs {
+    /// Nodes to ask, HOST:PORT, in this order; any node will do.
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT,…",
+        env = "HOLDFAST_ENDPOINTS",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7611,127.0.0.1:7621,127.0.0.1:7631"
+    )]
+    pub(crate) endpoints: Vec<String>,
+    /// How to show what comes back.
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    /// How long one call may take.
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration, default_value = "15s")]
+    timeout: Duration,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    Status(status::StatusArgs),
+    /// The plant document: check it, apply it, look at its history.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// The nodes of the cluster.
+    #[command(subcommand)]
+    Member(member::MemberCommand),
+    /// Who leads, and handing leadership over.
+    #[command(subcommand)]
+    Leader(leader::LeaderCommand),
+    /// The devices of the plant.
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
+    /// The tags of the plant.
+    #[command(subcommand)]
+    Tag(tag::TagCommand),
+    /// Where records are delivered.
+    #[command(subcommand)]
+    Destination(destination::DestinationCommand),
+    /// Records that a destination refused for good.
+    #[command(subcommand)]
+    Quarantine(quarantine::QuarantineCommand),
+    /// What is kept until it is delivered.
+    #[command(subcommand)]
+    Buffer(buffer::BufferCommand),
+    /// Reads that did not happen, and why.
+    #[command(subcommand)]
+    Gap(gap::GapCommand),
+    /// What happened.
+    #[command(subcommand)]
+    Event(event::EventCommand),
+    /// What is wrong now.
+    #[command(subcommand)]
+    Alarm(alarm::AlarmCommand),
+}
+
+/// Runs a command to its exit code; says on standard error what went wrong.
+pub(crate) async fn run(global: GlobalArgs, command: Command) -> ExitCode {
+    match dispatch(global, command).await {
+        Ok(Done::Well) => ExitCode::SUCCESS,
+        Ok(Done::Badly) => ExitCode::FAILURE,
+        // Whoever reads our output has read enough.
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error.to_string());
+            error.exit_code()
+        }
+    }
+}
+
+async fn dispatch(global: GlobalArgs, command: Command) -> Result<Done, CliError> {
+    let output = Output::new(global.output);
+    let client = Client::new(&global.endpoints, global.timeout)?;
+    match command {
+        Command::Status(args) => status::run(client, output, args).await,
+        Command::Config(command) => config::run(client, output, command).await,
+        Command::Member(command) => member::run(client, output, command).await,
+        Command::Leader(command) => leader::run(client, output, command).await,
+        Command::Device(command) => device::run(client, output, command).await,
+        Command::Tag(command) => tag::run(client, output, command).await,
+        Command::Destination(command) => destination::run(client, output, command).await,
+        Command::Quarantine(command) => quarantine::run(client, output, command).await,
+        Command::Buffer(command) => buffer::run(client, output, command).await,
+        Command::Gap(command) => gap::run(client, output, command).await,
+        Command::Event(command) => event::run(client, output, command).await,
+        Command::Alarm(command) => alarm::run(client, output, command).await,
+    }
+}
+
+/// A length of time as it is written in the plant document: `500ms`, `10s`, `4h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    model::plant::units::parse_duration(text).map_err(|error| error.to_string())
+}

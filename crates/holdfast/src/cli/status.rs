@@ -1,0 +1,250 @@
+//! `holdfast status`: the verdict first, then only what is wrong, then the rest.
+
+use std::time::Duration;
+
+use model::Timestamp;
+use wire::proto::v1 as pb;
+use wire::times::{duration_from_proto, timestamp_from_proto};
+
+use super::client::Client;
+use super::error::{CliError, Done};
+use super::format;
+use super::output::{Output, Tone};
+
+/// Alarms that are listed; more are counted.
+const LISTED: usize = 20;
+/// From one look to the next.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How the cluster is doing.
+#[derive(Debug, clap::Args)]
+#[command(long_about = "How the cluster is doing: the verdict first, then only what is wrong, then the rest.\n\n\
+    OK        nothing is wrong\n\
+    DEGRADED  work goes on, and something is wrong\n\
+    DOWN      no majority of the nodes answers: nothing is read, accepted or delivered\n\n\
+    Examples:\n  holdfast status\n  holdfast status --watch\n  holdfast status --check || page-somebody")]
+pub(super) struct StatusArgs {
+    /// Look again every second, until Ctrl-C.
+    #[arg(long, short)]
+    watch: bool,
+    /// Exit with 1 on any alarm, for monitoring systems.
+    #[arg(long)]
+    check: bool,
+}
+
+pub(super) async fn run(mut client: Client, output: Output, args: StatusArgs) -> Result<Done, CliError> {
+    if args.watch {
+        return watch(client, output).await;
+    }
+    let status = look(&mut client).await?;
+    output.show(&status, || render(&status, format::now(), &output))?;
+    let failed = args.check && !status.alarms.is_empty();
+    Ok(if failed { Done::Badly } else { Done::Well })
+}
+
+async fn look(client: &mut Client) -> Result<pb::ClusterStatus, CliError> {
+    let question = |this_node| pb::GetStatusRequest { this_node, gaps_since: format::midnight() };
+    client.look_at_leader(question, async |admin, question| admin.get_status(question).await).await
+}
+
+async fn watch(mut client: Client, output: Output) -> Result<Done, CliError> {
+    loop {
+        // Somebody who watches wants to see it come back: a cluster that cannot be reached is a state like another.
+        let seen = look(&mut client).await;
+        if !output.is_json() {
+            output.clear()?;
+        }
+        match seen {
+            Ok(status) => output.show(&status, || render(&status, format::now(), &output))?,
+            Err(error @ (CliError::NotReached(_) | CliError::Refused(_))) => {
+                super::complain(&error.to_string());
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(Done::Well),
+        }
+    }
+}
+
+/// The picture.
+fn render(status: &pb::ClusterStatus, now: Timestamp, output: &Output) -> String {
+    let mut lines = vec![headline(status, now, output)];
+    let told: Vec<&pb::Alarm> = status.alarms.iter().filter(|alarm| !is_in_headline(alarm)).collect();
+    let width = told.iter().take(LISTED).map(|alarm| subject(alarm).chars().count()).max().unwrap_or(0);
+    for alarm in told.iter().take(LISTED) {
+        let tone = if alarm.severe { Tone::Bad } else { Tone::Warning };
+        let mark = output.paint(tone, "!");
+        lines.push(format!("  {mark} {:width$}  {}", subject(alarm), complaint(alarm, status, now)));
+    }
+    if told.len() > LISTED {
+        lines.push(format!("  {} and {} more: holdfast alarm list", output.paint(Tone::Bad, "!"), told.len() - LISTED));
+    }
+    lines.push(format!("  {} {}", output.paint(Tone::Good, "ok"), rest(status)));
+    let asked_leader = status.leader.as_ref().is_some_and(|leader| leader.name == status.node);
+    if !asked_leader {
+        let note = "as {} sees it; the leader was not asked: devices and destinations may be unknown";
+        lines.push(format!("  ({})", note.replace("{}", &status.node)));
+    }
+    lines.join("\n")
+}
+
+fn headline(status: &pb::ClusterStatus, now: Timestamp, output: &Output) -> String {
+    use pb::cluster_status::Verdict;
+    let cluster = format::or_nothing(&status.cluster);
+    let (tone, word) = match status.verdict() {
+        Verdict::Ok => (Tone::Good, "OK"),
+        Verdict::Degraded => (Tone::Warning, "DEGRADED"),
+        Verdict::Down => (Tone::Bad, "DOWN"),
+        Verdict::Unspecified => (Tone::Warning, "UNKNOWN"),
+    };
+    let reads = match &status.leader {
+        Some(leader) => {
+            let since = leader.since.as_ref().map(|since| format!(", since {}", format::moment_short(since, now)));
+            format!("reads run on {} (term {}{})", leader.name, leader.term, since.unwrap_or_default())
+        }
+        None => "no majority of the nodes answers: nothing is read, accepted or delivered".to_owned(),
+    };
+    let spare = match (&status.leader, status.may_fail) {
+        (None, _) => String::new(),
+        (Some(_), 0) => "; no further node may fail".to_owned(),
+        (Some(_), 1) => "; one node may fail".to_owned(),
+        (Some(_), more) => format!("; {more} nodes may fail"),
+    };
+    format!("{cluster}  {}  {reads}{spare}", output.paint(tone, word))
+}
+
+/// What the first line already says.
+fn is_in_headline(alarm: &pb::Alarm) -> bool {
+    matches!(alarm.kind(), pb::alarm::Kind::NoQuorum | pb::alarm::Kind::CannotLoseAnotherNode)
+}
+
+fn subject(alarm: &pb::Alarm) -> &str {
+    if alarm.subject.is_empty() { "cluster" } else { &alarm.subject }
+}
+
+/// An alarm with its time, and what waits where something is not delivered.
+fn complaint(alarm: &pb::Alarm, status: &pb::ClusterStatus, now: Timestamp) -> String {
+    let mut text = alarm.text.clone();
+    if let Some(since) = &alarm.since {
+        text.push_str(&format!(" since {}", format::moment_short(since, now)));
+    }
+    if alarm.kind() == pb::alarm::Kind::DestinationStalled
+        && let Some(destination) = status.destinations.iter().find(|known| known.id == alarm.subject)
+    {
+        text.push_str(&format!("; backlog {}", format::backlog(destination.backlog.as_ref())));
+        let buffer = status.buffer.unwrap_or_default();
+        if buffer.max_bytes > 0 {
+            let (used, limit) = (format::bytes(buffer.disk_bytes), format::bytes(buffer.max_bytes));
+            text.push_str(&format!(", disk {used} of {limit}"));
+        }
+    }
+    text
+}
+
+fn rest(status: &pb::ClusterStatus) -> String {
+    let devices = status.devices.unwrap_or_default();
+    let mut parts = vec![format!("devices {}/{}", devices.answering, devices.enabled)];
+    if let Some(gaps) = &status.gaps {
+        parts.push(match gaps.records {
+            0 => "gaps today 0".to_owned(),
+            records => {
+                let length = format::duration(gaps.duration.as_ref());
+                format!("gaps today {records} ({length}, {})", gaps.causes.join(", "))
+            }
+        });
+    }
+    parts.push(format!("config rev {}", status.revision));
+    if let Some(spread) = status.clock_spread.as_ref().and_then(duration_from_proto) {
+        parts.push(format!("clocks within {}", format::length(spread.max(Duration::from_millis(1)))));
+    }
+    parts.join("   ")
+}
+
+/// When the answering node answered.
+#[cfg(test)]
+fn answered_at(status: &pb::ClusterStatus) -> Timestamp {
+    status.at.as_ref().map_or(Timestamp(0), timestamp_from_proto)
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::times::{nanos_to_proto, timestamp_to_proto};
+
+    use super::super::output::Format;
+    use super::*;
+
+    fn degraded() -> pb::ClusterStatus {
+        let at = |millis| Some(timestamp_to_proto(Timestamp::from_millis(1_700_000_000_000 + millis)));
+        let alarm = |kind: pb::alarm::Kind, subject: &str, text: &str, since| pb::Alarm {
+            kind: kind.into(),
+            subject: subject.into(),
+            text: text.into(),
+            since,
+            severe: true,
+        };
+        pb::ClusterStatus {
+            cluster: "plant-7".into(),
+            verdict: pb::cluster_status::Verdict::Degraded.into(),
+            node: "gateway-b".into(),
+            at: at(60_000),
+            leader: Some(pb::Leader { name: "gateway-b".into(), term: 9, since: at(0), ..pb::Leader::default() }),
+            alarms: vec![
+                alarm(pb::alarm::Kind::CannotLoseAnotherNode, "", "no further node may fail", None),
+                alarm(pb::alarm::Kind::MemberUnreachable, "gateway-a", "unreachable", at(0)),
+                alarm(pb::alarm::Kind::DestinationStalled, "historian", "refusing (401 Unauthorized)", None),
+            ],
+            revision: 41,
+            devices: Some(pb::DeviceCounts { total: 61, enabled: 60, answering: 60, ..pb::DeviceCounts::default() }),
+            gaps: Some(pb::GapSummary {
+                records: 1,
+                duration: Some(nanos_to_proto(600_000_000)),
+                causes: vec!["failover".into()],
+                ..pb::GapSummary::default()
+            }),
+            destinations: vec![pb::Destination {
+                id: "historian".into(),
+                backlog: Some(pb::Backlog { entries: 9, bytes: None, age: Some(nanos_to_proto(1_440_000_000_000)) }),
+                ..pb::Destination::default()
+            }],
+            buffer: Some(pb::BufferStats { disk_bytes: 1_181_116_006, max_bytes: 20 << 30, ..pb::BufferStats::default() }),
+            clock_spread: Some(nanos_to_proto(3_000_000)),
+            ..pb::ClusterStatus::default()
+        }
+    }
+
+    #[test]
+    fn the_verdict_comes_first_then_what_is_wrong_then_the_rest() {
+        let status = degraded();
+        let now = answered_at(&status);
+        let since = Timestamp::from_millis(1_700_000_000_000).to_local_time_of_day();
+        let expected = format!(
+            "plant-7  DEGRADED  reads run on gateway-b (term 9, since {since}); no further node may fail\n  \
+             ! gateway-a  unreachable since {since}\n  \
+             ! historian  refusing (401 Unauthorized); backlog 24 min, 9 entries, disk 1.1 GiB of 20 GiB\n  \
+             ok devices 60/60   gaps today 1 (0.6 s, failover)   config rev 41   clocks within 3 ms"
+        );
+        assert_eq!(render(&status, now, &plain()), expected);
+    }
+
+    #[test]
+    fn without_a_leader_nothing_is_said_to_run() {
+        let down = pb::ClusterStatus {
+            verdict: pb::cluster_status::Verdict::Down.into(),
+            leader: None,
+            alarms: Vec::new(),
+            node: "gateway-c".into(),
+            ..degraded()
+        };
+        let picture = render(&down, answered_at(&down), &plain());
+        assert!(picture.starts_with("plant-7  DOWN  no majority of the nodes answers"), "{picture}");
+        assert!(!picture.contains("may fail"), "{picture}");
+        assert!(picture.contains("as gateway-c sees it"), "{picture}");
+    }
+
+    fn plain() -> Output {
+        // Tests do not run on a terminal: no colours.
+        Output::new(Format::Table)
+    }
+}

@@ -1,0 +1,386 @@
+//! The account of a run: what devices answered and pushers were promised, against what arrived.
+//!
+//! Pure: it is told what the simulated parts saw and never asks a node. [`Account::settle`] may be called at any
+//! moment; what is still on its way is *pending* and becomes *lost* only when something later has arrived (delivery
+//! is in order), or when the run is over.
+//!
+//! - A read is numbered by its device; the number travels in the values, so each value names the read it came from.
+//! - A read that was answered and not delivered is excused by a slot, between its delivered neighbours, that is in a
+//!   gap record or bad; one slot excuses one read.
+//! - Every slot from 0 to the highest known of a grid is in exactly one of: sampled, bad, in a gap, unaccounted.
+
+mod polled;
+mod pushed;
+mod report;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use model::{SampleKey, Timestamp};
+
+use super::plant::{Plant, Polled};
+use polled::DeviceBook;
+use pushed::PusherBook;
+pub(super) use report::{FailoverSeen, Report, SwitchoverSeen, Verdict};
+
+/// What a value can be in the demo's plant.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Number {
+    /// Counted.
+    Whole(u64),
+    /// Measured.
+    Real(f64),
+}
+
+/// A sample as a destination saw it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct SampleSeen {
+    /// Its key.
+    pub(super) key: SampleKey,
+    /// Full id of its tag.
+    pub(super) tag: String,
+    /// Its device.
+    pub(super) device: String,
+    /// Absent where the sample is bad.
+    pub(super) value: Option<Number>,
+    /// Grid and slot, if it was polled.
+    pub(super) slot: Option<(u64, u64)>,
+    /// When its source produced it.
+    pub(super) source_time: Timestamp,
+    /// When the gateway took it.
+    pub(super) gateway_time: Timestamp,
+    /// The term in which it was committed.
+    pub(super) term: u64,
+}
+
+/// A gap record as a destination saw it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct GapSeen {
+    /// Its key.
+    pub(super) key: SampleKey,
+    /// The device.
+    pub(super) device: String,
+    /// The grid.
+    pub(super) grid: u64,
+    /// The first slot in it.
+    pub(super) first: u64,
+    /// The last slot in it.
+    pub(super) last: u64,
+    /// Nominal time of the first slot.
+    pub(super) from: Timestamp,
+    /// Nominal time of the slot behind the last.
+    pub(super) to: Timestamp,
+    /// Why.
+    pub(super) cause: String,
+}
+
+/// What a fault is expected to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Another node takes over.
+    Failover,
+    /// Leadership is handed over.
+    Switchover,
+    /// Nobody else leads.
+    None,
+}
+
+/// Something that was done to the cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Fault {
+    /// In words: `kill -9 node-1`.
+    pub(super) name: String,
+    /// What it is expected to do.
+    pub(super) effect: Effect,
+    /// When it began, in monotonic nanoseconds.
+    pub(super) began_ns: u64,
+    /// When the cluster was whole again.
+    pub(super) ended_ns: u64,
+}
+
+/// The account of one run.
+#[derive(Debug)]
+pub(super) struct Account {
+    devices: BTreeMap<String, DeviceBook>,
+    pushers: BTreeMap<String, PusherBook>,
+    /// The highest key of each tag that came for the first time.
+    highest: HashMap<String, SampleKey>,
+    /// First sample of each term, by term.
+    reigns: BTreeMap<u64, Timestamp>,
+    /// Wall clock minus monotonic clock, in nanoseconds.
+    wall_offset: i64,
+    faults: Vec<Fault>,
+    overlaps: u64,
+    delivered: u64,
+    duplicates: u64,
+    out_of_order: u64,
+    /// Samples that nobody produced.
+    phantoms: u64,
+    doubts: Vec<String>,
+    has_files: bool,
+}
+
+/// What is on the screen while the run goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Figures {
+    /// Samples delivered.
+    pub(super) delivered: u64,
+    /// Answered or acknowledged, and not yet delivered.
+    pub(super) pending: u64,
+    /// Lost for certain.
+    pub(super) lost: u64,
+    /// Requests of two nodes at one device at one time.
+    pub(super) overlaps: u64,
+    /// Slots in gap records.
+    pub(super) slots_in_gaps: u64,
+}
+
+impl Account {
+    /// An empty account of `plant`. `wall_offset`: wall clock minus monotonic clock, in nanoseconds.
+    pub(super) fn new(plant: &Plant, wall_offset: i64) -> Self {
+        let devices = plant.devices.iter().map(|device| (device.id.clone(), DeviceBook::new(device.clone())));
+        let pushers = plant.pushers.iter().map(|pusher| (pusher.id.clone(), PusherBook::new(pusher.content.clone())));
+        Self {
+            devices: devices.collect(),
+            pushers: pushers.collect(),
+            highest: HashMap::new(),
+            reigns: BTreeMap::new(),
+            wall_offset,
+            faults: Vec::new(),
+            overlaps: 0,
+            delivered: 0,
+            duplicates: 0,
+            out_of_order: 0,
+            phantoms: 0,
+            doubts: Vec::new(),
+            has_files: false,
+        }
+    }
+
+    /// A device answered a read with values.
+    pub(super) fn answered(&mut self, device: &str, ordinal: u64, node: IpAddr, at_ns: u64) {
+        if let Some(book) = self.devices.get_mut(device) {
+            book.answered(ordinal, node, at_ns);
+        }
+    }
+
+    /// A device saw requests of two nodes at one time.
+    pub(super) fn overlapped(&mut self) {
+        self.overlaps += 1;
+    }
+
+    /// A pusher sends a message, for the first time or again.
+    pub(super) fn sent(&mut self, pusher: &str, number: u64, base_time: i64) {
+        if let Some(book) = self.pushers.get_mut(pusher) {
+            book.sent(number, base_time);
+        }
+    }
+
+    /// A pusher was told that a message is safe.
+    pub(super) fn acknowledged(&mut self, pusher: &str, number: u64) {
+        if let Some(book) = self.pushers.get_mut(pusher) {
+            book.acknowledged(number);
+        }
+    }
+
+    /// The HTTP receiver got a sample; `is_new`: under a key that had not come before.
+    pub(super) fn received(&mut self, sample: &SampleSeen, is_new: bool) {
+        if sample.tag.starts_with('$') {
+            return;
+        }
+        if !is_new {
+            self.duplicates += 1;
+            return;
+        }
+        self.delivered += 1;
+        let highest = self.highest.entry(sample.tag.clone()).or_insert(sample.key);
+        if sample.key < *highest {
+            self.out_of_order += 1;
+        }
+        *highest = sample.key.max(*highest);
+        let began = self.reigns.entry(sample.term).or_insert(sample.gateway_time);
+        *began = sample.gateway_time.min(*began);
+        let is_known = if let Some(book) = self.devices.get_mut(&sample.device) {
+            book.received(sample)
+        } else if let Some(book) = self.pushers.get_mut(&sample.device) {
+            book.received(sample)
+        } else {
+            false
+        };
+        self.phantoms += u64::from(!is_known);
+    }
+
+    /// The HTTP receiver got a gap record.
+    pub(super) fn received_gap(&mut self, gap: &GapSeen, is_new: bool) {
+        if !is_new {
+            self.duplicates += 1;
+            return;
+        }
+        match self.devices.get_mut(&gap.device) {
+            Some(book) => book.received_gap(gap.clone()),
+            None => self.phantoms += 1,
+        }
+    }
+
+    /// A sample stands in a CSV file.
+    pub(super) fn filed(&mut self, device: &str, tag: &str, slot: Option<(u64, u64)>, source_time: Timestamp) {
+        self.has_files = true;
+        if tag.starts_with('$') {
+            return;
+        }
+        let filed = match (self.devices.get_mut(device), self.pushers.get_mut(device), slot) {
+            (Some(book), _, Some(slot)) => book.filed(tag, slot),
+            (None, Some(book), None) => book.filed(tag, source_time),
+            _ => Filed::Unknown,
+        };
+        match filed {
+            Filed::First => {}
+            Filed::Again => self.duplicates += 1,
+            Filed::Unknown => self.phantoms += 1,
+        }
+    }
+
+    /// Something was done to the cluster, and is over.
+    pub(super) fn suffered(&mut self, fault: Fault) {
+        self.faults.push(fault);
+    }
+
+    /// Something keeps this run from proving anything.
+    pub(super) fn doubt(&mut self, doubt: impl Into<String>) {
+        self.doubts.push(doubt.into());
+    }
+
+    /// The longest time between two answered reads of one device that ends in `[from_ns, until_ns]`, in nanoseconds,
+    /// and the device. A silence that still lasts at the end counts up to there.
+    pub(super) fn longest_silence(&self, from_ns: u64, until_ns: u64) -> u64 {
+        self.devices.values().map(|book| book.longest_silence(from_ns, until_ns)).max().unwrap_or_default()
+    }
+
+    /// Who read each device last, and when.
+    pub(super) fn last_reads(&self) -> impl Iterator<Item = (&str, Option<(IpAddr, u64)>)> {
+        self.devices.iter().map(|(id, book)| (id.as_str(), book.last_read()))
+    }
+
+    /// How many reads every device has answered since `from_ns`, at least, to `nodes` that satisfy the condition.
+    pub(super) fn reads_since(&self, from_ns: u64, is_wanted: impl Fn(IpAddr) -> bool) -> usize {
+        self.devices.values().map(|book| book.reads_since(from_ns, &is_wanted)).min().unwrap_or_default()
+    }
+
+    /// How many slots of the time between two moments are in gap records.
+    fn slots_missed(&self, began_ns: u64, ended_ns: u64) -> u64 {
+        let (from, to) = (self.wall(began_ns), self.wall(ended_ns));
+        self.devices.values().map(|book| book.slots_missed(from, to)).sum()
+    }
+
+    fn wall(&self, monotonic_ns: u64) -> Timestamp {
+        Timestamp(i64::try_from(monotonic_ns).unwrap_or(i64::MAX).saturating_add(self.wall_offset))
+    }
+
+    /// Reigns that no fault explains. The first one explains itself.
+    fn spurious_elections(&self) -> u64 {
+        let mut unexplained = 0;
+        let mut used = vec![false; self.faults.len()];
+        for began in self.reigns.values().skip(1) {
+            let explains = |fault: &Fault| {
+                fault.effect != Effect::None
+                    && (self.wall(fault.began_ns)..=self.wall(fault.ended_ns)).contains(began)
+            };
+            match (0..used.len()).find(|at| !used[*at] && explains(&self.faults[*at])) {
+                Some(at) => used[at] = true,
+                None => unexplained += 1,
+            }
+        }
+        unexplained
+    }
+
+    /// The figures of this moment.
+    pub(super) fn figures(&self) -> Figures {
+        let mut figures =
+            Figures { delivered: self.delivered, overlaps: self.overlaps, ..Figures::default() };
+        for tally in self.devices.values().map(DeviceBook::settle) {
+            figures.lost += tally.lost;
+            figures.pending += tally.pending;
+            figures.slots_in_gaps += tally.in_gaps;
+        }
+        for tally in self.pushers.values().map(PusherBook::settle) {
+            figures.lost += tally.lost;
+            figures.pending += tally.pending;
+        }
+        figures
+    }
+
+    /// Samples that were delivered over HTTP and stand in no file.
+    pub(super) fn unfiled(&self) -> u64 {
+        let polled: u64 = self.devices.values().map(DeviceBook::unfiled).sum();
+        let pushed: u64 = self.pushers.values().map(PusherBook::unfiled).sum();
+        polled + pushed
+    }
+
+    /// Slots in gap records by cause.
+    pub(super) fn gap_causes(&self) -> BTreeMap<String, u64> {
+        let mut causes = BTreeMap::new();
+        for gap in self.devices.values().flat_map(DeviceBook::gaps) {
+            *causes.entry(gap.cause.clone()).or_default() += gap.last - gap.first + 1;
+        }
+        causes
+    }
+
+    /// The account at the end: what is pending now has been lost.
+    pub(super) fn settle(&self) -> Report {
+        let mut report = Report {
+            delivered: self.delivered,
+            duplicates: self.duplicates,
+            out_of_order: self.out_of_order,
+            device_overlaps: self.overlaps,
+            spurious_elections: self.spurious_elections(),
+            ..Report::default()
+        };
+        let mut wrong = self.phantoms;
+        for tally in self.devices.values().map(DeviceBook::settle) {
+            report.reads_answered += tally.reads;
+            report.lost += tally.lost + tally.pending;
+            report.slots_expected += tally.expected;
+            report.slots_sampled += tally.sampled;
+            report.slots_bad += tally.bad;
+            report.slots_in_gaps += tally.in_gaps;
+            report.slots_unaccounted += tally.unaccounted;
+            wrong += tally.wrong;
+        }
+        for tally in self.pushers.values().map(PusherBook::settle) {
+            report.pushed_acked += tally.acknowledged;
+            report.lost += tally.lost + tally.pending;
+            report.duplicates += tally.again;
+            wrong += tally.wrong;
+        }
+        for fault in &self.faults {
+            match fault.effect {
+                Effect::Failover => report.failovers.push(FailoverSeen {
+                    fault: fault.name.clone(),
+                    gap_ms: self.longest_silence(fault.began_ns, fault.ended_ns) / 1_000_000,
+                }),
+                Effect::Switchover => report.switchovers.push(SwitchoverSeen {
+                    slots_missed: self.slots_missed(fault.began_ns, fault.ended_ns),
+                }),
+                Effect::None => {}
+            }
+        }
+        let unfiled = if self.has_files { self.unfiled() } else { 0 };
+        report.lost += unfiled;
+        report.judge(wrong, unfiled, &self.doubts);
+        report
+    }
+}
+
+/// What became of a row of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filed {
+    /// It is the first of its sample.
+    First,
+    /// The sample stood in a file already.
+    Again,
+    /// Nobody produced such a sample, or the other destination never got it.
+    Unknown,
+}
+
+#[cfg(test)]
+mod tests;

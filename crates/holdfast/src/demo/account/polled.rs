@@ -1,0 +1,259 @@
+//! One polled device: reads that it answered against slots that arrived.
+//!
+//! - Slots are ordered by (grid, slot); grids are numbered in the order in which they were opened.
+//! - The first tag of the device holds the number of the read; it comes before the others of its slot.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use model::Timestamp;
+
+use super::{Filed, GapSeen, Number, Polled, SampleSeen};
+
+/// Slots of one grid that are looked at; more would be 11 days at 100 ms, and can only be nonsense.
+const MOST_SLOTS: u64 = 10_000_000;
+
+/// What is known of one device.
+#[derive(Debug)]
+pub(super) struct DeviceBook {
+    device: Polled,
+    /// In order of time.
+    reads: Vec<Read>,
+    /// Numbers of the answered reads, ascending.
+    ordinals: Vec<u32>,
+    slots: BTreeMap<(u64, u64), Slot>,
+    gaps: Vec<GapSeen>,
+    /// Values that cannot be what the device answered.
+    wrong: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Read {
+    at_ns: u64,
+    node: IpAddr,
+}
+
+/// Samples of one slot; a bit for each tag.
+#[derive(Debug, Default, Clone, Copy)]
+struct Slot {
+    /// Which read it came from; 0 while that is not known.
+    ordinal: u32,
+    good: u32,
+    bad: u32,
+    filed: u32,
+    /// Some tag has two samples.
+    is_twice: bool,
+}
+
+/// What is said of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Sampled(u32),
+    Bad,
+    InGap,
+    /// Nothing, or too much. With the read, if one is known.
+    Unaccounted(Option<u32>),
+}
+
+/// The device's part of the account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct PolledTally {
+    /// Reads answered.
+    pub(super) reads: u64,
+    /// Samples that were answered, and something later has arrived.
+    pub(super) lost: u64,
+    /// Samples that were answered and may be on their way.
+    pub(super) pending: u64,
+    pub(super) expected: u64,
+    pub(super) sampled: u64,
+    pub(super) bad: u64,
+    pub(super) in_gaps: u64,
+    pub(super) unaccounted: u64,
+    /// Values that the device never answered.
+    pub(super) wrong: u64,
+}
+
+impl DeviceBook {
+    pub(super) fn new(device: Polled) -> Self {
+        Self {
+            device,
+            reads: Vec::new(),
+            ordinals: Vec::new(),
+            slots: BTreeMap::new(),
+            gaps: Vec::new(),
+            wrong: 0,
+        }
+    }
+
+    pub(super) fn answered(&mut self, ordinal: u64, node: IpAddr, at_ns: u64) {
+        let at = self.reads.partition_point(|read| read.at_ns <= at_ns);
+        self.reads.insert(at, Read { at_ns, node });
+        let ordinal = ordinal as u32;
+        let at = self.ordinals.partition_point(|known| *known < ordinal);
+        self.ordinals.insert(at, ordinal);
+    }
+
+    /// Takes a sample. `false` if the device has no such tag.
+    pub(super) fn received(&mut self, sample: &SampleSeen) -> bool {
+        let (Some(tag), Some(place)) = (self.device.tag(&sample.tag), sample.slot) else { return false };
+        let slot = self.slots.entry(place).or_default();
+        let bit = 1 << tag;
+        slot.is_twice |= (slot.good | slot.bad) & bit != 0;
+        let Some(value) = sample.value else {
+            slot.bad |= bit;
+            return true;
+        };
+        slot.good |= bit;
+        if tag == 0 {
+            slot.ordinal = match value {
+                Number::Whole(number) => number as u32,
+                Number::Real(number) => number as u32,
+            };
+        }
+        self.wrong += u64::from(!self.device.could_answer(tag, slot.ordinal, value));
+        true
+    }
+
+    pub(super) fn received_gap(&mut self, gap: GapSeen) {
+        self.gaps.push(gap);
+    }
+
+    pub(super) fn filed(&mut self, tag: &str, place: (u64, u64)) -> Filed {
+        let (Some(tag), Some(slot)) = (self.device.tag(tag), self.slots.get_mut(&place)) else {
+            return Filed::Unknown;
+        };
+        let bit = 1 << tag;
+        if (slot.good | slot.bad) & bit == 0 {
+            return Filed::Unknown;
+        }
+        let is_first = slot.filed & bit == 0;
+        slot.filed |= bit;
+        if is_first { Filed::First } else { Filed::Again }
+    }
+
+    pub(super) fn unfiled(&self) -> u64 {
+        self.slots.values().map(|slot| u64::from(((slot.good | slot.bad) & !slot.filed).count_ones())).sum()
+    }
+
+    pub(super) fn gaps(&self) -> impl Iterator<Item = &GapSeen> {
+        self.gaps.iter()
+    }
+
+    pub(super) fn last_read(&self) -> Option<(IpAddr, u64)> {
+        self.reads.last().map(|read| (read.node, read.at_ns))
+    }
+
+    pub(super) fn reads_since(&self, from_ns: u64, is_wanted: &impl Fn(IpAddr) -> bool) -> usize {
+        let first = self.reads.partition_point(|read| read.at_ns < from_ns);
+        self.reads[first..].iter().filter(|read| is_wanted(read.node)).count()
+    }
+
+    pub(super) fn longest_silence(&self, from_ns: u64, until_ns: u64) -> u64 {
+        let first = self.reads.partition_point(|read| read.at_ns < from_ns);
+        let behind = self.reads.partition_point(|read| read.at_ns <= until_ns);
+        let before = first.checked_sub(1).map_or(from_ns, |at| self.reads[at].at_ns);
+        let moments = self.reads[first..behind.max(first)].iter().map(|read| read.at_ns);
+        let (mut longest, mut last) = (0, before);
+        for at_ns in moments.chain([until_ns]) {
+            longest = longest.max(at_ns.saturating_sub(last));
+            last = at_ns;
+        }
+        longest
+    }
+
+    pub(super) fn slots_missed(&self, from: Timestamp, to: Timestamp) -> u64 {
+        let meets = |gap: &&GapSeen| gap.from < to && gap.to > from;
+        self.gaps.iter().filter(meets).map(|gap| gap.last - gap.first + 1).sum()
+    }
+
+    pub(super) fn settle(&self) -> PolledTally {
+        let mut tally =
+            PolledTally { reads: self.ordinals.len() as u64, wrong: self.wrong, ..PolledTally::default() };
+        let tags = self.device.tags.len() as u64;
+        // Reads up to here are settled; slots since then that excuse one read each.
+        let (mut settled, mut excuses) = (0_u32, 0_u64);
+        self.each_slot(|said| {
+            tally.expected += 1;
+            let ordinal = match said {
+                Said::Sampled(ordinal) => {
+                    tally.sampled += 1;
+                    Some(ordinal)
+                }
+                Said::Bad => {
+                    tally.bad += 1;
+                    excuses += 1;
+                    None
+                }
+                Said::InGap => {
+                    tally.in_gaps += 1;
+                    excuses += 1;
+                    None
+                }
+                Said::Unaccounted(ordinal) => {
+                    tally.unaccounted += 1;
+                    ordinal
+                }
+            };
+            let Some(ordinal) = ordinal else { return };
+            tally.wrong += u64::from(self.ordinals.binary_search(&ordinal).is_err() || ordinal <= settled);
+            if ordinal > settled {
+                let missing = self.between(settled, ordinal);
+                tally.lost += missing.saturating_sub(excuses) * tags;
+                (settled, excuses) = (ordinal, 0);
+            }
+        });
+        let mut partial = self.slots.values().rev().filter(|slot| slot.ordinal > 0).map(|slot| self.missing(slot));
+        tally.pending = partial.next().unwrap_or_default();
+        tally.lost += partial.sum::<u64>();
+        tally.pending += self.between(settled, u32::MAX).saturating_sub(excuses) * tags;
+        tally
+    }
+
+    /// Answered reads with `after < number < before`.
+    fn between(&self, after: u32, before: u32) -> u64 {
+        let first = self.ordinals.partition_point(|ordinal| *ordinal <= after);
+        let behind = self.ordinals.partition_point(|ordinal| *ordinal < before);
+        behind.saturating_sub(first) as u64
+    }
+
+    /// Tags of a read that did not arrive although others did.
+    fn missing(&self, slot: &Slot) -> u64 {
+        (self.device.tags.len() as u64).saturating_sub(u64::from((slot.good | slot.bad).count_ones()))
+    }
+
+    /// Calls `each` for every slot from 0 to the highest known of each grid, in order.
+    fn each_slot(&self, mut each: impl FnMut(Said)) {
+        let mut grids: BTreeMap<u64, u64> = BTreeMap::new();
+        let samples = self.slots.keys().copied();
+        for (grid, last) in samples.chain(self.gaps.iter().map(|gap| (gap.grid, gap.last))) {
+            let highest = grids.entry(grid).or_default();
+            *highest = last.min(MOST_SLOTS).max(*highest);
+        }
+        for (grid, highest) in grids {
+            // How many gap records cover each slot.
+            let mut covers = vec![0_u8; highest as usize + 1];
+            for gap in self.gaps.iter().filter(|gap| gap.grid == grid) {
+                for cover in &mut covers[(gap.first.min(highest)) as usize..=(gap.last.min(highest)) as usize] {
+                    *cover = cover.saturating_add(1);
+                }
+            }
+            for (slot, cover) in covers.into_iter().enumerate() {
+                each(self.said(self.slots.get(&(grid, slot as u64)), cover));
+            }
+        }
+    }
+
+    fn said(&self, slot: Option<&Slot>, gaps: u8) -> Said {
+        let Some(slot) = slot else {
+            return if gaps == 1 { Said::InGap } else { Said::Unaccounted(None) };
+        };
+        let ordinal = (slot.ordinal > 0).then_some(slot.ordinal);
+        if gaps > 0 || slot.is_twice || self.missing(slot) > 0 {
+            return Said::Unaccounted(ordinal);
+        }
+        match ordinal {
+            Some(ordinal) if slot.bad == 0 => Said::Sampled(ordinal),
+            _ => Said::Bad,
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! From the lines of the simulated parts' common history to the account.
+//!
+//! - One history for devices, pushers and receiver: a line is written after what it follows from.
+//! - A line that cannot be understood is a doubt: an account with a hole proves nothing.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use model::Timestamp;
+use serde::Deserialize;
+use simulator::history::{History, Kind};
+
+use super::account::{Account, GapSeen, Number, SampleSeen};
+
+/// An account that grows while the run goes on. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct SharedAccount {
+    account: Arc<Mutex<Account>>,
+    history: History,
+}
+
+impl SharedAccount {
+    /// Feeds `account` from a history that is also written to `path`.
+    pub(super) fn start(account: Account, path: &Path) -> io::Result<Self> {
+        let account = Arc::new(Mutex::new(account));
+        let file = BufWriter::new(File::create(path)?);
+        let tap = Tap { file, line: Vec::new(), account: Arc::clone(&account) };
+        Ok(Self { account, history: History::to_writer(tap) })
+    }
+
+    /// Where the simulated parts write.
+    pub(super) fn history(&self) -> History {
+        self.history.clone()
+    }
+
+    /// The account with everything that has been seen until now.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Account> {
+        let flushed = self.history.flush();
+        let mut account = lock(&self.account);
+        if let Err(error) = flushed {
+            account.doubt(format!("the history could not be written: {error}"));
+        }
+        account
+    }
+}
+
+/// Writes lines to a file and into the account.
+struct Tap {
+    file: BufWriter<File>,
+    /// The beginning of a line whose end has not come.
+    line: Vec<u8>,
+    account: Arc<Mutex<Account>>,
+}
+
+impl Write for Tap {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_all(bytes)?;
+        let mut account = lock(&self.account);
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(piece);
+            if piece.ends_with(b"\n") {
+                if let Err(error) = enter(&self.line, &mut account) {
+                    account.doubt(format!("a line of the history makes no sense: {error}"));
+                }
+                self.line.clear();
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// What lies behind the lock is whole after every statement, so that a panic elsewhere does no harm.
+fn lock(account: &Mutex<Account>) -> MutexGuard<'_, Account> {
+    account.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What every line begins with.
+#[derive(Deserialize)]
+struct Head<'a> {
+    t_ns: u64,
+    #[serde(borrow)]
+    process: Cow<'a, str>,
+    kind: Kind,
+    #[serde(borrow)]
+    op: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    peer: SocketAddr,
+    ordinal: u64,
+}
+
+#[derive(Deserialize)]
+struct Push {
+    number: u64,
+    base_time: i64,
+}
+
+#[derive(Deserialize)]
+struct Received<R> {
+    is_new: bool,
+    record: R,
+}
+
+#[derive(Deserialize)]
+struct Sample<'a> {
+    #[serde(borrow)]
+    key: &'a str,
+    tag: String,
+    value: serde_json::Value,
+    device: String,
+    grid: Option<&'a str>,
+    slot: Option<&'a str>,
+    source_time: &'a str,
+    gateway_time: &'a str,
+    term: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Gap<'a> {
+    #[serde(borrow)]
+    key: &'a str,
+    device: String,
+    grid: &'a str,
+    first_slot: &'a str,
+    last_slot: &'a str,
+    from: &'a str,
+    to: &'a str,
+    cause: String,
+}
+
+/// A line, or a row, that says nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Nonsense {
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    #[error("{0}")]
+    Id(#[from] model::ids::InvalidId),
+    #[error("{0}")]
+    Number(#[from] std::num::ParseIntError),
+    #[error("a value that is no number: {0}")]
+    Value(String),
+    #[error("a row with too few cells")]
+    Short,
+}
+
+/// Enters one line of the history.
+fn enter(line: &[u8], account: &mut Account) -> Result<(), Nonsense> {
+    let head: Head<'_> = serde_json::from_slice(line)?;
+    match (&*head.op, head.kind) {
+        ("read", Kind::Ok) => {
+            let read: Read = serde_json::from_slice(line)?;
+            account.answered(&head.process, read.ordinal, read.peer.ip(), head.t_ns);
+        }
+        ("overlap", _) => account.overlapped(),
+        ("push", Kind::Invoke) => {
+            let push: Push = serde_json::from_slice(line)?;
+            account.sent(&head.process, push.number, push.base_time);
+        }
+        ("push", Kind::Ok) => {
+            let push: Push = serde_json::from_slice(line)?;
+            account.acknowledged(&head.process, push.number);
+        }
+        ("sample", _) => {
+            let received: Received<Sample<'_>> = serde_json::from_slice(line)?;
+            account.received(&received.record.try_into()?, received.is_new);
+        }
+        ("gap", _) => {
+            let received: Received<Gap<'_>> = serde_json::from_slice(line)?;
+            account.received_gap(&received.record.try_into()?, received.is_new);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+impl TryFrom<Sample<'_>> for SampleSeen {
+    type Error = Nonsense;
+
+    fn try_from(sample: Sample<'_>) -> Result<Self, Nonsense> {
+        let slot = match (sample.grid, sample.slot) {
+            (Some(grid), Some(slot)) => Some((grid.parse()?, slot.parse()?)),
+            _ => None,
+        };
+        Ok(Self {
+            key: sample.key.parse()?,
+            value: number(&sample.value)?,
+            slot,
+            source_time: sample.source_time.parse()?,
+            gateway_time: sample.gateway_time.parse()?,
+            term: sample.term.parse()?,
+            tag: sample.tag,
+            device: sample.device,
+        })
+    }
+}
+
+impl TryFrom<Gap<'_>> for GapSeen {
+    type Error = Nonsense;
+
+    fn try_from(gap: Gap<'_>) -> Result<Self, Nonsense> {
+        Ok(Self {
+            key: gap.key.parse()?,
+            device: gap.device,
+            grid: gap.grid.parse()?,
+            first: gap.first_slot.parse()?,
+            last: gap.last_slot.parse()?,
+            from: gap.from.parse()?,
+            to: gap.to.parse()?,
+            cause: gap.cause,
+        })
+    }
+}
+
+/// proto3 JSON has 64-bit integers as strings.
+fn number(value: &serde_json::Value) -> Result<Option<Number>, Nonsense> {
+    use serde_json::Value;
+    let wrong = || Nonsense::Value(value.to_string());
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) => text.parse().map(|whole| Some(Number::Whole(whole))).map_err(|_| wrong()),
+        Value::Number(number) => match (number.as_u64(), number.as_f64()) {
+            (Some(whole), _) => Ok(Some(Number::Whole(whole))),
+            (None, Some(real)) => Ok(Some(Number::Real(real))),
+            (None, None) => Err(wrong()),
+        },
+        // System tags may be anything; they are no part of the account.
+        _ => Ok(None),
+    }
+}
+
+/// Enters the rows of every sample file in `folder`.
+pub(super) fn enter_files(folder: &Path, account: &mut Account) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with('.') || !name.ends_with(".csv") || !name.contains(".samples.") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path)?;
+        for row in text.lines().skip(1) {
+            if let Err(error) = enter_row(row, account) {
+                account.doubt(format!("{}: a row makes no sense: {error}", path.display()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Cells of the demo's plant hold neither commas nor quotes.
+fn enter_row(row: &str, account: &mut Account) -> Result<(), Nonsense> {
+    let cells: Vec<&str> = row.split(',').collect();
+    let &[_, tag, _, _, _, _, _, source_time, _, device, _, grid, slot, _, _] = cells.as_slice() else {
+        return Err(Nonsense::Short);
+    };
+    let slot = if slot.is_empty() { None } else { Some((grid.parse()?, slot.parse()?)) };
+    account.filed(device, tag, slot, source_time.parse::<Timestamp>()?);
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! The simulated plant on paper: devices, tags and pushers, what their values prove, and the plant document.
+//!
+//! - Three devices of twenty tags lie in one block of registers each, so that one request reads all of a device, and
+//!   every value names the request that read it.
+//! - Two pushers count, and send values that follow from the count.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use model::plant::address::Table;
+use simulator::modbus::{Proof, ReadRequest, RegisterSource};
+use simulator::pusher::Content;
+
+use super::account::Number;
+
+/// Registers of each device: four tags of their own, and one tag for each register from [`FIRST_WORD`] on.
+const REGISTERS: u16 = 22;
+const FIRST_WORD: u16 = 6;
+/// The tags before the words: the number of the read, the device's number, its unit id, a sine.
+const HEAD: [(&str, u16, &str); 4] =
+    [("reads", 0, "u32"), ("device-number", 2, "u16"), ("unit-id", 3, "u16"), ("sine", 4, "f32")];
+const UNIT: u8 = 1;
+/// Samples of one pushed message.
+const PUSHED_SAMPLES: usize = 6;
+
+/// What is simulated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Plant {
+    /// Polled devices.
+    pub(super) devices: Vec<Polled>,
+    /// Pushers.
+    pub(super) pushers: Vec<Pushed>,
+}
+
+/// A polled device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Polled {
+    /// Its id.
+    pub(super) id: String,
+    /// Its number, which it answers with.
+    pub(super) number: u16,
+    /// Full ids of its tags; the first holds the number of the read.
+    pub(super) tags: Vec<String>,
+}
+
+/// A pusher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pushed {
+    /// Id of the device that pushes.
+    pub(super) id: String,
+    /// What it sends.
+    pub(super) content: Content,
+}
+
+/// Where the parts of the plant are.
+#[derive(Debug, Clone)]
+pub(super) struct Addresses {
+    /// Polled devices, in order.
+    pub(super) devices: Vec<SocketAddr>,
+    /// The HTTP receiver.
+    pub(super) url: String,
+}
+
+impl Plant {
+    /// Three presses of twenty tags, two robots.
+    pub(super) fn demo() -> Self {
+        let device = |number: u16| {
+            let id = format!("hall-1/press-{number}");
+            let head = HEAD.iter().map(|(name, ..)| (*name).to_owned());
+            let words = (FIRST_WORD..REGISTERS).map(|register| format!("word-{register:02}"));
+            let tags = head.chain(words).map(|name| format!("{id}/{name}")).collect();
+            Polled { id, number, tags }
+        };
+        let pusher = |number: u64| {
+            let id = format!("hall-2/robot-{number}");
+            let content = Content {
+                counter: format!("{id}/cycles"),
+                bodies: vec![format!("{id}/torque"), format!("{id}/angle")],
+                samples: PUSHED_SAMPLES,
+                seed: number,
+            };
+            Pushed { id, content }
+        };
+        Self { devices: (1..=3).map(device).collect(), pushers: (1..=2).map(pusher).collect() }
+    }
+
+    /// The plant document. Files go to `csv`, a folder that all nodes see.
+    pub(super) fn document(&self, addresses: &Addresses, csv: &Path) -> String {
+        let mut text = String::from("# Made by `holdfast demo`.\nversion = 1\n\n[defaults]\ntimeout = \"1s\"\n\n");
+        text.push_str("[[template]]\nid = \"press\"\ndriver = \"modbus-tcp\"\n");
+        let _ = writeln!(text, "unit-id = {UNIT}");
+        text.push_str("[[template.group]]\nid = \"fast\"\nperiod = \"100ms\"\ntag = [\n");
+        for (name, register, kind) in HEAD {
+            let _ = writeln!(text, "  {{ name = \"{name}\", address = \"holding:{register}\", type = \"{kind}\" }},");
+        }
+        for register in FIRST_WORD..REGISTERS {
+            let _ = writeln!(
+                text,
+                "  {{ name = \"word-{register:02}\", address = \"holding:{register}\", type = \"u16\" }},"
+            );
+        }
+        text.push_str("]\n");
+        for (device, address) in self.devices.iter().zip(&addresses.devices) {
+            let _ = write!(
+                text,
+                "\n[[device]]\nid = \"{}\"\ntemplate = \"press\"\naddress = \"{address}\"\n",
+                device.id
+            );
+        }
+        for pusher in &self.pushers {
+            let _ = write!(text, "\n[[device]]\nid = \"{}\"\ndriver = \"push\"\ntag = [\n", pusher.id);
+            let relative = |tag: &str| tag.rsplit('/').next().unwrap_or_default().to_owned();
+            let _ = writeln!(text, "  {{ name = \"{}\", type = \"u64\" }},", relative(&pusher.content.counter));
+            for body in &pusher.content.bodies {
+                let _ = writeln!(text, "  {{ name = \"{}\", type = \"f64\" }},", relative(body));
+            }
+            text.push_str("]\n");
+        }
+        let _ = write!(
+            text,
+            "\n[[destination]]\nid = \"historian\"\nkind = \"http\"\nurl = \"{}\"\nstart = \"oldest\"\ntags = [\"hall-*/**\"]\n",
+            addresses.url
+        );
+        let directory = toml_text(&csv.display().to_string());
+        let _ = write!(
+            text,
+            "\n[[destination]]\nid = \"files\"\nkind = \"csv\"\ndirectory = {directory}\nevery = \"2s\"\nstart = \"oldest\"\ntags = [\"hall-*/**\"]\n"
+        );
+        text
+    }
+}
+
+impl Polled {
+    /// What its registers hold.
+    pub(super) fn source(&self) -> Proof {
+        Proof { device: self.number, registers: REGISTERS }
+    }
+
+    /// Index of a tag.
+    pub(super) fn tag(&self, id: &str) -> Option<usize> {
+        self.tags.iter().position(|tag| tag == id)
+    }
+
+    /// Whether the device answers read number `ordinal` with this value of this tag.
+    pub(super) fn could_answer(&self, tag: usize, ordinal: u32, value: Number) -> bool {
+        let ask = |register| self.source().word(&request(ordinal), register);
+        let register = match HEAD.get(tag) {
+            Some((_, register, _)) => *register,
+            None => FIRST_WORD + (tag - HEAD.len()) as u16,
+        };
+        let (Some(high), Some(low)) = (ask(register), ask((register + 1).min(REGISTERS - 1))) else { return false };
+        let both = u32::from(high) << 16 | u32::from(low);
+        match (HEAD.get(tag).map(|(.., kind)| *kind), value) {
+            (Some("f32"), Number::Real(came)) => (came as f32).to_bits() == both,
+            // Zero prints like a whole number.
+            (Some("f32"), Number::Whole(came)) => (came as f32).to_bits() == both,
+            (Some("u32"), Number::Whole(came)) => came == u64::from(both),
+            (_, Number::Whole(came)) => came == u64::from(high),
+            _ => false,
+        }
+    }
+}
+
+/// Values depend on the ordinal and the unit alone.
+fn request(ordinal: u32) -> ReadRequest {
+    ReadRequest {
+        peer: SocketAddr::from(([127, 0, 0, 1], 0)),
+        unit: UNIT,
+        table: Table::Holding,
+        start: 0,
+        count: REGISTERS,
+        ordinal: u64::from(ordinal),
+    }
+}
+
+/// A TOML basic string.
+pub(super) fn toml_text(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use model::plant::document::{Bundle, read_bundle};
+
+    use super::*;
+
+    #[test]
+    fn the_plant_document_is_valid_and_says_what_is_simulated() {
+        let plant = Plant::demo();
+        let devices = (0..3).map(|port| SocketAddr::from(([127, 0, 0, 1], 5020 + port))).collect();
+        let addresses = Addresses { devices, url: "http://127.0.0.1:8090/ingest".into() };
+        let text = plant.document(&addresses, Path::new("/tmp/a \"b\"\\c"));
+        let bundle = Bundle::of_document(text.clone());
+        let document = read_bundle(&bundle).unwrap_or_else(|errors| panic!("{errors:?}\n{text}")).plant;
+        let groups = || document.devices.iter().flat_map(|device| &device.groups);
+        let polled: usize =
+            groups().filter(|group| group.schedule.is_some()).map(|group| group.tags.len()).sum();
+        assert_eq!((polled, groups().map(|group| group.tags.len()).sum::<usize>()), (60, 66));
+        assert_eq!(document.destinations.len(), 2);
+    }
+
+    #[test]
+    fn a_device_can_answer_with_its_own_values_alone() {
+        let press = &Plant::demo().devices[1];
+        assert_eq!(press.tags.len(), 20);
+        let sine = f64::from((70_000.0_f64 / 50.0).sin() as f32);
+        let right = [
+            (0, Number::Whole(70_000)),
+            (1, Number::Whole(2)),
+            (2, Number::Whole(1)),
+            (3, Number::Real(sine)),
+            (4, Number::Whole((6 + 70_000) % 65_536)),
+            (19, Number::Whole((21 + 70_000) % 65_536)),
+        ];
+        for (tag, value) in right {
+            assert!(press.could_answer(tag, 70_000, value), "{tag}: {value:?}");
+            let changed = match value {
+                Number::Whole(number) => Number::Whole(number + 1),
+                Number::Real(number) => Number::Real(number + 1e-6),
+            };
+            assert!(!press.could_answer(tag, 70_000, changed), "{tag}: {changed:?}");
+        }
+    }
+}

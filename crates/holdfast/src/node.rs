@@ -1,0 +1,75 @@
+//! `holdfast node`: run one node until it is told to stop.
+//!
+//! - SIGTERM and SIGINT stop in order: leadership is handed over first. A second one ends at once.
+//! - A panic anywhere ends the process: a node that is half dead would go on holding its lease.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use gateway::{NodeConfig, RunningNode};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Run one node.
+#[derive(Debug, clap::Args)]
+#[command(long_about = "Run one node of the cluster until it is told to stop (SIGTERM or Ctrl-C).\n\n\
+    A leader hands leadership over before it goes. Logs go to standard error; RUST_LOG sets what is logged, for \
+    example RUST_LOG=info,replication=debug.\n\nExample:\n  holdfast node --config /etc/holdfast/node.toml")]
+pub struct NodeArgs {
+    /// The node file.
+    #[arg(long, short, value_name = "FILE", env = "HOLDFAST_CONFIG")]
+    config: PathBuf,
+    /// Log as JSON, a line each.
+    #[arg(long)]
+    log_json: bool,
+}
+
+/// Runs the node.
+pub async fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
+    start_logging(args.log_json);
+    end_on_panic();
+    let config = NodeConfig::read(&args.config)?;
+    let stop = CancellationToken::new();
+    stop_on_signals(stop.clone())?;
+    let node = RunningNode::start(config, stop.clone()).await.context("the node does not start")?;
+    node.run(stop).await.context("the node has ended")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start_logging(json: bool) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json { logs.json().init() } else { logs.with_ansi(false).with_target(false).init() }
+}
+
+/// A task that panics would leave the others running, the Raft core among them saying that it leads.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
+#[allow(clippy::disallowed_methods, reason = "the signal task lives as long as the process")]
+fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    tokio::spawn(async move {
+        let mut asked = 0;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            asked += 1;
+            if asked > 1 {
+                std::process::exit(130);
+            }
+            stop.cancel();
+        }
+    });
+    Ok(())
+}
