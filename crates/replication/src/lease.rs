@@ -107,6 +107,8 @@ impl LeaseCell {
     pub(crate) fn is_over(&self) -> bool {
         let lease = *self.lease.borrow();
         match (lease.leads, lease.acknowledged) {
+            // Given up by a barrier: nothing acts under it any more, and the successor needs this vote.
+            (Some(term), _) if lease.barrier >= Some(term) => true,
             (Some(_), Some(acknowledged)) => Instant::now() >= acknowledged + self.times.lease,
             _ => true,
         }
@@ -252,6 +254,14 @@ mod tests {
         let (cell, _leadership) = leading();
         assert!(!cell.is_over());
         advance(TIMES.lease).await;
+        assert!(cell.is_over());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_hands_over_may_vote_for_its_successor() {
+        let (cell, leadership) = leading();
+        cell.raise_barrier(Term(3));
+        assert_eq!(leadership.check(), Err(Fenced), "nothing acts any more");
         assert!(cell.is_over());
     }
 }

@@ -88,7 +88,8 @@ impl NetworkOptions {
             retry_pause: lease / 10,
             keep_alive_interval: lease / 4,
             keep_alive_timeout: lease / 2,
-            stall_limit: lease,
+            // A disk stall of a follower is no reason to begin its stream anew; pings find a dead peer sooner.
+            stall_limit: (lease * 2).max(Duration::from_secs(1)),
             snapshot_stall_limit: (lease * 4).max(Duration::from_secs(10)),
             append_window: 64,
             append_window_bytes: 8 << 20,

@@ -14,6 +14,7 @@ use openraft::raft::{ClientWriteResponse, ClientWriteResult};
 use openraft::{AsyncRuntime, Raft};
 use store::engine::Engine;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::network::{Applied, ProposeError};
 use crate::storage::StateMachine;
@@ -100,16 +101,16 @@ impl Proposer {
 }
 
 impl<E: Engine, RT: AsyncRuntime> ProposerTask<E, RT> {
-    /// Runs until every [`Proposer`] is gone.
-    pub(crate) async fn run(mut self) -> Result<(), ProposeError> {
-        while let Some(proposal) = self.queue.recv().await {
+    /// Runs until told to stop.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), ProposeError> {
+        while let Some(Some(proposal)) = stop.run_until_cancelled(self.queue.recv()).await {
             let (reply, outcome) = oneshot::channel::<ClientWriteResult<TypeConfig<RT>>>();
             let Proposal { command, term, answer, room } = proposal;
             let write = self.raft.write(Payload(command));
             let write = write.with_leader(CommittedLeaderId::new(term.0)).responder(Reply(reply));
             if write.await.is_err() {
                 drop(answer.send(Err(ProposeError::Stopped)));
-                return Err(ProposeError::Stopped);
+                return if stop.is_cancelled() { Ok(()) } else { Err(ProposeError::Stopped) };
             }
             // The wait itself is bounded by openraft: an entry is applied, or discarded by another leader's log.
             #[allow(clippy::disallowed_methods, reason = "one waiter for each of a bounded number of permits")]

@@ -551,7 +551,7 @@ async fn assemble<E: Engine, RT: AsyncRuntime>(
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
     let (proposer, proposing) = Proposer::new(raft.clone());
-    parts.spawner.spawn("proposals", proposing.run());
+    parts.spawner.spawn("proposals", proposing.run(parts.spawner.token().clone()));
     let (leader, leader_seen) = watch::channel(None);
     follow_leader(&raft, node, leader, &parts.spawner);
     let quarantine = if parts.store.is_pristine() { Duration::ZERO } else { parts.times.quarantine() };

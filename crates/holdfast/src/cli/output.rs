@@ -48,10 +48,6 @@ impl Output {
         self.format == Format::Json
     }
 
-    pub(super) fn is_terminal(&self) -> bool {
-        self.terminal
-    }
-
     /// Shows an answer: as JSON, or as `render` makes it for people.
     pub(super) fn show<T: Serialize>(&self, answer: &T, render: impl FnOnce() -> String) -> io::Result<()> {
         match self.format {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use model::Timestamp;
 use wire::proto::v1 as pb;
-use wire::times::{duration_from_proto, timestamp_from_proto};
+use wire::times::duration_from_proto;
 
 use super::client::Client;
 use super::error::{CliError, Done};
@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
     DEGRADED  work goes on, and something is wrong\n\
     DOWN      no majority of the nodes answers: nothing is read, accepted or delivered\n\n\
     Examples:\n  holdfast status\n  holdfast status --watch\n  holdfast status --check || page-somebody")]
-pub(super) struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// Look again every second, until Ctrl-C.
     #[arg(long, short)]
     watch: bool,
@@ -162,15 +162,9 @@ fn rest(status: &pb::ClusterStatus) -> String {
     parts.join("   ")
 }
 
-/// When the answering node answered.
-#[cfg(test)]
-fn answered_at(status: &pb::ClusterStatus) -> Timestamp {
-    status.at.as_ref().map_or(Timestamp(0), timestamp_from_proto)
-}
-
 #[cfg(test)]
 mod tests {
-    use wire::times::{nanos_to_proto, timestamp_to_proto};
+    use wire::times::{nanos_to_proto, timestamp_from_proto, timestamp_to_proto};
 
     use super::super::output::Format;
     use super::*;
@@ -241,6 +235,11 @@ mod tests {
         assert!(picture.starts_with("plant-7  DOWN  no majority of the nodes answers"), "{picture}");
         assert!(!picture.contains("may fail"), "{picture}");
         assert!(picture.contains("as gateway-c sees it"), "{picture}");
+    }
+
+    /// When the answering node answered.
+    fn answered_at(status: &pb::ClusterStatus) -> Timestamp {
+        status.at.as_ref().map(timestamp_from_proto).expect("every status has its time")
     }
 
     fn plain() -> Output {

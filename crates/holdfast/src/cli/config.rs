@@ -1,0 +1,383 @@
+//! `holdfast config`: the plant document, from a file to a revision and back.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+
+use model::plant::document::{Bundle, Diagnostics, Severity, read_bundle};
+use wire::proto::v1 as pb;
+
+use super::client::Client;
+use super::error::{CliError, Done};
+use super::output::{Output, table};
+use super::{files, format};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say everything that is wrong with a plant document; no cluster is needed.
+    #[command(long_about = "Say everything that is wrong with a plant document, with file, line and column.\n\
+        No cluster is needed. Exits with 1 if it cannot be applied.\n\nExample:\n  holdfast config validate plant.toml")]
+    Validate {
+        /// The document, or a folder with a plant.toml in it.
+        file: PathBuf,
+    },
+    /// Say what applying a document would change, stop and lose.
+    #[command(long_about = "Say what applying a document would change, stop and lose. Changes nothing.\n\n\
+        Example:\n  holdfast config plan plant.toml")]
+    Plan {
+        /// The document, or a folder with a plant.toml in it.
+        file: PathBuf,
+    },
+    /// Make a document the next revision, on all nodes at once.
+    #[command(long_about = "Make a document the next revision, on all nodes at once.\n\n\
+        It is checked as a whole; with any error in it nothing changes. On a terminal it asks first if something is \
+        stopped or lost. If somebody else applied a revision meanwhile, nothing is changed.\n\n\
+        Examples:\n  holdfast config apply plant.toml --comment 'press 4 added'\n  \
+        holdfast config apply plant.toml --discard-backlog old-historian")]
+    Apply(ApplyArgs),
+    /// Print a revision as it was written, or save it with all its files.
+    #[command(long_about = "Print the plant document of a revision as it was written, byte for byte.\n\n\
+        Examples:\n  holdfast config get > plant.toml\n  holdfast config get --revision 40 --save old-plant/")]
+    Get {
+        /// Which; the one in force by default.
+        #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+        revision: u64,
+        /// Save all its files into this folder instead.
+        #[arg(long, value_name = "FOLDER")]
+        save: Option<PathBuf>,
+    },
+    /// List the revisions: who, when and why.
+    History {
+        /// At most this many, the newest.
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: u32,
+    },
+    /// Say what changed from one revision to another.
+    #[command(long_about = "Say what changed from one revision to another.\n\n\
+        Examples:\n  holdfast config diff 40 41\n  holdfast config diff 40      (to the one in force)")]
+    Diff {
+        /// From this revision; 0 is the empty plant.
+        from: u64,
+        /// To this one; the one in force by default.
+        to: Option<u64>,
+    },
+    /// Apply the files of an earlier revision as a new one.
+    #[command(long_about = "Apply the files of an earlier revision as a new one. The history keeps both.\n\n\
+        Example:\n  holdfast config rollback 40 --comment 'wrong word order in 41'")]
+    Rollback {
+        /// The revision to go back to.
+        to: u64,
+        #[command(flatten)]
+        how: HowArgs,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ApplyArgs {
+    /// The document, or a folder with a plant.toml in it.
+    file: PathBuf,
+    /// The revision it was made from; the one in force by default.
+    #[arg(long, value_name = "N")]
+    base: Option<u64>,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct HowArgs {
+    /// Why; kept with the revision.
+    #[arg(long, short = 'm', default_value = "", hide_default_value = true)]
+    comment: String,
+    /// A destination whose undelivered records may be given up; may be repeated.
+    #[arg(long, value_name = "DESTINATION")]
+    discard_backlog: Vec<String>,
+    /// Do not ask.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+pub(super) async fn run(mut client: Client, output: Output, command: ConfigCommand) -> Result<Done, CliError> {
+    match command {
+        ConfigCommand::Validate { file } => validate(output, &files::load(&file)?),
+        ConfigCommand::Plan { file } => {
+            let Some(messages) = checked(output, &files::load(&file)?)? else { return Ok(Done::Badly) };
+            let plan = ask_for_plan(&mut client, messages).await?;
+            output.show(&plan, || render_plan(&plan))?;
+            Ok(Done::Well)
+        }
+        ConfigCommand::Apply(args) => apply(&mut client, output, args).await,
+        ConfigCommand::Get { revision, save } => get(&mut client, output, revision, save).await,
+        ConfigCommand::History { limit } => {
+            let question = pb::ListRevisionsRequest { limit };
+            let list = client.look(question, async |admin, question| admin.list_revisions(question).await).await?;
+            output.show(&list, || render_history(&list.revisions))?;
+            Ok(Done::Well)
+        }
+        ConfigCommand::Diff { from, to } => {
+            let question = pb::DiffConfigRequest { from, to };
+            let diff = client.look(question, async |admin, question| admin.diff_config(question).await).await?;
+            output.show(&diff, || {
+                format!("revision {} to {}\n{}", diff.from, diff.to, render_changes(&diff.changes))
+            })?;
+            Ok(Done::Well)
+        }
+        ConfigCommand::Rollback { to, how } => rollback(&mut client, output, to, how).await,
+    }
+}
+
+fn validate(output: Output, bundle: &Bundle) -> Result<Done, CliError> {
+    let answer = match read_bundle(bundle) {
+        Ok(read) => pb::ValidateConfigResponse {
+            valid: true,
+            diagnostics: diagnostics(&read.warnings),
+            more_errors: 0,
+            devices: count(read.plant.devices.len()),
+            tags: count(read.plant.tags().count()),
+            destinations: count(read.plant.destinations.len()),
+        },
+        Err(errors) => pb::ValidateConfigResponse {
+            valid: false,
+            diagnostics: diagnostics(&errors),
+            more_errors: errors.more,
+            ..pb::ValidateConfigResponse::default()
+        },
+    };
+    output.show(&answer, || render_validation(&answer))?;
+    Ok(if answer.valid { Done::Well } else { Done::Badly })
+}
+
+/// The files of a bundle, if it has no errors; otherwise shows them all.
+fn checked(output: Output, bundle: &Bundle) -> Result<Option<Vec<pb::ConfigFile>>, CliError> {
+    if read_bundle(bundle).is_err() {
+        validate(output, bundle)?;
+        return Ok(None);
+    }
+    Ok(Some(files::to_messages(bundle)))
+}
+
+async fn ask_for_plan(client: &mut Client, files: Vec<pb::ConfigFile>) -> Result<pb::PlanConfigResponse, CliError> {
+    let question = pb::PlanConfigRequest { files };
+    client.look(question, async |admin, question| admin.plan_config(question).await).await
+}
+
+async fn apply(client: &mut Client, output: Output, args: ApplyArgs) -> Result<Done, CliError> {
+    let Some(files) = checked(output, &files::load(&args.file)?)? else { return Ok(Done::Badly) };
+    let plan = ask_for_plan(client, files.clone()).await?;
+    if !output.is_json() {
+        output.text(&render_plan(&plan))?;
+    }
+    agree(&plan, &args.how)?;
+    let question = pb::ApplyConfigRequest {
+        files,
+        base_revision: args.base.unwrap_or(plan.base_revision),
+        discard_backlog: args.how.discard_backlog,
+        comment: args.how.comment,
+    };
+    let applied = client.change(question, async |admin, question| admin.apply_config(question).await).await?;
+    output.show(&applied, || render_applied(&applied))?;
+    Ok(Done::Well)
+}
+
+async fn rollback(client: &mut Client, output: Output, to: u64, how: HowArgs) -> Result<Done, CliError> {
+    let question = pb::GetConfigRequest { revision: to };
+    let old = client.look(question, async |admin, question| admin.get_config(question).await).await?;
+    let plan = ask_for_plan(client, old.files).await?;
+    if !output.is_json() {
+        output.text(&render_plan(&plan))?;
+    }
+    agree(&plan, &how)?;
+    let question = pb::RollbackConfigRequest {
+        to,
+        base_revision: plan.base_revision,
+        discard_backlog: how.discard_backlog,
+        comment: how.comment,
+    };
+    let applied = client.change(question, async |admin, question| admin.rollback_config(question).await).await?;
+    output.show(&applied, || render_applied(&applied))?;
+    Ok(Done::Well)
+}
+
+async fn get(client: &mut Client, output: Output, revision: u64, save: Option<PathBuf>) -> Result<Done, CliError> {
+    let question = pb::GetConfigRequest { revision };
+    let found = client.look(question, async |admin, question| admin.get_config(question).await).await?;
+    if let Some(folder) = save {
+        let paths = files::save(&found.files, &folder)?;
+        let lines: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        output.show(&found, || lines.join("\n"))?;
+        return Ok(Done::Well);
+    }
+    if output.is_json() {
+        output.show(&found, String::new)?;
+        return Ok(Done::Well);
+    }
+    let document = found.files.iter().find(|file| file.name == Bundle::ROOT);
+    output.raw(document.map_or(&[], |file| &file.content))?;
+    let others: Vec<&str> =
+        found.files.iter().map(|file| file.name.as_str()).filter(|name| *name != Bundle::ROOT).collect();
+    if !others.is_empty() {
+        let note = format!("note: --save FOLDER also gives the files beside it: {}", others.join(", "));
+        writeln!(io::stderr(), "{note}")?;
+    }
+    Ok(Done::Well)
+}
+
+/// Asks, on a terminal, if something is stopped or lost.
+fn agree(plan: &pb::PlanConfigResponse, how: &HowArgs) -> Result<(), CliError> {
+    if how.yes || plan.effects.is_empty() || !io::stdin().is_terminal() {
+        return Ok(());
+    }
+    let mut stderr = io::stderr();
+    write!(stderr, "Apply? [y/N] ")?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(CliError::Declined),
+    }
+}
+
+fn diagnostics(found: &Diagnostics) -> Vec<pb::Diagnostic> {
+    let one = |diagnostic: &model::plant::document::Diagnostic| pb::Diagnostic {
+        severity: match diagnostic.severity {
+            Severity::Error => pb::diagnostic::Severity::Error.into(),
+            Severity::Warning => pb::diagnostic::Severity::Warning.into(),
+        },
+        file: diagnostic.file.clone(),
+        line: diagnostic.line,
+        column: diagnostic.column,
+        message: diagnostic.message.clone(),
+        help: diagnostic.help.clone().unwrap_or_default(),
+    };
+    found.list.iter().map(one).collect()
+}
+
+fn render_diagnostics(diagnostics: &[pb::Diagnostic]) -> Vec<String> {
+    let one = |found: &pb::Diagnostic| {
+        let severity = match found.severity() {
+            pb::diagnostic::Severity::Warning => "warning",
+            _ => "error",
+        };
+        let place = format!("{}:{}:{}", found.file, found.line, found.column);
+        let help = if found.help.is_empty() { String::new() } else { format!("\n  help: {}", found.help) };
+        format!("{place}: {severity}: {}{help}", found.message)
+    };
+    diagnostics.iter().map(one).collect()
+}
+
+fn render_validation(answer: &pb::ValidateConfigResponse) -> String {
+    let mut lines = render_diagnostics(&answer.diagnostics);
+    let is_error = |found: &&pb::Diagnostic| found.severity() == pb::diagnostic::Severity::Error;
+    let errors = answer.diagnostics.iter().filter(is_error).count() as u64 + answer.more_errors;
+    lines.push(match answer.valid {
+        true => format!("valid: {}", summary(answer.devices, answer.tags, answer.destinations)),
+        false => format!("{errors} {}, nothing was changed", if errors == 1 { "error" } else { "errors" }),
+    });
+    lines.join("\n")
+}
+
+fn render_plan(plan: &pb::PlanConfigResponse) -> String {
+    let mut lines = render_diagnostics(&plan.warnings);
+    lines.push(render_changes(&plan.changes));
+    if !plan.effects.is_empty() {
+        lines.push("Stopped or lost:".to_owned());
+        lines.extend(plan.effects.iter().map(|effect| format!("  {}", effect.text)));
+    }
+    if !plan.discards.is_empty() {
+        let flags: Vec<String> = plan.discards.iter().map(|id| format!("--discard-backlog {id}")).collect();
+        lines.push(format!("To give that backlog up: {}", flags.join(" ")));
+    }
+    lines.join("\n")
+}
+
+fn render_changes(changes: &[pb::ConfigChange]) -> String {
+    use pb::config_change::Action;
+    if changes.is_empty() {
+        return "No changes.".to_owned();
+    }
+    let mut lines = Vec::new();
+    for change in changes {
+        let sign = match change.action() {
+            Action::Added => '+',
+            Action::Removed => '-',
+            Action::Changed | Action::Unspecified => '~',
+        };
+        let id = if change.id.is_empty() { String::new() } else { format!(" {}", change.id) };
+        let summary = if change.summary.is_empty() { String::new() } else { format!(" ({})", change.summary) };
+        lines.push(format!("{sign} {}{id}{summary}", change.subject));
+        lines.extend(change.fields.iter().map(|field| format!("    {}: {} -> {}", field.field, field.old, field.new)));
+    }
+    let number = |action: Action| changes.iter().filter(|change| change.action() == action).count();
+    let (added, changed, removed) = (number(Action::Added), number(Action::Changed), number(Action::Removed));
+    lines.push(format!("{added} to add, {changed} to change, {removed} to remove."));
+    lines.join("\n")
+}
+
+fn render_applied(applied: &pb::ApplyConfigResponse) -> String {
+    match applied.changed {
+        true => format!("Revision {} is in force.", applied.revision),
+        false => format!("Revision {} is in force already, byte for byte.", applied.revision),
+    }
+}
+
+fn render_history(revisions: &[pb::Revision]) -> String {
+    let row = |revision: &pb::Revision| {
+        [
+            revision.number.to_string(),
+            format::moment(revision.at.as_ref()),
+            format::or_nothing(&revision.principal),
+            summary(revision.devices, revision.tags, revision.destinations),
+            format::or_nothing(&revision.comment),
+        ]
+    };
+    let rows = revisions.iter().map(row).collect();
+    table(["rev", "applied", "by", "plant", "comment"], rows, "No revision yet: holdfast config apply plant.toml")
+}
+
+fn summary(devices: u32, tags: u32, destinations: u32) -> String {
+    format!("{devices} devices, {tags} tags, {destinations} destinations")
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_of_a_document_is_shown_with_its_place() {
+        let bundle = Bundle::of_document("version = 1\ncolour = 3\n[[device]]\nid = \"a b\"\n");
+        let errors = read_bundle(&bundle).expect_err("it has errors");
+        let answer = pb::ValidateConfigResponse { diagnostics: diagnostics(&errors), ..Default::default() };
+        let text = render_validation(&answer);
+        assert!(text.starts_with("plant.toml:2:1: error:"), "{text}");
+        assert_eq!(text.matches(": error:").count(), errors.list.len());
+        assert!(text.ends_with("errors, nothing was changed"), "{text}");
+    }
+
+    #[test]
+    fn a_plan_ends_with_what_is_stopped_or_lost() {
+        let plan = pb::PlanConfigResponse {
+            changes: vec![pb::ConfigChange {
+                subject: "destination".into(),
+                id: "historian".into(),
+                action: pb::config_change::Action::Removed.into(),
+                summary: "http".into(),
+                fields: Vec::new(),
+            }],
+            effects: vec![pb::ConfigEffect {
+                text: "destination historian: what it has not acknowledged is discarded".into(),
+                ..pb::ConfigEffect::default()
+            }],
+            discards: vec!["historian".into()],
+            ..pb::PlanConfigResponse::default()
+        };
+        assert_eq!(
+            render_plan(&plan),
+            "- destination historian (http)\n0 to add, 0 to change, 1 to remove.\nStopped or lost:\n  \
+             destination historian: what it has not acknowledged is discarded\n\
+             To give that backlog up: --discard-backlog historian"
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! `holdfast device`: the devices of the plant and how they are doing.
+
+use std::time::Duration;
+
+use wire::proto::v1 as pb;
+use wire::times::duration_to_proto;
+
+use super::client::Client;
+use super::error::{CliError, Done};
+use super::format;
+use super::output::{Output, table};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum DeviceCommand {
+    /// List the devices: state, since when, last good answer, why, and who took one out of service.
+    List,
+    /// Show a device with its groups.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Put a device back into service.
+    Enable {
+        /// Its id.
+        id: String,
+        /// Why; kept in the log.
+        #[arg(long, short, default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+    /// Take a device out of service, whatever the plant document says.
+    #[command(long_about = "Take a device out of service, whatever the plant document says. It survives failovers; \
+        the reads left out are a gap with the cause `disabled`.\n\n\
+        Example:\n  holdfast device disable hall-2/press-1 --reason 'tool change' --for 4h")]
+    Disable {
+        /// Its id.
+        id: String,
+        /// Why; kept with it.
+        #[arg(long, short)]
+        reason: String,
+        /// Put it back by itself after this time.
+        #[arg(long = "for", value_name = "DURATION", value_parser = super::duration)]
+        duration: Option<Duration>,
+    },
+}
+
+pub(super) async fn run(mut client: Client, output: Output, command: DeviceCommand) -> Result<Done, CliError> {
+    match command {
+        DeviceCommand::List => {
+            let list = devices(&mut client, Vec::new()).await?;
+            output.show(&list, || render_list(&list.devices))?;
+        }
+        DeviceCommand::Show { id } => {
+            let list = devices(&mut client, vec![id]).await?;
+            let Some(device) = list.devices.first() else { return Ok(Done::Badly) };
+            output.show(device, || render_one(device))?;
+        }
+        DeviceCommand::Enable { id, reason } => {
+            let question = pb::SetDeviceEnabledRequest { id: id.clone(), enabled: true, reason, duration: None };
+            let done =
+                client.change(question, async |admin, question| admin.set_device_enabled(question).await).await?;
+            output.show(&done, || format!("{id} is in service."))?;
+        }
+        DeviceCommand::Disable { id, reason, duration } => {
+            let question = pb::SetDeviceEnabledRequest {
+                id: id.clone(),
+                enabled: false,
+                reason,
+                duration: duration.map(duration_to_proto),
+            };
+            let done =
+                client.change(question, async |admin, question| admin.set_device_enabled(question).await).await?;
+            output.show(&done, || match duration {
+                Some(duration) => format!("{id} is out of service for {}.", format::length(duration)),
+                None => format!("{id} is out of service until `holdfast device enable {id}`."),
+            })?;
+        }
+    }
+    Ok(Done::Well)
+}
+
+async fn devices(client: &mut Client, ids: Vec<String>) -> Result<pb::ListDevicesResponse, CliError> {
+    let question = |this_node| pb::ListDevicesRequest { this_node, ids: ids.clone() };
+    client.look_at_leader(question, async |admin, question| admin.list_devices(question).await).await
+}
+
+fn state(device: &pb::Device) -> &'static str {
+    use pb::device::State;
+    match device.state() {
+        State::Unspecified => "unknown",
+        State::Connecting => "connecting",
+        State::Answering => "answering",
+        State::Down => "down",
+        State::Disabled => "disabled",
+        State::Pushing => "pushing",
+    }
+}
+
+fn enabled(device: &pb::Device) -> String {
+    match (&device.disabled, device.enabled_in_plant) {
+        (Some(standing), _) => format!("no, by {}", standing.principal),
+        (None, false) => "no, in the plant".to_owned(),
+        (None, true) => "yes".to_owned(),
+    }
+}
+
+fn render_list(devices: &[pb::Device]) -> String {
+    let row = |device: &pb::Device| {
+        [
+            device.id.clone(),
+            state(device).to_owned(),
+            format::moment(device.since.as_ref()),
+            format::moment(device.last_good.as_ref()),
+            enabled(device),
+            device.tags.to_string(),
+            format::or_nothing(&device.reason),
+        ]
+    };
+    let header = ["device", "state", "since", "last good", "enabled", "tags", "reason"];
+    table(header, devices.iter().map(row).collect(), "No devices in the plant.")
+}
+
+fn render_one(device: &pb::Device) -> String {
+    let mut lines = vec![
+        format!("device     {}", device.id),
+        format!("driver     {} {}", device.driver, device.address),
+        format!("state      {} since {}", state(device), format::moment(device.since.as_ref())),
+        format!("last good  {}", format::moment(device.last_good.as_ref())),
+        format!("enabled    {}", enabled(device)),
+    ];
+    if !device.reason.is_empty() {
+        lines.push(format!("reason     {}", device.reason));
+    }
+    if let Some(standing) = &device.disabled {
+        lines.push(format!("disabled   {}", format::standing(standing)));
+    }
+    if !device.description.is_empty() {
+        lines.push(format!("about      {}", device.description));
+    }
+    let row = |group: &pb::Group| {
+        let grid = if group.grid == 0 { format::NOTHING.to_owned() } else { group.grid.to_string() };
+        [
+            group.id.clone(),
+            format::duration(group.period.as_ref()),
+            group.tags.to_string(),
+            grid,
+            group.next_slot.to_string(),
+        ]
+    };
+    let header = ["group", "period", "tags", "grid", "next slot"];
+    lines.push(table(header, device.groups.iter().map(row).collect(), "No groups."));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_took_a_device_out_of_service_is_named() {
+        let mut device = pb::Device { enabled_in_plant: true, ..pb::Device::default() };
+        assert_eq!(enabled(&device), "yes");
+        device.disabled = Some(pb::Standing { principal: "anna".into(), ..pb::Standing::default() });
+        assert_eq!(enabled(&device), "no, by anna");
+    }
+}

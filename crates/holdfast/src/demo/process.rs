@@ -1,0 +1,134 @@
+//! One real node process: started, stopped, killed, paused.
+//!
+//! - It has a process group of its own, so that Ctrl-C at the terminal reaches the demo alone.
+//! - It ends with this value, whatever happens.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::layout::NodePlan;
+
+/// A node that hands over and closes its store takes less.
+const ORDERLY: Duration = Duration::from_secs(20);
+/// The kernel ends a killed process at once.
+const KILLED: Duration = Duration::from_secs(5);
+/// Lines of a log that are shown when a node ends by itself.
+const LAST_LINES: usize = 8;
+
+/// A node's process, if it runs.
+#[derive(Debug)]
+pub(super) struct Process {
+    plan: NodePlan,
+    program: PathBuf,
+    child: Option<Child>,
+    is_paused: bool,
+}
+
+impl Process {
+    /// A node that is not running yet.
+    pub(super) fn new(plan: NodePlan, program: PathBuf) -> Self {
+        Self { plan, program, child: None, is_paused: false }
+    }
+
+    /// Starts it; its outputs are appended to its log.
+    pub(super) fn start(&mut self) -> io::Result<()> {
+        let log = OpenOptions::new().create(true).append(true).open(&self.plan.log)?;
+        let mut command = Command::new(&self.program);
+        command.arg("node").arg("--config").arg(&self.plan.file);
+        // What the surroundings say of nodes is not meant for these.
+        for (key, _) in std::env::vars_os() {
+            if key.to_str().is_some_and(|key| key.starts_with("HOLDFAST_")) {
+                command.env_remove(key);
+            }
+        }
+        command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.child = Some(command.process_group(0).kill_on_drop(true).spawn()?);
+        self.is_paused = false;
+        Ok(())
+    }
+
+    /// Whether it was started and has not ended; an end by itself is told once.
+    pub(super) fn has_ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        let ended = match &mut self.child {
+            Some(child) => child.try_wait()?,
+            None => None,
+        };
+        if ended.is_some() {
+            self.child = None;
+        }
+        Ok(ended)
+    }
+
+    /// Whether it runs, paused or not.
+    pub(super) fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Whether it stands still.
+    pub(super) fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// `kill -9`.
+    pub(super) async fn kill(&mut self) -> io::Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        child.start_kill()?;
+        timeout(KILLED, child.wait()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        self.is_paused = false;
+        Ok(())
+    }
+
+    /// Stops it in order, or kills it if that takes too long. `false` if it had to be killed.
+    pub(super) async fn stop(&mut self) -> io::Result<bool> {
+        if self.child.is_none() {
+            return Ok(true);
+        }
+        self.pause(false)?;
+        self.signal(Signal::TERM)?;
+        let Some(child) = &mut self.child else { return Ok(true) };
+        match timeout(ORDERLY, child.wait()).await {
+            Ok(ended) => {
+                ended?;
+                self.child = None;
+                Ok(true)
+            }
+            Err(_) => {
+                self.kill().await?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Lets it stand still (`SIGSTOP`), or go on (`SIGCONT`).
+    pub(super) fn pause(&mut self, stands_still: bool) -> io::Result<()> {
+        self.signal(if stands_still { Signal::STOP } else { Signal::CONT })?;
+        self.is_paused = stands_still;
+        Ok(())
+    }
+
+    /// The last lines of its log.
+    pub(super) fn last_lines(&self) -> String {
+        match std::fs::read_to_string(&self.plan.log) {
+            Ok(text) => {
+                let lines: Vec<&str> = text.lines().collect();
+                lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+            }
+            Err(error) => format!("{}: {error}", self.plan.log.display()),
+        }
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        let id = self.child.as_ref().and_then(Child::id).and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        match id {
+            Some(id) => Ok(kill_process(id, signal)?),
+            None => Ok(()),
+        }
+    }
+}
