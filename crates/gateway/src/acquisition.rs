@@ -76,7 +76,8 @@ pub(crate) async fn run<E: Engine>(
     let groups = tokio_util::task::TaskTracker::new();
     let mut applied = parts.replica.store().keeper().applied();
     loop {
-        let open = parts.replica.store().keeper().read(|state| (state.grids.clone(), state.catalog().cloned()));
+        let open =
+            parts.replica.store().keeper().read(|state| (state.grids.clone(), state.catalog().cloned()));
         if let (grids, Some(catalog)) = open {
             running.retain(|group, task| {
                 let goes_on = grids.get(group).is_some_and(|grid| grid.id == task.grid);
@@ -86,7 +87,9 @@ pub(crate) async fn run<E: Engine>(
                 goes_on
             });
             for (entry, device, _) in catalog.groups() {
-                let Some(grid) = grids.get(&entry.id).filter(|_| !running.contains_key(&entry.id)) else { continue };
+                let Some(grid) = grids.get(&entry.id).filter(|_| !running.contains_key(&entry.id)) else {
+                    continue;
+                };
                 let driver = match devices.get(&device.id) {
                     Some((known, driver)) if known == device => Arc::clone(driver),
                     _ => match endpoints.device(device) {
@@ -105,13 +108,16 @@ pub(crate) async fn run<E: Engine>(
                 running.insert(entry.id, Running { grid: grid.id, stop: token.clone() });
                 let task = GroupTask::new(&parts, &batcher, entry, device, *grid, driver);
                 let guarded = leadership.clone();
-                spawner.spawn(format!("group {}/{}", entry.device, entry.name), groups.track_future(async move {
-                    tokio::select! {
-                        () = task.run(token) => {}
-                        () = over(&guarded) => {}
-                    }
-                    Ok::<(), Failure>(())
-                }));
+                spawner.spawn(
+                    format!("group {}/{}", entry.device, entry.name),
+                    groups.track_future(async move {
+                        tokio::select! {
+                            () = task.run(token) => {}
+                            () = over(&guarded) => {}
+                        }
+                        Ok::<(), Failure>(())
+                    }),
+                );
             }
         }
         tokio::select! {
@@ -167,8 +173,11 @@ async fn configuration_changed<E: Engine>(
 async fn reclock_if_clocks_disagree<E: Engine>(parts: &AcquisitionParts<E>) {
     let now = parts.clock.now();
     let elapsed = parts.replica.elapsed();
-    let grids: Vec<(GroupId, Grid)> =
-        parts.replica.store().keeper().read(|state| state.grids.iter().map(|(id, grid)| (*id, *grid)).collect());
+    let grids: Vec<(GroupId, Grid)> = parts
+        .replica
+        .store()
+        .keeper()
+        .read(|state| state.grids.iter().map(|(id, grid)| (*id, *grid)).collect());
     let since = |group: &GroupId| elapsed.iter().find(|(id, _)| id == group).map(|(_, elapsed)| *elapsed);
     let disagrees = grids.iter().any(|(group, grid)| {
         matches!(resume(&grid.line, grid.next, now, since(group)), Resumption::Reclock { .. })

@@ -27,8 +27,8 @@ use model::ids::GroupId;
 use model::{Clock, NodeId, Timestamp};
 use replication::{Applied, MembershipError, ProposeError, Replica};
 use runtime::Spawner;
-use store::engine::Engine;
 use store::Outcome;
+use store::engine::Engine;
 use tokio::time::{Instant, sleep};
 use wire::proto::v1::admin_server::AdminServer;
 
@@ -227,7 +227,6 @@ impl<E: Engine> AdminService<E> {
 fn request(principal: &str, reason: &str) -> Request {
     Request { principal: principal.to_owned(), reason: reason.to_owned() }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -136,7 +136,8 @@ impl NodeConfig {
         let role = match file.role.as_deref() {
             None | Some("gateway") => Role::Gateway,
             Some("witness") => {
-                problems.push("role: \"witness\" is reserved and cannot be run yet; use \"gateway\"".to_owned());
+                problems
+                    .push("role: \"witness\" is reserved and cannot be run yet; use \"gateway\"".to_owned());
                 Role::Gateway
             }
             Some(other) => {
@@ -149,7 +150,9 @@ impl NodeConfig {
             Some("lan-fast") => LeaseTimes::LAN_FAST,
             Some("wan") => LeaseTimes::WAN,
             Some(other) => {
-                problems.push(format!("profile: {other:?} is not known; expected \"lan\", \"lan-fast\" or \"wan\""));
+                problems.push(format!(
+                    "profile: {other:?} is not known; expected \"lan\", \"lan-fast\" or \"wan\""
+                ));
                 LeaseTimes::LAN
             }
         };
@@ -244,7 +247,11 @@ fn check_listeners(file: &NodeFile, problems: &mut Vec<String>) {
                 .to_owned(),
         );
     }
-    let all = [("listen.peers", file.listen.peers), ("listen.admin", file.listen.admin), ("listen.health", file.listen.health)];
+    let all = [
+        ("listen.peers", file.listen.peers),
+        ("listen.admin", file.listen.admin),
+        ("listen.health", file.listen.health),
+    ];
     for (key, address) in all {
         if file.insecure && address.is_some_and(|address| !address.ip().is_loopback()) {
             problems.push(format!("{key}: plaintext is allowed on loopback addresses only"));
@@ -287,7 +294,9 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported_at_once() {
-        let text = FILE.replace("node-2=127.0.0.1:7620", "node-2").replace("\"127.0.0.1:7611\"", "\"10.0.0.1:7611\"");
+        let text = FILE
+            .replace("node-2=127.0.0.1:7620", "node-2")
+            .replace("\"127.0.0.1:7611\"", "\"10.0.0.1:7611\"");
         let problems = NodeConfig::parse(&text, nothing).expect_err("two problems");
         assert_eq!(problems.len(), 2, "{problems:?}");
     }

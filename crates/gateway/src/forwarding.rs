@@ -61,7 +61,9 @@ pub(crate) async fn run<E: Engine>(
         let (current, revision) = parts.replica.store().keeper().read(|state| {
             let catalog = state.catalog();
             let current: Vec<(DestinationId, plant::Destination)> = catalog
-                .map(|catalog| catalog.destinations().map(|(id, destination)| (id, destination.clone())).collect())
+                .map(|catalog| {
+                    catalog.destinations().map(|(id, destination)| (id, destination.clone())).collect()
+                })
                 .unwrap_or_default();
             (current, state.revision())
         });
@@ -80,12 +82,15 @@ pub(crate) async fn run<E: Engine>(
             running.insert(id, (destination.clone(), token.clone()));
             let forwarder = Forwarder::new(&parts, id, destination, leadership.clone());
             let (name, guarded) = (forwarder.name.to_string(), leadership.clone());
-            parts.spawner.spawn(format!("destination {name}"), tasks.track_future(async move {
-                tokio::select! {
-                    ended = forwarder.run(token) => ended,
-                    () = over(&guarded) => Ok(()),
-                }
-            }));
+            parts.spawner.spawn(
+                format!("destination {name}"),
+                tasks.track_future(async move {
+                    tokio::select! {
+                        ended = forwarder.run(token) => ended,
+                        () = over(&guarded) => Ok(()),
+                    }
+                }),
+            );
         }
         tokio::select! {
             () = new_revision(&parts.replica, &mut applied, revision) => {}
@@ -136,7 +141,12 @@ struct Run {
 }
 
 impl<E: Engine> Forwarder<E> {
-    fn new(parts: &ForwardingParts<E>, id: DestinationId, spec: plant::Destination, leadership: Leadership) -> Self {
+    fn new(
+        parts: &ForwardingParts<E>,
+        id: DestinationId,
+        spec: plant::Destination,
+        leadership: Leadership,
+    ) -> Self {
         Self {
             id,
             name: spec.id.as_str().into(),
@@ -192,7 +202,9 @@ impl<E: Engine> Forwarder<E> {
         let mut applied = self.replica.store().keeper().applied();
         loop {
             let upto = *applied.borrow_and_update();
-            let run = self.read(&mut maker, taken).map_err(|error| DeliverError::Misconfigured { reason: error })?;
+            let run = self
+                .read(&mut maker, taken)
+                .map_err(|error| DeliverError::Misconfigured { reason: error })?;
             if run.records.is_empty() {
                 let held = destination.due();
                 if held.is_none() && run.next > acknowledged {
@@ -264,7 +276,8 @@ impl<E: Engine> Forwarder<E> {
                 continue;
             }
             let context = store.keeper().read(|state| Context::at(state, entry.id.index));
-            let name = |node| store.keeper().read(|state| state.node_names.get(&node).cloned().unwrap_or_default());
+            let name =
+                |node| store.keeper().read(|state| state.node_names.get(&node).cloned().unwrap_or_default());
             maker.make(entry, &context, name, from, &mut records).map_err(|error| error.to_string())?;
             if records.len() >= DELIVERY_RECORDS {
                 reached = Cursor::at(entry.id.index.next());

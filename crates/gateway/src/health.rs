@@ -86,7 +86,8 @@ fn readiness(majority: bool, role: &str) -> Result<(), &'static str> {
 }
 
 async fn leader<E: Engine>(State(parts): State<Arc<HealthParts<E>>>) -> impl IntoResponse {
-    let live = parts.replica.leadership().borrow().as_ref().is_some_and(|leadership| leadership.check().is_ok());
+    let live =
+        parts.replica.leadership().borrow().as_ref().is_some_and(|leadership| leadership.check().is_ok());
     if live {
         return (StatusCode::OK, format!("{}\n", parts.replica.name()));
     }

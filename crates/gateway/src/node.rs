@@ -41,7 +41,9 @@ const GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// A port cannot be bound.
-    #[error("cannot listen on {address} ({what}): {source}; is another node running, or the address not of this machine?")]
+    #[error(
+        "cannot listen on {address} ({what}): {source}; is another node running, or the address not of this machine?"
+    )]
     Bind {
         /// What for.
         what: &'static str,
@@ -134,7 +136,10 @@ impl RunningNode {
             members: config.members.clone(),
             times: config.times,
             clock: Arc::clone(&clock),
-            connector: Arc::new(Redirecting::new(TcpConnector::new(config.times.lease / 2), config.dial.clone())),
+            connector: Arc::new(Redirecting::new(
+                TcpConnector::new(config.times.lease / 2),
+                config.dial.clone(),
+            )),
             listener: Some(peers),
             staging: config.data_dir.join("incoming"),
             free_bytes: free_bytes(config.data_dir.clone()),
@@ -247,16 +252,32 @@ fn serve(
     let session = SessionId::from(id_bits(&mut generator(None)));
     let log = Arc::new(ReplicatedLog::start(replica.clone(), spawner));
     let tags = Arc::new(PushedTags(replica.clone()));
-    let pushes =
-        ingest::start(spawner, log, tags, Arc::clone(clock), replica.node(), session, IngestConfig::default());
-    let service = AdminService::new(replica.clone(), live.clone(), switchover.clone(), Arc::clone(clock), config.cluster.clone());
+    let pushes = ingest::start(
+        spawner,
+        log,
+        tags,
+        Arc::clone(clock),
+        replica.node(),
+        session,
+        IngestConfig::default(),
+    );
+    let service = AdminService::new(
+        replica.clone(),
+        live.clone(),
+        switchover.clone(),
+        Arc::clone(clock),
+        config.cluster.clone(),
+    );
     let api = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .add_service(service.into_server())
         .add_service(pushes.into_server());
     let stop = spawner.token().clone();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(admin);
-    spawner.spawn("api", async move { api.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await });
+    spawner.spawn(
+        "api",
+        async move { api.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await },
+    );
     if let Some(listener) = health {
         let stop = spawner.token().clone();
         spawner.spawn("health", health::serve(listener, replica.clone(), live.clone(), stop));
@@ -281,6 +302,8 @@ fn report(event: PeerEvent) {
         PeerEvent::LogShortened { node, acknowledged, conflict } => {
             error!(%node, acknowledged, conflict, "a node has lost what it had acknowledged: replace it");
         }
-        PeerEvent::Refused { node, refusal } => error!(%node, %refusal, "a peer and this node refuse each other"),
+        PeerEvent::Refused { node, refusal } => {
+            error!(%node, %refusal, "a peer and this node refuse each other")
+        }
     }
 }

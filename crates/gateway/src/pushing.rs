@@ -53,7 +53,9 @@ impl<E: Engine> Log for ReplicatedLog<E> {
             replication::ProposeError::NotLeader { .. } => ProposeError::NoLeader,
             replication::ProposeError::Unreachable(_) => ProposeError::NoQuorum,
             replication::ProposeError::Overloaded { .. } => ProposeError::Overloaded,
-            replication::ProposeError::Invalid(_) | replication::ProposeError::Unknown => ProposeError::Unknown,
+            replication::ProposeError::Invalid(_) | replication::ProposeError::Unknown => {
+                ProposeError::Unknown
+            }
             replication::ProposeError::Stopped => ProposeError::Stopped,
         })?;
         let store::Outcome::Appended { position, batches } = applied.outcome else {
@@ -74,7 +76,11 @@ impl<E: Engine> Log for ReplicatedLog<E> {
                 BatchOutcome::Already | BatchOutcome::Stale { .. } | BatchOutcome::Fenced => Outcome::Already,
             }
         });
-        Ok(Proposed { position, lineage: lineage.unwrap_or_else(|| Lineage::from_random(0)), outcomes: outcomes.collect() })
+        Ok(Proposed {
+            position,
+            lineage: lineage.unwrap_or_else(|| Lineage::from_random(0)),
+            outcomes: outcomes.collect(),
+        })
     }
 
     fn applied(&self, session: SessionId) -> u64 {
@@ -92,7 +98,8 @@ pub(crate) struct PushedTags<E: Engine>(pub(crate) Replica<E>);
 impl<E: Engine> TagResolver for PushedTags<E> {
     fn resolve(&self, name: &str) -> Result<(TagId, ValueType), Unresolved> {
         self.0.store().keeper().read(|state| {
-            let tag = state.catalog().and_then(|catalog| catalog.tag_named(name)).ok_or(Unresolved::Unknown)?;
+            let tag =
+                state.catalog().and_then(|catalog| catalog.tag_named(name)).ok_or(Unresolved::Unknown)?;
             if tag.pushed { Ok((tag.id, tag.facts.value_type)) } else { Err(Unresolved::Polled) }
         })
     }

@@ -86,8 +86,14 @@ impl RecordMaker {
                     if refused || ordinal <= first.0 {
                         continue;
                     }
-                    let batch = opened.payloads.get(number).decode().map_err(|error| unreadable(error.to_string()))?;
-                    let node = Arc::clone(self.names.entry(header.node).or_insert_with(|| node_name(header.node).into()));
+                    let batch = opened
+                        .payloads
+                        .get(number)
+                        .decode()
+                        .map_err(|error| unreadable(error.to_string()))?;
+                    let node = Arc::clone(
+                        self.names.entry(header.node).or_insert_with(|| node_name(header.node).into()),
+                    );
                     let grid_slot = match header.source {
                         Source::Polled { grid, slot, .. } => Some(GridSlot { grid, slot }),
                         Source::Pushed { .. } => None,

@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 #[command(long_about = "Run one node of the cluster until it is told to stop (SIGTERM or Ctrl-C).\n\n\
     A leader hands leadership over before it goes. Logs go to standard error; RUST_LOG sets what is logged, for \
     example RUST_LOG=info,replication=debug.\n\nExample:\n  holdfast node --config /etc/holdfast/node.toml")]
-pub struct NodeArgs {
+pub(crate) struct NodeArgs {
     /// The node file.
     #[arg(long, short, value_name = "FILE", env = "HOLDFAST_CONFIG")]
     config: PathBuf,
@@ -27,7 +27,7 @@ pub struct NodeArgs {
 }
 
 /// Runs the node.
-pub async fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
     start_logging(args.log_json);
     end_on_panic();
     let config = NodeConfig::read(&args.config)?;

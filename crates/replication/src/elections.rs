@@ -5,23 +5,93 @@
 //!   waits for a random time.
 //! - After a start, a voter that may have promised a lease neither votes nor campaigns until that lease is over
 //!   (quarantine). Appends are acknowledged meanwhile.
-//! - Policy is here as pure functions; [`crate::replica`] runs it.
+//! - Policy is two pure functions, [`rank`] and [`turn`]; the loop only looks at the clock.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use model::NodeId;
-use tokio::time::Instant;
+use model::{Member, NodeId, Role};
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::{AsyncRuntime, ServerState};
+use store::engine::Engine;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use crate::lease::LeaseTimes;
+use crate::replica::Replica;
 
 /// From one candidate's turn to the next, and from one attempt to the next.
-pub(crate) const TURN: Duration = Duration::from_millis(60);
+const TURN: Duration = Duration::from_millis(60);
 /// What is added to L, so that the voters' own leases have run out for sure.
 const AFTER_LEASE: Duration = Duration::from_millis(2);
 
+impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
+    /// Campaigns in this node's turn.
+    pub(crate) async fn campaign(self, stop: CancellationToken) -> Result<(), String> {
+        let inner = &self.inner;
+        let mut next = inner.contact.quarantine_ends();
+        loop {
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+            let now = Instant::now();
+            next = now + TURN;
+            if now < inner.contact.quarantine_ends() {
+                continue;
+            }
+            inner.raft.runtime_config().elect(self.may_lead());
+            let Some(rank) = self.own_rank() else { continue };
+            let my_turn = turn(inner.contact.last_leader(), rank, &inner.times);
+            if my_turn > now {
+                next = my_turn.min(now + inner.times.lease);
+                continue;
+            }
+            if inner.raft.trigger().elect(true).await.is_err() {
+                return Err("raft has ended".to_owned());
+            }
+        }
+    }
+
+    fn may_lead(&self) -> bool {
+        self.inner.store.keeper().read(|state| !state.drained.contains_key(&self.inner.node))
+    }
+
+    /// This node's turn in an election; none for a leader, a learner, a witness or a drained node.
+    fn own_rank(&self) -> Option<u32> {
+        let inner = &self.inner;
+        let (voters, leader) = {
+            let metrics = inner.raft.metrics();
+            let seen = metrics.borrow_watched();
+            if seen.state == ServerState::Leader {
+                return None;
+            }
+            let membership = seen.membership_config.membership();
+            let voters: Vec<(NodeId, Member)> = membership
+                .voter_ids()
+                .filter_map(|id| Some((NodeId(id), membership.get_node(&id)?.clone())))
+                .collect();
+            (voters, seen.current_leader.map(NodeId))
+        };
+        inner.store.keeper().read(|state| {
+            let plant = state.catalog().map(|catalog| Arc::clone(catalog.plant()));
+            let preference = |member: &Member| {
+                plant
+                    .as_ref()
+                    .and_then(|plant| plant.cluster.preferred.iter().position(|name| *name == member.name))
+            };
+            let candidates = voters
+                .iter()
+                .filter(|(node, member)| member.role == Role::Gateway && !state.drained.contains_key(node))
+                .map(|(node, member)| (*node, preference(member)));
+            rank(inner.node, candidates, leader)
+        })
+    }
+}
+
 /// The place of `me` among those who may campaign: preferred nodes first, in order, then by number. `None` if it may
 /// not campaign at all.
-pub(crate) fn rank(
+fn rank(
     me: NodeId,
     candidates: impl IntoIterator<Item = (NodeId, Option<usize>)>,
     gone: Option<NodeId>,
@@ -36,7 +106,7 @@ pub(crate) fn rank(
 }
 
 /// When a node of that rank campaigns, if nobody has led since `contact`.
-pub(crate) fn turn(contact: Instant, rank: u32, times: &LeaseTimes) -> Instant {
+fn turn(contact: Instant, rank: u32, times: &LeaseTimes) -> Instant {
     contact + times.lease + AFTER_LEASE + TURN * rank
 }
 
@@ -44,7 +114,8 @@ pub(crate) fn turn(contact: Instant, rank: u32, times: &LeaseTimes) -> Instant {
 mod tests {
     use super::*;
 
-    const THREE: [(NodeId, Option<usize>); 3] = [(NodeId(1), None), (NodeId(2), Some(0)), (NodeId(3), Some(1))];
+    const THREE: [(NodeId, Option<usize>); 3] =
+        [(NodeId(1), None), (NodeId(2), Some(0)), (NodeId(3), Some(1))];
 
     #[test]
     fn preferred_nodes_come_first() {

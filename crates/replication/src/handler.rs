@@ -16,8 +16,8 @@ use model::{Member, NodeId};
 use openraft::AsyncRuntime;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::{
-    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::storage::Snapshot;
 use store::engine::Engine;
@@ -142,11 +142,17 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
         answers.boxed()
     }
 
-    async fn vote(&self, request: VoteRequest<TypeConfig<RT>>) -> Result<VoteResponse<TypeConfig<RT>>, Stopped> {
+    async fn vote(
+        &self,
+        request: VoteRequest<TypeConfig<RT>>,
+    ) -> Result<VoteResponse<TypeConfig<RT>>, Stopped> {
         self.replica()?.inner.raft.vote(request).await.map_err(|_| Stopped)
     }
 
-    async fn pre_vote(&self, request: VoteRequest<TypeConfig<RT>>) -> Result<VoteResponse<TypeConfig<RT>>, Stopped> {
+    async fn pre_vote(
+        &self,
+        request: VoteRequest<TypeConfig<RT>>,
+    ) -> Result<VoteResponse<TypeConfig<RT>>, Stopped> {
         self.replica()?.inner.raft.pre_vote(request).await.map_err(|_| Stopped)
     }
 
@@ -159,7 +165,12 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
         inner.raft.handle_transfer_leader(request).await.map_err(|_| Stopped)
     }
 
-    async fn install_snapshot(&self, vote: Vote, meta: SnapshotMeta, file: SnapshotFile) -> Result<Vote, Stopped> {
+    async fn install_snapshot(
+        &self,
+        vote: Vote,
+        meta: SnapshotMeta,
+        file: SnapshotFile,
+    ) -> Result<Vote, Stopped> {
         let inner = &self.replica()?.inner;
         let snapshot = Snapshot { meta, snapshot: file };
         let answer = inner.raft.install_full_snapshot(vote, snapshot).await.map_err(|_| Stopped)?;

@@ -113,7 +113,10 @@ impl<E: Engine, RT: AsyncRuntime> ProposerTask<E, RT> {
                 return if stop.is_cancelled() { Ok(()) } else { Err(ProposeError::Stopped) };
             }
             // The wait itself is bounded by openraft: an entry is applied, or discarded by another leader's log.
-            #[allow(clippy::disallowed_methods, reason = "one waiter for each of a bounded number of permits")]
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "one waiter for each of a bounded number of permits"
+            )]
             tokio::spawn(async move {
                 let applied = match outcome.await {
                     Ok(result) => answer_of::<RT>(result),

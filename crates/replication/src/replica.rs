@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout};
 use wire::entry::EncodedBatch;
 
 use crate::handler::Contact;
-use crate::lease::{LeaseCell, LeaseTimes, Leadership};
+use crate::lease::{Leadership, LeaseCell, LeaseTimes};
 use crate::network::{Applied, PeerTable, Proposals, ProposeError};
 use crate::proposer::Proposer;
 use crate::storage::StateMachine;
@@ -157,13 +157,17 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
 
     /// Proposes a command and waits until it is applied on the leader, for at most `patience`.
     pub async fn propose(&self, command: &Command, patience: Duration) -> Result<Applied, ProposeError> {
-        let bytes =
-            wire::entry::encode(&self.stamp(), command).map_err(|error| ProposeError::Invalid(error.to_string()))?;
+        let bytes = wire::entry::encode(&self.stamp(), command)
+            .map_err(|error| ProposeError::Invalid(error.to_string()))?;
         self.propose_encoded(bytes, patience).await
     }
 
     /// Proposes encoded batches as one entry; see [`Replica::propose`].
-    pub async fn append(&self, batches: &[EncodedBatch], patience: Duration) -> Result<Applied, ProposeError> {
+    pub async fn append(
+        &self,
+        batches: &[EncodedBatch],
+        patience: Duration,
+    ) -> Result<Applied, ProposeError> {
         self.propose_encoded(wire::entry::encode_append(&self.stamp(), batches), patience).await
     }
 
@@ -204,7 +208,12 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             applied: Position(metrics.last_applied.as_ref().map_or(0, |id| id.index())),
             voters: membership.get_joint_config().clone(),
             members: membership.nodes().map(|(id, member)| (NodeId(*id), member.clone())).collect(),
-            holds_lease: self.inner.leadership.borrow().as_ref().is_some_and(|own| own.deadline().is_some_and(|deadline| deadline > Instant::now())),
+            holds_lease: self
+                .inner
+                .leadership
+                .borrow()
+                .as_ref()
+                .is_some_and(|own| own.deadline().is_some_and(|deadline| deadline > Instant::now())),
             matched: matched
                 .filter_map(|(id, at)| Some((NodeId(*id), Position(at.as_ref()?.index()))))
                 .collect(),
@@ -226,7 +235,9 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     /// Removes members, voters or not. This node must not be among them: transfer leadership first.
     pub async fn remove(&self, nodes: BTreeSet<NodeId>) -> Result<(), MembershipError> {
         if nodes.contains(&self.inner.node) {
-            return Err(MembershipError::Refused("a leader does not remove itself: transfer leadership first".to_owned()));
+            return Err(MembershipError::Refused(
+                "a leader does not remove itself: transfer leadership first".to_owned(),
+            ));
         }
         let ids: BTreeSet<u64> = nodes.into_iter().map(|node| node.0).collect();
         let voters = ChangeMembers::RemoveVoters(ids.clone());
@@ -281,7 +292,9 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         change: impl Future<Output = Result<T, openraft::errors::RaftError<TypeConfig<RT>, X>>>,
     ) -> Result<(), MembershipError>
     where
-        X: std::fmt::Display + std::fmt::Debug + openraft::TryAsRef<openraft::errors::ForwardToLeader<TypeConfig<RT>>>,
+        X: std::fmt::Display
+            + std::fmt::Debug
+            + openraft::TryAsRef<openraft::errors::ForwardToLeader<TypeConfig<RT>>>,
     {
         match timeout(MEMBERSHIP_PATIENCE, change).await {
             Ok(Ok(_)) => Ok(()),

@@ -1,51 +1,38 @@
-//! From a data directory to a running replica: who we are, founding or returning, and the tasks around Raft.
+//! From a data directory to a running replica: its parts, openraft's settings, and the tasks around Raft.
 //!
-//! - A cluster is founded only if all listed members answer and are pristine. The first of the list founds it; the
-//!   others take the cluster's id from the founder.
-//! - A node whose directory is bound to a cluster returns to it and founds nothing.
+//! - A node whose directory is bound to a cluster returns to it; any other waits for its founding first.
+//! - The peer port answers from the beginning, so that a founding node can be found.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::command::Command;
-use model::ids::{ClusterId, Term};
-use model::{BootId, Cause, Clock, Lineage, Member, NodeId, Role};
+use model::ids::ClusterId;
+use model::{BootId, Clock, Member, NodeId, Role};
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::{AsyncRuntime, Config, ServerState, SnapshotPolicy};
-use rand::Rng;
+use openraft::{AsyncRuntime, Config, SnapshotPolicy};
 use runtime::Spawner;
-use runtime::random::{Random, id_bits};
+use runtime::random::Random;
 use store::Store;
 use store::engine::Engine;
 use tokio::net::TcpListener;
-use tokio::sync::{OnceCell, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
-use tracing::{info, warn};
+use tokio::sync::{OnceCell, watch};
+use tracing::info;
 
-use crate::elections;
+use crate::founding;
 use crate::handler::{Contact, Handler};
-use crate::lease::{LeaseCell, LeaseTimes, Leadership};
+use crate::lease::{LeaseCell, LeaseTimes};
 use crate::network::{
-    Connector, Identity, NetworkOptions, NetworkParts, PeerEvents, PeerNetworkFactory, PeerService, PeerTable, Proposals,
-    ServiceParts, accept_tcp, clear_staging, serve,
+    Connector, Identity, NetworkOptions, NetworkParts, PeerEvents, PeerNetworkFactory, PeerService,
+    PeerTable, Proposals, ServiceParts, accept_tcp, clear_staging, serve,
 };
 use crate::proposer::Proposer;
 use crate::replica::{Inner, RaftOf, Replica};
 use crate::storage::{LogStore, StateMachine};
-use crate::type_config::{CommittedLeaderId, Payload, Reply};
 
 /// Format versions of log, snapshots and peer messages that this version reads and writes.
 const FORMATS: std::ops::RangeInclusive<u32> = 1..=1;
-/// How often a founding node looks for the others, and says whom it waits for.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// How often the horizon is compared with the checkpoints.
-const SNAPSHOT_EVERY: Duration = Duration::from_secs(5);
-/// How long the lease may be lost before a leader stops its heartbeats, so that a link that only sends does not keep
-/// the others from electing another.
-const MUTE_AFTER: Duration = Duration::from_secs(2);
 
 /// What a replica is made of.
 pub struct ReplicaParts<E> {
@@ -139,7 +126,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
 
         let founders = match bound {
             Some(_) => None,
-            None => Some(found(&mut parts, &network, &identity).await?),
+            None => Some(founding::found(&mut parts, &network, &identity).await?),
         };
         let node = identity.borrow().node;
         let inner = assemble(&parts, node, network, &network_options, table).await?;
@@ -168,234 +155,6 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         let (replica, token) = run(self.clone());
         spawner.spawn("snapshots", async move { replica.purge_behind_horizon(token).await });
     }
-
-    /// Copies what openraft knows of leadership into the cell.
-    async fn keep_lease(self, stop: tokio_util::sync::CancellationToken) -> Result<(), String> {
-        let inner = &self.inner;
-        let mut metrics = inner.raft.metrics();
-        let mut muted_until: Option<Instant> = None;
-        loop {
-            let (leads, acknowledged) = {
-                let seen = metrics.borrow_and_update();
-                if let Err(fatal) = &seen.running_state {
-                    return if stop.is_cancelled() { Ok(()) } else { Err(format!("raft has ended: {fatal}")) };
-                }
-                let leads = (seen.state == ServerState::Leader).then_some(Term(seen.current_term));
-                let voters: Vec<u64> = seen.membership_config.membership().voter_ids().collect();
-                let alone = voters.as_slice() == [inner.node.0];
-                let acknowledged = seen.last_quorum_acked.as_ref().map(|at| **at);
-                (leads, if alone { Some(Instant::now()) } else { acknowledged.map(to_instant::<RT>) })
-            };
-            inner.cell.update(leads, acknowledged);
-            let now = Instant::now();
-            let lost = leads.is_some()
-                && acknowledged.is_some_and(|at| now.duration_since(at) > inner.times.lease + MUTE_AFTER);
-            match muted_until {
-                None if lost => {
-                    warn!("no majority has answered for {MUTE_AFTER:?}: heartbeats stop for a while");
-                    inner.raft.runtime_config().heartbeat(false);
-                    muted_until = Some(now + inner.times.lease * 2);
-                }
-                Some(until) if leads.is_none() || now >= until => {
-                    inner.raft.runtime_config().heartbeat(true);
-                    muted_until = None;
-                }
-                _ => {}
-            }
-            tokio::select! {
-                changed = metrics.changed() => {
-                    if changed.is_err() {
-                        return if stop.is_cancelled() { Ok(()) } else { Err("raft has ended".to_owned()) };
-                    }
-                }
-                // A single voter gets no acknowledgements; and muting must end although nothing changes.
-                () = sleep(inner.times.heartbeat) => {}
-                () = stop.cancelled() => return Ok(()),
-            }
-        }
-    }
-
-    /// Begins this node's reigns: proposes `Lead`, waits for it, hands out leadership; takes it back at the end.
-    async fn reign(
-        self,
-        stop: tokio_util::sync::CancellationToken,
-        cluster: ClusterId,
-        mut random: Random,
-    ) -> Result<(), String> {
-        let inner = &self.inner;
-        let mut metrics = inner.raft.metrics();
-        loop {
-            let leads = {
-                let seen = metrics.borrow_and_update();
-                (seen.state == ServerState::Leader).then_some(Term(seen.current_term))
-            };
-            let held = inner.leadership.borrow().as_ref().map(Leadership::term);
-            if held.is_some() && held != leads {
-                info!(term = %held.unwrap_or_default(), "leadership has ended");
-                inner.leadership.send_replace(None);
-            }
-            if let Some(term) = leads
-                && held != leads
-                && !inner.cell.is_barred(term)
-            {
-                tokio::select! {
-                    () = self.begin_reign(term, cluster, &mut random) => {}
-                    () = stop.cancelled() => return Ok(()),
-                }
-            }
-            tokio::select! {
-                changed = metrics.changed() => if changed.is_err() { return Ok(()) },
-                () = stop.cancelled() => return Ok(()),
-            }
-        }
-    }
-
-    async fn begin_reign(&self, term: Term, cluster: ClusterId, random: &mut Random) {
-        let inner = &self.inner;
-        let handed_over = inner.contact.was_handed_over(inner.times.lease);
-        let cause = if handed_over { Cause::Switchover } else { Cause::Failover };
-        let lead = Command::Lead { node: inner.node, name: inner.name.clone(), cause };
-        if !self.insist(term, &lead).await {
-            return;
-        }
-        if inner.store.keeper().read(|state| state.cluster.is_none()) {
-            let lineage = Lineage::from_random(random.random());
-            let found = Command::Found { cluster, name: self.cluster_name(), lineage };
-            if !self.insist(term, &found).await {
-                return;
-            }
-        }
-        info!(%term, %cause, "leading");
-        inner.leadership.send_replace(Some(inner.cell.leadership(term)));
-    }
-
-    /// Proposes a command that must come first, until it is applied or the term is over.
-    async fn insist(&self, term: Term, command: &Command) -> bool {
-        let inner = &self.inner;
-        let bytes = match wire::entry::encode(&self.stamp(), command) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                warn!(%error, "a command cannot be encoded");
-                return false;
-            }
-        };
-        loop {
-            let (reply, outcome) = oneshot::channel();
-            let write = inner.raft.write(Payload(bytes.clone()));
-            let write = write.with_leader(CommittedLeaderId::new(term.0)).responder(Reply(reply));
-            if write.await.is_err() {
-                return false;
-            }
-            if matches!(outcome.await, Ok(Ok(_))) {
-                return true;
-            }
-            let still_leads = {
-                let metrics = inner.raft.metrics();
-                let seen = metrics.borrow_watched();
-                seen.state == ServerState::Leader && seen.current_term == term.0
-            };
-            if !still_leads {
-                return false;
-            }
-            // No majority has answered yet: it is about to, or this node will cease to lead.
-            sleep(Duration::from_millis(2)).await;
-        }
-    }
-
-    fn cluster_name(&self) -> String {
-        self.inner.cluster_name.clone()
-    }
-
-    /// Campaigns in this node's turn.
-    async fn campaign(self, stop: tokio_util::sync::CancellationToken) -> Result<(), String> {
-        let inner = &self.inner;
-        let mut next = inner.contact.quarantine_ends();
-        loop {
-            tokio::select! {
-                () = sleep_until(next) => {}
-                () = stop.cancelled() => return Ok(()),
-            }
-            let now = Instant::now();
-            next = now + elections::TURN;
-            if now < inner.contact.quarantine_ends() {
-                continue;
-            }
-            inner.raft.runtime_config().elect(self.may_lead());
-            let Some(rank) = self.rank() else { continue };
-            let turn = elections::turn(inner.contact.last_leader(), rank, &inner.times);
-            if turn > now {
-                next = turn.min(now + inner.times.lease);
-                continue;
-            }
-            if inner.raft.trigger().elect(true).await.is_err() {
-                return Err("raft has ended".to_owned());
-            }
-        }
-    }
-
-    fn may_lead(&self) -> bool {
-        self.inner.store.keeper().read(|state| !state.drained.contains_key(&self.inner.node))
-    }
-
-    /// This node's turn in an election; none for a leader, a learner, a witness or a drained node.
-    fn rank(&self) -> Option<u32> {
-        let inner = &self.inner;
-        let (voters, leader) = {
-            let metrics = inner.raft.metrics();
-            let seen = metrics.borrow_watched();
-            if seen.state == ServerState::Leader {
-                return None;
-            }
-            let membership = seen.membership_config.membership();
-            let voters: Vec<(NodeId, Member)> = membership
-                .voter_ids()
-                .filter_map(|id| Some((NodeId(id), membership.get_node(&id)?.clone())))
-                .collect();
-            (voters, seen.current_leader.map(NodeId))
-        };
-        inner.store.keeper().read(|state| {
-            let plant = state.catalog().map(|catalog| Arc::clone(catalog.plant()));
-            let preference = |member: &Member| {
-                plant.as_ref().and_then(|plant| plant.cluster.preferred.iter().position(|name| *name == member.name))
-            };
-            let candidates = voters
-                .iter()
-                .filter(|(node, member)| member.role == Role::Gateway && !state.drained.contains_key(node))
-                .map(|(node, member)| (*node, preference(member)));
-            elections::rank(inner.node, candidates, leader)
-        })
-    }
-
-    /// Turns checkpoints that the horizon has passed into snapshots, and purges the log behind them.
-    async fn purge_behind_horizon(self, stop: tokio_util::sync::CancellationToken) -> Result<(), String> {
-        let inner = &self.inner;
-        let mut ticks = interval(SNAPSHOT_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut purged = None;
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = stop.cancelled() => return Ok(()),
-            }
-            let Some(at) = inner.store.keeper().newest_snapshot_position() else { continue };
-            if purged >= Some(at) {
-                continue;
-            }
-            let ended = |_| "raft has ended".to_owned();
-            inner.raft.trigger().snapshot().await.map_err(ended)?;
-            inner.raft.trigger().purge_log(at.index.0).await.map_err(ended)?;
-            let snapshot = inner.raft.metrics().borrow_watched().snapshot.as_ref().map(crate::storage::from_log_id);
-            if snapshot >= Some(at) {
-                purged = Some(at);
-            }
-        }
-    }
-}
-
-fn to_instant<RT: AsyncRuntime>(at: openraft::alias::InstantOf<crate::type_config::TypeConfig<RT>>) -> Instant {
-    // Every runtime we use has tokio's clock; its age is what counts.
-    use openraft::Instant as _;
-    Instant::now() - at.elapsed()
 }
 
 fn serve_peers<E: Engine, RT: AsyncRuntime>(
@@ -424,117 +183,6 @@ fn serve_peers<E: Engine, RT: AsyncRuntime>(
     let stop = parts.spawner.token().clone();
     parts.spawner.spawn("peer port", async move { serve(service, incoming, stop.cancelled_owned()).await });
     Ok(())
-}
-
-/// Waits until it is known which cluster this node belongs to. Returns the members if this node founds it.
-async fn found<E: Engine, RT: AsyncRuntime>(
-    parts: &mut ReplicaParts<E>,
-    network: &PeerNetworkFactory<RT>,
-    identity: &watch::Sender<Identity>,
-) -> Result<Option<BTreeMap<u64, Member>>, StartError> {
-    let place = parts.members.iter().position(|(name, _)| *name == parts.name);
-    let Some(place) = place else {
-        let listed = parts.members.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(StartError::NotListed { name: parts.name.clone(), listed });
-    };
-    let node = NodeId(place as u64 + 1);
-    let stop = parts.spawner.token().clone();
-    let mut waiting_for = String::new();
-    loop {
-        let (known, missing) = look_around(parts, network, node, identity).await;
-        let founded = known.values().find(|peer| !peer.cluster.is_unknown()).map(|peer| peer.cluster);
-        let adopted = match founded {
-            Some(cluster) => Some((cluster, None)),
-            None if missing.is_empty() && place == 0 => {
-                let cluster = ClusterId::from(id_bits(&mut parts.random));
-                Some((cluster, Some(founding_members(parts, &known))))
-            }
-            None => None,
-        };
-        if let Some((cluster, members)) = adopted {
-            parts.store.bind(cluster, node).await.map_err(io::Error::from)?;
-            identity.send_modify(|identity| (identity.cluster, identity.node) = (cluster, node));
-            info!(%cluster, %node, founder = members.is_some(), "belonging to cluster {}", parts.cluster_name);
-            if members.is_some() {
-                wait_until_others_belong(parts, network, node, identity).await;
-            }
-            return Ok(members);
-        }
-        let missing = if missing.is_empty() { parts.members[0].0.clone() } else { missing.join(", ") };
-        if missing != waiting_for {
-            info!("waiting for {missing} to found cluster {}", parts.cluster_name);
-            waiting_for = missing;
-        }
-        tokio::select! {
-            () = sleep(LOOK_EVERY) => {}
-            () = stop.cancelled() => return Err(StartError::Cancelled),
-        }
-    }
-}
-
-/// Gives the other founding members time to take over the cluster's id, so that they answer the first request for a vote.
-async fn wait_until_others_belong<E: Engine, RT: AsyncRuntime>(
-    parts: &ReplicaParts<E>,
-    network: &PeerNetworkFactory<RT>,
-    me: NodeId,
-    identity: &watch::Sender<Identity>,
-) {
-    let until = Instant::now() + LOOK_EVERY * 10;
-    while Instant::now() < until {
-        let (known, _) = look_around(parts, network, me, identity).await;
-        let belonging = known.values().filter(|peer| !peer.cluster.is_unknown()).count();
-        if belonging == parts.members.len() {
-            return;
-        }
-        sleep(LOOK_EVERY / 4).await;
-    }
-}
-
-/// Asks every other listed member who it is. Those that do not answer, or are not pristine members of no cluster, are
-/// missing.
-async fn look_around<E: Engine, RT: AsyncRuntime>(
-    parts: &ReplicaParts<E>,
-    network: &PeerNetworkFactory<RT>,
-    me: NodeId,
-    identity: &watch::Sender<Identity>,
-) -> (BTreeMap<u64, Identity>, Vec<String>) {
-    let mut known = BTreeMap::from([(me.0, identity.borrow().clone())]);
-    let mut missing = Vec::new();
-    for (id, (name, address)) in (1..).zip(&parts.members) {
-        if id == me.0 {
-            continue;
-        }
-        match network.ask(address).await {
-            Ok(peer) if peer.name != *name => {
-                warn!("{address} is {}, not {name}: compare the member lists of the node files", peer.name);
-                missing.push(name.clone());
-            }
-            Ok(peer) if peer.pristine || !peer.cluster.is_unknown() => {
-                known.insert(id, peer);
-            }
-            Ok(_) => missing.push(name.clone()),
-            Err(error) => {
-                tracing::debug!(%error, name, "member does not answer yet");
-                missing.push(name.clone());
-            }
-        }
-    }
-    (known, missing)
-}
-
-fn founding_members<E>(parts: &ReplicaParts<E>, known: &BTreeMap<u64, Identity>) -> BTreeMap<u64, Member> {
-    let member = |(id, (name, address)): (u64, &(String, String))| {
-        let peer = &known[&id];
-        let member = Member {
-            name: name.clone(),
-            address: address.clone(),
-            store: peer.store,
-            role: peer.role,
-            lease: peer.lease,
-        };
-        (id, member)
-    };
-    (1..).zip(&parts.members).map(member).collect()
 }
 
 async fn assemble<E: Engine, RT: AsyncRuntime>(
@@ -638,7 +286,6 @@ fn raft_config(cluster: &str, times: &LeaseTimes) -> Result<Config, String> {
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX / 2,
         install_snapshot_timeout: 60_000,
-        send_snapshot_timeout: 60_000,
         ..Config::default()
     };
     config.validate().map_err(|error| error.to_string())

@@ -13,9 +13,12 @@ use model::ids::Term;
 use model::{Member, NodeId, Position};
 use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::entry::RaftEntry;
-use openraft::storage::{EntryResponder, IOFlushed, LogState, RaftLogStorage, RaftStateMachine, Snapshot, SnapshotMeta};
-use openraft::vote::RaftVote;
-use openraft::{AsyncRuntime, EntryPayload, OptionalSend, RaftLogReader, RaftSnapshotBuilder, StoredMembership};
+use openraft::storage::{
+    EntryResponder, IOFlushed, LogState, RaftLogStorage, RaftStateMachine, Snapshot, SnapshotMeta,
+};
+use openraft::{
+    AsyncRuntime, EntryPayload, OptionalSend, RaftLogReader, RaftSnapshotBuilder, StoredMembership,
+};
 use store::engine::Engine;
 use store::{Body, Keeper, Log, Store};
 
@@ -33,7 +36,9 @@ pub(crate) fn from_log_id(id: &LogId) -> store::LogId {
     store::LogId { term: Term(id.committed_leader_id().term), index: Position(id.index()) }
 }
 
-pub(crate) fn to_membership(membership: &store::Membership) -> Result<openraft::Membership<u64, Member>, io::Error> {
+pub(crate) fn to_membership(
+    membership: &store::Membership,
+) -> Result<openraft::Membership<u64, Member>, io::Error> {
     openraft::Membership::new(membership.configs.clone(), membership.nodes.clone()).map_err(io::Error::other)
 }
 
@@ -201,7 +206,9 @@ impl<E: Engine> StateMachine<E> {
         Self { keeper }
     }
 
-    fn current<RT: AsyncRuntime>(&self) -> Result<Option<SnapshotOf<TypeConfig<RT>, SnapshotFile>>, io::Error> {
+    fn current<RT: AsyncRuntime>(
+        &self,
+    ) -> Result<Option<SnapshotOf<TypeConfig<RT>, SnapshotFile>>, io::Error> {
         let Some(snapshot) = self.keeper.newest_snapshot()? else { return Ok(None) };
         let header = snapshot.header;
         let meta = SnapshotMeta {
@@ -226,11 +233,16 @@ impl<E: Engine, RT: AsyncRuntime> RaftSnapshotBuilder<TypeConfig<RT>> for Snapsh
         if self.cut {
             if self.machine.keeper.read(|state| state.applied.is_none()) {
                 // Nothing was ever applied: the snapshot of an empty ledger.
-                return Ok(Snapshot { meta: SnapshotMeta::default(), snapshot: SnapshotFile::Bytes(Bytes::new()) });
+                return Ok(Snapshot {
+                    meta: SnapshotMeta::default(),
+                    snapshot: SnapshotFile::Bytes(Bytes::new()),
+                });
             }
             self.machine.keeper.write_checkpoint().await?;
         }
-        self.machine.current::<RT>()?.ok_or_else(|| io::Error::other("the checkpoint is gone that was there a moment ago"))
+        self.machine
+            .current::<RT>()?
+            .ok_or_else(|| io::Error::other("the checkpoint is gone that was there a moment ago"))
     }
 }
 
@@ -238,7 +250,9 @@ impl<E: Engine, RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for StateMach
     type SnapshotData = SnapshotFile;
     type SnapshotBuilder = SnapshotBuilder<E>;
 
-    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembershipOf<TypeConfig<RT>>), io::Error> {
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogId>, StoredMembershipOf<TypeConfig<RT>>), io::Error> {
         let (applied, membership) = self.keeper.read(|state| (state.applied, state.membership.clone()));
         Ok((applied.map(to_log_id), to_stored_membership(&membership)?))
     }
@@ -282,7 +296,9 @@ impl<E: Engine, RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for StateMach
         Ok(self.keeper.install(bytes).await?)
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig<RT>, SnapshotFile>>, io::Error> {
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig<RT>, SnapshotFile>>, io::Error> {
         self.current::<RT>()
     }
 }

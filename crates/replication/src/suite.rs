@@ -23,7 +23,10 @@ struct Alive {
     _folder: Option<tempfile::TempDir>,
 }
 
-async fn open<E: Engine>(engine: E, folder: Option<tempfile::TempDir>) -> (Alive, LogStore<E>, StateMachine<E>) {
+async fn open<E: Engine>(
+    engine: E,
+    folder: Option<tempfile::TempDir>,
+) -> (Alive, LogStore<E>, StateMachine<E>) {
     let (supervisor, spawner) = Supervisor::new();
     let options = StoreOptions { tail_bytes: 1 << 20, birth: 7.into() };
     let store = Store::open(Arc::new(engine), options, &spawner).await.expect("a new store opens");
@@ -38,7 +41,8 @@ impl StoreBuilder<Config, LogStore<RocksEngine>, StateMachine<RocksEngine>, Aliv
         &self,
     ) -> Result<(Alive, LogStore<RocksEngine>, StateMachine<RocksEngine>), StorageError<Config>> {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let engine = RocksEngine::open(folder.path(), &RocksOptions::default()).expect("an empty folder opens");
+        let engine =
+            RocksEngine::open(folder.path(), &RocksOptions::default()).expect("an empty folder opens");
         Ok(open(engine, Some(folder)).await)
     }
 }
@@ -46,7 +50,9 @@ impl StoreBuilder<Config, LogStore<RocksEngine>, StateMachine<RocksEngine>, Aliv
 struct OnSimulatedDisk;
 
 impl StoreBuilder<Config, LogStore<SimEngine>, StateMachine<SimEngine>, Alive> for OnSimulatedDisk {
-    async fn build(&self) -> Result<(Alive, LogStore<SimEngine>, StateMachine<SimEngine>), StorageError<Config>> {
+    async fn build(
+        &self,
+    ) -> Result<(Alive, LogStore<SimEngine>, StateMachine<SimEngine>), StorageError<Config>> {
         let engine = SimEngine::open(&SimDisk::new(7)).expect("a fresh disk opens");
         Ok(open(engine, None).await)
     }

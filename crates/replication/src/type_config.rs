@@ -5,20 +5,20 @@ use std::marker::PhantomData;
 
 use bytes::Bytes;
 use model::Member;
+use openraft::OptionalSend;
 use openraft::RaftTypeConfig;
 use openraft::impls::{BoxedErrorSource, EntryPayload, InlineBatch};
 use openraft::raft::responder::Responder;
-use openraft::OptionalSend;
 use openraft_rt_tokio::TokioRuntime;
 use store::Outcome;
 use tokio::sync::oneshot;
 
 /// openraft's type parameters, generic over its runtime so that a simulation can bring a deterministic one.
-pub struct TypeConfig<RT = TokioRuntime>(PhantomData<fn() -> RT>);
+pub(crate) struct TypeConfig<RT = TokioRuntime>(PhantomData<fn() -> RT>);
 
 /// An application entry: one encoded command, opaque here.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Payload(pub Bytes);
+pub(crate) struct Payload(pub(crate) Bytes);
 
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,7 +33,7 @@ impl fmt::Display for Payload {
 }
 
 /// Where the answer to a proposal goes. Whoever asked may have stopped waiting; that is no news.
-pub struct Reply<T>(pub(crate) oneshot::Sender<T>);
+pub(crate) struct Reply<T>(pub(crate) oneshot::Sender<T>);
 
 impl<C, T> Responder<C, T> for Reply<T>
 where

@@ -121,7 +121,12 @@ impl Spawner {
     }
 
     /// Starts a task that is started again, with growing pauses, whenever it ends with an error.
-    pub fn spawn_restarting<M, F, E>(&self, name: impl Into<String>, backoff: Backoff, mut make: M) -> AbortHandle
+    pub fn spawn_restarting<M, F, E>(
+        &self,
+        name: impl Into<String>,
+        backoff: Backoff,
+        mut make: M,
+    ) -> AbortHandle
     where
         M: FnMut() -> F + Send + 'static,
         F: Future<Output = Result<(), E>> + Send + 'static,

@@ -34,13 +34,16 @@ pub struct CheckpointHeader {
     pub rows: u64,
 }
 
+/// Keys and values of the ledger, in order of the keys.
+pub(crate) type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A ledger at a position, whole.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// What it says of itself.
     pub header: CheckpointHeader,
     /// The rows, in order of their keys.
-    pub rows: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) rows: Rows,
 }
 
 impl Checkpoint {
@@ -96,13 +99,14 @@ impl Checkpoint {
         if blake3::hash(body).as_bytes() != hash {
             return Err(damaged("checksum does not match"));
         }
-        let mut rest = body.strip_prefix(MAGIC.as_slice()).ok_or_else(|| damaged("not a checkpoint of this version"))?;
+        let mut rest =
+            body.strip_prefix(MAGIC.as_slice()).ok_or_else(|| damaged("not a checkpoint of this version"))?;
         let mut take = |length: usize| {
             let (taken, left) = rest.split_at_checked(length)?;
             rest = left;
             Some(taken)
         };
-        let mut read = || -> Option<(Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>)> {
+        let mut read = || -> Option<(Vec<u8>, Rows)> {
             let length = u32::from_be_bytes(take(4)?.try_into().ok()?);
             let header = take(length as usize)?.to_vec();
             let mut rows = Vec::new();

@@ -45,7 +45,15 @@ pub(crate) enum Operation {
     /// The log begins behind this entry.
     Floor { floor: LogId, chain: ChainHash, done: Done },
     /// The ledger and the log are replaced by a snapshot at `floor`. The log then ends at `last`.
-    Install { rows: Vec<(Vec<u8>, Vec<u8>)>, floor: LogId, floor_chain: ChainHash, keep_tail: bool, last: LogId, chain: ChainHash, done: Done },
+    Install {
+        rows: Vec<(Vec<u8>, Vec<u8>)>,
+        floor: LogId,
+        floor_chain: ChainHash,
+        keep_tail: bool,
+        last: LogId,
+        chain: ChainHash,
+        done: Done,
+    },
 }
 
 impl Operation {
@@ -54,7 +62,9 @@ impl Operation {
             Self::Append { entries, .. } => entries.iter().map(|(_, value)| value.len() + 32).sum(),
             Self::Truncate { from, to, .. } => (to - from + 1) as usize * 16,
             Self::Vote { .. } | Self::Committed { .. } | Self::Floor { .. } => 64,
-            Self::Rows { changes } => changes.iter().map(|change| change.value.as_ref().map_or(32, Vec::len)).sum(),
+            Self::Rows { changes } => {
+                changes.iter().map(|change| change.value.as_ref().map_or(32, Vec::len)).sum()
+            }
             Self::Install { rows, .. } => rows.iter().map(|(key, value)| key.len() + value.len()).sum(),
         }
     }
@@ -206,8 +216,23 @@ pub(crate) struct CommitLoop<E> {
 }
 
 impl<E: Engine> CommitLoop<E> {
-    pub(crate) fn new(engine: Arc<E>, queue: Queue, written: Written, floor: FloorFile, promise: Promise) -> Self {
-        Self { engine, queue, written, floor, promise, promised_at: Instant::now(), bytes_since_promise: 0, unpromised: false }
+    pub(crate) fn new(
+        engine: Arc<E>,
+        queue: Queue,
+        written: Written,
+        floor: FloorFile,
+        promise: Promise,
+    ) -> Self {
+        Self {
+            engine,
+            queue,
+            written,
+            floor,
+            promise,
+            promised_at: Instant::now(),
+            bytes_since_promise: 0,
+            unpromised: false,
+        }
     }
 
     /// Runs until cancelled from outside or until the disk fails.
@@ -322,7 +347,9 @@ impl<E: Engine> CommitLoop<E> {
                 }
             }
             Operation::Truncate { from, to, last, chain } => {
-                writes.extend((*from..=*to).map(|index| Write::Delete(Family::Entries, index_key(index).to_vec())));
+                writes.extend(
+                    (*from..=*to).map(|index| Write::Delete(Family::Entries, index_key(index).to_vec())),
+                );
                 (self.promise.last, self.promise.chain) = (*last, *chain);
             }
             Operation::Vote { vote, .. } => {
@@ -344,7 +371,8 @@ impl<E: Engine> CommitLoop<E> {
                 }
             }
             Operation::Install { rows, floor, floor_chain, keep_tail, last, chain, .. } => {
-                let entries_end = if *keep_tail { index_key(floor.index.0 + 1).to_vec() } else { vec![0xFF; 9] };
+                let entries_end =
+                    if *keep_tail { index_key(floor.index.0 + 1).to_vec() } else { vec![0xFF; 9] };
                 writes.push(Write::DeleteRange(Family::Entries, Vec::new(), entries_end));
                 writes.push(Write::DeleteRange(Family::Ledger, Vec::new(), vec![0xFF; 2]));
                 for (key, value) in rows {

@@ -45,7 +45,8 @@ impl Entry {
         match &self.body {
             Body::Blank => (0, Bytes::new()),
             Body::Membership(membership) => {
-                let json = serde_json::to_vec(membership).expect("a membership holds nothing that JSON cannot");
+                let json =
+                    serde_json::to_vec(membership).expect("a membership holds nothing that JSON cannot");
                 (1, Bytes::from(json))
             }
             Body::Command(bytes) => (2, bytes.clone()),
@@ -137,7 +138,10 @@ mod tests {
     #[test]
     fn the_chain_depends_on_everything_before() {
         let chains = |payloads: [&'static [u8]; 2]| {
-            payloads.iter().zip(1..).fold([0; 16], |before, (payload, index)| entry(index, payload).encode(&before).1)
+            payloads
+                .iter()
+                .zip(1..)
+                .fold([0; 16], |before, (payload, index)| entry(index, payload).encode(&before).1)
         };
         assert_ne!(chains([b"a", b"b"]), chains([b"x", b"b"]));
         assert_eq!(chains([b"a", b"b"]), chains([b"a", b"b"]));

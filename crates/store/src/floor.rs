@@ -18,15 +18,15 @@ const BODY: usize = 8 + 8 + 16 + 8 + 8 + 1 + 8 + 8 + 16;
 
 /// What this node has promised: to remember this vote, and a log up to this entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Promise {
+pub(crate) struct Promise {
     /// The data directory.
-    pub store: StoreId,
+    pub(crate) store: StoreId,
     /// The last vote answered.
-    pub vote: Vote,
+    pub(crate) vote: Vote,
     /// The last entry known to be durable.
-    pub last: LogId,
+    pub(crate) last: LogId,
     /// The chain hash behind it.
-    pub chain: ChainHash,
+    pub(crate) chain: ChainHash,
 }
 
 /// Writes promises, alternating between the two slots.
@@ -45,13 +45,19 @@ impl FloorFile {
         match newest {
             Some((sequence, promise)) => Ok((Self { sequence }, Some(promise))),
             // The very first write was torn: nothing had been promised yet. Both torn cannot come from one crash.
-            None if slots.iter().any(|slot| slot.iter().all(|byte| *byte == 0)) => Ok((Self { sequence: 0 }, None)),
+            None if slots.iter().any(|slot| slot.iter().all(|byte| *byte == 0)) => {
+                Ok((Self { sequence: 0 }, None))
+            }
             None => Err(EngineError::Damaged("both slots of the floor file are unreadable".to_owned())),
         }
     }
 
     /// Writes a promise; it is durable when this returns.
-    pub(crate) async fn write<E: Engine>(&mut self, engine: &E, promise: &Promise) -> Result<(), EngineError> {
+    pub(crate) async fn write<E: Engine>(
+        &mut self,
+        engine: &E,
+        promise: &Promise,
+    ) -> Result<(), EngineError> {
         self.sequence += 1;
         engine.write_slot(NAME, (self.sequence % 2) as usize, encode(self.sequence, promise)).await
     }

@@ -195,8 +195,10 @@ impl<E: Engine> Keeper<E> {
     /// Cuts a checkpoint and waits until it is listed.
     pub async fn write_checkpoint(&self) -> Result<(), EngineError> {
         let Some(at) = self.cut_checkpoint()? else { return Ok(()) };
-        let ended =
-            |_| EngineError::Failed { operation: "write a checkpoint", reason: "the ledger's task has ended".to_owned() };
+        let ended = |_| EngineError::Failed {
+            operation: "write a checkpoint",
+            reason: "the ledger's task has ended".to_owned(),
+        };
         self.shared.listed.subscribe().wait_for(|listed| *listed >= Some(at)).await.map_err(ended)?;
         Ok(())
     }
@@ -206,7 +208,10 @@ impl<E: Engine> Keeper<E> {
         loop {
             let Some((name, bytes, header)) = ({
                 let checkpoints = self.checkpoints();
-                checkpoints.cut.first().map(|cut| (Checkpoint::file_name(cut.header.at), cut.encode(), cut.header.clone()))
+                checkpoints
+                    .cut
+                    .first()
+                    .map(|cut| (Checkpoint::file_name(cut.header.at), cut.encode(), cut.header.clone()))
             }) else {
                 return Ok(());
             };
@@ -226,7 +231,8 @@ impl<E: Engine> Keeper<E> {
     /// The newest checkpoint that may be a snapshot: one that the horizon has passed.
     pub fn newest_snapshot(&self) -> Result<Option<Snapshot>, EngineError> {
         let horizon = self.read(State::snapshot_limit);
-        let newest = self.checkpoints().listed.iter().rev().find(|header| header.at.index <= horizon).cloned();
+        let newest =
+            self.checkpoints().listed.iter().rev().find(|header| header.at.index <= horizon).cloned();
         let Some(header) = newest else { return Ok(None) };
         let name = Checkpoint::file_name(header.at);
         let bytes = self.shared.engine.read_file(&name)?;
@@ -237,7 +243,12 @@ impl<E: Engine> Keeper<E> {
     /// Position of the newest checkpoint that the horizon has passed.
     pub fn newest_snapshot_position(&self) -> Option<LogId> {
         let horizon = self.read(State::snapshot_limit);
-        self.checkpoints().listed.iter().rev().find(|header| header.at.index <= horizon).map(|header| header.at)
+        self.checkpoints()
+            .listed
+            .iter()
+            .rev()
+            .find(|header| header.at.index <= horizon)
+            .map(|header| header.at)
     }
 
     /// Purges the log up to `floor`, which must be covered by a checkpoint; bytes are given back in the background.

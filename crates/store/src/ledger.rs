@@ -18,11 +18,11 @@ use model::command::Request;
 
 pub use apply::{ApplyError, Body};
 use configure::ConfigureParts;
-pub use rows::{DamagedRow, Digest, RowChange};
 use rows::Row;
+pub use rows::{DamagedRow, Digest, RowChange};
 pub use state::{
-    Cluster, DestinationState, EffectRecord, Effects, Grid, LogId, LoggedEvent, Membership, Quarantined,
-    QuarantineKey, Reign, RevisionState, Session, Standing, State,
+    Cluster, DestinationState, EffectRecord, Effects, Grid, LogId, LoggedEvent, Membership, QuarantineKey,
+    Quarantined, Reign, RevisionState, Session, Standing, State,
 };
 
 use crate::outcome::Outcome;
@@ -85,11 +85,8 @@ impl Ledger {
     /// Every row, for a checkpoint; to be called when nothing is dirty.
     pub fn rows(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         assert!(self.dirty.is_empty(), "changes are taken before rows are listed");
-        let mut rows: Vec<_> = self
-            .hashes
-            .keys()
-            .filter_map(|row| Some((row.key(), row.encode(&self.state)?)))
-            .collect();
+        let mut rows: Vec<_> =
+            self.hashes.keys().filter_map(|row| Some((row.key(), row.encode(&self.state)?))).collect();
         rows.sort();
         rows
     }

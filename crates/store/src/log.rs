@@ -171,7 +171,12 @@ impl<E: Engine> Log<E> {
         };
         let first = keep.map_or(view.first, |keep| keep.index.0 + 1);
         view.truncate(keep, chain);
-        self.queue.push(Operation::Truncate { from: first, to: old.index.0, last: keep.unwrap_or_default(), chain });
+        self.queue.push(Operation::Truncate {
+            from: first,
+            to: old.index.0,
+            last: keep.unwrap_or_default(),
+            chain,
+        });
         Ok(())
     }
 
@@ -239,8 +244,12 @@ impl<E: Engine> Log<E> {
         let mut bytes = 0;
         let mut next = start;
         while next < stored_end && (entries.is_empty() || bytes < limit_bytes) {
-            let rows =
-                self.engine.range(Family::Entries, &index_key(next), Some(&index_key(stored_end)), limit_bytes - bytes.min(limit_bytes))?;
+            let rows = self.engine.range(
+                Family::Entries,
+                &index_key(next),
+                Some(&index_key(stored_end)),
+                limit_bytes - bytes.min(limit_bytes),
+            )?;
             if rows.is_empty() {
                 return Err(EngineError::Damaged(format!("log entry {next} is missing")));
             }
@@ -272,7 +281,13 @@ impl<E: Engine> Log<E> {
     }
 
     /// Replaces what a snapshot at `floor` covers; entries behind it stay only where the entry at `floor` is the same.
-    pub(crate) fn install(&self, floor: LogId, floor_chain: ChainHash, rows: Vec<(Vec<u8>, Vec<u8>)>, done: Done) -> Result<(), EngineError> {
+    pub(crate) fn install(
+        &self,
+        floor: LogId,
+        floor_chain: ChainHash,
+        rows: Vec<(Vec<u8>, Vec<u8>)>,
+        done: Done,
+    ) -> Result<(), EngineError> {
         let keep_tail = self.id_at(floor.index)? == Some(floor);
         let mut view = self.view();
         if keep_tail {
@@ -297,7 +312,9 @@ impl<E: Engine> Log<E> {
 
     fn decode(&self, key: &[u8], value: &Bytes, expected: u64) -> Result<(Entry, ChainHash), EngineError> {
         if key != index_key(expected) {
-            return Err(EngineError::Damaged(format!("log entry {expected} is missing, found key {key:02x?}")));
+            return Err(EngineError::Damaged(format!(
+                "log entry {expected} is missing, found key {key:02x?}"
+            )));
         }
         Entry::decode(Position(expected), value)
     }
@@ -398,9 +415,11 @@ impl View {
 pub(crate) fn load<E: Engine>(engine: &E) -> Result<Stored, EngineError> {
     let damaged = |what: &str| EngineError::Damaged(format!("stored {what} cannot be read"));
     let raft = |key: &[u8]| engine.get(Family::Raft, key);
-    let vote = raft(keys::VOTE)?.map(|value| Vote::decode(&value).ok_or_else(|| damaged("vote"))).transpose()?;
-    let committed =
-        raft(keys::COMMITTED)?.map(|value| decode_log_id(&value).ok_or_else(|| damaged("commit"))).transpose()?;
+    let vote =
+        raft(keys::VOTE)?.map(|value| Vote::decode(&value).ok_or_else(|| damaged("vote"))).transpose()?;
+    let committed = raft(keys::COMMITTED)?
+        .map(|value| decode_log_id(&value).ok_or_else(|| damaged("commit")))
+        .transpose()?;
     let floor = raft(keys::FLOOR)?
         .map(|value| crate::commit::decode_floor(&value).ok_or_else(|| damaged("floor")))
         .transpose()?;
@@ -418,7 +437,8 @@ pub(crate) fn load<E: Engine>(engine: &E) -> Result<Stored, EngineError> {
             stored.last_chain = chain;
         }
         if let Some((key, _)) = engine.range(Family::Entries, &[], None, 0)?.first() {
-            stored.first = key.as_slice().try_into().map(u64::from_be_bytes).map_err(|_| damaged("log key"))?;
+            stored.first =
+                key.as_slice().try_into().map(u64::from_be_bytes).map_err(|_| damaged("log key"))?;
         }
     }
     Ok(stored)

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::ids::{ClusterId, NodeId, StoreId};
 use model::Position;
+use model::ids::{ClusterId, NodeId, StoreId};
 use runtime::Spawner;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -56,7 +56,9 @@ pub enum OpenError {
         found: u32,
     },
     /// It lost what this node had promised to remember.
-    #[error("this node has lost data that it had acknowledged ({reason}); it must not take part again: replace it")]
+    #[error(
+        "this node has lost data that it had acknowledged ({reason}); it must not take part again: replace it"
+    )]
     Amnesic {
         /// How that was noticed.
         reason: String,
@@ -164,7 +166,11 @@ impl<E: Engine> Store<E> {
 
     /// Entries of the buffer from `from` on, up to what is applied, until `limit_bytes`; and the position to go on
     /// from. Entries at or below the horizon are not served, even where their bytes still exist.
-    pub fn read_buffer(&self, from: Position, limit_bytes: usize) -> Result<(Vec<Buffered>, Position), EngineError> {
+    pub fn read_buffer(
+        &self,
+        from: Position,
+        limit_bytes: usize,
+    ) -> Result<(Vec<Buffered>, Position), EngineError> {
         let (horizon, applied) = self.keeper.read(|state| (state.horizon, state.applied_position()));
         let from = from.max(horizon.next());
         let entries = self.log.read(from.0, applied.0 + 1, limit_bytes)?;
@@ -240,7 +246,10 @@ fn check<E: Engine>(
     if applied > last {
         return amnesic(format!("the ledger ends at {applied}, the log at {last}"));
     }
-    if last > floor && engine.get(Family::Entries, &crate::engine::index_key(floor + 1))?.is_none() && floor > 0 {
+    if last > floor
+        && engine.get(Family::Entries, &crate::engine::index_key(floor + 1))?.is_none()
+        && floor > 0
+    {
         return amnesic(format!("the log begins behind {floor}, but entry {} is missing", floor + 1));
     }
     if floor > 0 && checkpoints.last().is_none_or(|newest| newest.at.index.0 < floor) {
@@ -254,7 +263,10 @@ fn check<E: Engine>(
         };
     };
     if promise.store != identity.store {
-        return amnesic(format!("the floor file belongs to store {}, the database to {}", promise.store, identity.store));
+        return amnesic(format!(
+            "the floor file belongs to store {}, the database to {}",
+            promise.store, identity.store
+        ));
     }
     check_promise(engine, stored, promise, floor, last)
 }
@@ -272,7 +284,10 @@ fn check_promise<E: Engine>(
         vote.term < promise.vote.term || (vote.term == promise.vote.term && vote.node != promise.vote.node)
     };
     if promise.vote != Vote::default() && forgot_vote(vote) {
-        return amnesic(format!("it voted in term {}, but remembers only term {}", promise.vote.term, vote.term));
+        return amnesic(format!(
+            "it voted in term {}, but remembers only term {}",
+            promise.vote.term, vote.term
+        ));
     }
     let promised = promise.last.index.0;
     if last < promised {

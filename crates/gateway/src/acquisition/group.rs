@@ -51,7 +51,9 @@ impl<E: Engine> GroupTask<E> {
         driver: Arc<ModbusDevice>,
     ) -> Self {
         let index = device.groups.iter().position(|group| group.id == *entry.name).unwrap_or_default();
-        let schedule = device.groups[index].schedule.unwrap_or(Schedule { period: grid.line.period, offset: Duration::ZERO });
+        let schedule = device.groups[index]
+            .schedule
+            .unwrap_or(Schedule { period: grid.line.period, offset: Duration::ZERO });
         Self {
             replica: parts.replica.clone(),
             clock: Arc::clone(&parts.clock),
@@ -112,7 +114,11 @@ impl<E: Engine> GroupTask<E> {
                 if !self.silence.is_silent() {
                     warn!(device = self.device, %reason, "device does not answer");
                 }
-                self.live.device(&self.device).set(DeviceState::Silent, self.clock.now(), Some(reason.to_string()));
+                self.live.device(&self.device).set(
+                    DeviceState::Silent,
+                    self.clock.now(),
+                    Some(reason.to_string()),
+                );
                 self.say_silent(slot, status).await;
                 true
             }
@@ -142,8 +148,12 @@ impl<E: Engine> GroupTask<E> {
                 self.skipped = Cause::DeviceDown;
             }
             Say::Missed => {
-                let missed =
-                    Command::Missed { group: self.group, grid: self.grid.id, last: slot, cause: Cause::DeviceDown };
+                let missed = Command::Missed {
+                    group: self.group,
+                    grid: self.grid.id,
+                    last: slot,
+                    cause: Cause::DeviceDown,
+                };
                 if let Err(error) = self.replica.propose(&missed, PATIENCE).await {
                     debug!(%error, device = self.device, "a piece of a gap was not committed");
                 }

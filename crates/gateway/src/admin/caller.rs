@@ -12,7 +12,8 @@ const MAX_NAME: usize = 128;
 /// The name under which a request is kept in the log.
 pub(crate) fn principal<T>(request: &Request<T>) -> String {
     let claimed = request.metadata().get(PRINCIPAL).and_then(|value| value.to_str().ok());
-    let name: String = claimed.unwrap_or("unknown").chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
+    let name: String =
+        claimed.unwrap_or("unknown").chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
     format!("{name} (claimed)")
 }
 

@@ -19,13 +19,23 @@ use super::failure::Failure;
 use super::{AdminService, request, views};
 
 impl<E: Engine> AdminService<E> {
-    pub(super) async fn validate(&self, files: Vec<pb::ConfigFile>) -> Result<pb::ValidateConfigResponse, Failure> {
+    pub(super) async fn validate(
+        &self,
+        files: Vec<pb::ConfigFile>,
+    ) -> Result<pb::ValidateConfigResponse, Failure> {
         let bundle = bundle_of(files)?;
         Ok(match read(bundle).await?.1 {
             Ok(ReadPlant { plant, warnings }) => {
                 let (devices, tags, destinations) = views::plant_counts(&plant);
                 let diagnostics = views::diagnostics(&warnings);
-                pb::ValidateConfigResponse { valid: true, diagnostics, more_errors: 0, devices, tags, destinations }
+                pb::ValidateConfigResponse {
+                    valid: true,
+                    diagnostics,
+                    more_errors: 0,
+                    devices,
+                    tags,
+                    destinations,
+                }
             }
             Err(errors) => pb::ValidateConfigResponse {
                 valid: false,
@@ -59,12 +69,18 @@ impl<E: Engine> AdminService<E> {
         let ReadPlant { plant, warnings } = valid(found)?;
         let packed = bundle.pack();
         let (current, old) = self.in_force();
-        let unchanged = self.replica().store().keeper().read(|state| {
-            state.revisions.get(&current).is_some_and(|revision| *revision.bundle == *packed)
-        });
+        let unchanged =
+            self.replica().store().keeper().read(|state| {
+                state.revisions.get(&current).is_some_and(|revision| *revision.bundle == *packed)
+            });
         if base == current && unchanged {
             let warnings = views::diagnostics(&warnings);
-            return Ok(pb::ApplyConfigResponse { revision: current.0, changed: false, position: 0, warnings });
+            return Ok(pb::ApplyConfigResponse {
+                revision: current.0,
+                changed: false,
+                position: 0,
+                warnings,
+            });
         }
         let plan = compare(&old, &plant);
         let mut at_stake = self.replica().store().keeper().read(|state| views::discards(&plan, state));
@@ -87,7 +103,12 @@ impl<E: Engine> AdminService<E> {
         };
         tracing::info!(%revision, principal, "plant configured");
         let warnings = views::diagnostics(&warnings);
-        Ok(pb::ApplyConfigResponse { revision: revision.0, changed: true, position: applied.position.0, warnings })
+        Ok(pb::ApplyConfigResponse {
+            revision: revision.0,
+            changed: true,
+            position: applied.position.0,
+            warnings,
+        })
     }
 
     pub(super) fn get(&self, wanted: u64) -> Result<pb::GetConfigResponse, Failure> {

@@ -32,7 +32,9 @@ pub(crate) enum Failure {
     #[error("the files cannot be taken: {0}")]
     InvalidFiles(String),
     /// Somebody else applied a revision meanwhile.
-    #[error("revision {current} is in force, this change was made for {base}; run `holdfast config plan` again")]
+    #[error(
+        "revision {current} is in force, this change was made for {base}; run `holdfast config plan` again"
+    )]
     RevisionMoved {
         /// What the caller had seen.
         base: Revision,
@@ -58,7 +60,9 @@ pub(crate) enum Failure {
         leader: Option<String>,
     },
     /// Nobody leads.
-    #[error("nothing can be changed, no majority of the nodes answers ({0}); bring a node back, then try again")]
+    #[error(
+        "nothing can be changed, no majority of the nodes answers ({0}); bring a node back, then try again"
+    )]
     NoQuorum(String),
     /// It may have happened.
     #[error("no answer within {0:?}: the change may still happen; look before trying again")]
@@ -82,7 +86,9 @@ pub(crate) enum Failure {
     #[error("there is no destination {0:?}; `holdfast destination list` names them")]
     NoSuchDestination(String),
     /// There is no such record.
-    #[error("destination {destination} has no quarantined record {key}; `holdfast quarantine list` names them")]
+    #[error(
+        "destination {destination} has no quarantined record {key}; `holdfast quarantine list` names them"
+    )]
     NoSuchRecord {
         /// The destination.
         destination: String,
@@ -129,7 +135,9 @@ impl Failure {
         match self {
             Self::InvalidDocument(_) | Self::InvalidFiles(_) | Self::BadArgument(_) => Code::InvalidArgument,
             Self::RevisionMoved { .. } => Code::Aborted,
-            Self::BacklogAtStake(_) | Self::NotLeader { .. } | Self::NoSuccessor(_) => Code::FailedPrecondition,
+            Self::BacklogAtStake(_) | Self::NotLeader { .. } | Self::NoSuccessor(_) => {
+                Code::FailedPrecondition
+            }
             Self::NoSuchRevision(_)
             | Self::NoSuchMember(_)
             | Self::NoSuchDevice(_)
@@ -162,7 +170,9 @@ impl From<Refusal> for Failure {
             Refusal::Unknown { what: "device", name } => Self::NoSuchDevice(name),
             Refusal::Unknown { what: "destination", name } => Self::NoSuchDestination(name),
             Refusal::Fenced { .. } => Self::NoQuorum("leadership changed hands meanwhile".to_owned()),
-            other @ (Refusal::Horizon { .. } | Refusal::Unknown { .. }) => Self::BadArgument(other.to_string()),
+            other @ (Refusal::Horizon { .. } | Refusal::Unknown { .. }) => {
+                Self::BadArgument(other.to_string())
+            }
         }
     }
 }

@@ -205,7 +205,8 @@ mod tests {
             cause: "failover".into(),
             ..pb::GapRecord::default()
         };
-        let summary = summarise(&[span(0, 600), span(100, 700), span(5_000, 5_100)], timestamp_to_proto(Timestamp(0)));
+        let summary =
+            summarise(&[span(0, 600), span(100, 700), span(5_000, 5_100)], timestamp_to_proto(Timestamp(0)));
         assert_eq!(summary.duration, Some(duration_to_proto(Duration::from_millis(800))));
         assert_eq!((summary.records, summary.slots, summary.causes.len()), (3, 3, 1));
     }

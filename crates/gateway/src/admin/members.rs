@@ -34,7 +34,10 @@ impl<E: Engine> AdminService<E> {
         let others = || candidates.iter().filter(|candidate| candidate.node != node);
         if !others().any(|candidate| candidate.unfit.is_none()) {
             let why: Vec<String> = others().map(describe).collect();
-            return Err(Failure::NoSuccessor(format!("{name} is the last that may lead ({})", why.join("; "))));
+            return Err(Failure::NoSuccessor(format!(
+                "{name} is the last that may lead ({})",
+                why.join("; ")
+            )));
         }
         let leads = status.leader == Some(node);
         if leads {
@@ -164,7 +167,8 @@ mod tests {
 
     #[test]
     fn leadership_goes_to_the_most_preferred_then_to_the_one_furthest_on() {
-        let all = [candidate(2, None, 90, None), candidate(3, Some(1), 10, None), candidate(4, Some(0), 5, None)];
+        let all =
+            [candidate(2, None, 90, None), candidate(3, Some(1), 10, None), candidate(4, Some(0), 5, None)];
         assert_eq!(choose(&all, None), Ok(NodeId(4)));
         assert_eq!(choose(&[all[0].clone(), candidate(5, None, 91, None)], None), Ok(NodeId(5)));
     }

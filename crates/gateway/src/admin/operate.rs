@@ -25,7 +25,9 @@ impl<E: Engine> AdminService<E> {
     ) -> Result<(), Failure> {
         let until = match asked.duration {
             Some(_) if asked.enabled => {
-                return Err(Failure::BadArgument("a device is put back for good: leave the duration out".to_owned()));
+                return Err(Failure::BadArgument(
+                    "a device is put back for good: leave the duration out".to_owned(),
+                ));
             }
             Some(duration) => {
                 let wrong = || Failure::BadArgument("the duration must be longer than nothing".to_owned());
@@ -76,7 +78,10 @@ impl<E: Engine> AdminService<E> {
         Ok(pb::ListTagsResponse { tags, total })
     }
 
-    pub(super) fn quarantine(&self, asked: &pb::ListQuarantineRequest) -> Result<pb::ListQuarantineResponse, Failure> {
+    pub(super) fn quarantine(
+        &self,
+        asked: &pb::ListQuarantineRequest,
+    ) -> Result<pb::ListQuarantineResponse, Failure> {
         let limit = limit(asked.limit, LISTED);
         self.replica().store().keeper().read(|state| {
             let only = match asked.destination.as_str() {
@@ -96,7 +101,9 @@ impl<E: Engine> AdminService<E> {
         principal: &str,
     ) -> Result<u64, Failure> {
         if asked.all != asked.keys.is_empty() {
-            return Err(Failure::BadArgument("name records by their keys, or ask for all of them".to_owned()));
+            return Err(Failure::BadArgument(
+                "name records by their keys, or ask for all of them".to_owned(),
+            ));
         }
         let destination = asked.destination;
         let keys = self.replica().store().keeper().read(|state| {
@@ -110,10 +117,14 @@ impl<E: Engine> AdminService<E> {
             }
             let mut keys = Vec::with_capacity(asked.keys.len());
             for text in &asked.keys {
-                let key: SampleKey = text.parse().map_err(|error| Failure::BadArgument(format!("{error}")))?;
+                let key: SampleKey =
+                    text.parse().map_err(|error| Failure::BadArgument(format!("{error}")))?;
                 let place = (key.position, key.ordinal);
                 if state.lineage_at(key.position) != Some(key.lineage) || !known(&place) {
-                    return Err(Failure::NoSuchRecord { destination: destination.clone(), key: text.clone() });
+                    return Err(Failure::NoSuchRecord {
+                        destination: destination.clone(),
+                        key: text.clone(),
+                    });
                 }
                 keys.push(place);
             }
@@ -143,7 +154,8 @@ impl<E: Engine> AdminService<E> {
             let wanted = newest_first.filter(|(_, logged)| {
                 logged.event.severity >= least && logged.event.subject.starts_with(&asked.subject)
             });
-            let mut events: Vec<pb::Event> = wanted.take(limit).map(|(at, logged)| event(*at, logged)).collect();
+            let mut events: Vec<pb::Event> =
+                wanted.take(limit).map(|(at, logged)| event(*at, logged)).collect();
             events.reverse();
             pb::ListEventsResponse { events }
         }))

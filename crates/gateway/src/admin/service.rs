@@ -40,7 +40,10 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         answer(self.plan(request.into_inner().files).await)
     }
 
-    async fn apply_config(&self, request: Request<pb::ApplyConfigRequest>) -> Answer<pb::ApplyConfigResponse> {
+    async fn apply_config(
+        &self,
+        request: Request<pb::ApplyConfigRequest>,
+    ) -> Answer<pb::ApplyConfigResponse> {
         let principal = principal(&request);
         answer(self.apply(request.into_inner(), &principal).await)
     }
@@ -70,20 +73,29 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         answer(self.rollback(request.into_inner(), &principal).await)
     }
 
-    async fn list_members(&self, request: Request<pb::ListMembersRequest>) -> Answer<pb::ListMembersResponse> {
+    async fn list_members(
+        &self,
+        request: Request<pb::ListMembersRequest>,
+    ) -> Answer<pb::ListMembersResponse> {
         self.require_leader(request.into_inner().this_node)?;
         let members = self.members(&self.replica().status(), self.now());
         Ok(Response::new(pb::ListMembersResponse { members }))
     }
 
-    async fn drain_member(&self, request: Request<pb::DrainMemberRequest>) -> Answer<pb::DrainMemberResponse> {
+    async fn drain_member(
+        &self,
+        request: Request<pb::DrainMemberRequest>,
+    ) -> Answer<pb::DrainMemberResponse> {
         let principal = principal(&request);
         let asked = request.into_inner();
         let leader = self.drain(&asked.name, &asked.reason, &principal).await;
         answer(leader.map(|leader| pb::DrainMemberResponse { leader }))
     }
 
-    async fn resume_member(&self, request: Request<pb::ResumeMemberRequest>) -> Answer<pb::ResumeMemberResponse> {
+    async fn resume_member(
+        &self,
+        request: Request<pb::ResumeMemberRequest>,
+    ) -> Answer<pb::ResumeMemberResponse> {
         let principal = principal(&request);
         let asked = request.into_inner();
         let resumed = self.resume(&asked.name, &asked.reason, &principal).await;
@@ -99,7 +111,10 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         answer(self.transfer(&asked.to, &asked.reason, &principal).await)
     }
 
-    async fn list_devices(&self, request: Request<pb::ListDevicesRequest>) -> Answer<pb::ListDevicesResponse> {
+    async fn list_devices(
+        &self,
+        request: Request<pb::ListDevicesRequest>,
+    ) -> Answer<pb::ListDevicesResponse> {
         let asked = request.into_inner();
         self.require_leader(asked.this_node)?;
         let (live, watching) = (self.live().devices(), self.replica().status().holds_lease);

@@ -8,7 +8,9 @@ use replication::{PeerInfo, PeerStanding, Status};
 use store::engine::Engine;
 use store::ledger::State;
 use wire::proto::v1 as pb;
-use wire::times::{duration_to_proto, nanos_from_proto, nanos_to_proto, timestamp_from_proto, timestamp_to_proto};
+use wire::times::{
+    duration_to_proto, nanos_from_proto, nanos_to_proto, timestamp_from_proto, timestamp_to_proto,
+};
 
 use super::verdict::Facts;
 use super::{AdminService, gaps, views};
@@ -23,7 +25,8 @@ impl<E: Engine> AdminService<E> {
         let facts = self.facts(&status);
         let alarms = facts.alarms();
         let spread = facts.members.iter().filter(|member| member.reach() == pb::member::Reach::Reachable);
-        let spread = spread.filter_map(|member| Some(nanos_from_proto(member.clock_offset.as_ref()?).unsigned_abs()));
+        let spread =
+            spread.filter_map(|member| Some(nanos_from_proto(member.clock_offset.as_ref()?).unsigned_abs()));
         let (cluster, revision) = self.replica().store().keeper().read(|state| {
             let name = state.cluster.as_ref().map(|cluster| cluster.name.clone());
             (name.unwrap_or_else(|| self.cluster.to_string()), state.revision())

@@ -115,7 +115,8 @@ impl Facts {
             let text = format!("the clock was set by {}", in_words(nanos.unsigned_abs()));
             alarms.push(alarm(Kind::Clock, "", &text, Some(timestamp_to_proto(at)), false));
         }
-        let mut leases: Vec<i64> = self.members.iter().filter(|member| member.voter).filter_map(lease).collect();
+        let mut leases: Vec<i64> =
+            self.members.iter().filter(|member| member.voter).filter_map(lease).collect();
         leases.sort_unstable();
         leases.dedup();
         if leases.len() > 1 {
@@ -126,8 +127,11 @@ impl Facts {
 
     fn device_alarms(&self, alarms: &mut Vec<pb::Alarm>) {
         use pb::device::State;
-        let polled: Vec<&pb::Device> =
-            self.devices.iter().filter(|device| !matches!(device.state(), State::Disabled | State::Pushing)).collect();
+        let polled: Vec<&pb::Device> = self
+            .devices
+            .iter()
+            .filter(|device| !matches!(device.state(), State::Disabled | State::Pushing))
+            .collect();
         let down: Vec<&&pb::Device> = polled.iter().filter(|device| device.state() == State::Down).collect();
         if down.len() >= 2 && down.len() * 2 > polled.len() {
             let text = format!(
@@ -146,9 +150,9 @@ impl Facts {
     fn destination_alarms(&self, alarms: &mut Vec<pb::Alarm>) {
         use pb::destination::State;
         for destination in &self.destinations {
-            let away = destination.since.is_some_and(|since| {
-                self.at.nanos_since(timestamp_from_proto(&since)) >= nanos(AWAY_LIMIT)
-            });
+            let away = destination
+                .since
+                .is_some_and(|since| self.at.nanos_since(timestamp_from_proto(&since)) >= nanos(AWAY_LIMIT));
             let wrong = match destination.state() {
                 State::Stalled => Some("refusing"),
                 State::Retrying if away => Some("away"),
@@ -193,7 +197,9 @@ impl Facts {
             if left < nanos(CERTIFICATE_LIMIT) {
                 let text = match left {
                     left if left <= 0 => format!("its certificate ended at {until}"),
-                    left => format!("its certificate ends in {} days", left / nanos(Duration::from_secs(86_400))),
+                    left => {
+                        format!("its certificate ends in {} days", left / nanos(Duration::from_secs(86_400)))
+                    }
                 };
                 alarms.push(alarm(Kind::CertificateExpires, whose, &text, None, left <= 0));
             }

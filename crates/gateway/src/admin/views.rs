@@ -247,7 +247,8 @@ pub(super) fn tags(
 fn system_tags(state: &State) -> BTreeSet<(String, String)> {
     let Some(catalog) = state.catalog() else { return BTreeSet::new() };
     let plant = catalog.plant();
-    let mut names: Vec<String> = ["leader", "redundant", "heartbeat"].map(|name| format!("$cluster/{name}")).into();
+    let mut names: Vec<String> =
+        ["leader", "redundant", "heartbeat"].map(|name| format!("$cluster/{name}")).into();
     names.extend(state.node_names.values().map(|name| format!("$node/{name}/up")));
     for device in &plant.devices {
         names.extend(["state", "last-good"].map(|name| format!("$device/{}/{name}", device.id)));
@@ -341,7 +342,13 @@ pub(super) fn effects(plan: &Plan, state: &State) -> Vec<pb::ConfigEffect> {
         if effect.discards().is_some() {
             text.push_str(&format!(" ({undelivered} entries undelivered)"));
         }
-        pb::ConfigEffect { kind: kind.into(), subject: subject.clone(), tags, undelivered_entries: undelivered, text }
+        pb::ConfigEffect {
+            kind: kind.into(),
+            subject: subject.clone(),
+            tags,
+            undelivered_entries: undelivered,
+            text,
+        }
     };
     plan.effects().iter().map(one).collect()
 }

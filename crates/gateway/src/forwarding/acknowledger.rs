@@ -87,7 +87,8 @@ impl<E: Engine> Task<E> {
         while self.progress.changed().await.is_ok() {
             loop {
                 let next = self.progress.borrow_and_update().wanted;
-                let rejected = std::mem::take(&mut *self.rejected.lock().unwrap_or_else(PoisonError::into_inner));
+                let rejected =
+                    std::mem::take(&mut *self.rejected.lock().unwrap_or_else(PoisonError::into_inner));
                 let command = Command::Acknowledge { destination: self.destination, next, rejected };
                 match self.replica.propose(&command, PATIENCE).await {
                     Ok(_) => {
@@ -117,7 +118,8 @@ pub(super) fn rejections(delivery: &Delivery, rejected: Vec<Rejected>) -> Vec<Re
     if rejected.is_empty() {
         return Vec::new();
     }
-    let records: HashMap<SampleKey, &Record> = delivery.records.iter().map(|record| (record.key(), record)).collect();
+    let records: HashMap<SampleKey, &Record> =
+        delivery.records.iter().map(|record| (record.key(), record)).collect();
     let with_record = |rejected: Rejected| {
         let record = records.get(&rejected.key)?;
         Some(Rejection {

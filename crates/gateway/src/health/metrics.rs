@@ -51,7 +51,8 @@ impl MetricsWriter {
         labels: &[(&str, &str)],
         value: f64,
     ) {
-        let family = self.families.entry(name).or_insert_with(|| Family { kind, help, samples: String::new() });
+        let family =
+            self.families.entry(name).or_insert_with(|| Family { kind, help, samples: String::new() });
         family.samples.push_str(name);
         let labels: Vec<String> =
             labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect();
@@ -73,8 +74,7 @@ pub(super) fn write_status(writer: &mut MetricsWriter, status: &pb::ClusterStatu
     write_agreement(writer, status);
     write_buffer(writer, &status.buffer.unwrap_or_default());
     let devices = status.devices.unwrap_or_default();
-    let states =
-        [("answering", devices.answering), ("down", devices.down), ("unknown", devices.unknown)];
+    let states = [("answering", devices.answering), ("down", devices.down), ("unknown", devices.unknown)];
     for (state, number) in states {
         let help = "Devices in service, by state; only the leader knows more than unknown.";
         writer.gauge("holdfast_devices_count", help, &[("state", state)], f64::from(number));
@@ -86,7 +86,12 @@ pub(super) fn write_status(writer: &mut MetricsWriter, status: &pb::ClusterStatu
         writer.gauge("holdfast_destination_backlog_entries", help, &labels, backlog.entries as f64);
         if let Some(age) = &backlog.age {
             let help = "Age of the oldest record that the destination has not confirmed.";
-            writer.gauge("holdfast_destination_backlog_seconds", help, &labels, seconds(nanos_from_proto(age)));
+            writer.gauge(
+                "holdfast_destination_backlog_seconds",
+                help,
+                &labels,
+                seconds(nanos_from_proto(age)),
+            );
         }
         let help = "Records that the destination has refused for good.";
         writer.gauge("holdfast_quarantine_records", help, &labels, destination.quarantined as f64);
@@ -123,7 +128,12 @@ fn write_agreement(writer: &mut MetricsWriter, status: &pb::ClusterStatus) {
         let labels = [("member", member.name.as_str())];
         if let Some(offset) = &member.clock_offset {
             let help = "How far the member's clock is ahead of this node's.";
-            writer.gauge("holdfast_member_clock_offset_seconds", help, &labels, seconds(nanos_from_proto(offset)));
+            writer.gauge(
+                "holdfast_member_clock_offset_seconds",
+                help,
+                &labels,
+                seconds(nanos_from_proto(offset)),
+            );
         }
         if let Some(behind) = member.behind {
             let help = "Entries of the leader's log that the member has not confirmed.";
@@ -193,7 +203,17 @@ mod tests {
         let mut writer = MetricsWriter::default();
         write_status(&mut writer, &status);
         let text = writer.into_text();
-        let units = ["_count", "_state", "_number", "_seconds", "_entries", "_records", "_revision", "_index", "_bytes"];
+        let units = [
+            "_count",
+            "_state",
+            "_number",
+            "_seconds",
+            "_entries",
+            "_records",
+            "_revision",
+            "_index",
+            "_bytes",
+        ];
         for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
             let name = line.split(' ').nth(2).expect("a name");
             assert!(name.starts_with("holdfast_") && units.iter().any(|unit| name.ends_with(unit)), "{name}");

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::Timestamp;
@@ -240,12 +240,7 @@ fn number(value: &serde_json::Value) -> Result<Option<Number>, Nonsense> {
 
 /// Enters the rows of every sample file in `folder`.
 pub(super) fn enter_files(folder: &Path, account: &mut Account) -> io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with('.') || !name.ends_with(".csv") || !name.contains(".samples.") {
-            continue;
-        }
+    for path in sample_files(folder)? {
         let text = std::fs::read_to_string(&path)?;
         for row in text.lines().skip(1) {
             if let Err(error) = enter_row(row, account) {
@@ -265,4 +260,26 @@ fn enter_row(row: &str, account: &mut Account) -> Result<(), Nonsense> {
     let slot = if slot.is_empty() { None } else { Some((grid.parse()?, slot.parse()?)) };
     account.filed(device, tag, slot, source_time.parse::<Timestamp>()?);
     Ok(())
+}
+
+/// Rows of samples in `folder`, those of unfinished files excepted.
+pub(super) fn count_rows(folder: &Path) -> io::Result<u64> {
+    let mut rows = 0;
+    for path in sample_files(folder)? {
+        rows += std::fs::read_to_string(&path)?.lines().skip(1).count() as u64;
+    }
+    Ok(rows)
+}
+
+/// Finished files of samples.
+fn sample_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !name.starts_with('.') && name.ends_with(".csv") && name.contains(".samples.") {
+            files.push(path);
+        }
+    }
+    Ok(files)
 }

@@ -79,7 +79,9 @@ impl Change<'_> {
         let fenced = reign != id.term;
         let at = id.index;
         match command {
-            Command::Found { cluster, name, lineage } => self.found(at, Cluster { id: cluster, name }, lineage),
+            Command::Found { cluster, name, lineage } => {
+                self.found(at, Cluster { id: cluster, name }, lineage)
+            }
             Command::Lead { node, name, cause } => self.lead(id, stamp, node, name, cause),
             Command::Append { batches } => self.append(at, stamp, &batches, fenced),
             _ if fenced => Outcome::Refused(Refusal::Fenced { proposed: id.term, reign }),
@@ -89,9 +91,11 @@ impl Change<'_> {
             Command::Missed { group, grid, last, cause } => self.missed(at, group, grid, last, cause),
             Command::Reclock { elapsed } => self.reclock(at, stamp, &elapsed),
             Command::Truncate { below, overrun } => self.truncate(at, below, overrun.as_deref()),
-            Command::Configure { base, bundle, plant, elapsed, discard, request } => {
-                self.configure(at, stamp, ConfigureParts { base, bundle, plant: *plant, elapsed, discard, request })
-            }
+            Command::Configure { base, bundle, plant, elapsed, discard, request } => self.configure(
+                at,
+                stamp,
+                ConfigureParts { base, bundle, plant: *plant, elapsed, discard, request },
+            ),
             Command::SetDeviceEnabled { device, enabled, until, elapsed, request } => {
                 self.set_device_enabled(at, stamp, device, enabled, until, &elapsed, request)
             }

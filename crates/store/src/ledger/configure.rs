@@ -129,19 +129,21 @@ impl Change<'_> {
                 continue;
             }
             let known = before.and_then(|catalog| catalog.groups().find(|(known, ..)| known.id == entry.id));
-            let unchanged = known
-                .is_some_and(|(_, old_device, old)| keeps_grid((old_device, old), (device, group)));
+            let unchanged =
+                known.is_some_and(|(_, old_device, old)| keeps_grid((old_device, old), (device, group)));
             if unchanged && self.state.grids.contains_key(&entry.id) {
                 kept.insert(entry.id);
             } else {
                 opened.push((entry.id, schedule));
             }
         }
-        let ended: Vec<GroupId> = self.state.grids.keys().copied().filter(|group| !kept.contains(group)).collect();
+        let ended: Vec<GroupId> =
+            self.state.grids.keys().copied().filter(|group| !kept.contains(group)).collect();
         let mut replaced: Vec<(GroupId, GridId)> = Vec::new();
         for group in ended {
             let reopens = opened.iter().any(|(id, _)| *id == group);
-            let cause = if reopens || after.group(group).is_none() { Cause::Configuration } else { Cause::Disabled };
+            let cause =
+                if reopens || after.group(group).is_none() { Cause::Configuration } else { Cause::Disabled };
             if let Some(grid) = self.close_grid(at, stamp, group, elapsed, cause) {
                 replaced.push((group, grid));
             }

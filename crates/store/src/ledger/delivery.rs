@@ -9,7 +9,7 @@ use model::{Cause, Cursor, Ordinal, Position};
 
 use super::Change;
 use super::rows::Row;
-use super::state::{EffectRecord, Quarantined, QuarantineKey};
+use super::state::{EffectRecord, QuarantineKey, Quarantined};
 use crate::outcome::{Outcome, Refusal};
 
 impl Change<'_> {
@@ -62,7 +62,11 @@ impl Change<'_> {
             return Outcome::Refused(Refusal::Horizon { below, destination: *id });
         }
         let lost = |id: DestinationId| {
-            overrun.unwrap_or_default().iter().find(|(lost, _)| *lost == id).map_or(0, |(_, samples)| *samples)
+            overrun
+                .unwrap_or_default()
+                .iter()
+                .find(|(lost, _)| *lost == id)
+                .map_or(0, |(_, samples)| *samples)
         };
         for id in behind {
             let destination = self.state.destinations.get_mut(&id).expect("its key was just listed");
@@ -91,8 +95,10 @@ impl Change<'_> {
         let Some(id) = self.state.registry.destination(name) else {
             return Outcome::Refused(Refusal::Unknown { what: "destination", name: name.to_owned() });
         };
-        let wanted = |(_, position, ordinal): &QuarantineKey| keys.is_empty() || keys.contains(&(*position, *ordinal));
-        let all = (id, Position::ZERO, Ordinal::ZERO)..(DestinationId(id.0 + 1), Position::ZERO, Ordinal::ZERO);
+        let wanted =
+            |(_, position, ordinal): &QuarantineKey| keys.is_empty() || keys.contains(&(*position, *ordinal));
+        let all =
+            (id, Position::ZERO, Ordinal::ZERO)..(DestinationId(id.0 + 1), Position::ZERO, Ordinal::ZERO);
         let mut touched = Vec::new();
         for (key, record) in self.state.quarantine.range_mut(all).filter(|(key, _)| wanted(key)) {
             record.retry = true;

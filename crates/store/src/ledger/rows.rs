@@ -15,9 +15,7 @@ use model::{Lineage, Ordinal, Position, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::state::{
-    Cluster, Grid, LogId, Membership, QuarantineKey, Reign, RevisionState, State,
-};
+use super::state::{Cluster, Grid, LogId, Membership, QuarantineKey, Reign, RevisionState, State};
 
 /// One row, by what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -176,7 +174,9 @@ impl Row {
             b'd' => Self::Destination(DestinationId(u32_at(0)?)),
             b'r' => Self::Revision(Revision(u64_at(0)?)),
             b'f' => Self::Effects(Position(u64_at(0)?)),
-            b'q' => Self::Quarantined((DestinationId(u32_at(0)?), Position(u64_at(4)?), Ordinal(u32_at(12)?))),
+            b'q' => {
+                Self::Quarantined((DestinationId(u32_at(0)?), Position(u64_at(4)?), Ordinal(u32_at(12)?)))
+            }
             b'e' => Self::Event(Position(u64_at(0)?)),
             _ => return None,
         })
@@ -275,7 +275,9 @@ impl Loader {
         for (revision, row, bundle) in self.revisions {
             let RevisionRow { position, at, principal, reason, plant } = row;
             let catalog = Arc::new(Catalog::new(revision, plant, &state.registry));
-            state.revisions.insert(revision, RevisionState { position, at, principal, reason, bundle, catalog });
+            state
+                .revisions
+                .insert(revision, RevisionState { position, at, principal, reason, bundle, catalog });
         }
     }
 }
@@ -309,5 +311,6 @@ fn json<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 fn parse<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, DamagedRow> {
-    serde_json::from_slice(value).map_err(|error| DamagedRow { key: key.to_owned(), reason: error.to_string() })
+    serde_json::from_slice(value)
+        .map_err(|error| DamagedRow { key: key.to_owned(), reason: error.to_string() })
 }

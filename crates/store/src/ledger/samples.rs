@@ -17,7 +17,13 @@ use super::state::{EffectRecord, Effects, Grid, Session};
 use crate::outcome::{BatchOutcome, Outcome, Refusal};
 
 impl Change<'_> {
-    pub(super) fn append(&mut self, at: Position, stamp: Stamp, batches: &[BatchHeader], fenced: bool) -> Outcome {
+    pub(super) fn append(
+        &mut self,
+        at: Position,
+        stamp: Stamp,
+        batches: &[BatchHeader],
+        fenced: bool,
+    ) -> Outcome {
         let mut outcomes = Vec::with_capacity(batches.len());
         let mut refused = Vec::new();
         for (number, batch) in batches.iter().enumerate() {
@@ -51,7 +57,14 @@ impl Change<'_> {
         Outcome::Appended { position: at, batches: outcomes }
     }
 
-    fn polled(&mut self, at: Position, group: GroupId, grid: GridId, slot: u64, skipped: Cause) -> BatchOutcome {
+    fn polled(
+        &mut self,
+        at: Position,
+        group: GroupId,
+        grid: GridId,
+        slot: u64,
+        skipped: Cause,
+    ) -> BatchOutcome {
         let Some(open) = self.state.grids.get(&group).copied().filter(|open| open.id == grid) else {
             return BatchOutcome::Stale { grid };
         };

@@ -300,7 +300,9 @@ impl State {
     pub fn deliverable_horizon(&self) -> Position {
         let applied = self.applied.map_or(Position::ZERO, |id| id.index);
         let required = self.destinations.values().filter(|destination| destination.required);
-        required.map(|destination| Position(destination.cursor.position.0.saturating_sub(1))).fold(applied, Position::min)
+        required
+            .map(|destination| Position(destination.cursor.position.0.saturating_sub(1)))
+            .fold(applied, Position::min)
     }
 
     /// No snapshot may lie above this: everything at or below it is delivered, or nothing is deliverable at all.
