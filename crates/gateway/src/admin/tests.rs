@@ -69,8 +69,10 @@ async fn cluster() -> Cluster {
         spawner: spawner.clone(),
         random: generator(Some(7)),
     };
-    let replica: Replica<SimEngine> =
-        tokio::time::timeout(SOON, Replica::start(parts)).await.expect("in time").expect("it founds its cluster");
+    let replica: Replica<SimEngine> = tokio::time::timeout(SOON, Replica::start(parts))
+        .await
+        .expect("in time")
+        .expect("it founds its cluster");
     let mut leadership = replica.leadership();
     let leads = tokio::time::timeout(SOON, leadership.wait_for(Option::is_some)).await;
     drop(leads.expect("a node alone leads").expect("the replica runs"));
@@ -100,7 +102,8 @@ fn apply(document: &str, base_revision: u64) -> pb::ApplyConfigRequest {
 #[track_caller]
 fn code<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Code, String) {
     let status = answer.expect_err("it is refused");
-    let code = status.metadata().get(CODE).expect("every error has a code").to_str().expect("ascii").to_owned();
+    let code =
+        status.metadata().get(CODE).expect("every error has a code").to_str().expect("ascii").to_owned();
     assert!(status.message().starts_with(&code), "{}", status.message());
     (status.code(), code)
 }
@@ -109,7 +112,8 @@ fn code<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Code, String) {
 async fn a_plant_is_applied_from_the_revision_in_force_and_comes_back_as_it_was_written() {
     let mut cluster = cluster().await;
     let admin = &mut cluster.admin;
-    let plan = admin.plan_config(pb::PlanConfigRequest { files: files(PLANT) }).await.expect("valid").into_inner();
+    let plan =
+        admin.plan_config(pb::PlanConfigRequest { files: files(PLANT) }).await.expect("valid").into_inner();
     assert_eq!((plan.base_revision, plan.changes.is_empty()), (0, false));
 
     let mut first = Request::new(apply(PLANT, 0));
@@ -154,7 +158,8 @@ async fn a_backlog_is_given_up_only_by_name_and_a_rollback_is_a_new_revision() {
 
     let back = pb::RollbackConfigRequest { to: 1, base_revision: 2, ..pb::RollbackConfigRequest::default() };
     assert_eq!(admin.rollback_config(back).await.expect("possible").into_inner().revision, 3);
-    let diff = admin.diff_config(pb::DiffConfigRequest { from: 1, to: None }).await.expect("known").into_inner();
+    let diff =
+        admin.diff_config(pb::DiffConfigRequest { from: 1, to: None }).await.expect("known").into_inner();
     assert_eq!((diff.to, diff.changes.len()), (3, 0), "the plant of 3 is that of 1");
     let list = admin.list_revisions(pb::ListRevisionsRequest { limit: 0 }).await.expect("known").into_inner();
     assert_eq!(list.revisions.iter().map(|revision| revision.number).collect::<Vec<_>>(), [3, 2, 1]);
@@ -180,7 +185,8 @@ async fn what_operators_switch_is_seen_at_once_with_who_and_why() {
     let unknown = admin.set_device_enabled(pb::SetDeviceEnabledRequest { id: "press-9".into(), ..off }).await;
     assert_eq!(code(unknown), (Code::NotFound, "HF-5101".to_owned()));
 
-    let pause = pb::SetDestinationPausedRequest { id: "historian".into(), paused: true, reason: String::new() };
+    let pause =
+        pb::SetDestinationPausedRequest { id: "historian".into(), paused: true, reason: String::new() };
     admin.set_destination_paused(pause).await.expect("it exists");
     let list = admin.list_destinations(pb::ListDestinationsRequest::default()).await.expect("the leader");
     assert_eq!(list.into_inner().destinations[0].state(), pb::destination::State::Paused);
@@ -202,7 +208,10 @@ async fn a_node_alone_leads_and_hands_over_to_nobody() {
     let transfer = cluster.admin.transfer_leadership(pb::TransferLeadershipRequest::default()).await;
     assert_eq!(code(transfer), (Code::FailedPrecondition, "HF-3106".to_owned()));
     let drain = pb::DrainMemberRequest { name: "solo".into(), reason: String::new() };
-    assert_eq!(code(cluster.admin.drain_member(drain).await), (Code::FailedPrecondition, "HF-3106".to_owned()));
+    assert_eq!(
+        code(cluster.admin.drain_member(drain).await),
+        (Code::FailedPrecondition, "HF-3106".to_owned())
+    );
     let stranger = pb::ResumeMemberRequest { name: "gateway-x".into(), reason: String::new() };
     assert_eq!(code(cluster.admin.resume_member(stranger).await), (Code::NotFound, "HF-3105".to_owned()));
 }

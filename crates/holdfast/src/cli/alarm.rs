@@ -16,7 +16,8 @@ pub(crate) enum AlarmCommand {
 pub(super) async fn run(mut client: Client, output: Output, command: AlarmCommand) -> Result<Done, CliError> {
     let AlarmCommand::List = command;
     let question = |this_node| pb::ListAlarmsRequest { this_node };
-    let list = client.look_at_leader(question, async |admin, question| admin.list_alarms(question).await).await?;
+    let list =
+        client.look_at_leader(question, async |admin, question| admin.list_alarms(question).await).await?;
     output.show(&list, || render(&list.alarms))?;
     Ok(Done::Well)
 }

@@ -13,7 +13,11 @@ pub(crate) enum BufferCommand {
     Stats,
 }
 
-pub(super) async fn run(mut client: Client, output: Output, command: BufferCommand) -> Result<Done, CliError> {
+pub(super) async fn run(
+    mut client: Client,
+    output: Output,
+    command: BufferCommand,
+) -> Result<Done, CliError> {
     let BufferCommand::Stats = command;
     let question = pb::GetBufferStatsRequest {};
     let stats = client.look(question, async |admin, question| admin.get_buffer_stats(question).await).await?;

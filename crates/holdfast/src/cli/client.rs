@@ -49,13 +49,13 @@ enum Tried<T> {
 impl Client {
     /// A client for these endpoints, `HOST:PORT`.
     pub(super) fn new(endpoints: &[String], timeout: Duration) -> Result<Self, CliError> {
-        let names: Vec<String> = endpoints.iter().map(|name| name.trim().to_owned()).filter(|n| !n.is_empty()).collect();
+        let names: Vec<String> =
+            endpoints.iter().map(|name| name.trim().to_owned()).filter(|n| !n.is_empty()).collect();
         if names.is_empty() {
             return Err(CliError::Usage("--endpoints names no node; expected HOST:PORT,…".to_owned()));
         }
         let endpoints = names.iter().map(|name| endpoint(name, timeout)).collect::<Result<_, _>>()?;
-        let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
-        let principal = user.ok().filter(|user| user.is_ascii()).unwrap_or_else(|| "unknown".to_owned());
+        let principal = local_user();
         Ok(Self { endpoints, names, timeout, current: 0, connected: None, principal })
     }
 
@@ -185,8 +185,16 @@ fn endpoint(name: &str, timeout: Duration) -> Result<Endpoint, CliError> {
     if port.and_then(|port| port.parse::<u16>().ok()).is_none() {
         return Err(wrong("it has no port"));
     }
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| wrong(&error.to_string()))?;
+    let endpoint =
+        Endpoint::from_shared(format!("http://{address}")).map_err(|error| wrong(&error.to_string()))?;
     Ok(endpoint.connect_timeout(CONNECT).timeout(timeout).tcp_nodelay(true))
+}
+
+/// Who sits at this machine, as far as it says.
+fn local_user() -> String {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok();
+    let user = user.filter(|user| !user.is_empty() && user.is_ascii());
+    user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }
 
 /// Connects to one node.
@@ -227,7 +235,8 @@ mod tests {
         let names = [free.to_string(), format!("localhost:{}", free.port())];
         let mut client = Client::new(&names, Duration::from_secs(1)).expect("valid");
         let question = wire::proto::v1::GetBufferStatsRequest {};
-        let answer = client.look(question, async |admin, question| admin.get_buffer_stats(question).await).await;
+        let answer =
+            client.look(question, async |admin, question| admin.get_buffer_stats(question).await).await;
         let Err(CliError::NotReached(reasons)) = answer else { panic!("expected that nobody is reached") };
         assert_eq!(reasons.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>(), names);
     }

@@ -14,8 +14,10 @@ use super::{files, format};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Say everything that is wrong with a plant document; no cluster is needed.
-    #[command(long_about = "Say everything that is wrong with a plant document, with file, line and column.\n\
-        No cluster is needed. Exits with 1 if it cannot be applied.\n\nExample:\n  holdfast config validate plant.toml")]
+    #[command(
+        long_about = "Say everything that is wrong with a plant document, with file, line and column.\n\
+        No cluster is needed. Exits with 1 if it cannot be applied.\n\nExample:\n  holdfast config validate plant.toml"
+    )]
     Validate {
         /// The document, or a folder with a plant.toml in it.
         file: PathBuf,
@@ -61,8 +63,10 @@ pub(crate) enum ConfigCommand {
         to: Option<u64>,
     },
     /// Apply the files of an earlier revision as a new one.
-    #[command(long_about = "Apply the files of an earlier revision as a new one. The history keeps both.\n\n\
-        Example:\n  holdfast config rollback 40 --comment 'wrong word order in 41'")]
+    #[command(
+        long_about = "Apply the files of an earlier revision as a new one. The history keeps both.\n\n\
+        Example:\n  holdfast config rollback 40 --comment 'wrong word order in 41'"
+    )]
     Rollback {
         /// The revision to go back to.
         to: u64,
@@ -95,7 +99,11 @@ pub(crate) struct HowArgs {
     yes: bool,
 }
 
-pub(super) async fn run(mut client: Client, output: Output, command: ConfigCommand) -> Result<Done, CliError> {
+pub(super) async fn run(
+    mut client: Client,
+    output: Output,
+    command: ConfigCommand,
+) -> Result<Done, CliError> {
     match command {
         ConfigCommand::Validate { file } => validate(output, &files::load(&file)?),
         ConfigCommand::Plan { file } => {
@@ -108,13 +116,15 @@ pub(super) async fn run(mut client: Client, output: Output, command: ConfigComma
         ConfigCommand::Get { revision, save } => get(&mut client, output, revision, save).await,
         ConfigCommand::History { limit } => {
             let question = pb::ListRevisionsRequest { limit };
-            let list = client.look(question, async |admin, question| admin.list_revisions(question).await).await?;
+            let list =
+                client.look(question, async |admin, question| admin.list_revisions(question).await).await?;
             output.show(&list, || render_history(&list.revisions))?;
             Ok(Done::Well)
         }
         ConfigCommand::Diff { from, to } => {
             let question = pb::DiffConfigRequest { from, to };
-            let diff = client.look(question, async |admin, question| admin.diff_config(question).await).await?;
+            let diff =
+                client.look(question, async |admin, question| admin.diff_config(question).await).await?;
             output.show(&diff, || {
                 format!("revision {} to {}\n{}", diff.from, diff.to, render_changes(&diff.changes))
             })?;
@@ -154,7 +164,10 @@ fn checked(output: Output, bundle: &Bundle) -> Result<Option<Vec<pb::ConfigFile>
     Ok(Some(files::to_messages(bundle)))
 }
 
-async fn ask_for_plan(client: &mut Client, files: Vec<pb::ConfigFile>) -> Result<pb::PlanConfigResponse, CliError> {
+async fn ask_for_plan(
+    client: &mut Client,
+    files: Vec<pb::ConfigFile>,
+) -> Result<pb::PlanConfigResponse, CliError> {
     let question = pb::PlanConfigRequest { files };
     client.look(question, async |admin, question| admin.plan_config(question).await).await
 }
@@ -191,12 +204,18 @@ async fn rollback(client: &mut Client, output: Output, to: u64, how: HowArgs) ->
         discard_backlog: how.discard_backlog,
         comment: how.comment,
     };
-    let applied = client.change(question, async |admin, question| admin.rollback_config(question).await).await?;
+    let applied =
+        client.change(question, async |admin, question| admin.rollback_config(question).await).await?;
     output.show(&applied, || render_applied(&applied))?;
     Ok(Done::Well)
 }
 
-async fn get(client: &mut Client, output: Output, revision: u64, save: Option<PathBuf>) -> Result<Done, CliError> {
+async fn get(
+    client: &mut Client,
+    output: Output,
+    revision: u64,
+    save: Option<PathBuf>,
+) -> Result<Done, CliError> {
     let question = pb::GetConfigRequest { revision };
     let found = client.look(question, async |admin, question| admin.get_config(question).await).await?;
     if let Some(folder) = save {
@@ -302,9 +321,12 @@ fn render_changes(changes: &[pb::ConfigChange]) -> String {
             Action::Changed | Action::Unspecified => '~',
         };
         let id = if change.id.is_empty() { String::new() } else { format!(" {}", change.id) };
-        let summary = if change.summary.is_empty() { String::new() } else { format!(" ({})", change.summary) };
+        let summary =
+            if change.summary.is_empty() { String::new() } else { format!(" ({})", change.summary) };
         lines.push(format!("{sign} {}{id}{summary}", change.subject));
-        lines.extend(change.fields.iter().map(|field| format!("    {}: {} -> {}", field.field, field.old, field.new)));
+        lines.extend(
+            change.fields.iter().map(|field| format!("    {}: {} -> {}", field.field, field.old, field.new)),
+        );
     }
     let number = |action: Action| changes.iter().filter(|change| change.action() == action).count();
     let (added, changed, removed) = (number(Action::Added), number(Action::Changed), number(Action::Removed));
@@ -330,7 +352,11 @@ fn render_history(revisions: &[pb::Revision]) -> String {
         ]
     };
     let rows = revisions.iter().map(row).collect();
-    table(["rev", "applied", "by", "plant", "comment"], rows, "No revision yet: holdfast config apply plant.toml")
+    table(
+        ["rev", "applied", "by", "plant", "comment"],
+        rows,
+        "No revision yet: holdfast config apply plant.toml",
+    )
 }
 
 fn summary(devices: u32, tags: u32, destinations: u32) -> String {

@@ -17,8 +17,10 @@ pub(crate) enum DestinationCommand {
         id: String,
     },
     /// Hold deliveries; what is committed meanwhile waits.
-    #[command(long_about = "Hold deliveries to a destination. What is committed meanwhile waits in the buffer.\n\n\
-        Example:\n  holdfast destination pause historian --reason 'upgrade of the historian'")]
+    #[command(
+        long_about = "Hold deliveries to a destination. What is committed meanwhile waits in the buffer.\n\n\
+        Example:\n  holdfast destination pause historian --reason 'upgrade of the historian'"
+    )]
     Pause {
         /// Its id.
         id: String,
@@ -36,7 +38,11 @@ pub(crate) enum DestinationCommand {
     },
 }
 
-pub(super) async fn run(mut client: Client, output: Output, command: DestinationCommand) -> Result<Done, CliError> {
+pub(super) async fn run(
+    mut client: Client,
+    output: Output,
+    command: DestinationCommand,
+) -> Result<Done, CliError> {
     match command {
         DestinationCommand::List => {
             let list = destinations(&mut client, Vec::new()).await?;
@@ -48,12 +54,17 @@ pub(super) async fn run(mut client: Client, output: Output, command: Destination
             output.show(destination, || render_one(destination))?;
         }
         DestinationCommand::Pause { id, reason } => set_paused(&mut client, output, id, true, reason).await?,
-        DestinationCommand::Resume { id, reason } => set_paused(&mut client, output, id, false, reason).await?,
+        DestinationCommand::Resume { id, reason } => {
+            set_paused(&mut client, output, id, false, reason).await?
+        }
     }
     Ok(Done::Well)
 }
 
-async fn destinations(client: &mut Client, ids: Vec<String>) -> Result<pb::ListDestinationsResponse, CliError> {
+async fn destinations(
+    client: &mut Client,
+    ids: Vec<String>,
+) -> Result<pb::ListDestinationsResponse, CliError> {
     let question = |this_node| pb::ListDestinationsRequest { this_node, ids: ids.clone() };
     client.look_at_leader(question, async |admin, question| admin.list_destinations(question).await).await
 }
@@ -66,7 +77,8 @@ async fn set_paused(
     reason: String,
 ) -> Result<(), CliError> {
     let question = pb::SetDestinationPausedRequest { id: id.clone(), paused, reason };
-    let done = client.change(question, async |admin, question| admin.set_destination_paused(question).await).await?;
+    let done =
+        client.change(question, async |admin, question| admin.set_destination_paused(question).await).await?;
     output.show(&done, || match paused {
         true => format!("{id} is held until `holdfast destination resume {id}`; nothing is lost meanwhile."),
         false => format!("{id} is released."),

@@ -28,9 +28,11 @@ pub(crate) enum DeviceCommand {
         reason: String,
     },
     /// Take a device out of service, whatever the plant document says.
-    #[command(long_about = "Take a device out of service, whatever the plant document says. It survives failovers; \
+    #[command(
+        long_about = "Take a device out of service, whatever the plant document says. It survives failovers; \
         the reads left out are a gap with the cause `disabled`.\n\n\
-        Example:\n  holdfast device disable hall-2/press-1 --reason 'tool change' --for 4h")]
+        Example:\n  holdfast device disable hall-2/press-1 --reason 'tool change' --for 4h"
+    )]
     Disable {
         /// Its id.
         id: String,
@@ -43,7 +45,11 @@ pub(crate) enum DeviceCommand {
     },
 }
 
-pub(super) async fn run(mut client: Client, output: Output, command: DeviceCommand) -> Result<Done, CliError> {
+pub(super) async fn run(
+    mut client: Client,
+    output: Output,
+    command: DeviceCommand,
+) -> Result<Done, CliError> {
     match command {
         DeviceCommand::List => {
             let list = devices(&mut client, Vec::new()).await?;
@@ -55,9 +61,11 @@ pub(super) async fn run(mut client: Client, output: Output, command: DeviceComma
             output.show(device, || render_one(device))?;
         }
         DeviceCommand::Enable { id, reason } => {
-            let question = pb::SetDeviceEnabledRequest { id: id.clone(), enabled: true, reason, duration: None };
-            let done =
-                client.change(question, async |admin, question| admin.set_device_enabled(question).await).await?;
+            let question =
+                pb::SetDeviceEnabledRequest { id: id.clone(), enabled: true, reason, duration: None };
+            let done = client
+                .change(question, async |admin, question| admin.set_device_enabled(question).await)
+                .await?;
             output.show(&done, || format!("{id} is in service."))?;
         }
         DeviceCommand::Disable { id, reason, duration } => {
@@ -67,8 +75,9 @@ pub(super) async fn run(mut client: Client, output: Output, command: DeviceComma
                 reason,
                 duration: duration.map(duration_to_proto),
             };
-            let done =
-                client.change(question, async |admin, question| admin.set_device_enabled(question).await).await?;
+            let done = client
+                .change(question, async |admin, question| admin.set_device_enabled(question).await)
+                .await?;
             output.show(&done, || match duration {
                 Some(duration) => format!("{id} is out of service for {}.", format::length(duration)),
                 None => format!("{id} is out of service until `holdfast device enable {id}`."),

@@ -37,7 +37,9 @@ pub(super) enum CliError {
     #[error("{}", .0.message())]
     Refused(Box<Status>),
     /// The connection was lost in the middle of a change.
-    #[error("HF-8004: the connection to {endpoint} was lost ({reason}): the change may have happened; look before trying again")]
+    #[error(
+        "HF-8004: the connection to {endpoint} was lost ({reason}): the change may have happened; look before trying again"
+    )]
     Unknown {
         /// Who was asked.
         endpoint: String,

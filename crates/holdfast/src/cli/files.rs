@@ -38,7 +38,10 @@ pub(super) fn load(path: &Path) -> Result<Bundle, CliError> {
 
 /// A bundle for a message.
 pub(super) fn to_messages(bundle: &Bundle) -> Vec<pb::ConfigFile> {
-    let file = |(name, bytes): (&str, &[u8])| pb::ConfigFile { name: name.to_owned(), content: bytes.to_vec().into() };
+    let file = |(name, bytes): (&str, &[u8])| pb::ConfigFile {
+        name: name.to_owned(),
+        content: bytes.to_vec().into(),
+    };
     bundle.files().map(file).collect()
 }
 
@@ -85,7 +88,10 @@ mod tests {
         fs::write(folder.path().join("plant.toml"), DOCUMENT).expect("written");
         fs::write(folder.path().join("lists/press.csv"), "name,address,type\r\n").expect("written");
         let bundle = load(folder.path()).expect("readable");
-        assert_eq!(bundle.files().map(|(name, _)| name).collect::<Vec<_>>(), ["lists/press.csv", "plant.toml"]);
+        assert_eq!(
+            bundle.files().map(|(name, _)| name).collect::<Vec<_>>(),
+            ["lists/press.csv", "plant.toml"]
+        );
         let other = tempfile::tempdir().expect("a temporary folder");
         save(&to_messages(&bundle), other.path()).expect("an empty folder");
         assert_eq!(load(&other.path().join("plant.toml")).expect("readable"), bundle);

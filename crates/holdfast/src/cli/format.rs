@@ -5,7 +5,8 @@ use std::time::Duration;
 use model::Timestamp;
 use wire::proto::v1 as pb;
 use wire::times::{
-    ProtoDuration, ProtoTimestamp, duration_from_proto, nanos_from_proto, timestamp_from_proto, timestamp_to_proto,
+    ProtoDuration, ProtoTimestamp, duration_from_proto, nanos_from_proto, timestamp_from_proto,
+    timestamp_to_proto,
 };
 
 /// What stands where nothing is known.
@@ -44,10 +45,13 @@ pub(super) fn duration(duration: Option<&ProtoDuration>) -> String {
 
 /// A signed length of time in milliseconds.
 pub(super) fn offset(duration: Option<&ProtoDuration>) -> String {
-    duration.map_or_else(|| NOTHING.to_owned(), |offset| {
-        let tenths = nanos_from_proto(offset) / 100_000;
-        format!("{}{}.{} ms", if tenths < 0 { "-" } else { "+" }, tenths.abs() / 10, tenths.abs() % 10)
-    })
+    duration.map_or_else(
+        || NOTHING.to_owned(),
+        |offset| {
+            let tenths = nanos_from_proto(offset) / 100_000;
+            format!("{}{}.{} ms", if tenths < 0 { "-" } else { "+" }, tenths.abs() / 10, tenths.abs() % 10)
+        },
+    )
 }
 
 /// A number of bytes.
@@ -141,7 +145,8 @@ mod tests {
 
     #[test]
     fn a_backlog_names_what_is_known_of_it() {
-        let waiting = pb::Backlog { entries: 12, bytes: Some(2048), age: Some(nanos_to_proto(1_440_000_000_000)) };
+        let waiting =
+            pb::Backlog { entries: 12, bytes: Some(2048), age: Some(nanos_to_proto(1_440_000_000_000)) };
         assert_eq!(backlog(Some(&waiting)), "24 min, 2.0 KiB, 12 entries");
         assert_eq!(backlog(Some(&pb::Backlog::default())), "none");
         assert_eq!(backlog(None), "-");

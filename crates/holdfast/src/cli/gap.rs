@@ -10,9 +10,11 @@ use super::output::{Output, table};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum GapCommand {
     /// List runs of slots without samples, with their causes.
-    #[command(long_about = "List runs of slots without samples, with their causes. A node lists what it has seen since \
+    #[command(
+        long_about = "List runs of slots without samples, with their causes. A node lists what it has seen since \
         it started; every destination has received them all.\n\n\
-        Examples:\n  holdfast gap list\n  holdfast gap list --today --device hall-2/press-1")]
+        Examples:\n  holdfast gap list\n  holdfast gap list --today --device hall-2/press-1"
+    )]
     List {
         /// Only those that ended today.
         #[arg(long)]
@@ -49,7 +51,8 @@ fn render(list: &pb::ListGapsResponse) -> String {
     };
     let header = ["from", "to", "group", "slots", "cause", "node", "term"];
     let since = format::moment(list.known_since.as_ref());
-    let mut text = table(header, list.gaps.iter().map(row).collect(), &format!("No gaps (known since {since})."));
+    let mut text =
+        table(header, list.gaps.iter().map(row).collect(), &format!("No gaps (known since {since})."));
     let shown = list.gaps.len() as u64;
     if list.total > shown {
         text.push_str(&format!("\nthe newest {shown} of {}; --limit shows more", list.total));

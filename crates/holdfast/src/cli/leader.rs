@@ -13,8 +13,10 @@ pub(crate) enum LeaderCommand {
     /// Say who leads, in which term, and since when.
     Show,
     /// Hand leadership over; no slot is missed.
-    #[command(long_about = "Hand leadership over: running scans are finished first, so that no slot is missed.\n\n\
-        Examples:\n  holdfast leader transfer\n  holdfast leader transfer --to gateway-b")]
+    #[command(
+        long_about = "Hand leadership over: running scans are finished first, so that no slot is missed.\n\n\
+        Examples:\n  holdfast leader transfer\n  holdfast leader transfer --to gateway-b"
+    )]
     Transfer {
         /// The next leader; by default the most preferred node that is well.
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
@@ -25,12 +27,17 @@ pub(crate) enum LeaderCommand {
     },
 }
 
-pub(super) async fn run(mut client: Client, output: Output, command: LeaderCommand) -> Result<Done, CliError> {
+pub(super) async fn run(
+    mut client: Client,
+    output: Output,
+    command: LeaderCommand,
+) -> Result<Done, CliError> {
     match command {
         LeaderCommand::Show => {
             let question = |this_node| pb::GetStatusRequest { this_node, gaps_since: None };
-            let status =
-                client.look_at_leader(question, async |admin, question| admin.get_status(question).await).await?;
+            let status = client
+                .look_at_leader(question, async |admin, question| admin.get_status(question).await)
+                .await?;
             let leader = status.leader.clone().unwrap_or_default();
             output.show(&leader, || match &status.leader {
                 Some(leader) => render(leader),
@@ -40,8 +47,9 @@ pub(super) async fn run(mut client: Client, output: Output, command: LeaderComma
         }
         LeaderCommand::Transfer { to, reason } => {
             let question = pb::TransferLeadershipRequest { to, reason };
-            let done =
-                client.change(question, async |admin, question| admin.transfer_leadership(question).await).await?;
+            let done = client
+                .change(question, async |admin, question| admin.transfer_leadership(question).await)
+                .await?;
             output.show(&done, || match done.from == done.to {
                 true => format!("{} leads already (term {}).", done.to, done.term),
                 false => format!("{} leads now (term {}), {} before.", done.to, done.term, done.from),

@@ -12,9 +12,11 @@ pub(crate) enum MemberCommand {
     /// List the nodes: who votes, who leads, who can be reached, how far clocks are apart.
     List,
     /// Keep a node from leading, for maintenance; if it leads, it hands over first.
-    #[command(long_about = "Keep a node from leading, for maintenance. It goes on voting and keeping data. If it \
+    #[command(
+        long_about = "Keep a node from leading, for maintenance. It goes on voting and keeping data. If it \
         leads, it hands over first, and no slot is missed.\n\n\
-        Example:\n  holdfast member drain gateway-a --reason 'new power supply'")]
+        Example:\n  holdfast member drain gateway-a --reason 'new power supply'"
+    )]
     Drain {
         /// Its name.
         name: String,
@@ -32,17 +34,23 @@ pub(crate) enum MemberCommand {
     },
 }
 
-pub(super) async fn run(mut client: Client, output: Output, command: MemberCommand) -> Result<Done, CliError> {
+pub(super) async fn run(
+    mut client: Client,
+    output: Output,
+    command: MemberCommand,
+) -> Result<Done, CliError> {
     match command {
         MemberCommand::List => {
             let question = |this_node| pb::ListMembersRequest { this_node };
-            let list =
-                client.look_at_leader(question, async |admin, question| admin.list_members(question).await).await?;
+            let list = client
+                .look_at_leader(question, async |admin, question| admin.list_members(question).await)
+                .await?;
             output.show(&list, || render(&list.members))?;
         }
         MemberCommand::Drain { name, reason } => {
             let question = pb::DrainMemberRequest { name: name.clone(), reason };
-            let done = client.change(question, async |admin, question| admin.drain_member(question).await).await?;
+            let done =
+                client.change(question, async |admin, question| admin.drain_member(question).await).await?;
             output.show(&done, || match done.leader.as_str() {
                 "" => format!("{name} does not lead until it is resumed."),
                 leader => format!("{leader} leads now; {name} does not until it is resumed."),
@@ -50,7 +58,8 @@ pub(super) async fn run(mut client: Client, output: Output, command: MemberComma
         }
         MemberCommand::Resume { name, reason } => {
             let question = pb::ResumeMemberRequest { name: name.clone(), reason };
-            let done = client.change(question, async |admin, question| admin.resume_member(question).await).await?;
+            let done =
+                client.change(question, async |admin, question| admin.resume_member(question).await).await?;
             output.show(&done, || format!("{name} may lead again."))?;
         }
     }

@@ -37,17 +37,23 @@ pub(crate) enum QuarantineCommand {
     },
 }
 
-pub(super) async fn run(mut client: Client, output: Output, command: QuarantineCommand) -> Result<Done, CliError> {
+pub(super) async fn run(
+    mut client: Client,
+    output: Output,
+    command: QuarantineCommand,
+) -> Result<Done, CliError> {
     match command {
         QuarantineCommand::List { destination, limit } => {
             let question = pb::ListQuarantineRequest { destination, limit };
-            let list = client.look(question, async |admin, question| admin.list_quarantine(question).await).await?;
+            let list =
+                client.look(question, async |admin, question| admin.list_quarantine(question).await).await?;
             output.show(&list, || render(&list))?;
         }
         QuarantineCommand::Retry { destination, keys, all, reason } => {
             let question = pb::RetryQuarantineRequest { destination, keys, all, reason };
-            let done =
-                client.change(question, async |admin, question| admin.retry_quarantine(question).await).await?;
+            let done = client
+                .change(question, async |admin, question| admin.retry_quarantine(question).await)
+                .await?;
             output.show(&done, || format!("{} records will be offered again.", done.records))?;
         }
     }

@@ -18,11 +18,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How the cluster is doing.
 #[derive(Debug, clap::Args)]
-#[command(long_about = "How the cluster is doing: the verdict first, then only what is wrong, then the rest.\n\n\
+#[command(
+    long_about = "How the cluster is doing: the verdict first, then only what is wrong, then the rest.\n\n\
     OK        nothing is wrong\n\
     DEGRADED  work goes on, and something is wrong\n\
     DOWN      no majority of the nodes answers: nothing is read, accepted or delivered\n\n\
-    Examples:\n  holdfast status\n  holdfast status --watch\n  holdfast status --check || page-somebody")]
+    Examples:\n  holdfast status\n  holdfast status --watch\n  holdfast status --check || page-somebody"
+)]
 pub(crate) struct StatusArgs {
     /// Look again every second, until Ctrl-C.
     #[arg(long, short)]
@@ -79,7 +81,11 @@ fn render(status: &pb::ClusterStatus, now: Timestamp, output: &Output) -> String
         lines.push(format!("  {mark} {:width$}  {}", subject(alarm), complaint(alarm, status, now)));
     }
     if told.len() > LISTED {
-        lines.push(format!("  {} and {} more: holdfast alarm list", output.paint(Tone::Bad, "!"), told.len() - LISTED));
+        lines.push(format!(
+            "  {} and {} more: holdfast alarm list",
+            output.paint(Tone::Bad, "!"),
+            told.len() - LISTED
+        ));
     }
     lines.push(format!("  {} {}", output.paint(Tone::Good, "ok"), rest(status)));
     let asked_leader = status.leader.as_ref().is_some_and(|leader| leader.name == status.node);
@@ -101,7 +107,8 @@ fn headline(status: &pb::ClusterStatus, now: Timestamp, output: &Output) -> Stri
     };
     let reads = match &status.leader {
         Some(leader) => {
-            let since = leader.since.as_ref().map(|since| format!(", since {}", format::moment_short(since, now)));
+            let since =
+                leader.since.as_ref().map(|since| format!(", since {}", format::moment_short(since, now)));
             format!("reads run on {} (term {}{})", leader.name, leader.term, since.unwrap_or_default())
         }
         None => "no majority of the nodes answers: nothing is read, accepted or delivered".to_owned(),
@@ -183,14 +190,24 @@ mod tests {
             verdict: pb::cluster_status::Verdict::Degraded.into(),
             node: "gateway-b".into(),
             at: at(60_000),
-            leader: Some(pb::Leader { name: "gateway-b".into(), term: 9, since: at(0), ..pb::Leader::default() }),
+            leader: Some(pb::Leader {
+                name: "gateway-b".into(),
+                term: 9,
+                since: at(0),
+                ..pb::Leader::default()
+            }),
             alarms: vec![
                 alarm(pb::alarm::Kind::CannotLoseAnotherNode, "", "no further node may fail", None),
                 alarm(pb::alarm::Kind::MemberUnreachable, "gateway-a", "unreachable", at(0)),
                 alarm(pb::alarm::Kind::DestinationStalled, "historian", "refusing (401 Unauthorized)", None),
             ],
             revision: 41,
-            devices: Some(pb::DeviceCounts { total: 61, enabled: 60, answering: 60, ..pb::DeviceCounts::default() }),
+            devices: Some(pb::DeviceCounts {
+                total: 61,
+                enabled: 60,
+                answering: 60,
+                ..pb::DeviceCounts::default()
+            }),
             gaps: Some(pb::GapSummary {
                 records: 1,
                 duration: Some(nanos_to_proto(600_000_000)),
@@ -199,10 +216,18 @@ mod tests {
             }),
             destinations: vec![pb::Destination {
                 id: "historian".into(),
-                backlog: Some(pb::Backlog { entries: 9, bytes: None, age: Some(nanos_to_proto(1_440_000_000_000)) }),
+                backlog: Some(pb::Backlog {
+                    entries: 9,
+                    bytes: None,
+                    age: Some(nanos_to_proto(1_440_000_000_000)),
+                }),
                 ..pb::Destination::default()
             }],
-            buffer: Some(pb::BufferStats { disk_bytes: 1_181_116_006, max_bytes: 20 << 30, ..pb::BufferStats::default() }),
+            buffer: Some(pb::BufferStats {
+                disk_bytes: 1_181_116_006,
+                max_bytes: 20 << 30,
+                ..pb::BufferStats::default()
+            }),
             clock_spread: Some(nanos_to_proto(3_000_000)),
             ..pb::ClusterStatus::default()
         }

@@ -10,8 +10,10 @@ use super::output::{Output, table};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum TagCommand {
     /// List tags with type, unit, address, period and destinations.
-    #[command(long_about = "List tags with type, unit, address (both notations), period and destinations.\n\n\
-        Examples:\n  holdfast tag list\n  holdfast tag list 'hall-2/**' '!**/debug/**'\n  holdfast tag list --system")]
+    #[command(
+        long_about = "List tags with type, unit, address (both notations), period and destinations.\n\n\
+        Examples:\n  holdfast tag list\n  holdfast tag list 'hall-2/**' '!**/debug/**'\n  holdfast tag list --system"
+    )]
     List {
         /// Patterns as in routes; all tags by default.
         patterns: Vec<String>,

@@ -1,0 +1,358 @@
+//! Each figure of the account, made other than zero by the thing it is there for.
+
+use model::{Lineage, Ordinal, Position};
+
+use super::*;
+
+const MS: u64 = 1_000_000;
+const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 11));
+const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 12));
+const PRESS: &str = "hall-1/press-1";
+const ROBOT: &str = "hall-2/robot-1";
+
+/// A run in which reads are numbered like their slots, from 1 and 0, a tenth of a second apart.
+struct Run {
+    account: Account,
+    position: u64,
+}
+
+impl Run {
+    /// One device, one pusher, and a message that is sent, acknowledged and delivered.
+    fn new() -> Self {
+        let mut plant = Plant::demo();
+        plant.devices.truncate(1);
+        plant.pushers.truncate(1);
+        let mut run = Self { account: Account::new(&plant, 0), position: 1 };
+        run.account.sent(ROBOT, 0, 1_000);
+        run.account.acknowledged(ROBOT, 0);
+        run.push(0, 1_000);
+        run
+    }
+
+    fn key(&mut self) -> SampleKey {
+        self.position += 1;
+        SampleKey { lineage: Lineage::from_random(1), position: Position(self.position), ordinal: Ordinal(0) }
+    }
+
+    /// Message `number` is delivered.
+    fn push(&mut self, number: u64, base_time: i64) {
+        let content = Plant::demo().pushers[0].content.clone();
+        for index in 0..content.samples {
+            let (tag, value) = content.sample(number, index);
+            let value = match value {
+                model::Value::U64(count) => Number::Whole(count),
+                model::Value::F64(real) => Number::Real(real),
+                other => panic!("no sample is {other:?}"),
+            };
+            let sample = SampleSeen {
+                key: self.key(),
+                tag: tag.to_owned(),
+                device: ROBOT.to_owned(),
+                value: Some(value),
+                slot: None,
+                source_time: Timestamp(base_time + index as i64),
+                gateway_time: Timestamp(0),
+                term: 1,
+            };
+            self.account.received(&sample, true);
+        }
+    }
+
+    fn read(&mut self, slot: u64) {
+        self.account.answered(PRESS, slot + 1, A, slot * 100 * MS);
+    }
+
+    /// The samples of a slot, which came from read `slot + 1`.
+    fn samples(&mut self, slot: u64, term: u64) -> Vec<SampleSeen> {
+        let press = Plant::demo().devices[0].clone();
+        let ordinal = slot as u32 + 1;
+        let value = |tag: usize| match tag {
+            0 => Number::Whole(u64::from(ordinal)),
+            1 | 2 => Number::Whole(1),
+            3 => Number::Real(f64::from((f64::from(ordinal) / 50.0).sin() as f32)),
+            word => Number::Whole(u64::from(word as u32 + 2 + ordinal)),
+        };
+        let sample = |(tag, id): (usize, &String)| SampleSeen {
+            key: self.key(),
+            tag: id.clone(),
+            device: PRESS.to_owned(),
+            value: Some(value(tag)),
+            slot: Some((1, slot)),
+            source_time: Timestamp((slot * 100 * MS) as i64),
+            gateway_time: Timestamp((slot * 100 * MS) as i64),
+            term,
+        };
+        press.tags.iter().enumerate().map(sample).collect()
+    }
+
+    fn deliver(&mut self, samples: &[SampleSeen]) {
+        for sample in samples {
+            self.account.received(sample, true);
+        }
+    }
+
+    /// Reads and delivers slots.
+    fn slots(&mut self, slots: std::ops::RangeInclusive<u64>, term: u64) {
+        for slot in slots {
+            self.read(slot);
+            let samples = self.samples(slot, term);
+            self.deliver(&samples);
+        }
+    }
+
+    fn gap(&mut self, first: u64, last: u64) {
+        let gap = GapSeen {
+            key: self.key(),
+            device: PRESS.to_owned(),
+            grid: 1,
+            first,
+            last,
+            from: Timestamp((first * 100 * MS) as i64),
+            to: Timestamp(((last + 1) * 100 * MS) as i64),
+            cause: "failover".to_owned(),
+        };
+        self.account.received_gap(&gap, true);
+    }
+
+    fn fault(&mut self, effect: Effect, began: u64, ended: u64) {
+        let fault = Fault { name: "kill -9 node-1".into(), effect, began_ns: began * MS, ended_ns: ended * MS };
+        self.account.suffered(fault);
+    }
+}
+
+#[test]
+fn a_run_in_which_everything_arrives_passes() {
+    let mut run = Run::new();
+    run.slots(0..=9, 1);
+    let report = run.account.settle();
+    let expected = Report {
+        verdict: Verdict::Pass,
+        reads_answered: 10,
+        pushed_acked: 6,
+        delivered: 206,
+        slots_expected: 10,
+        slots_sampled: 10,
+        ..Report::default()
+    };
+    assert_eq!(report, expected);
+}
+
+#[test]
+fn a_run_without_reads_or_with_a_doubt_is_unknown() {
+    assert_eq!(Run::new().account.settle().verdict, Verdict::Unknown);
+    let mut run = Run::new();
+    run.slots(0..=1, 1);
+    run.account.doubt("the kill did not bite");
+    let report = run.account.settle();
+    assert_eq!((report.verdict, report.problems), (Verdict::Unknown, vec!["the kill did not bite".to_owned()]));
+}
+
+#[test]
+fn a_read_that_is_neither_delivered_nor_inside_a_gap_is_lost() {
+    let mut run = Run::new();
+    run.slots(0..=3, 1);
+    run.read(4);
+    assert_eq!(run.account.figures().pending, 20);
+    run.slots(5..=6, 1);
+    let report = run.account.settle();
+    assert_eq!((report.lost, report.slots_unaccounted, report.verdict), (20, 1, Verdict::Fail));
+    run.gap(4, 4);
+    let report = run.account.settle();
+    assert_eq!((report.lost, report.slots_in_gaps, report.verdict), (0, 1, Verdict::Pass));
+}
+
+#[test]
+fn one_slot_of_a_gap_excuses_one_read() {
+    let mut run = Run::new();
+    run.slots(0..=3, 1);
+    run.read(4);
+    run.account.answered(PRESS, 6, B, 450 * MS);
+    run.read(6);
+    let last = run.samples(6, 2);
+    run.deliver(&last);
+    run.gap(4, 5);
+    assert_eq!(run.account.settle().lost, 0);
+    run.account.answered(PRESS, 8, A, 700 * MS);
+    run.account.answered(PRESS, 9, A, 750 * MS);
+    run.gap(7, 7);
+    assert_eq!(run.account.settle().lost, 20, "two reads, one slot");
+}
+
+#[test]
+fn an_acknowledged_message_that_does_not_arrive_is_lost() {
+    let mut run = Run::new();
+    run.slots(0..=1, 1);
+    run.account.sent(ROBOT, 1, 2_000);
+    assert_eq!(run.account.settle().lost, 0, "nobody was promised anything");
+    run.account.acknowledged(ROBOT, 1);
+    assert_eq!((run.account.figures().pending, run.account.figures().lost), (6, 0));
+    run.account.sent(ROBOT, 2, 3_000);
+    run.account.acknowledged(ROBOT, 2);
+    run.push(2, 3_000);
+    assert_eq!(run.account.figures().lost, 6, "a later one has arrived");
+    let report = run.account.settle();
+    assert_eq!((report.pushed_acked, report.lost, report.verdict), (18, 6, Verdict::Fail));
+}
+
+#[test]
+fn what_comes_again_is_a_duplicate_and_what_comes_unsent_again_is_wrong() {
+    let mut run = Run::new();
+    run.slots(0..=1, 1);
+    let again = run.samples(1, 1);
+    run.account.received(&again[0], false);
+    assert_eq!((run.account.settle().duplicates, run.account.settle().verdict), (1, Verdict::Pass));
+    // Sent twice, committed twice: named, and no fault of the gateway.
+    run.account.sent(ROBOT, 0, 1_000);
+    run.push(0, 1_000);
+    assert_eq!((run.account.settle().duplicates, run.account.settle().verdict), (7, Verdict::Pass));
+    run.push(0, 1_000);
+    assert_eq!(run.account.settle().verdict, Verdict::Fail);
+}
+
+#[test]
+fn a_later_sample_first_is_out_of_order() {
+    let mut run = Run::new();
+    run.slots(0..=1, 1);
+    run.read(2);
+    run.read(3);
+    let (earlier, later) = (run.samples(2, 1), run.samples(3, 1));
+    run.deliver(&later);
+    run.deliver(&earlier);
+    let report = run.account.settle();
+    assert_eq!((report.out_of_order, report.verdict), (20, Verdict::Fail));
+}
+
+#[test]
+fn a_slot_with_a_bad_sample_is_bad_and_excuses_its_read() {
+    let mut run = Run::new();
+    run.slots(0..=1, 1);
+    run.read(2);
+    let mut bad = run.samples(2, 1);
+    bad.iter_mut().for_each(|sample| sample.value = None);
+    run.deliver(&bad);
+    run.slots(3..=3, 1);
+    let report = run.account.settle();
+    assert_eq!((report.slots_bad, report.slots_sampled, report.lost), (1, 3, 0));
+    assert_eq!(report.verdict, Verdict::Pass);
+}
+
+#[test]
+fn a_slot_in_two_things_or_in_part_is_unaccounted() {
+    let mut run = Run::new();
+    run.slots(0..=4, 1);
+    run.gap(3, 3);
+    assert_eq!(run.account.settle().slots_unaccounted, 1, "sampled and in a gap");
+    let again: Vec<_> = run.samples(4, 1);
+    run.deliver(&again);
+    assert_eq!(run.account.settle().slots_unaccounted, 2, "sampled twice");
+    run.read(5);
+    let some = run.samples(5, 1);
+    run.deliver(&some[..19]);
+    let report = run.account.settle();
+    assert_eq!((report.slots_unaccounted, report.lost), (3, 1), "one tag is missing");
+    run.gap(8, 8);
+    run.gap(8, 8);
+    let report = run.account.settle();
+    assert_eq!(report.slots_unaccounted, 6, "6 and 7 are in nothing, 8 in two gaps");
+    let parts =
+        report.slots_sampled + report.slots_bad + report.slots_in_gaps + report.slots_unaccounted;
+    assert_eq!(parts, report.slots_expected);
+    assert_eq!(report.verdict, Verdict::Fail);
+}
+
+#[test]
+fn a_changed_value_and_a_read_that_never_was_are_wrong() {
+    let mut run = Run::new();
+    run.slots(0..=1, 1);
+    let samples = run.samples(2, 1);
+    run.deliver(&samples);
+    assert_eq!(run.account.settle().verdict, Verdict::Fail, "nobody read that");
+    run.read(2);
+    assert_eq!(run.account.settle().verdict, Verdict::Pass);
+    run.read(3);
+    let mut changed = run.samples(3, 1);
+    changed[7].value = Some(Number::Whole(1));
+    run.deliver(&changed);
+    assert_eq!(run.account.settle().verdict, Verdict::Fail);
+}
+
+#[test]
+fn a_device_that_saw_two_nodes_at_once_fails_the_run() {
+    let mut run = Run::new();
+    run.slots(0..=1, 1);
+    run.account.overlapped();
+    let report = run.account.settle();
+    assert_eq!((report.device_overlaps, report.verdict), (1, Verdict::Fail));
+}
+
+#[test]
+fn a_failover_is_measured_between_two_reads_and_explains_one_reign() {
+    let mut run = Run::new();
+    run.slots(0..=4, 1);
+    run.gap(5, 9);
+    run.slots(10..=12, 2);
+    assert_eq!(run.account.settle().spurious_elections, 1, "nothing explains term 2");
+    run.fault(Effect::Failover, 430, 1_250);
+    let report = run.account.settle();
+    assert_eq!(report.failovers, [FailoverSeen { fault: "kill -9 node-1".into(), gap_ms: 600 }]);
+    assert_eq!(report.spurious_elections, 0);
+    run.slots(13..=14, 3);
+    run.fault(Effect::None, 1_250, 2_000);
+    assert_eq!(run.account.settle().spurious_elections, 1, "cutting a follower explains no reign");
+}
+
+#[test]
+fn a_switchover_tells_the_slots_it_missed() {
+    let mut run = Run::new();
+    run.slots(0..=4, 1);
+    run.gap(5, 6);
+    run.slots(7..=9, 2);
+    run.fault(Effect::Switchover, 480, 900);
+    run.fault(Effect::Switchover, 910, 950);
+    let report = run.account.settle();
+    assert_eq!(report.switchovers.iter().map(|seen| seen.slots_missed).collect::<Vec<_>>(), [2, 0]);
+}
+
+#[test]
+fn what_only_one_destination_has_is_lost() {
+    let mut run = Run::new();
+    run.slots(0..=1, 1);
+    for sample in [run.samples(0, 1), run.samples(1, 1)].concat() {
+        run.account.filed(PRESS, &sample.tag, sample.slot, sample.source_time);
+    }
+    assert_eq!(run.account.settle().lost, 6, "the pushed message stands in no file");
+    let content = Plant::demo().pushers[0].content.clone();
+    for index in 0..6 {
+        run.account.filed(ROBOT, content.sample(0, index).0, None, Timestamp(1_000 + index as i64));
+    }
+    assert_eq!(run.account.settle().verdict, Verdict::Pass);
+    run.account.filed(PRESS, &format!("{PRESS}/sine"), Some((1, 7)), Timestamp(0));
+    assert_eq!(run.account.settle().verdict, Verdict::Fail, "a file holds what was never delivered");
+}
+
+#[test]
+fn the_report_has_the_promised_fields() {
+    let report = serde_json::to_value(Report::default()).expect("numbers and texts");
+    let wanted = [
+        "verdict",
+        "reads_answered",
+        "pushed_acked",
+        "delivered",
+        "lost",
+        "duplicates",
+        "out_of_order",
+        "slots_expected",
+        "slots_sampled",
+        "slots_bad",
+        "slots_in_gaps",
+        "slots_unaccounted",
+        "device_overlaps",
+        "failovers",
+        "switchovers",
+        "spurious_elections",
+    ];
+    for field in wanted {
+        assert!(report.get(field).is_some(), "{field} is missing");
+    }
+    assert_eq!(report["verdict"], "unknown");
+}
