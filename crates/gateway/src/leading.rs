@@ -89,7 +89,8 @@ impl<E: Engine> Leading<E> {
         let stop = self.parts.spawner.token().clone();
         let mut leadership = self.parts.replica.leadership();
         loop {
-            let current = leadership.borrow_and_update().clone();
+            // One that has ended for good is about to be taken back: nothing begins under it any more.
+            let current = leadership.borrow_and_update().clone().filter(|held| held.deadline().is_some());
             let Some(current) = current else {
                 tokio::select! {
                     changed = leadership.changed() => if changed.is_err() { return Ok(()) },

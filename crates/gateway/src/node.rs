@@ -267,9 +267,14 @@ fn serve(
         switchover.clone(),
         Arc::clone(clock),
         config.cluster.clone(),
-    );
+    )
+    .with_free_bytes(free_bytes(config.data_dir.clone()))
+    .keeping_gaps(spawner);
     let api = tonic::transport::Server::builder()
         .tcp_nodelay(true)
+        // A client that is gone without a word must not hold its stream for ever.
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .add_service(service.into_server())
         .add_service(pushes.into_server());
     let stop = spawner.token().clone();

@@ -43,11 +43,13 @@ const DRILL_LIMIT: Duration = Duration::from_secs(180);
 
 /// Try it: three nodes on this machine, a simulated plant, and keys to break things.
 #[derive(Debug, clap::Args)]
-#[command(long_about = "Run three real nodes on this machine, with a simulated plant and local receivers.\n\n\
+#[command(
+    long_about = "Run three real nodes on this machine, with a simulated plant and local receivers.\n\n\
     On a terminal, keys kill, pause and cut the leader; in the end the account is shown: what devices answered and \
     pushers were promised, against what arrived. Without a terminal, or with --drill, every fault is done in turn \
     (at most three minutes), and the exit code is 0 only if the account adds up.\n\n\
-    Examples:\n  holdfast demo\n  holdfast demo --drill --report account.json")]
+    Examples:\n  holdfast demo\n  holdfast demo --drill --report account.json"
+)]
 pub(crate) struct DemoArgs {
     /// Do every fault in turn, without keys.
     #[arg(long)]
@@ -154,10 +156,18 @@ fn show(report: &Report, field: &Field) {
         Verdict::Fail => "FAIL",
         Verdict::Unknown => "UNKNOWN: nothing is wrong, and this run proves nothing",
     };
-    let causes: Vec<String> =
-        field.account.lock().gap_causes().into_iter().map(|(cause, slots)| format!("{cause} {slots}")).collect();
-    let gaps: Vec<String> =
-        report.failovers.iter().map(|failover| format!("{} {} ms", failover.fault, failover.gap_ms)).collect();
+    let causes: Vec<String> = field
+        .account
+        .lock()
+        .gap_causes()
+        .into_iter()
+        .map(|(cause, slots)| format!("{cause} {slots}"))
+        .collect();
+    let gaps: Vec<String> = report
+        .failovers
+        .iter()
+        .map(|failover| format!("{} {} ms", failover.fault, failover.gap_ms))
+        .collect();
     let missed: Vec<String> = report.switchovers.iter().map(|seen| seen.slots_missed.to_string()).collect();
     let or_none = |list: Vec<String>| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
     print("");
@@ -175,7 +185,10 @@ fn show(report: &Report, field: &Field) {
             report.slots_unaccounted
         ),
         format!("gaps by cause    {}", or_none(causes)),
-        format!("device overlaps  {:>8}   unexplained elections {}", report.device_overlaps, report.spurious_elections),
+        format!(
+            "device overlaps  {:>8}   unexplained elections {}",
+            report.device_overlaps, report.spurious_elections
+        ),
         format!("failovers        {}", or_none(gaps)),
         format!("switchovers      slots missed: {}", or_none(missed)),
     ] {

@@ -21,9 +21,10 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::{Checkpoint, CheckpointHeader};
 use crate::commit::{Operation, oneshot_done};
 use crate::engine::{Engine, EngineError, Family, index_key};
-use crate::ledger::{ApplyError, Body, Ledger, LogId, State};
+use crate::ledger::{ApplyError, Body, Grid, Ledger, LogId, State};
 use crate::log::Log;
 use crate::outcome::Outcome;
+use crate::phase::Phase;
 
 /// How far the rows on disk may lag behind the ledger in memory.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
@@ -51,8 +52,8 @@ struct Shared<E> {
     /// The newest checkpoint written by this process.
     listed: watch::Sender<Option<LogId>>,
     checkpoints: Mutex<Checkpoints>,
-    /// When this process applied each group's last slot.
-    touched: Mutex<BTreeMap<GroupId, Instant>>,
+    /// When each group's last slot began, as seen from here.
+    phases: Mutex<BTreeMap<GroupId, Phase>>,
     /// Something for the keeper's task to do: a checkpoint to write or bytes to give back.
     work: Notify,
 }
@@ -89,7 +90,7 @@ impl<E: Engine> Keeper<E> {
             applied,
             listed: watch::Sender::new(None),
             checkpoints: Mutex::new(checkpoints),
-            touched: Mutex::default(),
+            phases: Mutex::default(),
             work: Notify::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -119,13 +120,14 @@ impl<E: Engine> Keeper<E> {
             let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
             let outcome = ledger.apply(id, body)?;
             let grids = ledger.state().grids.iter();
-            let touched: Vec<GroupId> =
-                grids.filter(|(_, grid)| grid.touched == id.index).map(|(group, _)| *group).collect();
+            let touched: Vec<(GroupId, Grid)> = grids
+                .filter(|(_, grid)| grid.touched == id.index && grid.next > 0)
+                .map(|(group, grid)| (*group, *grid))
+                .collect();
             (outcome, touched)
         };
         if !touched.is_empty() {
-            let now = Instant::now();
-            self.touched().extend(touched.into_iter().map(|group| (group, now)));
+            self.note_phases(&touched);
         }
         self.shared.applied.send_replace(id.index);
         let size = if let Body::Command(bytes) = body { bytes.len() } else { 0 };
@@ -142,15 +144,26 @@ impl<E: Engine> Keeper<E> {
         Ok(outcome)
     }
 
-    fn touched(&self) -> MutexGuard<'_, BTreeMap<GroupId, Instant>> {
-        self.shared.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    fn phases(&self) -> MutexGuard<'_, BTreeMap<GroupId, Phase>> {
+        self.shared.phases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Monotonic time since this process applied the last slot of each open group, where it has applied any.
+    fn note_phases(&self, touched: &[(GroupId, Grid)]) {
+        let now = Instant::now();
+        let mut phases = self.phases();
+        for (group, grid) in touched {
+            let known = phases.get(group).copied();
+            phases.insert(*group, Phase::applied(known, grid.id, grid.next - 1, grid.line.period, now));
+        }
+    }
+
+    /// Monotonic time since each open group's last slot began, where this process has applied any of it.
     pub fn elapsed(&self) -> Vec<(GroupId, Duration)> {
         let open: Vec<GroupId> = self.read(|state| state.grids.keys().copied().collect());
-        let touched = self.touched();
-        open.into_iter().filter_map(|group| Some((group, touched.get(&group)?.elapsed()))).collect()
+        let mut phases = self.phases();
+        phases.retain(|group, _| open.contains(group));
+        let now = Instant::now();
+        open.into_iter().filter_map(|group| Some((group, phases.get(&group)?.elapsed(now)))).collect()
     }
 
     /// The digest of the ledger and the entry it was taken at; queues what changed.

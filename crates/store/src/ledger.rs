@@ -21,8 +21,8 @@ use configure::ConfigureParts;
 use rows::Row;
 pub use rows::{DamagedRow, Digest, RowChange};
 pub use state::{
-    Cluster, DestinationState, EffectRecord, Effects, Grid, LogId, LoggedEvent, Membership, QuarantineKey,
-    Quarantined, Reign, RevisionState, Session, Standing, State,
+    ClosedGrid, Cluster, DestinationState, EffectRecord, Effects, Grid, LogId, LoggedEvent, Membership,
+    QuarantineKey, Quarantined, Reign, RevisionState, Session, Standing, State,
 };
 
 use crate::outcome::Outcome;

@@ -19,6 +19,7 @@ mod keeper;
 pub mod ledger;
 mod log;
 mod outcome;
+mod phase;
 mod store;
 
 pub use checkpoint::{Checkpoint, CheckpointHeader};

@@ -76,8 +76,7 @@ impl<E: Engine> GroupTask<E> {
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let origin = Instant::now();
         let wall_at_origin = self.clock.now();
-        // A slot that has begun and of which nothing has been said is still read: so a switchover misses none.
-        let mut slot = self.grid.next.max(self.grid.line.slots_until(wall_at_origin).saturating_sub(1));
+        let mut slot = self.first_slot(wall_at_origin);
         loop {
             let start = self.instant_of(slot, origin, wall_at_origin) + self.schedule.offset;
             tokio::select! {
@@ -95,6 +94,18 @@ impl<E: Engine> GroupTask<E> {
             }
             slot = next;
         }
+    }
+
+    /// Where a reign begins to read. Slots that have begun are passed over: who led before may have read them. After a
+    /// switchover it has not, because it ended in order: so a switchover misses none.
+    fn first_slot(&self, now: Timestamp) -> u64 {
+        let begun = self.grid.line.slots_until(now);
+        let handed_over = self
+            .replica
+            .store()
+            .keeper()
+            .read(|state| state.reign().is_some_and(|reign| reign.cause == Cause::Switchover));
+        self.grid.next.max(if handed_over { begun.saturating_sub(1) } else { begun })
     }
 
     /// Reads one slot. `false` when this task is over.

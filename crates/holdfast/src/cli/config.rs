@@ -378,7 +378,8 @@ mod tests {
         let answer = pb::ValidateConfigResponse { diagnostics: diagnostics(&errors), ..Default::default() };
         let text = render_validation(&answer);
         assert!(text.starts_with("plant.toml:2:1: error:"), "{text}");
-        assert_eq!(text.matches(": error:").count(), errors.list.len());
+        assert_eq!(text.matches(": error:").count(), errors.errors().count());
+        assert_eq!(text.matches(": warning:").count(), errors.warnings().count());
         assert!(text.ends_with("errors, nothing was changed"), "{text}");
     }
 

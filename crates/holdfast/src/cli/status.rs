@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     fn degraded() -> pb::ClusterStatus {
-        let at = |millis| Some(timestamp_to_proto(Timestamp::from_millis(1_700_000_000_000 + millis)));
+        let at = |millis: i64| Some(timestamp_to_proto(Timestamp::from_millis(1_700_000_000_000 + millis)));
         let alarm = |kind: pb::alarm::Kind, subject: &str, text: &str, since| pb::Alarm {
             kind: kind.into(),
             subject: subject.into(),

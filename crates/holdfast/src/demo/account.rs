@@ -7,7 +7,8 @@
 //! - A read is numbered by its device; the number travels in the values, so each value names the read it came from.
 //! - A read that was answered and not delivered is excused by a slot, between its delivered neighbours, that is in a
 //!   gap record or bad; one slot excuses one read.
-//! - Every slot from 0 to the highest known of a grid is in exactly one of: sampled, bad, in a gap, unaccounted.
+//! - Every slot from 0 to the highest known of a grid is in exactly one of: sampled, bad, in a gap, unaccounted. A
+//!   grid that is replaced ends where its successor begins, to one period: all nodes share this machine's clock.
 
 mod polled;
 mod pushed;
@@ -74,6 +75,19 @@ pub(super) struct GapSeen {
     pub(super) cause: String,
 }
 
+/// The opening of a grid as a destination saw it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct OpeningSeen {
+    /// The device.
+    pub(super) device: String,
+    /// The grid.
+    pub(super) grid: u64,
+    /// Nominal time of its slot 0.
+    pub(super) first: Timestamp,
+    /// The grid it replaces.
+    pub(super) replaces: Option<u64>,
+}
+
 /// What a fault is expected to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
@@ -94,6 +108,8 @@ pub(super) struct Fault {
     pub(super) effect: Effect,
     /// When it began, in monotonic nanoseconds.
     pub(super) began_ns: u64,
+    /// When another node had read every device; the beginning, where nobody takes over.
+    pub(super) taken_over_ns: u64,
     /// When the cluster was whole again.
     pub(super) ended_ns: u64,
 }
@@ -139,7 +155,8 @@ impl Account {
     /// An empty account of `plant`. `wall_offset`: wall clock minus monotonic clock, in nanoseconds.
     pub(super) fn new(plant: &Plant, wall_offset: i64) -> Self {
         let devices = plant.devices.iter().map(|device| (device.id.clone(), DeviceBook::new(device.clone())));
-        let pushers = plant.pushers.iter().map(|pusher| (pusher.id.clone(), PusherBook::new(pusher.content.clone())));
+        let pushers =
+            plant.pushers.iter().map(|pusher| (pusher.id.clone(), PusherBook::new(pusher.content.clone())));
         Self {
             devices: devices.collect(),
             pushers: pushers.collect(),
@@ -222,8 +239,26 @@ impl Account {
         }
     }
 
+    /// The HTTP receiver was told that a grid begins.
+    pub(super) fn received_opening(&mut self, opening: OpeningSeen, is_new: bool) {
+        if !is_new {
+            self.duplicates += 1;
+            return;
+        }
+        match self.devices.get_mut(&opening.device) {
+            Some(book) => book.received_opening(opening),
+            None => self.phantoms += 1,
+        }
+    }
+
     /// A sample stands in a CSV file.
-    pub(super) fn filed(&mut self, device: &str, tag: &str, slot: Option<(u64, u64)>, source_time: Timestamp) {
+    pub(super) fn filed(
+        &mut self,
+        device: &str,
+        tag: &str,
+        slot: Option<(u64, u64)>,
+        source_time: Timestamp,
+    ) {
         self.has_files = true;
         if tag.starts_with('$') {
             return;
@@ -250,8 +285,8 @@ impl Account {
         self.doubts.push(doubt.into());
     }
 
-    /// The longest time between two answered reads of one device that ends in `[from_ns, until_ns]`, in nanoseconds,
-    /// and the device. A silence that still lasts at the end counts up to there.
+    /// The longest time between two answered reads of one device that ends in `[from_ns, until_ns]`, in nanoseconds. A
+    /// silence that still lasts at the end counts up to there.
     pub(super) fn longest_silence(&self, from_ns: u64, until_ns: u64) -> u64 {
         self.devices.values().map(|book| book.longest_silence(from_ns, until_ns)).max().unwrap_or_default()
     }
@@ -259,6 +294,12 @@ impl Account {
     /// Who read each device last, and when.
     pub(super) fn last_reads(&self) -> impl Iterator<Item = (&str, Option<(IpAddr, u64)>)> {
         self.devices.iter().map(|(id, book)| (id.as_str(), book.last_read()))
+    }
+
+    /// When every device had been read by another node than `victim` since `from_ns`.
+    pub(super) fn taken_over_ns(&self, from_ns: u64, victim: IpAddr) -> Option<u64> {
+        let first = |book: &DeviceBook| book.first_read(from_ns, &|node| node != victim);
+        self.devices.values().map(first).collect::<Option<Vec<u64>>>()?.into_iter().max()
     }
 
     /// How many reads every device has answered since `from_ns`, at least, to `nodes` that satisfy the condition.
@@ -356,10 +397,10 @@ impl Account {
             match fault.effect {
                 Effect::Failover => report.failovers.push(FailoverSeen {
                     fault: fault.name.clone(),
-                    gap_ms: self.longest_silence(fault.began_ns, fault.ended_ns) / 1_000_000,
+                    gap_ms: self.longest_silence(fault.began_ns, fault.taken_over_ns) / 1_000_000,
                 }),
                 Effect::Switchover => report.switchovers.push(SwitchoverSeen {
-                    slots_missed: self.slots_missed(fault.began_ns, fault.ended_ns),
+                    slots_missed: self.slots_missed(fault.began_ns, fault.taken_over_ns),
                 }),
                 Effect::None => {}
             }

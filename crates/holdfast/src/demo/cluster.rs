@@ -11,8 +11,8 @@ use tonic::transport::{Channel, Endpoint};
 use wire::proto::v1::admin_client::AdminClient;
 use wire::proto::v1::member::Reach;
 use wire::proto::v1::{
-    ApplyConfigRequest, ClusterStatus, ConfigFile, GetStatusRequest, SetDeviceEnabledRequest, TransferLeadershipRequest,
-    TransferLeadershipResponse,
+    ApplyConfigRequest, ClusterStatus, ConfigFile, GetStatusRequest, SetDeviceEnabledRequest,
+    TransferLeadershipRequest, TransferLeadershipResponse,
 };
 
 use super::layout::Layout;
@@ -54,8 +54,11 @@ impl Cluster {
             let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
             Ok(endpoint.connect_timeout(CONNECT_LIMIT).tcp_nodelay(true))
         };
-        let endpoints: Vec<Endpoint> =
-            layout.nodes.iter().map(|node| endpoint(node.admin)).collect::<Result<_, tonic::transport::Error>>()?;
+        let endpoints: Vec<Endpoint> = layout
+            .nodes
+            .iter()
+            .map(|node| endpoint(node.admin))
+            .collect::<Result<_, tonic::transport::Error>>()?;
         let clients = endpoints.iter().map(|endpoint| AdminClient::new(endpoint.connect_lazy())).collect();
         Ok(Self { endpoints, clients })
     }
@@ -110,8 +113,10 @@ impl Cluster {
 
     /// Hands leadership over; `leader` is the index of the node that leads.
     pub(super) async fn transfer(&self, leader: usize) -> anyhow::Result<TransferLeadershipResponse> {
-        let request =
-            TransferLeadershipRequest { reason: "somebody pressed s".to_owned(), ..TransferLeadershipRequest::default() };
+        let request = TransferLeadershipRequest {
+            reason: "somebody pressed s".to_owned(),
+            ..TransferLeadershipRequest::default()
+        };
         let answer = self.clients[leader].clone().transfer_leadership(limited(request)).await;
         Ok(answer.map_err(|status| anyhow::anyhow!("{}", status.message()))?.into_inner())
     }
@@ -183,7 +188,12 @@ mod tests {
 
     use super::*;
 
-    fn status(node: &str, leader: Option<(&str, u64)>, reach: [Reach; 3], behind: u64) -> Option<ClusterStatus> {
+    fn status(
+        node: &str,
+        leader: Option<(&str, u64)>,
+        reach: [Reach; 3],
+        behind: u64,
+    ) -> Option<ClusterStatus> {
         let members = ["node-1", "node-2", "node-3"].into_iter().zip(reach).map(|(name, reach)| v1::Member {
             name: name.to_owned(),
             reach: reach.into(),
@@ -192,7 +202,11 @@ mod tests {
         });
         Some(ClusterStatus {
             node: node.to_owned(),
-            leader: leader.map(|(name, term)| v1::Leader { name: name.to_owned(), term, ..v1::Leader::default() }),
+            leader: leader.map(|(name, term)| v1::Leader {
+                name: name.to_owned(),
+                term,
+                ..v1::Leader::default()
+            }),
             members: members.collect(),
             ..ClusterStatus::default()
         })
@@ -202,7 +216,13 @@ mod tests {
 
     fn view(leaders: [(&str, u64); 3], reach: [Reach; 3], behind: u64) -> View {
         let names = ["node-1", "node-2", "node-3"];
-        View { nodes: names.iter().zip(leaders).map(|(name, leader)| status(name, Some(leader), reach, behind)).collect() }
+        View {
+            nodes: names
+                .iter()
+                .zip(leaders)
+                .map(|(name, leader)| status(name, Some(leader), reach, behind))
+                .collect(),
+        }
     }
 
     #[test]

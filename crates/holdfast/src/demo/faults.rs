@@ -30,9 +30,9 @@ impl Stage {
         let name = format!("kill -9 {}", victim.leader.name);
         self.journal.say(format!("{name}, which leads"));
         self.process(victim.index).await.kill().await?;
-        self.taken_over(&name, &victim).await?;
+        let taken_over_ns = self.taken_over(&name, &victim).await?;
         self.process(victim.index).await.start()?;
-        self.recovered(name, Effect::Failover, &victim).await
+        self.recovered(name, Effect::Failover, &victim, taken_over_ns).await
     }
 
     /// Lets the leader stand still until another node reads, and then go on.
@@ -43,9 +43,9 @@ impl Stage {
         self.process(victim.index).await.pause(true)?;
         let taken_over = self.taken_over(&name, &victim).await;
         self.process(victim.index).await.pause(false)?;
-        taken_over?;
+        let taken_over_ns = taken_over?;
         self.journal.say(format!("{} goes on", victim.leader.name));
-        self.recovered(name, Effect::Failover, &victim).await
+        self.recovered(name, Effect::Failover, &victim, taken_over_ns).await
     }
 
     /// Cuts the leader from both peers; it still sees the devices.
@@ -56,13 +56,19 @@ impl Stage {
         self.relay.set_all_of(victim.index, false);
         let taken_over = self.taken_over(&name, &victim).await;
         self.relay.set_all_of(victim.index, true);
-        taken_over?;
+        let taken_over_ns = taken_over?;
         let read_on = self.field.account.lock().reads_since(victim.began_ns, |node| node == victim.field);
-        self.journal.say(format!("{} read every device {read_on} times more, and stopped; its wire is mended", victim.leader.name));
+        self.journal.say(format!(
+            "{} read every device {read_on} times more, and stopped; its wire is mended",
+            victim.leader.name
+        ));
         if read_on == 0 {
-            self.field.account.lock().doubt(format!("{name}: it did not read any more, so nothing could overlap"));
+            self.field
+                .account
+                .lock()
+                .doubt(format!("{name}: it did not read any more, so nothing could overlap"));
         }
-        self.recovered(name, Effect::Failover, &victim).await
+        self.recovered(name, Effect::Failover, &victim, taken_over_ns).await
     }
 
     /// Cuts a follower from both peers until the leader has noticed.
@@ -74,12 +80,15 @@ impl Stage {
         self.journal.say(format!("{name}, a follower"));
         self.relay.set_all_of(index, false);
         let noticed = self
-            .until("the leader to miss the follower", NOTICING, || self.view().misses(&follower).then_some(()))
+            .until("the leader to miss the follower", NOTICING, || {
+                self.view().misses(&follower).then_some(())
+            })
             .await;
         self.relay.set_all_of(index, true);
         noticed?;
-        self.journal.say(format!("{} misses it, and nothing else changes; its wire is mended", victim.leader.name));
-        self.recovered(name, Effect::None, &victim).await
+        self.journal
+            .say(format!("{} misses it, and nothing else changes; its wire is mended", victim.leader.name));
+        self.recovered(name, Effect::None, &victim, victim.began_ns).await
     }
 
     /// Hands leadership over as planned.
@@ -88,8 +97,8 @@ impl Stage {
         self.journal.say(format!("switching over from {}", victim.leader.name));
         let answer = self.cluster.transfer(victim.index).await?;
         let name = format!("switchover to {}", answer.to);
-        self.taken_over(&name, &victim).await?;
-        self.recovered(name, Effect::Switchover, &victim).await
+        let taken_over_ns = self.taken_over(&name, &victim).await?;
+        self.recovered(name, Effect::Switchover, &victim, taken_over_ns).await
     }
 
     /// Takes the HTTP receiver away for `time`, and waits until it has caught up.
@@ -130,25 +139,35 @@ impl Stage {
         Ok(Victim { leader, index, field: self.layout.nodes[index].field, began_ns: monotonic_ns() })
     }
 
-    /// Waits until another node reads every device, and says how long nobody did.
-    async fn taken_over(&self, fault: &str, victim: &Victim) -> anyhow::Result<()> {
+    /// Waits until another node reads every device, and says how long nobody did. Resolves with the moment of its first
+    /// read of the last device.
+    async fn taken_over(&self, fault: &str, victim: &Victim) -> anyhow::Result<u64> {
         let others = |node| node != victim.field;
         let reads = || self.field.account.lock().reads_since(victim.began_ns, others);
-        let successor = self
-            .until("another node to read every device", TAKE_OVER, || (reads() >= STEADY_READS).then_some(()))
-            .await;
-        successor?;
-        let silence = self.field.account.lock().longest_silence(victim.began_ns, monotonic_ns());
-        let gap = Duration::from_nanos(silence);
+        self.until("another node to read every device", TAKE_OVER, || {
+            (reads() >= STEADY_READS).then_some(())
+        })
+        .await?;
+        let account = self.field.account.lock();
+        let at_ns = account.taken_over_ns(victim.began_ns, victim.field).unwrap_or_else(monotonic_ns);
+        let gap = Duration::from_nanos(account.longest_silence(victim.began_ns, at_ns));
+        drop(account);
         self.note_gap(fault, gap);
         let reader = self.field.readers().into_values().flatten().next();
-        let reader = reader.and_then(|(node, _)| self.layout.node_at(node)).map_or("somebody", |node| &node.name);
+        let reader =
+            reader.and_then(|(node, _)| self.layout.node_at(node)).map_or("somebody", |node| &node.name);
         self.journal.say(format!("{reader} reads; {} ms between two reads", gap.as_millis()));
-        Ok(())
+        Ok(at_ns)
     }
 
     /// Waits until the cluster is whole, and enters the fault into the account.
-    async fn recovered(&self, name: String, effect: Effect, victim: &Victim) -> anyhow::Result<()> {
+    async fn recovered(
+        &self,
+        name: String,
+        effect: Effect,
+        victim: &Victim,
+        taken_over_ns: u64,
+    ) -> anyhow::Result<()> {
         let leader = self.agreed(HEALING).await?;
         self.reads_go_on(HEALING).await?;
         self.journal.say(format!("all nodes are well; {} leads (term {})", leader.name, leader.term));
@@ -156,7 +175,13 @@ impl Stage {
         if effect != Effect::None && leader.term == victim.leader.term {
             account.doubt(format!("{name}: it did not bite, {} went on leading", leader.name));
         }
-        account.suffered(Fault { name, effect, began_ns: victim.began_ns, ended_ns: monotonic_ns() });
+        account.suffered(Fault {
+            name,
+            effect,
+            began_ns: victim.began_ns,
+            taken_over_ns,
+            ended_ns: monotonic_ns(),
+        });
         Ok(())
     }
 }

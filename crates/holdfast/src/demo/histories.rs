@@ -14,7 +14,7 @@ use model::Timestamp;
 use serde::Deserialize;
 use simulator::history::{History, Kind};
 
-use super::account::{Account, GapSeen, Number, SampleSeen};
+use super::account::{Account, GapSeen, Number, OpeningSeen, SampleSeen};
 
 /// An account that grows while the run goes on. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -138,6 +138,15 @@ struct Gap<'a> {
     cause: String,
 }
 
+#[derive(Deserialize)]
+struct Opening<'a> {
+    device: String,
+    #[serde(borrow)]
+    grid: &'a str,
+    first: &'a str,
+    replaces: Option<&'a str>,
+}
+
 /// A line, or a row, that says nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Nonsense {
@@ -178,6 +187,10 @@ fn enter(line: &[u8], account: &mut Account) -> Result<(), Nonsense> {
             let received: Received<Gap<'_>> = serde_json::from_slice(line)?;
             account.received_gap(&received.record.try_into()?, received.is_new);
         }
+        ("opening", _) => {
+            let received: Received<Opening<'_>> = serde_json::from_slice(line)?;
+            account.received_opening(received.record.try_into()?, received.is_new);
+        }
         _ => {}
     }
     Ok(())
@@ -217,6 +230,19 @@ impl TryFrom<Gap<'_>> for GapSeen {
             from: gap.from.parse()?,
             to: gap.to.parse()?,
             cause: gap.cause,
+        })
+    }
+}
+
+impl TryFrom<Opening<'_>> for OpeningSeen {
+    type Error = Nonsense;
+
+    fn try_from(opening: Opening<'_>) -> Result<Self, Nonsense> {
+        Ok(Self {
+            device: opening.device,
+            grid: opening.grid.parse()?,
+            first: opening.first.parse()?,
+            replaces: opening.replaces.map(str::parse).transpose()?,
         })
     }
 }
@@ -282,4 +308,71 @@ fn sample_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plant::Plant;
+    use super::*;
+
+    const LINES: [&str; 8] = [
+        r#"{"t_ns":5000,"process":"hall-1/press-1","kind":"ok","op":"read","peer":"127.0.0.11:40000","unit":1,"function":3,"start":0,"count":22,"ordinal":1,"first_byte_ns":1,"last_byte_ns":2,"hash":0}"#,
+        r#"{"t_ns":6000,"process":"hall-1/press-1","kind":"info","op":"read","peer":"127.0.0.11:40000","ordinal":2}"#,
+        r#"{"t_ns":1,"process":"hall-2/robot-1","kind":"invoke","op":"push","number":0,"attempt":0,"base_time":1700000000000000000,"endpoint":0}"#,
+        r#"{"t_ns":2,"process":"hall-2/robot-1","kind":"ok","op":"push","number":0,"attempt":0,"base_time":1700000000000000000,"endpoint":0}"#,
+        r#"{"t_ns":3,"process":"historian","kind":"ok","op":"sample","is_new":true,"historical":false,"record":{"key":"00000000/7/0","tag":"hall-2/robot-1/cycles","value":"0","type":"u64","unit":"","quality":"good","status":"Good","source_time":"2023-11-14T22:13:20.000000000Z","gateway_time":"2023-11-14T22:13:20.000000000Z","device":"hall-2/robot-1","group":"","grid":null,"slot":null,"node":"node-1","term":"3"}}"#,
+        r#"{"t_ns":4,"process":"historian","kind":"ok","op":"gap","is_new":true,"historical":false,"record":{"key":"00000000/7/2147483648","device":"hall-1/press-1","group":"fast","grid":"1","first_slot":"0","last_slot":"2","slots":"3","from":"2023-11-14T22:13:20.000000000Z","to":"2023-11-14T22:13:20.300000000Z","cause":"failover","node":"node-1","term":"3"}}"#,
+        r#"{"t_ns":4,"process":"historian","kind":"ok","op":"opening","is_new":true,"historical":false,"record":{"key":"00000000/6/2147483648","device":"hall-1/press-1","group":"fast","grid":"1","first":"2023-11-14T22:13:20.000000000Z","period":"0.100s","replaces":null,"cause":"configuration","node":"node-1","term":"3"}}"#,
+        r#"{"t_ns":5,"process":"hall-1/press-1","kind":"fail","op":"overlap","ended":{},"other":"127.0.0.12","other_first_ns":1}"#,
+    ];
+
+    #[test]
+    fn lines_reach_the_account_and_the_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("history.jsonl");
+        let file = BufWriter::new(File::create(&path).expect("a file"));
+        let account = Arc::new(Mutex::new(Account::new(&Plant::demo(), 0)));
+        let mut tap = Tap { file, line: Vec::new(), account: Arc::clone(&account) };
+        let text: String = LINES.iter().map(|line| format!("{line}\n")).collect();
+        // Lines are cut anywhere by the buffer before.
+        for piece in text.as_bytes().chunks(77) {
+            tap.write_all(piece).expect("room");
+        }
+        tap.flush().expect("room");
+        assert_eq!(std::fs::read_to_string(&path).expect("readable"), text);
+        let report = lock(&account).settle();
+        let seen = (report.reads_answered, report.pushed_acked, report.delivered, report.device_overlaps);
+        assert_eq!(seen, (1, 6, 1, 1));
+        assert_eq!((report.slots_in_gaps, report.lost), (3, 5), "five samples of the message did not arrive");
+        assert!(!report.problems.iter().any(|problem| problem.contains("makes no sense")), "{report:?}");
+    }
+
+    #[test]
+    fn a_line_that_makes_no_sense_is_a_doubt() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let account = Account::new(&Plant::demo(), 0);
+        let shared = SharedAccount::start(account, &folder.path().join("history.jsonl")).expect("a file");
+        shared.history().record("historian", Kind::Ok, "sample", &serde_json::json!({ "is_new": true }));
+        let report = shared.lock().settle();
+        assert!(report.problems.iter().any(|problem| problem.contains("makes no sense")), "{report:?}");
+    }
+
+    #[test]
+    fn rows_of_files_are_counted_and_entered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let row = "00000000/7/0,hall-2/robot-1/cycles,0,u64,,good,Good,2023-11-14T22:13:20.000000000Z,\
+                   2023-11-14T22:13:20.000000000Z,hall-2/robot-1,,,,node-1,3\r\n";
+        let text = format!("key,tag\r\n{row}");
+        std::fs::write(folder.path().join("files.samples.00000000-1-1.t3.csv"), &text).expect("room");
+        std::fs::write(folder.path().join(".files.samples.00000000-2-1.t3.csv.node-1.part"), &text)
+            .expect("room");
+        assert_eq!(count_rows(folder.path()).expect("readable"), 1);
+        let mut account = Account::new(&Plant::demo(), 0);
+        for line in &LINES[2..5] {
+            enter(line.as_bytes(), &mut account).expect("it makes sense");
+        }
+        enter_files(folder.path(), &mut account).expect("readable");
+        assert_eq!(account.unfiled(), 0);
+        assert_eq!(account.settle().lost, 5, "only what nobody got");
+    }
 }

@@ -59,7 +59,8 @@ pub(super) struct Layout {
 impl Layout {
     /// Chooses ports, and names files below `folder`.
     pub(super) fn plan(folder: &Path) -> io::Result<Self> {
-        let usual: Vec<u16> = (0..NODES as u16).flat_map(|node| (0..3).map(move |port| usual(node, port))).collect();
+        let usual: Vec<u16> =
+            (0..NODES as u16).flat_map(|node| (0..3).map(move |port| usual(node, port))).collect();
         let (ports, has_usual_ports) = match free(&usual) {
             Ok(ports) => (ports, true),
             Err(_) => (free(&[0; NODES * PORTS_PER_NODE])?, false),
@@ -134,8 +135,10 @@ fn usual(node: u16, port: u16) -> u16 {
 /// Addresses for these ports, 0 for any. An error if one is taken.
 fn free(ports: &[u16]) -> io::Result<Vec<SocketAddr>> {
     // All are held until the last is known: none is given twice.
-    let held: Vec<TcpListener> =
-        ports.iter().map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port))).collect::<io::Result<_>>()?;
+    let held: Vec<TcpListener> = ports
+        .iter()
+        .map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)))
+        .collect::<io::Result<_>>()?;
     let addresses: Vec<SocketAddr> = held.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
     let distinct: HashSet<&SocketAddr> = addresses.iter().collect();
     assert_eq!(distinct.len(), addresses.len(), "ports that are held at one time are distinct");
@@ -155,7 +158,8 @@ mod tests {
         let relay = Relay::start(&peers).await.expect("free ports");
         for (index, node) in layout.nodes.iter().enumerate() {
             let text = layout.node_file(index, &relay);
-            let config = NodeConfig::parse(&text, |_| None).unwrap_or_else(|problems| panic!("{problems:?}\n{text}"));
+            let config =
+                NodeConfig::parse(&text, |_| None).unwrap_or_else(|problems| panic!("{problems:?}\n{text}"));
             assert_eq!((&config.name, &config.data_dir), (&node.name, &node.data));
             assert_eq!(config.members.len(), NODES);
             assert_eq!(config.field_bind, Some(node.field));

@@ -28,7 +28,8 @@ pub(super) async fn run(stage: &Stage, stop: &CancellationToken) -> anyhow::Resu
     let mut terminal = Terminal::take()?;
     let mut ticks = interval(DRAW_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut view = LiveView { stage, began: Instant::now(), is_receiver_up: true, figures: Settled::default() };
+    let mut view =
+        LiveView { stage, began: Instant::now(), is_receiver_up: true, figures: Settled::default() };
     let mut doing: Option<(&'static str, Doing<'_>)> = None;
     loop {
         tokio::select! {
@@ -117,11 +118,13 @@ impl LiveView<'_> {
             process: processes[index],
             says: says(index),
         });
-        let name = |node| stage.layout.node_at(node).map_or_else(|| "somebody".to_owned(), |node| node.name.clone());
-        let devices = stage.field.readers().into_iter().map(|(id, read)| DeviceRow {
-            id,
-            reader: read.map(|(node, age)| (name(node), age)),
-        });
+        let name =
+            |node| stage.layout.node_at(node).map_or_else(|| "somebody".to_owned(), |node| node.name.clone());
+        let devices = stage
+            .field
+            .readers()
+            .into_iter()
+            .map(|(id, read)| DeviceRow { id, reader: read.map(|(node, age)| (name(node), age)) });
         Picture {
             since: self.began.elapsed(),
             leader: view.leader().map(|leader| (leader.name, leader.term)),

@@ -20,6 +20,8 @@ const FIRST_WORD: u16 = 6;
 /// The tags before the words: the number of the read, the device's number, its unit id, a sine.
 const HEAD: [(&str, u16, &str); 4] =
     [("reads", 0, "u32"), ("device-number", 2, "u16"), ("unit-id", 3, "u16"), ("sine", 4, "f32")];
+/// From one read of a device to the next, in nanoseconds.
+pub(super) const PERIOD_NS: i64 = 100_000_000;
 const UNIT: u8 = 1;
 /// Samples of one pushed message.
 const PUSHED_SAMPLES: usize = 6;
@@ -87,12 +89,17 @@ impl Plant {
 
     /// The plant document. Files go to `csv`, a folder that all nodes see.
     pub(super) fn document(&self, addresses: &Addresses, csv: &Path) -> String {
-        let mut text = String::from("# Made by `holdfast demo`.\nversion = 1\n\n[defaults]\ntimeout = \"1s\"\n\n");
+        let mut text =
+            String::from("# Made by `holdfast demo`.\nversion = 1\n\n[defaults]\ntimeout = \"1s\"\n\n");
         text.push_str("[[template]]\nid = \"press\"\ndriver = \"modbus-tcp\"\n");
         let _ = writeln!(text, "unit-id = {UNIT}");
-        text.push_str("[[template.group]]\nid = \"fast\"\nperiod = \"100ms\"\ntag = [\n");
+        let period = PERIOD_NS / 1_000_000;
+        let _ = writeln!(text, "[[template.group]]\nid = \"fast\"\nperiod = \"{period}ms\"\ntag = [");
         for (name, register, kind) in HEAD {
-            let _ = writeln!(text, "  {{ name = \"{name}\", address = \"holding:{register}\", type = \"{kind}\" }},");
+            let _ = writeln!(
+                text,
+                "  {{ name = \"{name}\", address = \"holding:{register}\", type = \"{kind}\" }},"
+            );
         }
         for register in FIRST_WORD..REGISTERS {
             let _ = writeln!(
@@ -111,7 +118,8 @@ impl Plant {
         for pusher in &self.pushers {
             let _ = write!(text, "\n[[device]]\nid = \"{}\"\ndriver = \"push\"\ntag = [\n", pusher.id);
             let relative = |tag: &str| tag.rsplit('/').next().unwrap_or_default().to_owned();
-            let _ = writeln!(text, "  {{ name = \"{}\", type = \"u64\" }},", relative(&pusher.content.counter));
+            let _ =
+                writeln!(text, "  {{ name = \"{}\", type = \"u64\" }},", relative(&pusher.content.counter));
             for body in &pusher.content.bodies {
                 let _ = writeln!(text, "  {{ name = \"{}\", type = \"f64\" }},", relative(body));
             }
@@ -149,7 +157,9 @@ impl Polled {
             Some((_, register, _)) => *register,
             None => FIRST_WORD + (tag - HEAD.len()) as u16,
         };
-        let (Some(high), Some(low)) = (ask(register), ask((register + 1).min(REGISTERS - 1))) else { return false };
+        let (Some(high), Some(low)) = (ask(register), ask((register + 1).min(REGISTERS - 1))) else {
+            return false;
+        };
         let both = u32::from(high) << 16 | u32::from(low);
         match (HEAD.get(tag).map(|(.., kind)| *kind), value) {
             (Some("f32"), Number::Real(came)) => (came as f32).to_bits() == both,

@@ -15,8 +15,8 @@ use tokio::time::timeout;
 
 use super::layout::NodePlan;
 
-/// A node that hands over and closes its store takes less.
-const ORDERLY: Duration = Duration::from_secs(20);
+/// A node that closes its store takes less, unless it waits for peers that are gone.
+const ORDERLY: Duration = Duration::from_secs(4);
 /// The kernel ends a killed process at once.
 const KILLED: Duration = Duration::from_secs(5);
 /// Lines of a log that are shown when a node ends by itself.
@@ -125,7 +125,8 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) -> io::Result<()> {
-        let id = self.child.as_ref().and_then(Child::id).and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let id =
+            self.child.as_ref().and_then(Child::id).and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         match id {
             Some(id) => Ok(kill_process(id, signal)?),
             None => Ok(()),

@@ -6,7 +6,8 @@ use super::account::Figures;
 
 /// Narrower screens are written as if they were this wide.
 const LEAST_WIDTH: usize = 40;
-const KEYS: &str = "k kill -9 the leader   p pause it   c cut its wire   s switch over   d destination off/on   q quit";
+const KEYS: &str =
+    "k kill -9 the leader   p pause it   c cut its wire   s switch over   d destination off/on   q quit";
 
 /// A moment of a demo.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures::future::join_all;
 use simulator::history::monotonic_ns;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -88,7 +89,10 @@ impl Stage {
         self.journal.say("three nodes are starting");
         let leader = self.agreed(FOUNDING).await.context("the nodes do not agree on a leader")?;
         self.journal.say(format!("they agree: {} leads (term {})", leader.name, leader.term));
-        self.cluster.apply(&self.field.document(&self.layout)).await.context("the plant document was refused")?;
+        self.cluster
+            .apply(&self.field.document(&self.layout))
+            .await
+            .context("the plant document was refused")?;
         self.reads_go_on(HEALING).await?;
         self.journal.say("3 devices, 60 tags, each read every 100 ms");
         self.field.push_to(self.cluster.endpoints()).await;
@@ -186,13 +190,7 @@ impl Stage {
             account.doubt(format!("the end was not in order: {error:#}"));
         }
         self.watching.shutdown().await;
-        for (process, node) in self.processes.iter().zip(&self.layout.nodes) {
-            match process.lock().await.stop().await {
-                Ok(true) => {}
-                Ok(false) => self.journal.say(format!("{} had to be killed at the end", node.name)),
-                Err(error) => self.journal.say(format!("{} could not be stopped: {error}", node.name)),
-            }
-        }
+        self.stop_nodes().await;
         let entered = histories::enter_files(&self.layout.csv, &mut self.field.account.lock());
         if let Err(error) = entered {
             self.field.account.lock().doubt(format!("the CSV files cannot be read: {error}"));
@@ -201,6 +199,20 @@ impl Stage {
             self.field.account.lock().doubt("a record came again with other bytes");
         }
         self.field
+    }
+
+    /// All at once: nothing is left to hand over to.
+    async fn stop_nodes(&self) {
+        let stopping = self.processes.iter().map(|process| async { process.lock().await.stop().await });
+        for (stopped, node) in join_all(stopping).await.into_iter().zip(&self.layout.nodes) {
+            match stopped {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.journal.say(format!("{} waited for peers that are gone, and was killed", node.name))
+                }
+                Err(error) => self.journal.say(format!("{} could not be stopped: {error}", node.name)),
+            }
+        }
     }
 
     async fn drain(&self) -> anyhow::Result<()> {

@@ -146,6 +146,9 @@ impl Change<'_> {
                 };
                 self.state.reigns.push(reign);
                 self.touch(Row::Reigns);
+                // What an earlier reign still had in flight is fenced from here on.
+                self.state.closed.clear();
+                self.touch(Row::Closed);
                 id.index
             }
         };

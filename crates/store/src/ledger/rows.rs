@@ -27,6 +27,7 @@ pub(crate) enum Row {
     Registry,
     Drained,
     Disabled,
+    Closed,
     Grid(GroupId),
     Session(SessionId),
     Destination(DestinationId),
@@ -123,7 +124,8 @@ impl Row {
             | Self::Reigns
             | Self::Registry
             | Self::Drained
-            | Self::Disabled => {}
+            | Self::Disabled
+            | Self::Closed => {}
             Self::Grid(group) => key.extend(group.0.to_be_bytes()),
             Self::Session(session) => key.extend(session.as_bytes()),
             Self::Destination(id) => key.extend(id.0.to_be_bytes()),
@@ -147,6 +149,7 @@ impl Row {
             Self::Registry => b'n',
             Self::Drained => b'w',
             Self::Disabled => b'x',
+            Self::Closed => b'z',
             Self::Grid(_) => b'g',
             Self::Session(_) => b's',
             Self::Destination(_) => b'd',
@@ -169,6 +172,7 @@ impl Row {
             b'n' => Self::Registry,
             b'w' => Self::Drained,
             b'x' => Self::Disabled,
+            b'z' => Self::Closed,
             b'g' => Self::Grid(GroupId(u32_at(0)?)),
             b's' => Self::Session(SessionId(id.try_into().ok()?)),
             b'd' => Self::Destination(DestinationId(u32_at(0)?)),
@@ -202,6 +206,7 @@ impl Row {
             Self::Registry => json(&state.registry),
             Self::Drained => json(&state.drained),
             Self::Disabled => json(&state.disabled),
+            Self::Closed => json(&state.closed),
             Self::Grid(group) => json(state.grids.get(&group)?),
             Self::Session(session) => json(state.sessions.get(&session)?),
             Self::Destination(id) => json(state.destinations.get(&id)?),
@@ -245,6 +250,7 @@ impl Loader {
             Row::Registry => state.registry = parse(key, value)?,
             Row::Drained => state.drained = parse(key, value)?,
             Row::Disabled => state.disabled = parse(key, value)?,
+            Row::Closed => state.closed = parse(key, value)?,
             Row::Grid(group) => {
                 state.grids.insert(group, parse::<Grid>(key, value)?);
             }

@@ -13,7 +13,7 @@ use model::{Cause, Position};
 
 use super::Change;
 use super::rows::Row;
-use super::state::{EffectRecord, Effects, Grid, Session};
+use super::state::{ClosedGrid, EffectRecord, Effects, Grid, Session};
 use crate::outcome::{BatchOutcome, Outcome, Refusal};
 
 impl Change<'_> {
@@ -66,6 +66,7 @@ impl Change<'_> {
         skipped: Cause,
     ) -> BatchOutcome {
         let Some(open) = self.state.grids.get(&group).copied().filter(|open| open.id == grid) else {
+            self.read_after_closing(at, grid, slot);
             return BatchOutcome::Stale { grid };
         };
         if slot < open.next {
@@ -76,6 +77,17 @@ impl Change<'_> {
         }
         self.advance(at, group, slot + 1);
         BatchOutcome::Accepted
+    }
+
+    /// A poll that was in flight when its grid was closed, at a slot behind the gap that was said then: the gap grows.
+    fn read_after_closing(&mut self, at: Position, grid: GridId, slot: u64) {
+        let Some(closed) = self.state.closed.get_mut(&grid).filter(|closed| slot >= closed.end) else {
+            return;
+        };
+        let ClosedGrid { group, line, end: first, cause } = *closed;
+        closed.end = slot + 1;
+        self.touch(Row::Closed);
+        self.record(at, EffectRecord::Gap { group, grid, line, first, last: slot, cause });
     }
 
     pub(super) fn missed(
@@ -104,6 +116,7 @@ impl Change<'_> {
             if missed > 0 {
                 self.gap(at, group, &open, open.next + missed - 1, Cause::Clock);
             }
+            self.remember_closed(group, &open, open.next + missed, Cause::Clock);
             let line = GridLine::opening(stamp.at, open.line.period);
             self.open_grid(at, group, line, Some(open.id), Cause::Clock);
         }
@@ -125,7 +138,13 @@ impl Change<'_> {
         if end > open.next {
             self.gap(at, group, &open, end - 1, cause);
         }
+        self.remember_closed(group, &open, end, cause);
         Some(open.id)
+    }
+
+    fn remember_closed(&mut self, group: GroupId, open: &Grid, end: u64, cause: Cause) {
+        self.state.closed.insert(open.id, ClosedGrid { group, line: open.line, end, cause });
+        self.touch(Row::Closed);
     }
 
     /// Begins a grid for `group`.
@@ -180,4 +199,110 @@ impl Change<'_> {
 
 fn elapsed_of(elapsed: &[(GroupId, Duration)], group: GroupId) -> Duration {
     elapsed.iter().find(|(id, _)| *id == group).map_or(Duration::ZERO, |(_, elapsed)| *elapsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use model::Timestamp;
+    use model::ids::{NodeId, Revision};
+
+    use super::super::state::{Reign, State};
+    use super::*;
+
+    const GROUP: GroupId = GroupId(1);
+    const AT: Position = Position(20);
+
+    fn polled(grid: GridId, slot: u64) -> BatchHeader {
+        BatchHeader {
+            source: Source::Polled { group: GROUP, grid, slot, skipped: Cause::Late },
+            node: NodeId(1),
+            revision: Revision(1),
+            gateway_time: Timestamp(0),
+            count: 1,
+            oldest: Timestamp(0),
+            newest: Timestamp(0),
+        }
+    }
+
+    fn stamp(seconds: f64) -> Stamp {
+        Stamp { at: Timestamp((seconds * 1e9) as i64), boot: Default::default() }
+    }
+
+    fn gaps(state: &State) -> Vec<(u64, u64, Cause)> {
+        let records = state.effects.values().flat_map(|effects| &effects.records);
+        records
+            .filter_map(|record| match record {
+                EffectRecord::Gap { first, last, cause, .. } => Some((*first, *last, *cause)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// A state in which the group's grid is open since 10 s with a period of 1 s, and slots 0 to 4 were read.
+    fn reading() -> (State, GridId) {
+        let mut state = State::default();
+        let mut dirty = BTreeSet::new();
+        let mut change = Change { state: &mut state, dirty: &mut dirty };
+        let line = GridLine { first: Timestamp(10_000_000_000), period: Duration::from_secs(1) };
+        change.open_grid(Position(5), GROUP, line, None, Cause::Configuration);
+        let grid = change.state.grids[&GROUP].id;
+        for slot in 0..5 {
+            change.append(Position(6 + slot), stamp(10.0), &[polled(grid, slot)], false);
+        }
+        (state, grid)
+    }
+
+    #[test]
+    fn a_poll_in_flight_when_its_grid_is_closed_is_inside_the_gap() {
+        let (mut state, grid) = reading();
+        let mut dirty = BTreeSet::new();
+        let mut change = Change { state: &mut state, dirty: &mut dirty };
+        // Stamped just before slot 5, applied just after it was read.
+        change.close_grid(AT, stamp(14.99), GROUP, &[(GROUP, Duration::from_millis(990))], Cause::Disabled);
+        let outcome = change.append(Position(21), stamp(15.01), &[polled(grid, 5)], false);
+        assert_eq!(
+            outcome,
+            Outcome::Appended { position: Position(21), batches: vec![BatchOutcome::Stale { grid }] }
+        );
+        assert_eq!(gaps(&state), [(5, 5, Cause::Disabled)]);
+        assert_eq!(state.effects[&Position(21)].refused, [0]);
+    }
+
+    #[test]
+    fn a_slot_inside_the_gap_of_its_closing_is_not_said_twice() {
+        let (mut state, grid) = reading();
+        let mut dirty = BTreeSet::new();
+        let mut change = Change { state: &mut state, dirty: &mut dirty };
+        change.close_grid(
+            AT,
+            stamp(15.5),
+            GROUP,
+            &[(GROUP, Duration::from_millis(1_500))],
+            Cause::Configuration,
+        );
+        change.append(Position(21), stamp(15.6), &[polled(grid, 5)], false);
+        assert_eq!(gaps(&state), [(5, 5, Cause::Configuration)]);
+    }
+
+    #[test]
+    fn a_gap_bears_the_cause_of_the_reign_that_began_in_it() {
+        let (mut state, grid) = reading();
+        let reign = Reign {
+            position: AT,
+            term: model::Term(2),
+            node: NodeId(2),
+            name: "gateway-b".into(),
+            cause: Cause::Failover,
+            boot: Default::default(),
+            since: Timestamp(0),
+        };
+        state.reigns.push(reign);
+        let mut dirty = BTreeSet::new();
+        let mut change = Change { state: &mut state, dirty: &mut dirty };
+        change.append(Position(21), stamp(18.0), &[polled(grid, 8)], false);
+        change.append(Position(22), stamp(20.0), &[polled(grid, 10)], false);
+        assert_eq!(gaps(&state), [(5, 7, Cause::Failover), (9, 9, Cause::Late)]);
+    }
 }

@@ -78,6 +78,19 @@ pub struct Grid {
     pub touched: Position,
 }
 
+/// A schedule that ended in this reign. A poll that was in flight when it ended may still arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosedGrid {
+    /// Its group.
+    pub group: GroupId,
+    /// Where it lay on the wall clock.
+    pub line: GridLine,
+    /// The first slot about which nothing was said.
+    pub end: u64,
+    /// Why it ended.
+    pub cause: Cause,
+}
+
 /// What is known of a push session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
@@ -238,6 +251,8 @@ pub struct State {
     pub registry: Registry,
     /// Open schedules.
     pub grids: BTreeMap<GroupId, Grid>,
+    /// Schedules that ended in this reign.
+    pub closed: BTreeMap<GridId, ClosedGrid>,
     /// The last grid number given.
     pub last_grid: GridId,
     /// Push sessions.

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 
 use model::Timestamp;
 
-use super::{Filed, GapSeen, Number, Polled, SampleSeen};
+use super::super::plant::PERIOD_NS;
+use super::{Filed, GapSeen, Number, OpeningSeen, Polled, SampleSeen};
 
 /// Slots of one grid that are looked at; more would be 11 days at 100 ms, and can only be nonsense.
 const MOST_SLOTS: u64 = 10_000_000;
@@ -23,6 +24,7 @@ pub(super) struct DeviceBook {
     ordinals: Vec<u32>,
     slots: BTreeMap<(u64, u64), Slot>,
     gaps: Vec<GapSeen>,
+    openings: BTreeMap<u64, OpeningSeen>,
     /// Values that cannot be what the device answered.
     wrong: u64,
 }
@@ -81,6 +83,7 @@ impl DeviceBook {
             ordinals: Vec::new(),
             slots: BTreeMap::new(),
             gaps: Vec::new(),
+            openings: BTreeMap::new(),
             wrong: 0,
         }
     }
@@ -118,6 +121,10 @@ impl DeviceBook {
         self.gaps.push(gap);
     }
 
+    pub(super) fn received_opening(&mut self, opening: OpeningSeen) {
+        self.openings.insert(opening.grid, opening);
+    }
+
     pub(super) fn filed(&mut self, tag: &str, place: (u64, u64)) -> Filed {
         let (Some(tag), Some(slot)) = (self.device.tag(tag), self.slots.get_mut(&place)) else {
             return Filed::Unknown;
@@ -146,6 +153,11 @@ impl DeviceBook {
     pub(super) fn reads_since(&self, from_ns: u64, is_wanted: &impl Fn(IpAddr) -> bool) -> usize {
         let first = self.reads.partition_point(|read| read.at_ns < from_ns);
         self.reads[first..].iter().filter(|read| is_wanted(read.node)).count()
+    }
+
+    pub(super) fn first_read(&self, from_ns: u64, is_wanted: &impl Fn(IpAddr) -> bool) -> Option<u64> {
+        let first = self.reads.partition_point(|read| read.at_ns < from_ns);
+        self.reads[first..].iter().find(|read| is_wanted(read.node)).map(|read| read.at_ns)
     }
 
     pub(super) fn longest_silence(&self, from_ns: u64, until_ns: u64) -> u64 {
@@ -202,7 +214,8 @@ impl DeviceBook {
                 (settled, excuses) = (ordinal, 0);
             }
         });
-        let mut partial = self.slots.values().rev().filter(|slot| slot.ordinal > 0).map(|slot| self.missing(slot));
+        let mut partial =
+            self.slots.values().rev().filter(|slot| slot.ordinal > 0).map(|slot| self.missing(slot));
         tally.pending = partial.next().unwrap_or_default();
         tally.lost += partial.sum::<u64>();
         tally.pending += self.between(settled, u32::MAX).saturating_sub(excuses) * tags;
@@ -230,17 +243,34 @@ impl DeviceBook {
             *highest = last.min(MOST_SLOTS).max(*highest);
         }
         for (grid, highest) in grids {
+            let missing = self.missing_behind(grid, highest);
             // How many gap records cover each slot.
             let mut covers = vec![0_u8; highest as usize + 1];
             for gap in self.gaps.iter().filter(|gap| gap.grid == grid) {
-                for cover in &mut covers[(gap.first.min(highest)) as usize..=(gap.last.min(highest)) as usize] {
+                for cover in &mut covers[(gap.first.min(highest)) as usize..=(gap.last.min(highest)) as usize]
+                {
                     *cover = cover.saturating_add(1);
                 }
             }
             for (slot, cover) in covers.into_iter().enumerate() {
                 each(self.said(self.slots.get(&(grid, slot as u64)), cover));
             }
+            for _ in 0..missing {
+                each(Said::Unaccounted(None));
+            }
         }
+    }
+
+    /// Slots between the last one known of a grid and the beginning of the grid that replaced it; where clocks agree,
+    /// that is less than one.
+    fn missing_behind(&self, grid: u64, highest: u64) -> u64 {
+        let Some(opening) = self.openings.get(&grid) else { return 0 };
+        let Some(successor) = self.openings.values().find(|later| later.replaces == Some(grid)) else {
+            return 0;
+        };
+        let end = opening.first.plus_nanos((highest as i64 + 1).saturating_mul(PERIOD_NS));
+        let hole = successor.first.nanos_since(end) / PERIOD_NS;
+        if hole > 1 { (hole as u64).min(MOST_SLOTS) } else { 0 }
     }
 
     fn said(&self, slot: Option<&Slot>, gaps: u8) -> Said {

@@ -115,7 +115,8 @@ impl Run {
     }
 
     fn fault(&mut self, effect: Effect, began: u64, ended: u64) {
-        let fault = Fault { name: "kill -9 node-1".into(), effect, began_ns: began * MS, ended_ns: ended * MS };
+        let fault =
+            Fault { name: "kill -9 node-1".into(), effect, began_ns: began * MS, ended_ns: ended * MS };
         self.account.suffered(fault);
     }
 }
@@ -144,7 +145,10 @@ fn a_run_without_reads_or_with_a_doubt_is_unknown() {
     run.slots(0..=1, 1);
     run.account.doubt("the kill did not bite");
     let report = run.account.settle();
-    assert_eq!((report.verdict, report.problems), (Verdict::Unknown, vec!["the kill did not bite".to_owned()]));
+    assert_eq!(
+        (report.verdict, report.problems),
+        (Verdict::Unknown, vec!["the kill did not bite".to_owned()])
+    );
 }
 
 #[test]
@@ -254,9 +258,27 @@ fn a_slot_in_two_things_or_in_part_is_unaccounted() {
     run.gap(8, 8);
     let report = run.account.settle();
     assert_eq!(report.slots_unaccounted, 6, "6 and 7 are in nothing, 8 in two gaps");
-    let parts =
-        report.slots_sampled + report.slots_bad + report.slots_in_gaps + report.slots_unaccounted;
+    let parts = report.slots_sampled + report.slots_bad + report.slots_in_gaps + report.slots_unaccounted;
     assert_eq!(parts, report.slots_expected);
+    assert_eq!(report.verdict, Verdict::Fail);
+}
+
+#[test]
+fn a_grid_ends_where_its_successor_begins() {
+    let mut run = Run::new();
+    run.slots(0..=4, 1);
+    let opening = |grid, first, replaces| OpeningSeen {
+        device: PRESS.to_owned(),
+        grid,
+        first: Timestamp(first * MS as i64),
+        replaces,
+    };
+    run.account.received_opening(opening(1, 0, None), true);
+    run.account.received_opening(opening(2, 600, Some(1)), true);
+    assert_eq!(run.account.settle().slots_unaccounted, 0, "to one period");
+    run.account.received_opening(opening(2, 900, Some(1)), true);
+    let report = run.account.settle();
+    assert_eq!((report.slots_unaccounted, report.slots_expected), (4, 9), "500 to 800 are in nothing");
     assert_eq!(report.verdict, Verdict::Fail);
 }
 
@@ -299,6 +321,18 @@ fn a_failover_is_measured_between_two_reads_and_explains_one_reign() {
     run.slots(13..=14, 3);
     run.fault(Effect::None, 1_250, 2_000);
     assert_eq!(run.account.settle().spurious_elections, 1, "cutting a follower explains no reign");
+}
+
+#[test]
+fn a_device_is_taken_over_by_the_first_read_of_another_node() {
+    let mut run = Run::new();
+    run.slots(0..=2, 1);
+    assert_eq!(run.account.taken_over_ns(50 * MS, A), None);
+    run.account.answered(PRESS, 4, B, 480 * MS);
+    run.account.answered(PRESS, 5, B, 580 * MS);
+    assert_eq!(run.account.taken_over_ns(50 * MS, A), Some(480 * MS));
+    assert_eq!(run.account.reads_since(500 * MS, |node| node == B), 1);
+    assert_eq!(run.account.last_reads().next(), Some((PRESS, Some((B, 580 * MS)))));
 }
 
 #[test]

@@ -1,0 +1,80 @@
+//! The ledger, script by script: commands in, outcomes and rows out.
+//!
+//! - Each file of `tests/scripts` is one test, named after the sentence it checks. The commands are explained in
+//!   [`script`].
+//! - `UPDATE_SCRIPTS=1` writes what was seen into the files instead of comparing; the difference is then reviewed.
+//! - Besides what a script expects, after every command: each slot of each grid has been said exactly once, and the
+//!   ledger, its rows and a ledger loaded from its rows agree.
+
+mod script;
+
+/// One test for each script, and the list of them.
+macro_rules! scripts {
+    ($($name:ident),+ $(,)?) => {
+        $(
+            #[test]
+            fn $name() {
+                script::run(stringify!($name));
+            }
+        )+
+
+        const SCRIPTS: &[&str] = &[$(stringify!($name)),+];
+    };
+}
+
+scripts!(
+    // The slot rules of the guarantees, sentence by sentence.
+    the_next_slot_is_the_ledgers_and_no_clock_moves_it,
+    a_batch_of_the_wrong_term_is_fenced,
+    a_batch_for_a_grid_that_is_not_open_is_stale,
+    a_slot_before_the_next_is_a_duplicate,
+    a_slot_behind_the_next_leaves_one_gap,
+    a_new_leader_explains_the_gap_before_its_first_batch,
+    a_batch_is_indivisible,
+    configure_closes_the_grids_of_groups_that_change,
+    configure_keeps_the_grids_of_groups_that_do_not_change,
+    the_slots_between_two_grids_are_a_gap_with_its_cause,
+    a_poll_in_flight_is_inside_the_gap_of_its_configuration,
+    a_disabled_device_owes_no_slots,
+    a_new_leader_whose_clocks_agree_skips_what_passed,
+    a_new_leader_one_hour_behind_is_not_blind,
+    a_new_leader_one_hour_ahead_invents_no_gap,
+    reclock_closes_each_grid_with_a_gap_of_monotonic_length,
+    a_device_that_does_not_answer_is_one_bad_batch_and_a_gap_in_pieces,
+    each_opening_of_a_grid_is_a_record,
+    every_cause_is_in_the_closed_list,
+    // Everything else that apply decides.
+    a_cursor_moves_forward_only,
+    a_cursor_stops_behind_what_is_applied,
+    truncation_stops_at_the_slowest_required_destination,
+    truncation_forgets_what_only_lower_positions_need,
+    an_overrun_moves_the_cursors_left_behind_by_record,
+    an_optional_destination_is_detached_by_record,
+    a_removed_destination_with_a_backlog_must_be_named,
+    a_destination_added_again_is_a_new_one,
+    a_new_destination_begins_now_or_with_the_oldest,
+    a_pushed_batch_is_accepted_once_and_in_order,
+    a_push_of_unknown_outcome_survives_a_failover_once,
+    a_session_ends_by_command_or_after_a_day_without_use,
+    nothing_but_lead_and_found_passes_the_fence,
+    an_old_lead_changes_nothing,
+    a_cluster_is_founded_once,
+    configure_is_compare_and_set_on_the_revision,
+    an_unknown_name_is_refused,
+    a_rejected_record_is_set_aside_and_can_be_retried,
+    standing_orders_last_until_they_are_taken_back,
+    events_are_kept_in_order,
+);
+
+#[test]
+fn every_script_is_a_test() {
+    let mut files: Vec<String> = std::fs::read_dir(script::folder())
+        .expect("the folder of the scripts")
+        .map(|file| file.expect("an entry").path())
+        .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
+        .collect();
+    files.sort();
+    let mut listed: Vec<String> = SCRIPTS.iter().map(|name| (*name).to_owned()).collect();
+    listed.sort();
+    assert_eq!(files, listed, "the files of tests/scripts are the scripts listed here");
+}
