@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use drivers::modbus::{Endpoints, ModbusDevice, Setup, WarmConnections};
 use model::command::Command;
-use model::ids::{GridId, GroupId};
+use model::ids::{GridId, GroupId, Revision};
 use model::plant::Device;
 use model::slots::{Resumption, resume};
 use model::{Clock, Permit};
@@ -51,6 +51,7 @@ pub(crate) struct AcquisitionParts<E: Engine> {
 /// A group being read.
 struct Running {
     grid: GridId,
+    device: Device,
     stop: CancellationToken,
 }
 
@@ -76,11 +77,15 @@ pub(crate) async fn run<E: Engine>(
     let groups = tokio_util::task::TaskTracker::new();
     let mut applied = parts.replica.store().keeper().applied();
     loop {
-        let open =
-            parts.replica.store().keeper().read(|state| (state.grids.clone(), state.catalog().cloned()));
-        if let (grids, Some(catalog)) = open {
+        // One look: what changes after it is noticed below.
+        let look = |state: &State| (fingerprint(state), state.grids.clone(), state.catalog().cloned());
+        let (seen, grids, catalog) = parts.replica.store().keeper().read(look);
+        if let Some(catalog) = catalog {
+            devices.retain(|_, (device, _)| catalog.plant().devices.contains(device));
             running.retain(|group, task| {
-                let goes_on = grids.get(group).is_some_and(|grid| grid.id == task.grid);
+                // A changed address keeps the grid, but not the driver.
+                let same_device = catalog.plant().devices.contains(&task.device);
+                let goes_on = same_device && grids.get(group).is_some_and(|grid| grid.id == task.grid);
                 if !goes_on {
                     task.stop.cancel();
                 }
@@ -105,7 +110,8 @@ pub(crate) async fn run<E: Engine>(
                     },
                 };
                 let token = stop.child_token();
-                running.insert(entry.id, Running { grid: grid.id, stop: token.clone() });
+                running
+                    .insert(entry.id, Running { grid: grid.id, device: device.clone(), stop: token.clone() });
                 let task = GroupTask::new(&parts, &batcher, entry, device, *grid, driver);
                 let guarded = leadership.clone();
                 spawner.spawn(
@@ -121,7 +127,7 @@ pub(crate) async fn run<E: Engine>(
             }
         }
         tokio::select! {
-            changed = configuration_changed(&parts.replica, &mut applied) => if !changed { break },
+            changed = configuration_changed(&parts.replica, &mut applied, &seen) => if !changed { break },
             () = over(&leadership) => break,
             () = stop.cancelled() => break,
         }
@@ -139,32 +145,30 @@ pub(crate) async fn run<E: Engine>(
 
 /// Resolves when the leadership of this term can never be used again. A lease that has run out may be renewed.
 pub(crate) async fn over(leadership: &Leadership) {
-    while leadership.deadline().is_some() {
-        leadership.changed().await;
-    }
+    leadership.over().await;
 }
 
-/// Resolves with `true` when the grids or the configuration are not what they were; with `false` when the node ends.
+/// What acquisition depends on: the revision, and which grids are open.
+fn fingerprint(state: &State) -> (Revision, Vec<GridId>) {
+    (state.revision(), state.grids.values().map(|grid| grid.id).collect())
+}
+
+/// Resolves with `true` when the grids or the configuration are not what was `seen`; with `false` when the node ends.
 async fn configuration_changed<E: Engine>(
     replica: &Replica<E>,
     applied: &mut tokio::sync::watch::Receiver<model::Position>,
+    seen: &(Revision, Vec<GridId>),
 ) -> bool {
-    let fingerprint = |state: &State| {
-        let grids: Vec<GridId> = state.grids.values().map(|grid| grid.id).collect();
-        (state.revision(), grids)
-    };
-    let before = replica.store().keeper().read(fingerprint);
     loop {
+        let unchanged = replica.store().keeper().read(|state| {
+            let grids = state.grids.values().map(|grid| grid.id);
+            state.revision() == seen.0 && grids.eq(seen.1.iter().copied())
+        });
+        if !unchanged {
+            return true;
+        }
         if applied.changed().await.is_err() {
             return false;
-        }
-        let revision_or_count = |state: &State| (state.revision(), state.grids.len(), state.last_grid);
-        // Cheap first: nothing opens or closes without a new number, a new revision or another count.
-        let now = replica.store().keeper().read(revision_or_count);
-        if now != (before.0, before.1.len(), before.1.iter().copied().max().unwrap_or_default())
-            && replica.store().keeper().read(fingerprint) != before
-        {
-            return true;
         }
     }
 }

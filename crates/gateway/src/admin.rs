@@ -23,7 +23,6 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use model::command::{Command, Request};
-use model::ids::GroupId;
 use model::{Clock, NodeId, Timestamp};
 use replication::{Applied, MembershipError, ProposeError, Replica};
 use runtime::Spawner;
@@ -53,11 +52,6 @@ const MAX_MESSAGE: usize = (64 << 20) + (1 << 20);
 pub trait Switchover: Send + Sync + 'static {
     /// Hands leadership to `to` without missing a slot: finish the running scans, drain, commit, transfer.
     fn switch_over(&self, to: NodeId) -> BoxFuture<'_, Result<(), MembershipError>>;
-
-    /// Monotonic time since each group's last slot, for commands that close grids; empty where it is not known.
-    fn elapsed(&self) -> Vec<(GroupId, Duration)> {
-        Vec::new()
-    }
 
     /// What the node has noticed that lies in no ledger.
     fn notices(&self) -> Notices {

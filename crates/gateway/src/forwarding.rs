@@ -207,7 +207,9 @@ impl<E: Engine> Forwarder<E> {
                 .map_err(|error| DeliverError::Misconfigured { reason: error })?;
             if run.records.is_empty() {
                 let held = destination.due();
-                if held.is_none() && run.next > acknowledged {
+                // A stretch without anything deliverable in it is not worth a command, which would be such a stretch itself.
+                let last_delivered = self.replica.store().keeper().read(|state| state.last_delivered);
+                if held.is_none() && run.next > acknowledged && last_delivered >= acknowledged.position {
                     acknowledged = run.next;
                     acknowledger.acknowledge(acknowledged, Vec::new());
                 }

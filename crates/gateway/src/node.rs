@@ -147,6 +147,7 @@ impl RunningNode {
             spawner: raft_spawner,
             random: generator(None),
         };
+        #[allow(clippy::disallowed_methods, reason = "its end is awaited in the next line")]
         let starting = on_raft.spawn(Replica::start(parts));
         let replica = tokio::select! {
             started = starting => started.map_err(io::Error::other)??,

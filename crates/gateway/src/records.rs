@@ -31,14 +31,19 @@ pub(crate) struct Unreadable {
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) catalog: Option<Arc<Catalog>>,
+    /// The catalog in force before that one.
+    pub(crate) before: Option<Arc<Catalog>>,
     pub(crate) lineage: Lineage,
     pub(crate) leader: Arc<str>,
 }
 
 impl Context {
     pub(crate) fn at(state: &State, position: Position) -> Self {
+        let revision = state.catalog_at(position).map(|catalog| catalog.revision());
+        let before = revision.and_then(|revision| state.revisions.range(..revision).next_back());
         Self {
             catalog: state.catalog_at(position).cloned(),
+            before: before.map(|(_, revision)| Arc::clone(&revision.catalog)),
             lineage: state.lineage_at(position).unwrap_or_else(|| Lineage::from_random(0)),
             leader: state.reign_at(position).map_or_else(|| "".into(), |reign| reign.name.as_str().into()),
         }
@@ -139,7 +144,12 @@ impl RecordMaker {
             let node = Arc::clone(&context.leader);
             match effect {
                 EffectRecord::Gap { group, grid, line, first, last, cause } => {
-                    let Some(entry) = catalog.group(*group).cloned() else { continue };
+                    // A group that is removed here has its last gap here, and is known to the revision before.
+                    let known = catalog.group(*group).map(|entry| (catalog, entry.clone()));
+                    let before = context.before.as_ref();
+                    let known = known
+                        .or_else(|| before.and_then(|before| Some((before, before.group(*group)?.clone()))));
+                    let Some((catalog, entry)) = known else { continue };
                     if !entry.tags.iter().any(|tag| self.is_routed(catalog, *tag)) {
                         continue;
                     }

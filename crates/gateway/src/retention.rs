@@ -75,13 +75,13 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_required_destination_holds_the_horizon() {
+    fn the_slowest_destination_holds_the_horizon() {
         assert_eq!(horizon(&state(100, 90, &[(50, true), (80, true)])), Some(Position(49)));
     }
 
     #[test]
-    fn an_optional_destination_holds_nothing() {
-        assert_eq!(horizon(&state(100, 90, &[(50, false), (80, true)])), Some(Position(79)));
+    fn an_optional_destination_holds_it_too_until_an_overrun() {
+        assert_eq!(horizon(&state(100, 90, &[(50, false), (80, true)])), Some(Position(49)));
     }
 
     #[test]

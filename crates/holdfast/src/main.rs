@@ -13,8 +13,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 /// A gateway that runs on three boxes instead of one.
 #[derive(Debug, Parser)]
 #[command(name = "holdfast", version, propagate_version = true, max_term_width = 110)]
-#[command(after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no quorum, 4 no node reached.\n\
-    Every error has a code (HF-2003); docs/errors has a page for each.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no quorum, 4 no node reached.\n\
+    Every error has a code (HF-2003); docs/errors has a page for each."
+)]
 struct Arguments {
     #[command(flatten)]
     global: cli::GlobalArgs,
@@ -88,7 +90,8 @@ mod tests {
 
     #[test]
     fn global_options_may_stand_behind_the_verb() {
-        let parsed = Arguments::try_parse_from(["holdfast", "status", "-o", "json", "--endpoints", "a:1,b:2"]);
+        let parsed =
+            Arguments::try_parse_from(["holdfast", "status", "-o", "json", "--endpoints", "a:1,b:2"]);
         let parsed = parsed.expect("valid");
         assert_eq!(parsed.global.endpoints, ["a:1", "b:2"]);
         assert!(Arguments::try_parse_from(["holdfast", "device"]).is_err(), "a noun needs a verb");

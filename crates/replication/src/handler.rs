@@ -187,6 +187,10 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
         let Ok(replica) = self.replica() else {
             return futures::future::ready(Err(ProposeError::Stopped)).boxed();
         };
+        // What cannot be read must not be committed: it would stop every node that applies it.
+        if let Err(error) = wire::entry::open(command.clone()) {
+            return futures::future::ready(Err(ProposeError::Invalid(error.to_string()))).boxed();
+        }
         let term = replica.inner.leadership.borrow().as_ref().map(Leadership::term);
         let Some(term) = term else {
             let leader = replica.status().leader;

@@ -149,6 +149,21 @@ impl Leadership {
         drop(changes.changed().await);
     }
 
+    /// Resolves when the right of this term can never be used again. A lease that has run out may be renewed.
+    pub async fn over(&self) {
+        let mut changes = self.cell.lease.subscribe();
+        while self.deadline_or_renewable() {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn deadline_or_renewable(&self) -> bool {
+        let lease = *self.cell.lease.borrow();
+        lease.leads == Some(self.term) && lease.barrier < Some(self.term)
+    }
+
     /// Runs `effect` for as long as the right lasts; dropped in the middle when it ends.
     pub async fn guard<F: Future>(&self, effect: F) -> Result<F::Output, Fenced> {
         tokio::select! {

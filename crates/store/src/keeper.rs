@@ -52,6 +52,8 @@ struct Shared<E> {
     /// The newest checkpoint written by this process.
     listed: watch::Sender<Option<LogId>>,
     checkpoints: Mutex<Checkpoints>,
+    /// Entries up to here are replayed from the disk: when they were applied says nothing about when slots were.
+    replayed_to: Position,
     /// When each group's last slot began, as seen from here.
     phases: Mutex<BTreeMap<GroupId, Phase>>,
     /// Something for the keeper's task to do: a checkpoint to write or bytes to give back.
@@ -81,6 +83,7 @@ pub struct Snapshot {
 
 impl<E: Engine> Keeper<E> {
     pub(crate) fn new(engine: Arc<E>, log: Log<E>, ledger: Ledger, listed: Vec<CheckpointHeader>) -> Self {
+        let log_end = log.ends().last.map_or(Position::ZERO, |last| last.index);
         let (applied, _) = watch::channel(ledger.state().applied_position());
         let checkpoints = Checkpoints { listed, cut_at: Some(Instant::now()), ..Checkpoints::default() };
         let shared = Shared {
@@ -90,6 +93,7 @@ impl<E: Engine> Keeper<E> {
             applied,
             listed: watch::Sender::new(None),
             checkpoints: Mutex::new(checkpoints),
+            replayed_to: log_end,
             phases: Mutex::default(),
             work: Notify::new(),
         };
@@ -126,7 +130,7 @@ impl<E: Engine> Keeper<E> {
                 .collect();
             (outcome, touched)
         };
-        if !touched.is_empty() {
+        if !touched.is_empty() && id.index > self.shared.replayed_to {
             self.note_phases(&touched);
         }
         self.shared.applied.send_replace(id.index);
@@ -241,11 +245,16 @@ impl<E: Engine> Keeper<E> {
         }
     }
 
+    /// No snapshot lies above this. What covers the floor always qualifies: it was below the limit when it was purged to.
+    fn snapshot_limit(&self) -> Position {
+        let floor = self.shared.log.ends().floor.map_or(Position::ZERO, |floor| floor.index);
+        self.read(State::snapshot_limit).max(floor)
+    }
+
     /// The newest checkpoint that may be a snapshot: one that the horizon has passed.
     pub fn newest_snapshot(&self) -> Result<Option<Snapshot>, EngineError> {
-        let horizon = self.read(State::snapshot_limit);
-        let newest =
-            self.checkpoints().listed.iter().rev().find(|header| header.at.index <= horizon).cloned();
+        let limit = self.snapshot_limit();
+        let newest = self.checkpoints().listed.iter().rev().find(|header| header.at.index <= limit).cloned();
         let Some(header) = newest else { return Ok(None) };
         let name = Checkpoint::file_name(header.at);
         let bytes = self.shared.engine.read_file(&name)?;
@@ -255,13 +264,8 @@ impl<E: Engine> Keeper<E> {
 
     /// Position of the newest checkpoint that the horizon has passed.
     pub fn newest_snapshot_position(&self) -> Option<LogId> {
-        let horizon = self.read(State::snapshot_limit);
-        self.checkpoints()
-            .listed
-            .iter()
-            .rev()
-            .find(|header| header.at.index <= horizon)
-            .map(|header| header.at)
+        let limit = self.snapshot_limit();
+        self.checkpoints().listed.iter().rev().find(|header| header.at.index <= limit).map(|header| header.at)
     }
 
     /// Purges the log up to `floor`, which must be covered by a checkpoint; bytes are given back in the background.
@@ -286,9 +290,13 @@ impl<E: Engine> Keeper<E> {
         // The file first: after the batch below, the log begins behind a checkpoint that must exist.
         self.shared.engine.write_file(&Checkpoint::file_name(header.at), bytes).await?;
         let (done, outcome) = oneshot_done();
-        self.shared.log.install(header.at, header.chain, checkpoint.rows, done)?;
+        {
+            // Queued under the ledger's lock: rows of the ledger that is replaced must not come behind the install.
+            let mut held = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
+            self.shared.log.install(header.at, header.chain, checkpoint.rows, done)?;
+            *held = ledger;
+        }
         outcome.await?;
-        *self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner) = ledger;
         {
             let mut checkpoints = self.checkpoints();
             checkpoints.cut.clear();

@@ -184,7 +184,8 @@ impl<E: Engine> Store<E> {
                 };
                 Buffered { id: entry.id, command, effects }
             };
-            entries.into_iter().map(with_effects).collect()
+            // The horizon may have moved since the entries were read, and their effects are gone with it.
+            entries.into_iter().filter(|entry| entry.id.index > state.horizon).map(with_effects).collect()
         });
         Ok((buffered, next))
     }

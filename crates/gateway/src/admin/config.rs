@@ -93,7 +93,7 @@ impl<E: Engine> AdminService<E> {
             base,
             bundle: packed,
             plant: Box::new(plant),
-            elapsed: self.switchover().elapsed(),
+            elapsed: self.replica().elapsed(),
             discard: apply.discard_backlog,
             request: request(principal, &apply.comment),
         };

@@ -40,7 +40,7 @@ impl<E: Engine> AdminService<E> {
             device: asked.id,
             enabled: asked.enabled,
             until,
-            elapsed: self.switchover().elapsed(),
+            elapsed: self.replica().elapsed(),
             request: request(principal, &asked.reason),
         };
         self.change(&command).await.map(|_| ())

@@ -1,6 +1,6 @@
 //! Delivery: cursors move forward, refused records are set aside, and the buffer is truncated.
 //!
-//! - `horizon <= every required cursor`, unless an overrun moved the horizon and said so in a record.
+//! - `horizon <= every cursor`, required or optional, unless an overrun moved the horizon and said so in a record.
 //! - A cursor never moves back here, and never behind what has been applied.
 
 use model::command::{Rejection, Stamp};
@@ -57,7 +57,7 @@ impl Change<'_> {
             .map(|(id, _)| *id)
             .collect();
         if overrun.is_none()
-            && let Some(id) = behind.iter().find(|id| self.state.destinations[id].required)
+            && let Some(id) = behind.first()
         {
             return Outcome::Refused(Refusal::Horizon { below, destination: *id });
         }

@@ -29,6 +29,10 @@ impl Change<'_> {
         for (number, batch) in batches.iter().enumerate() {
             let outcome = match batch.source {
                 _ if fenced => BatchOutcome::Fenced,
+                // Read by a node that does not reign: queued under an earlier reign and forwarded to this one.
+                Source::Polled { .. } if self.state.reign().is_some_and(|reign| reign.node != batch.node) => {
+                    BatchOutcome::Fenced
+                }
                 Source::Polled { group, grid, slot, skipped } => self.polled(at, group, grid, slot, skipped),
                 Source::Pushed { session, sequence } => {
                     let known = self.state.sessions.get(&session).map_or(0, |known| known.last);
@@ -230,6 +234,18 @@ mod tests {
         Stamp { at: Timestamp((seconds * 1e9) as i64), boot: Default::default() }
     }
 
+    fn reign_of(node: NodeId) -> Reign {
+        Reign {
+            position: AT,
+            term: model::Term(2),
+            node,
+            name: "gateway-b".into(),
+            cause: Cause::Failover,
+            boot: Default::default(),
+            since: Timestamp(0),
+        }
+    }
+
     fn gaps(state: &State) -> Vec<(u64, u64, Cause)> {
         let records = state.effects.values().flat_map(|effects| &effects.records);
         records
@@ -287,22 +303,27 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_bears_the_cause_of_the_reign_that_began_in_it() {
+    fn what_an_earlier_leader_read_is_fenced_in_a_later_reign() {
         let (mut state, grid) = reading();
-        let reign = Reign {
-            position: AT,
-            term: model::Term(2),
-            node: NodeId(2),
-            name: "gateway-b".into(),
-            cause: Cause::Failover,
-            boot: Default::default(),
-            since: Timestamp(0),
-        };
-        state.reigns.push(reign);
+        state.reigns.push(reign_of(NodeId(2)));
         let mut dirty = BTreeSet::new();
         let mut change = Change { state: &mut state, dirty: &mut dirty };
-        change.append(Position(21), stamp(18.0), &[polled(grid, 8)], false);
-        change.append(Position(22), stamp(20.0), &[polled(grid, 10)], false);
+        let outcome = change.append(Position(21), stamp(15.0), &[polled(grid, 5)], false);
+        assert_eq!(
+            outcome,
+            Outcome::Appended { position: Position(21), batches: vec![BatchOutcome::Fenced] }
+        );
+    }
+
+    #[test]
+    fn a_gap_bears_the_cause_of_the_reign_that_began_in_it() {
+        let (mut state, grid) = reading();
+        state.reigns.push(reign_of(NodeId(2)));
+        let mut dirty = BTreeSet::new();
+        let mut change = Change { state: &mut state, dirty: &mut dirty };
+        let by_the_new_leader = |slot| BatchHeader { node: NodeId(2), ..polled(grid, slot) };
+        change.append(Position(21), stamp(18.0), &[by_the_new_leader(8)], false);
+        change.append(Position(22), stamp(20.0), &[by_the_new_leader(10)], false);
         assert_eq!(gaps(&state), [(5, 7, Cause::Failover), (9, 9, Cause::Late)]);
     }
 }

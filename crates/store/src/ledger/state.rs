@@ -311,11 +311,12 @@ impl State {
         self.catalog().map_or_else(Arc::default, |catalog| Arc::clone(catalog.plant()))
     }
 
-    /// The position up to which nothing required is undelivered.
+    /// The position up to which nothing is undelivered, to required and optional destinations alike: only an overrun
+    /// gives up what an optional one has not confirmed.
     pub fn deliverable_horizon(&self) -> Position {
         let applied = self.applied.map_or(Position::ZERO, |id| id.index);
-        let required = self.destinations.values().filter(|destination| destination.required);
-        required
+        self.destinations
+            .values()
             .map(|destination| Position(destination.cursor.position.0.saturating_sub(1)))
             .fold(applied, Position::min)
     }
