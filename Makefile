@@ -59,7 +59,7 @@ ifneq ($(deny),)
 endif
 
 check-docs: setup ## rustdoc without a warning; every page and link that is named exists
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --workspace --no-deps --document-private-items
 	cargo test --locked --workspace --test documents --quiet
 
 test-deps: setup ## what a build needs: packages of the system, then the sources of all crates

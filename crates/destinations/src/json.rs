@@ -15,7 +15,7 @@ pub use parse::{ParseError, parse};
 
 use crate::text::{self, Times};
 
-/// One record as a JSON object; [`parse`] reads it back.
+/// One record as a JSON object; [`parse()`] reads it back.
 pub fn record(record: &Record) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     let mut times = Times::default();

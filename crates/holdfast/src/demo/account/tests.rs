@@ -115,9 +115,9 @@ impl Run {
     }
 
     fn fault(&mut self, effect: Effect, began: u64, ended: u64) {
-        let fault =
-            Fault { name: "kill -9 node-1".into(), effect, began_ns: began * MS, ended_ns: ended * MS };
-        self.account.suffered(fault);
+        let (began_ns, ended_ns) = (began * MS, ended * MS);
+        let name = "kill -9 node-1".to_owned();
+        self.account.suffered(Fault { name, effect, began_ns, taken_over_ns: ended_ns, ended_ns });
     }
 }
 
