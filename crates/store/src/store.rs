@@ -106,7 +106,7 @@ impl<E: Engine> Store<E> {
         let identity = identify(&*engine, options.birth).await?;
         let stored = load(&*engine)?;
         let ledger = load_ledger(&*engine)?;
-        let (floor_file, promised) = FloorFile::open(&*engine)?;
+        let (mut floor_file, promised) = FloorFile::open(&*engine)?;
         let listed = list_checkpoints(&*engine)?;
         check(&*engine, &identity, &stored, &ledger, promised.as_ref(), &listed)?;
 
@@ -118,6 +118,10 @@ impl<E: Engine> Store<E> {
             last: stored.ends.last.unwrap_or_default(),
             chain: stored.last_chain,
         };
+        if promised.is_none() {
+            // Before anything is kept: from now on a missing floor file is a lost one.
+            floor_file.write(&*engine, &promise).await?;
+        }
         let keeper = Keeper::new(Arc::clone(&engine), log.clone(), ledger, listed);
         let commits = CommitLoop::new(Arc::clone(&engine), queue, log.written(), floor_file, promise);
         // The commit loop outlives the keeper, whose last act is to queue rows and wait for them.
@@ -257,7 +261,7 @@ fn check<E: Engine>(
         return amnesic(format!("the log begins behind {floor}, and no checkpoint covers that"));
     }
     let Some(promise) = promised else {
-        return if stored.ends.last.is_some() && stored.vote.is_some_and(|vote| vote.committed) {
+        return if stored.ends.last.is_some() || stored.vote.is_some() {
             amnesic("the floor file is missing".to_owned())
         } else {
             Ok(())

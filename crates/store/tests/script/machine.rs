@@ -219,9 +219,14 @@ impl Machine {
                 slot,
                 skipped: arguments.get("skipped").unwrap_or(Cause::Late),
             };
-            printed += &self.append(arguments, &[encoded(source, 1)]);
+            printed += &self.append(arguments, &[encoded(source, 1, self.reigning())]);
         }
         printed
+    }
+
+    /// The node that leads: polled samples are its own.
+    fn reigning(&self) -> NodeId {
+        self.ledger.state().reign().map_or(NodeId(1), |reign| reign.node)
     }
 
     fn batch(&self, arguments: &Arguments, first: usize) -> EncodedBatch {
@@ -238,7 +243,7 @@ impl Machine {
             },
             other => panic!("a batch is polled or pushed, not {other}"),
         };
-        encoded(source, arguments.get("count").unwrap_or(1))
+        encoded(source, arguments.get("count").unwrap_or(1), self.reigning())
     }
 
     fn append(&mut self, arguments: &Arguments, batches: &[EncodedBatch]) -> String {
@@ -341,14 +346,14 @@ fn rejection(text: &str) -> Rejection {
     Rejection { position, ordinal, reason: "too large".to_owned(), record: b"{}".to_vec() }
 }
 
-fn encoded(source: Source, count: u32) -> EncodedBatch {
+fn encoded(source: Source, count: u32, node: NodeId) -> EncodedBatch {
     let sample = |number: u32| Sample {
         tag: TagId(1 + number),
         source_time: Timestamp(i64::from(number)),
         reading: Reading::Good(Value::F64(f64::from(number))),
     };
     let samples = (0..count).map(sample).collect();
-    let batch = Batch::new(source, NodeId(1), Revision(1), Timestamp(0), samples)
-        .expect("it holds at least one sample");
+    let batch =
+        Batch::new(source, node, Revision(1), Timestamp(0), samples).expect("it holds at least one sample");
     EncodedBatch::encode(&batch).expect("a few samples can be encoded")
 }
