@@ -70,8 +70,8 @@ pub(crate) async fn run<E: Engine>(
         random: generator(None),
         warm: WarmConnections::default(),
     });
-    let batcher = Batcher::start(parts.replica.clone(), &spawner);
-    reclock_if_clocks_disagree(&parts).await;
+    let batcher = Batcher::start(parts.replica.clone(), leadership.clone(), &spawner);
+    reclock_if_clocks_disagree(&parts, &leadership).await;
     let mut devices: BTreeMap<String, (Device, Arc<ModbusDevice>)> = BTreeMap::new();
     let mut running: BTreeMap<GroupId, Running> = BTreeMap::new();
     let groups = tokio_util::task::TaskTracker::new();
@@ -112,7 +112,7 @@ pub(crate) async fn run<E: Engine>(
                 let token = stop.child_token();
                 running
                     .insert(entry.id, Running { grid: grid.id, device: device.clone(), stop: token.clone() });
-                let task = GroupTask::new(&parts, &batcher, entry, device, *grid, driver);
+                let task = GroupTask::new(&parts, &leadership, &batcher, entry, device, *grid, driver);
                 let guarded = leadership.clone();
                 spawner.spawn(
                     format!("group {}/{}", entry.device, entry.name),
@@ -174,7 +174,7 @@ async fn configuration_changed<E: Engine>(
 }
 
 /// A new leader whose clocks disagree with the grids opens them anew before it reads.
-async fn reclock_if_clocks_disagree<E: Engine>(parts: &AcquisitionParts<E>) {
+async fn reclock_if_clocks_disagree<E: Engine>(parts: &AcquisitionParts<E>, leadership: &Leadership) {
     let now = parts.clock.now();
     let elapsed = parts.replica.elapsed();
     let grids: Vec<(GroupId, Grid)> = parts
@@ -190,7 +190,8 @@ async fn reclock_if_clocks_disagree<E: Engine>(parts: &AcquisitionParts<E>) {
         return;
     }
     warn!("the wall clock of this node disagrees with the schedule: opening all grids anew");
-    if let Err(error) = parts.replica.propose(&Command::Reclock { elapsed }, PATIENCE).await {
+    let reclock = Command::Reclock { elapsed };
+    if let Err(error) = parts.replica.propose_in(leadership, &reclock, PATIENCE).await {
         warn!(%error, "grids could not be opened anew");
     }
 }

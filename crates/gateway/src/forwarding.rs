@@ -2,6 +2,8 @@
 //!
 //! - One task a destination; a slow or dead one holds up nothing but itself.
 //! - A cursor moves only by what the destination has acknowledged, and only through the log.
+//! - A forwarder begins when the one before it has ended and nothing it acknowledged is undecided: the cursor it begins
+//!   with is the last word.
 //! - After an error the same records are offered again, after a pause; a destination that wants a person stalls.
 //! - Records that nobody routes to a destination are passed over, and its cursor with them.
 
@@ -48,13 +50,21 @@ pub(crate) struct ForwardingParts<E: Engine> {
     pub(crate) spawner: Spawner,
 }
 
+/// A destination being delivered to.
+struct Running {
+    spec: plant::Destination,
+    stop: CancellationToken,
+    /// Cancelled by the forwarder's end.
+    ended: CancellationToken,
+}
+
 /// Delivers to every destination until `stop`, or until leadership has ended.
 pub(crate) async fn run<E: Engine>(
     parts: Arc<ForwardingParts<E>>,
     leadership: Leadership,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
-    let mut running: BTreeMap<DestinationId, (plant::Destination, CancellationToken)> = BTreeMap::new();
+    let mut running: BTreeMap<DestinationId, Running> = BTreeMap::new();
     let tasks = TaskTracker::new();
     let mut applied = parts.replica.store().keeper().applied();
     loop {
@@ -67,24 +77,31 @@ pub(crate) async fn run<E: Engine>(
                 .unwrap_or_default();
             (current, state.revision())
         });
-        running.retain(|id, (known, token)| {
-            let stays = current.iter().any(|(current, destination)| current == id && destination == known);
+        let mut ending: BTreeMap<DestinationId, CancellationToken> = BTreeMap::new();
+        running.retain(|id, known| {
+            let stays = current.iter().any(|(current, spec)| current == id && *spec == known.spec);
             if !stays {
-                token.cancel();
+                known.stop.cancel();
+                ending.insert(*id, known.ended.clone());
             }
             stays
         });
-        for (id, destination) in current {
+        for (id, spec) in current {
             if running.contains_key(&id) {
                 continue;
             }
-            let token = stop.child_token();
-            running.insert(id, (destination.clone(), token.clone()));
-            let forwarder = Forwarder::new(&parts, id, destination, leadership.clone());
-            let (name, guarded) = (forwarder.name.to_string(), leadership.clone());
+            let (token, ended) = (stop.child_token(), CancellationToken::new());
+            running.insert(id, Running { spec: spec.clone(), stop: token.clone(), ended: ended.clone() });
+            let forwarder = Forwarder::new(&parts, id, spec, leadership.clone());
+            let (name, guarded, before) =
+                (forwarder.name.to_string(), leadership.clone(), ending.remove(&id));
             parts.spawner.spawn(
                 format!("destination {name}"),
                 tasks.track_future(async move {
+                    let _ended = ended.drop_guard();
+                    if let Some(before) = before {
+                        before.cancelled().await;
+                    }
                     tokio::select! {
                         ended = forwarder.run(token) => ended,
                         () = over(&guarded) => Ok(()),
@@ -165,7 +182,22 @@ impl<E: Engine> Forwarder<E> {
     async fn run(mut self, stop: CancellationToken) -> Result<(), Failure> {
         let mut attempt = 0;
         while !stop.is_cancelled() {
-            match self.deliver_until_error(&stop).await {
+            let (cursor, lineages) = self.replica.store().keeper().read(|state| {
+                let cursor =
+                    state.destinations.get(&self.id).map_or_else(Cursor::default, |known| known.cursor);
+                (cursor, state.lineages.clone())
+            });
+            let reign = Reign { term: self.leadership.term(), cursor, lineages };
+            let acknowledger = Acknowledger::start(
+                self.replica.clone(),
+                self.leadership.clone(),
+                self.id,
+                cursor,
+                &self.spawner,
+            );
+            let outcome = self.deliver_until_error(&reign, &acknowledger, &stop).await;
+            acknowledger.settle().await;
+            match outcome {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     let Some(pause) = pause_after(&error, attempt, &mut self.random) else {
@@ -185,20 +217,19 @@ impl<E: Engine> Forwarder<E> {
         Ok(())
     }
 
-    /// Begins at the ledger's cursor and delivers until something goes wrong or `stop`.
-    async fn deliver_until_error(&mut self, stop: &CancellationToken) -> Result<(), DeliverError> {
+    /// Begins at the reign's cursor and delivers until something goes wrong or `stop`.
+    async fn deliver_until_error(
+        &mut self,
+        reign: &Reign,
+        acknowledger: &Acknowledger,
+        stop: &CancellationToken,
+    ) -> Result<(), DeliverError> {
         let mut destination = AnyDestination::build(&self.spec, &self.facts)?;
-        let (cursor, lineages) = self.replica.store().keeper().read(|state| {
-            let cursor = state.destinations.get(&self.id).map_or_else(Cursor::default, |known| known.cursor);
-            (cursor, state.lineages.clone())
-        });
         let permit = self.leadership.clone();
-        let reign = Reign { term: self.leadership.term(), cursor, lineages };
-        destination.begin_reign(&reign, &permit).await?;
-        let acknowledger = Acknowledger::start(self.replica.clone(), self.id, cursor, &self.spawner);
+        destination.begin_reign(reign, &permit).await?;
         let mut maker = RecordMaker::new(self.id, &self.spec);
-        let mut taken = cursor;
-        let mut acknowledged = cursor;
+        let mut taken = reign.cursor;
+        let mut acknowledged = reign.cursor;
         let mut applied = self.replica.store().keeper().applied();
         loop {
             let upto = *applied.borrow_and_update();
@@ -231,7 +262,6 @@ impl<E: Engine> Forwarder<E> {
                             acknowledger.acknowledge(flushed, Vec::new());
                         }
                         destination.close().await;
-                        acknowledger.finish().await;
                         return Ok(());
                     }
                 }
@@ -260,7 +290,6 @@ impl<E: Engine> Forwarder<E> {
             }
             self.progress(&delivery, acknowledged, records);
             if stop.is_cancelled() {
-                acknowledger.finish().await;
                 return Ok(());
             }
         }

@@ -44,7 +44,7 @@ pub(crate) async fn run<E: Engine>(
         }
         let Some(position) = replica.store().keeper().read(horizon) else { continue };
         let truncate = Command::Truncate { below: position.next(), overrun: None };
-        if let Err(error) = replica.propose(&truncate, PATIENCE).await {
+        if let Err(error) = replica.propose_in(&leadership, &truncate, PATIENCE).await {
             debug!(%error, "the horizon was not moved");
         }
     }

@@ -152,16 +152,17 @@ impl Leadership {
     /// Resolves when the right of this term can never be used again. A lease that has run out may be renewed.
     pub async fn over(&self) {
         let mut changes = self.cell.lease.subscribe();
-        while self.deadline_or_renewable() {
+        while !self.is_over() {
             if changes.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    fn deadline_or_renewable(&self) -> bool {
+    /// Whether the right of this term can never be used again.
+    pub fn is_over(&self) -> bool {
         let lease = *self.cell.lease.borrow();
-        lease.leads == Some(self.term) && lease.barrier < Some(self.term)
+        lease.leads != Some(self.term) || lease.barrier >= Some(self.term)
     }
 
     /// Runs `effect` for as long as the right lasts; dropped in the middle when it ends.

@@ -174,9 +174,50 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     /// Proposes an encoded command.
     pub async fn propose_encoded(&self, command: Bytes, patience: Duration) -> Result<Applied, ProposeError> {
         let term = self.inner.leadership.borrow().as_ref().map(Leadership::term);
-        let Some(term) = term else {
-            return self.inner.forward.submit(command, patience).await?.answer().await;
-        };
+        match term {
+            Some(term) => self.propose_at(term, command, patience).await,
+            None => self.inner.forward.submit(command, patience).await?.answer().await,
+        }
+    }
+
+    /// Proposes what only the leader of one reign may say, in that reign or not at all: it is never handed to another
+    /// leader, and openraft refuses it in another term.
+    pub async fn propose_in(
+        &self,
+        leadership: &Leadership,
+        command: &Command,
+        patience: Duration,
+    ) -> Result<Applied, ProposeError> {
+        let bytes = wire::entry::encode(&self.stamp(), command)
+            .map_err(|error| ProposeError::Invalid(error.to_string()))?;
+        self.propose_at(self.term_of(leadership)?, bytes, patience).await
+    }
+
+    /// Proposes encoded batches as one entry, in the reign in which they were read; see [`Replica::propose_in`].
+    pub async fn append_in(
+        &self,
+        leadership: &Leadership,
+        batches: &[EncodedBatch],
+        patience: Duration,
+    ) -> Result<Applied, ProposeError> {
+        let bytes = wire::entry::encode_append(&self.stamp(), batches);
+        self.propose_at(self.term_of(leadership)?, bytes, patience).await
+    }
+
+    /// The term of a reign that is not over.
+    fn term_of(&self, leadership: &Leadership) -> Result<Term, ProposeError> {
+        if leadership.is_over() {
+            return Err(ProposeError::NotLeader { leader: self.status().leader });
+        }
+        Ok(leadership.term())
+    }
+
+    async fn propose_at(
+        &self,
+        term: Term,
+        command: Bytes,
+        patience: Duration,
+    ) -> Result<Applied, ProposeError> {
         let until = Instant::now() + patience;
         let overloaded = || ProposeError::Overloaded { retry_after: Duration::from_millis(100) };
         let queued = tokio::time::timeout_at(until, self.inner.proposer.propose(term, command)).await;

@@ -2,7 +2,8 @@
 //!
 //! - What arrives within [`LINGER`], or fills [`ENTRY_BYTES`], is one proposal; a few are in flight, in order.
 //! - It never waits for a group, and a group never waits for it: a full queue is refused, and the slot becomes a gap.
-//! - Nothing is proposed twice.
+//! - Nothing is proposed twice, and nothing is handed to another leader: what was read in a reign is committed in it,
+//!   or is a gap.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use model::batch::{Batch, Source};
 use model::{Cause, Position};
-use replication::{ProposeError, Replica};
+use replication::{Leadership, ProposeError, Replica};
 use runtime::{Failure, Spawner};
 use store::engine::Engine;
 use tokio::sync::{Semaphore, mpsc};
@@ -46,12 +47,13 @@ struct Refused {
 
 impl Batcher {
     /// Starts the task that proposes.
-    pub(crate) fn start<E: Engine>(replica: Replica<E>, spawner: &Spawner) -> Self {
+    pub(crate) fn start<E: Engine>(replica: Replica<E>, leadership: Leadership, spawner: &Spawner) -> Self {
         let (queue, batches) = mpsc::channel(QUEUE);
         let refused = Arc::new(Refused::default());
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
         let task = BatcherTask {
             replica,
+            leadership,
             batches,
             refused: Arc::clone(&refused),
             in_flight: Arc::clone(&in_flight),
@@ -91,6 +93,7 @@ impl Batcher {
 
 struct BatcherTask<E: Engine> {
     replica: Replica<E>,
+    leadership: Leadership,
     batches: mpsc::Receiver<EncodedBatch>,
     refused: Arc<Refused>,
     in_flight: Arc<Semaphore>,
@@ -106,10 +109,11 @@ impl<E: Engine> BatcherTask<E> {
         } {
             let Ok(room) = Arc::clone(&self.in_flight).acquire_owned().await else { break };
             let entry = self.collect(first).await;
-            let (replica, refused) = (self.replica.clone(), Arc::clone(&self.refused));
+            let (replica, leadership) = (self.replica.clone(), self.leadership.clone());
+            let refused = Arc::clone(&self.refused);
             // In order: the proposal takes its place when it is first polled, before the next one is collected.
             let mut proposal = Box::pin(async move {
-                let outcome = replica.append(&entry, PATIENCE).await;
+                let outcome = replica.append_in(&leadership, &entry, PATIENCE).await;
                 note(&outcome.map(|applied| (applied.position, applied.outcome)), &entry, &refused);
                 drop(room);
             });

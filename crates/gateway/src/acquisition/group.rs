@@ -11,7 +11,7 @@ use model::command::Command;
 use model::ids::TagId;
 use model::plant::{Device, Schedule};
 use model::{Cause, Clock, Reading, StatusCode, Timestamp};
-use replication::Replica;
+use replication::{Leadership, Replica};
 use store::engine::Engine;
 use store::ledger::Grid;
 use tokio::time::{Instant, sleep_until};
@@ -25,6 +25,7 @@ use crate::live::{DeviceState, Live};
 /// Reads one group on one grid.
 pub(super) struct GroupTask<E: Engine> {
     replica: Replica<E>,
+    leadership: Leadership,
     clock: Arc<dyn Clock>,
     live: Live,
     batcher: Batcher,
@@ -44,6 +45,7 @@ pub(super) struct GroupTask<E: Engine> {
 impl<E: Engine> GroupTask<E> {
     pub(super) fn new(
         parts: &AcquisitionParts<E>,
+        leadership: &Leadership,
         batcher: &Batcher,
         entry: &GroupEntry,
         device: &Device,
@@ -56,6 +58,7 @@ impl<E: Engine> GroupTask<E> {
             .unwrap_or(Schedule { period: grid.line.period, offset: Duration::ZERO });
         Self {
             replica: parts.replica.clone(),
+            leadership: leadership.clone(),
             clock: Arc::clone(&parts.clock),
             live: parts.live.clone(),
             batcher: batcher.clone(),
@@ -165,7 +168,7 @@ impl<E: Engine> GroupTask<E> {
                     last: slot,
                     cause: Cause::DeviceDown,
                 };
-                if let Err(error) = self.replica.propose(&missed, PATIENCE).await {
+                if let Err(error) = self.replica.propose_in(&self.leadership, &missed, PATIENCE).await {
                     debug!(%error, device = self.device, "a piece of a gap was not committed");
                 }
             }

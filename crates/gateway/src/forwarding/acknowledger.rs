@@ -3,6 +3,8 @@
 //! - Only the newest cursor matters; refused records are never coalesced away.
 //! - A proposal that is not committed is made again with what is newest then; if the reign ends first, the records are
 //!   delivered again under their keys.
+//! - Whoever reads the cursor in order to begin anew waits until nothing is undecided ([`Acknowledger::settle`]): a
+//!   destination removes what it holds beyond the cursor, and no acknowledgement of that may be committed afterwards.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,17 +14,16 @@ use destinations::Rejected;
 use model::command::{Command, Rejection};
 use model::ids::DestinationId;
 use model::{Cursor, Delivery, Record, SampleKey};
-use replication::Replica;
+use replication::{Leadership, Replica};
 use runtime::{Failure, Spawner};
 use store::engine::Engine;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::debug;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a proposal may wait: for its reign, because a proposal given up might still be committed.
+const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 const RETRY: Duration = Duration::from_millis(100);
-/// How long the last acknowledgement is waited for when forwarding stops in order.
-const FINISH: Duration = Duration::from_secs(1);
 
 /// What is waiting to be acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,23 +36,28 @@ struct Progress {
 /// The way into the acknowledger of one destination; its task ends when this is dropped.
 pub(super) struct Acknowledger {
     wanted: watch::Sender<Progress>,
-    done: watch::Receiver<Cursor>,
+    /// Closed by the end of the task.
+    ended: watch::Receiver<()>,
     rejected: Arc<Mutex<Vec<Rejection>>>,
 }
 
 impl Acknowledger {
     pub(super) fn start<E: Engine>(
         replica: Replica<E>,
+        leadership: Leadership,
         destination: DestinationId,
         from: Cursor,
         spawner: &Spawner,
     ) -> Self {
         let (wanted, progress) = watch::channel(Progress { wanted: from, rejections: 0 });
-        let (done, done_seen) = watch::channel(from);
+        let (end, ended) = watch::channel(());
         let rejected: Arc<Mutex<Vec<Rejection>>> = Arc::default();
-        let task = Task { replica, destination, progress, done, rejected: Arc::clone(&rejected) };
-        spawner.spawn("acknowledgements", task.run());
-        Self { wanted, done: done_seen, rejected }
+        let task = Task { replica, leadership, destination, progress, rejected: Arc::clone(&rejected) };
+        spawner.spawn("acknowledgements", async move {
+            let _end = end;
+            task.run().await
+        });
+        Self { wanted, ended, rejected }
     }
 
     /// Everything before `next` is safe, or refused for good.
@@ -64,21 +70,19 @@ impl Acknowledger {
         });
     }
 
-    /// Waits until what was acknowledged is committed, for a moment.
-    pub(super) async fn finish(mut self) {
-        let wanted = self.wanted.borrow().wanted;
-        let committed = self.done.wait_for(|done| *done >= wanted);
-        if timeout(FINISH, committed).await.is_err() {
-            debug!("an acknowledgement was not committed in time; its records will be delivered again");
-        }
+    /// Takes no more, and waits until what was acknowledged is committed, or surely never will be.
+    pub(super) async fn settle(self) {
+        let Self { wanted, mut ended, .. } = self;
+        drop(wanted);
+        while ended.changed().await.is_ok() {}
     }
 }
 
 struct Task<E: Engine> {
     replica: Replica<E>,
+    leadership: Leadership,
     destination: DestinationId,
     progress: watch::Receiver<Progress>,
-    done: watch::Sender<Cursor>,
     rejected: Arc<Mutex<Vec<Rejection>>>,
 }
 
@@ -90,23 +94,23 @@ impl<E: Engine> Task<E> {
                 let rejected =
                     std::mem::take(&mut *self.rejected.lock().unwrap_or_else(PoisonError::into_inner));
                 let command = Command::Acknowledge { destination: self.destination, next, rejected };
-                match self.replica.propose(&command, PATIENCE).await {
-                    Ok(_) => {
-                        self.done.send_replace(next);
-                        break;
-                    }
-                    Err(error) => {
-                        debug!(%error, "an acknowledgement was not committed");
-                        if let Command::Acknowledge { rejected, .. } = command {
-                            let mut waiting = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
-                            waiting.splice(0..0, rejected);
-                        }
-                        if self.progress.has_changed().is_err() {
-                            return Ok(());
-                        }
-                        sleep(RETRY).await;
-                    }
+                let error = tokio::select! {
+                    proposed = self.replica.propose_in(&self.leadership, &command, PATIENCE) => match proposed {
+                        Ok(_) => break,
+                        Err(error) => error,
+                    },
+                    // Applying the next leader's `Lead` decides it.
+                    () = self.leadership.over() => return Ok(()),
+                };
+                debug!(%error, "an acknowledgement was not committed");
+                if let Command::Acknowledge { rejected, .. } = command {
+                    let mut waiting = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+                    waiting.splice(0..0, rejected);
                 }
+                if self.leadership.is_over() || self.progress.has_changed().is_err() {
+                    return Ok(());
+                }
+                sleep(RETRY).await;
             }
         }
         Ok(())
