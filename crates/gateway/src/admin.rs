@@ -62,7 +62,7 @@ pub trait Switchover: Send + Sync + 'static {
 /// Hands leadership over at once, without finishing anything first.
 impl<E: Engine> Switchover for Replica<E> {
     fn switch_over(&self, to: NodeId) -> BoxFuture<'_, Result<(), MembershipError>> {
-        Box::pin(self.transfer_leadership(to))
+        Box::pin(async move { self.transfer_leadership(to).await.map(drop) })
     }
 }
 
@@ -177,6 +177,7 @@ impl<E: Engine> AdminService<E> {
     fn require_leader(&self, this_node: bool) -> Result<(), Failure> {
         let status = self.replica().status();
         match status.leader {
+            _ if status.removed => Err(Failure::Removed),
             Some(leader) if leader != status.node && !this_node => Err(Failure::NotLeader {
                 leader: status.members.get(&leader).map(|member| member.name.clone()),
             }),
@@ -187,6 +188,9 @@ impl<E: Engine> AdminService<E> {
     /// Proposes a command, again where it surely did not happen, and waits until this node has applied it: whoever is
     /// answered can read what they wrote.
     async fn change(&self, command: &Command) -> Result<Applied, Failure> {
+        if self.replica().is_removed() {
+            return Err(Failure::Removed);
+        }
         let until = Instant::now() + PATIENCE;
         let applied = loop {
             let left = until.saturating_duration_since(Instant::now());

@@ -24,8 +24,12 @@ pub struct NodeConfig {
     pub times: LeaseTimes,
     /// The cluster's name.
     pub cluster: String,
-    /// Founding members, by name and peer address.
+    /// Founding members, by name and peer address; empty for a node that joins.
     pub members: Vec<(String, String)>,
+    /// Peer addresses of members at which a node asks to belong that was not there at the founding.
+    pub join: Vec<String>,
+    /// Where peers reach this node, `host:port`.
+    pub address: String,
     /// What is listened on.
     pub listen: Listen,
     /// Whether the node speaks plaintext; allowed on loopback only.
@@ -50,6 +54,8 @@ pub struct Listen {
     pub admin: Option<SocketAddr>,
     /// Health and metrics over HTTP.
     pub health: Option<SocketAddr>,
+    /// Where peers reach `peers`, `host:port`, if that is another address; only for a node that joins.
+    pub advertise: Option<String>,
 }
 
 /// Commands that let other programs follow the active node.
@@ -90,6 +96,8 @@ struct ClusterFile {
     name: String,
     #[serde(default)]
     members: Vec<String>,
+    #[serde(default)]
+    join: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -157,6 +165,11 @@ impl NodeConfig {
             }
         };
         let members = members(&file, &mut problems);
+        check_join(&file, &mut problems);
+        let listed = members.iter().find(|(name, _)| *name == file.name).map(|(_, address)| address.clone());
+        let address = listed.or_else(|| file.listen.advertise.clone());
+        let address =
+            address.or_else(|| file.listen.peers.map(|peers| peers.to_string())).unwrap_or_default();
         check_dial(&file, &mut problems);
         check_listeners(&file, &mut problems);
         if !problems.is_empty() {
@@ -169,6 +182,8 @@ impl NodeConfig {
             times,
             cluster: file.cluster.name,
             members,
+            join: file.cluster.join,
+            address,
             listen: file.listen,
             insecure: file.insecure,
             field_bind: file.field.bind,
@@ -218,12 +233,39 @@ fn members(file: &NodeFile, problems: &mut Vec<String>) -> Vec<(String, String)>
             _ => problems.push(format!("cluster.members: {member:?} is not NAME=HOST:PORT")),
         }
     }
-    if members.is_empty() {
-        problems.push("cluster.members: at least one member, this node, must be listed".to_owned());
+    if file.cluster.members.is_empty() && file.cluster.join.is_empty() {
+        problems.push(
+            "cluster.members: at least one member, this node, must be listed (or, for a node that is added to a cluster, \
+             cluster.join)"
+                .to_owned(),
+        );
+    } else if !file.cluster.join.is_empty() {
+        if !file.cluster.members.is_empty() {
+            problems
+                .push("cluster.join: a node founds with `members` or joins with `join`, not both".to_owned());
+        }
     } else if !members.iter().any(|(name, _)| *name == file.name) {
         problems.push(format!("cluster.members: this node, {:?}, is not listed", file.name));
     }
     members
+}
+
+fn check_join(file: &NodeFile, problems: &mut Vec<String>) {
+    for address in &file.cluster.join {
+        if !is_host_and_port(address) {
+            problems.push(format!("cluster.join: {address:?} is not HOST:PORT of a member's peer port"));
+        }
+    }
+    match &file.listen.advertise {
+        Some(address) if !is_host_and_port(address) => {
+            problems.push(format!("listen.advertise: {address:?} is not HOST:PORT"));
+        }
+        _ => {}
+    }
+}
+
+fn is_host_and_port(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 fn check_dial(file: &NodeFile, problems: &mut Vec<String>) {
@@ -308,6 +350,22 @@ mod tests {
         assert_eq!(config.dial["127.0.0.1:7620"], "127.0.0.1:40001");
         let problems = NodeConfig::parse(&text.replace(":40001", ""), nothing).expect_err("no port");
         assert!(problems[0].starts_with("dial:"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_node_founds_or_joins_and_not_both() {
+        let members = "members = [\"node-1=127.0.0.1:7610\", \"node-2=127.0.0.1:7620\"]";
+        let joins = FILE.replace(members, "join = [\"127.0.0.1:7620\"]");
+        let config = NodeConfig::parse(&joins, nothing).expect("it is valid");
+        assert_eq!((config.members.len(), config.join.as_slice()), (0, &["127.0.0.1:7620".to_owned()][..]));
+        assert_eq!(config.address, "127.0.0.1:7610", "where it listens, if nothing else is said");
+        let behind = joins.replace("[listen]", "[listen]\n        advertise = \"plant-7:7610\"");
+        assert_eq!(NodeConfig::parse(&behind, nothing).expect("it is valid").address, "plant-7:7610");
+        let both = FILE.replace(members, &format!("{members}\n        join = [\"127.0.0.1:7620\"]"));
+        for (wrong, what) in [(both, "not both"), (joins.replace(":7620", ""), "HOST:PORT")] {
+            let problems = NodeConfig::parse(&wrong, nothing).expect_err(what);
+            assert!(problems.len() == 1 && problems[0].contains(what), "{problems:?}");
+        }
     }
 
     #[test]

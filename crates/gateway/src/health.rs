@@ -80,6 +80,7 @@ async fn ready<E: Engine>(State(parts): State<Arc<HealthParts<E>>>) -> impl Into
 fn readiness(majority: bool, role: &str) -> Result<(), &'static str> {
     match (role, majority) {
         ("stopped", _) => Err("this node has stopped"),
+        ("removed", _) => Err("this node was removed from the cluster"),
         (_, false) => Err("no majority of the nodes answers"),
         (_, true) => Ok(()),
     }

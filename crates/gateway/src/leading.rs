@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use destinations::NodeFacts;
-use model::{Clock, NodeId, Role};
+use model::{Clock, NodeId};
 use replication::{Leadership, MembershipError, Replica};
 use runtime::{Failure, Spawner};
 use store::engine::Engine;
@@ -50,7 +50,8 @@ pub struct Switchover {
 }
 
 impl Switchover {
-    /// Hands leadership to `to`, or to the best other voter; resolves when somebody else leads.
+    /// Hands leadership to `to`, or to the best other voter; resolves with who leads then. If nobody can take over, this
+    /// node goes on leading as if nobody had asked.
     pub async fn request(&self, to: Option<NodeId>) -> Result<NodeId, MembershipError> {
         let stopping = |_| MembershipError::Refused("this node is stopping".to_owned());
         let (answer, outcome) = oneshot::channel();
@@ -66,6 +67,18 @@ impl Switchover {
 pub(crate) struct Leading<E: Engine> {
     parts: LeadingParts<E>,
     requests: mpsc::Receiver<HandOver>,
+}
+
+/// How a reign ends.
+enum End {
+    /// Leadership is lost.
+    AtOnce,
+    /// The replica is gone.
+    Stopped,
+    /// Leadership goes to that node.
+    HandOver(HandOver, NodeId),
+    /// The node stops.
+    InOrder,
 }
 
 /// One reign in progress.
@@ -100,20 +113,29 @@ impl<E: Engine> Leading<E> {
                 continue;
             };
             let reign = self.begin(current);
-            tokio::select! {
-                () = over(&reign.leadership) => reign.end_at_once().await,
-                changed = leadership.changed() => {
-                    reign.end_at_once().await;
-                    if changed.is_err() {
-                        return Ok(());
-                    }
+            let end = tokio::select! {
+                () = over(&reign.leadership) => End::AtOnce,
+                changed = leadership.changed() => match changed {
+                    Ok(()) => End::AtOnce,
+                    Err(_) => End::Stopped,
+                },
+                (request, to) = next_hand_over(&mut self.requests, &self.parts.replica) => {
+                    End::HandOver(request, to)
                 }
-                Some(request) = self.requests.recv() => {
+                () = stop.cancelled() => End::InOrder,
+            };
+            match end {
+                End::AtOnce => reign.end_at_once().await,
+                End::Stopped => {
+                    reign.end_at_once().await;
+                    return Ok(());
+                }
+                End::HandOver(request, to) => {
                     reign.end_in_order().await;
-                    let outcome = self.hand_over(request.to).await;
+                    let outcome = self.hand_over(to).await;
                     drop(request.answer.send(outcome));
                 }
-                () = stop.cancelled() => {
+                End::InOrder => {
                     reign.end_in_order().await;
                     return Ok(());
                 }
@@ -154,16 +176,13 @@ impl<E: Engine> Leading<E> {
         reign
     }
 
-    async fn hand_over(&self, to: Option<NodeId>) -> Result<NodeId, MembershipError> {
-        let replica = &self.parts.replica;
-        let to = match to {
-            Some(to) => to,
-            None => best_successor(replica)
-                .ok_or_else(|| MembershipError::Refused("no other voter could take over".to_owned()))?,
-        };
+    async fn hand_over(&self, to: NodeId) -> Result<NodeId, MembershipError> {
         info!(%to, "handing leadership over");
-        replica.transfer_leadership(to).await?;
-        Ok(to)
+        let leader = self.parts.replica.transfer_leadership(to).await?;
+        if leader != to {
+            warn!(%to, %leader, "leadership went elsewhere");
+        }
+        Ok(leader)
     }
 
     fn refuse(&self, request: HandOver) {
@@ -174,18 +193,23 @@ impl<E: Engine> Leading<E> {
     }
 }
 
-/// The voter that has most of the log, and may lead.
-fn best_successor<E: Engine>(replica: &Replica<E>) -> Option<NodeId> {
-    let status = replica.status();
-    let drained = replica.store().keeper().read(|state| state.drained.clone());
-    let may_lead = |node: &NodeId| {
-        *node != status.node
-            && !drained.contains_key(node)
-            && status.members.get(node).is_some_and(|member| member.role == Role::Gateway)
-            && status.voters.iter().all(|voters| voters.contains(&node.0))
-    };
-    let candidates = status.matched.iter().filter(|(node, _)| may_lead(node));
-    candidates.max_by_key(|(_, matched)| **matched).map(|(node, _)| *node)
+/// The next request that can be fulfilled, and with whom. The others are refused while this node goes on leading.
+async fn next_hand_over<E: Engine>(
+    requests: &mut mpsc::Receiver<HandOver>,
+    replica: &Replica<E>,
+) -> (HandOver, NodeId) {
+    while let Some(request) = requests.recv().await {
+        match replica.successor(request.to) {
+            Ok(to) => return (request, to),
+            Err(nobody) => {
+                if request.answer.send(Err(nobody.into())).is_err() {
+                    warn!("nobody waits for the answer to a switchover any more");
+                }
+            }
+        }
+    }
+    // Nobody can ask any more; the reign ends otherwise.
+    std::future::pending().await
 }
 
 impl Reign {

@@ -3,6 +3,7 @@
 //! - [`config`]: the node file.
 //! - [`node`]: from a node file to a running node, and back to nothing in order.
 //! - [`leading`]: what a node does while it leads: forwarding first, acquisition last; stopping goes the other way.
+//! - [`failback`]: leadership returns to the preferred node; [`waiting`]: what a node answers before it belongs.
 //! - [`acquisition`], [`forwarding`], [`retention`]: the three loops of a leader.
 //! - [`admin`], [`health`]: what people and machines ask a node; [`live`]: what only the running node knows.
 
@@ -10,6 +11,7 @@ mod acquisition;
 pub mod admin;
 pub mod config;
 mod dialing;
+mod failback;
 mod forwarding;
 pub mod health;
 pub mod leading;
@@ -18,6 +20,7 @@ pub mod node;
 mod pushing;
 mod records;
 mod retention;
+mod waiting;
 
 pub use config::{ConfigError, NodeConfig};
 pub use node::{NodeError, RunningNode};

@@ -13,22 +13,25 @@ use std::time::Duration;
 use destinations::NodeFacts;
 use ingest::IngestConfig;
 use model::{BootId, Clock, SessionId, StoreId};
-use replication::{PeerEvent, PeerEvents, Replica, ReplicaParts, StartError, TcpConnector};
+use replication::{Belonging, PeerEvent, PeerEvents, Replica, ReplicaParts, StartError, TcpConnector};
 use runtime::random::{generator, id_bits};
 use runtime::{Failure, Spawner, Supervisor, SystemClock};
 use store::engine::rocks::{self, RocksEngine, RocksOptions};
 use store::{OpenError, Store, StoreOptions};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::AdminService;
 use crate::config::NodeConfig;
 use crate::dialing::Redirecting;
+use crate::failback;
 use crate::health;
 use crate::leading::{Leading, LeadingParts, Switchover};
 use crate::live::Live;
 use crate::pushing::{PushedTags, ReplicatedLog};
+use crate::waiting::{self, WaitingListeners};
 
 /// Bytes of the log's tail that are kept in memory.
 const TAIL_BYTES: usize = 32 << 20;
@@ -127,6 +130,19 @@ impl RunningNode {
             .await
             .map_err(|source| NodeError::Store { path: config.data_dir.clone(), source })?;
         let Listeners { peers, admin, health } = listeners;
+        let belonging = Belonging {
+            join: config.join.clone(),
+            address: config.address.clone(),
+            waiting: watch::Sender::new(None),
+        };
+        let meanwhile = WaitingListeners { admin: &admin, health: health.as_ref() };
+        let waiting = match store.identity().member {
+            Some(_) => None,
+            None => {
+                let seen = belonging.waiting.subscribe();
+                Some(waiting::serve(&config.name, meanwhile, seen, &outer_spawner)?)
+            }
+        };
         let parts = ReplicaParts {
             store,
             cluster_name: config.cluster.clone(),
@@ -134,6 +150,7 @@ impl RunningNode {
             role: config.role,
             boot: BootId::from(id_bits(&mut random)),
             members: config.members.clone(),
+            belonging,
             times: config.times,
             clock: Arc::clone(&clock),
             connector: Arc::new(Redirecting::new(
@@ -153,6 +170,9 @@ impl RunningNode {
             started = starting => started.map_err(io::Error::other)??,
             () = stop.cancelled() => return Err(NodeError::Replica(StartError::Cancelled)),
         };
+        if let Some(waiting) = waiting {
+            waiting.cancel();
+        }
         let live = Live::default();
         let switchover = start_leading(&config, &replica, &clock, &live, &outer_spawner);
         serve(&config, &replica, &clock, &live, &switchover, (admin, health), &outer_spawner);
@@ -238,6 +258,8 @@ fn start_leading(
         spawner: spawner.clone(),
     });
     spawner.spawn("leading", leading.run());
+    let watching = failback::run(replica.clone(), switchover.clone(), spawner.token().clone());
+    spawner.spawn("failback", watching);
     switchover
 }
 

@@ -54,12 +54,16 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     }
 
     fn may_lead(&self) -> bool {
-        self.inner.store.keeper().read(|state| !state.drained.contains_key(&self.inner.node))
+        let drained = |state: &store::ledger::State| state.drained.contains_key(&self.inner.node);
+        !self.is_removed() && !self.inner.store.keeper().read(drained)
     }
 
     /// This node's turn in an election; none for a leader, a learner, a witness or a drained node.
     fn own_rank(&self) -> Option<u32> {
         let inner = &self.inner;
+        if self.is_removed() {
+            return None;
+        }
         let (voters, leader) = {
             let metrics = inner.raft.metrics();
             let seen = metrics.borrow_watched();

@@ -3,6 +3,7 @@
 //! - A vote leaves this node only outside quarantine, and only when no leadership of its own can still be live.
 //! - Hearing from a leader is noted when openraft has accepted what it sent.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,12 +21,16 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::storage::Snapshot;
+use store::Keeper;
 use store::engine::Engine;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 
+use crate::joiners::Joiners;
 use crate::lease::Leadership;
-use crate::network::{Applied, PeerHandler, ProposeError, Refusal, SnapshotFile, SnapshotMeta, Stopped};
+use crate::network::{
+    Applied, Identity, PeerHandler, Place, ProposeError, Refusal, SnapshotFile, SnapshotMeta, Stopped,
+};
 use crate::replica::Replica;
 use crate::type_config::{TypeConfig, Vote};
 
@@ -84,6 +89,10 @@ impl Contact {
 /// The handler of one node; answers once its replica exists.
 pub(crate) struct Handler<E: Engine, RT: AsyncRuntime> {
     pub(crate) replica: Arc<OnceCell<Replica<E, RT>>>,
+    pub(crate) keeper: Keeper<E>,
+    /// The members that this node is founding a cluster with.
+    pub(crate) roster: watch::Receiver<BTreeMap<u64, Member>>,
+    pub(crate) joiners: Joiners,
     pub(crate) staging: PathBuf,
     /// Bytes free above the reserve.
     pub(crate) free_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
@@ -101,6 +110,21 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
         let metrics = self.replica.get()?.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         metrics.membership_config.membership().get_node(&node.0).cloned()
+    }
+
+    fn was_removed(&self, node: NodeId) -> bool {
+        self.keeper.read(|state| state.was_removed(node))
+    }
+
+    fn place(&self, asker: &Identity) -> Place {
+        let committed = self.keeper.read(|state| state.membership.nodes.clone());
+        let members = if committed.is_empty() { self.roster.borrow().clone() } else { committed };
+        let is_it = |member: &Member| member.store == asker.store && member.name == asker.name;
+        let known = members.iter().find(|(_, member)| is_it(member)).map(|(node, _)| NodeId(*node));
+        if known.is_none() && asker.pristine && !members.is_empty() {
+            self.joiners.note(asker);
+        }
+        Place { node: known.unwrap_or_default(), members }
     }
 
     fn free_bytes(&self) -> u64 {

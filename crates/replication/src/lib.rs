@@ -3,7 +3,9 @@
 mod elections;
 mod founding;
 mod handler;
+mod joiners;
 mod lease;
+mod membership;
 mod network;
 mod proposer;
 mod reign;
@@ -11,14 +13,19 @@ mod replica;
 mod snapshots;
 mod start;
 mod storage;
+mod successor;
 #[cfg(test)]
 mod suite;
 mod type_config;
 
+pub use founding::{Belonging, Waiting};
+pub use joiners::Joiner;
 pub use lease::{Leadership, LeaseTimes};
+pub use membership::{Added, Lag, RemovalRefused, Voters, check_removal, is_caught_up};
 pub use network::{
     Applied, ClockEstimate, Connector, Identity, NetworkOptions, PeerEvent, PeerEvents, PeerInfo, PeerIo,
     PeerStanding, PeerTable, ProposeError, Refusal, TcpConnector,
 };
 pub use replica::{MembershipError, Replica, Status};
 pub use start::{ReplicaParts, StartError};
+pub use successor::{Candidate, NoSuccessor, Unfit, choose};

@@ -43,7 +43,7 @@ pub use proposals::{Applied, ProposeError};
 pub use refusal::Refusal;
 pub use table::{ClockEstimate, PeerInfo, PeerStanding, PeerTable};
 
-pub(crate) use client::{NetworkParts, PeerNetworkFactory};
+pub(crate) use client::{AskError, NetworkParts, PeerNetworkFactory, Place};
 pub(crate) use convert::SnapshotMeta;
 pub(crate) use listen::{accept_tcp, serve};
 pub(crate) use proposals::Proposals;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use model::command::Command;
 use model::ids::{ClusterId, Term};
-use model::{Cause, Lineage};
+use model::{Cause, Lineage, Member, NodeId};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{AsyncRuntime, ServerState};
 use rand::Rng;
@@ -44,10 +44,13 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                     };
                 }
                 let leads = (seen.state == ServerState::Leader).then_some(Term(seen.current_term));
-                let voters: Vec<u64> = seen.membership_config.membership().voter_ids().collect();
-                let alone = voters.as_slice() == [inner.node.0];
-                let acknowledged = seen.last_quorum_acked.as_ref().map(|at| **at);
-                (leads, if alone { Some(Instant::now()) } else { acknowledged.map(to_instant::<RT>) })
+                let memberships = [&seen.membership_config, &seen.committed_membership_config];
+                // A change that is not committed may still be undone, and with it that nobody else votes.
+                let alone = memberships.iter().all(|known| is_alone(known.membership(), inner.node));
+                let acknowledged = seen.last_quorum_acked.as_ref().map(|at| **at).map(to_instant::<RT>);
+                let shortest = self.shortest_lease(seen.membership_config.membership());
+                let acknowledged = if alone { Some(Instant::now()) } else { acknowledged };
+                (leads, acknowledged.map(|at| counted_from(at, inner.times.lease, shortest)))
             };
             inner.cell.update(leads, acknowledged);
             let now = Instant::now();
@@ -76,6 +79,21 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                 () = stop.cancelled() => return Ok(()),
             }
         }
+    }
+
+    /// The shortest lease that any voter promises: what it said of itself last and what the membership says, because it
+    /// may be about to start again with either.
+    fn shortest_lease(&self, membership: &openraft::Membership<u64, Member>) -> Duration {
+        let own = self.inner.times.lease;
+        let peers = self.inner.peers.subscribe();
+        let peers = peers.borrow();
+        let voters = membership.voter_ids().filter(|id| *id != self.inner.node.0);
+        let leases = voters.flat_map(|id| {
+            let recorded = membership.get_node(&id).map(|member| member.lease);
+            let said = peers.get(&NodeId(id)).and_then(|peer| Some(peer.identity.as_ref()?.lease));
+            [recorded, said]
+        });
+        leases.flatten().filter(|lease| !lease.is_zero()).fold(own, Duration::min)
     }
 
     /// Begins this node's reigns: proposes `Lead`, waits for it, hands out leadership; takes it back at the end.
@@ -166,8 +184,57 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     }
 }
 
+/// Whether `node` is the only voter.
+fn is_alone(membership: &openraft::Membership<u64, Member>, node: NodeId) -> bool {
+    let mut voters = membership.voter_ids();
+    voters.next() == Some(node.0) && voters.next().is_none()
+}
+
+/// When an acknowledgement must be taken to have been sent, so that a lease of our own length, counted from there, ends
+/// no later than the shortest one that a voter has promised.
+fn counted_from(acknowledged: Instant, own: Duration, shortest: Duration) -> Instant {
+    let shift = own.saturating_sub(shortest);
+    // A clock that has not run that long cannot be shifted: then nothing is promised at all.
+    acknowledged.checked_sub(shift).unwrap_or(acknowledged)
+}
+
 fn to_instant<RT: AsyncRuntime>(at: openraft::alias::InstantOf<TypeConfig<RT>>) -> Instant {
     // Every runtime we use has tokio's clock; its age is what counts.
     use openraft::Instant as _;
     Instant::now() - at.elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::lease::{LeaseCell, LeaseTimes};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_voter_with_a_shorter_lease_shortens_the_leaders() {
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let (own, short) = (LeaseTimes::LAN, LeaseTimes::LAN_FAST);
+        let sent = Instant::now();
+        let cell = LeaseCell::new(own);
+        cell.update(Some(Term(3)), Some(counted_from(sent, own.lease, short.lease)));
+        let deadline = cell.leadership(Term(3)).deadline().expect("it leads");
+        assert!(
+            deadline < sent + short.lease,
+            "the voter may help to elect another from {:?} on",
+            short.lease
+        );
+        assert_eq!(counted_from(sent, own.lease, own.lease), sent);
+    }
+
+    #[test]
+    fn a_learner_does_not_keep_a_voter_from_being_alone() {
+        let nodes: BTreeMap<u64, Member> = [(1, Member::default()), (2, Member::default())].into();
+        let membership = |voters: Vec<std::collections::BTreeSet<u64>>| {
+            openraft::Membership::new(voters, nodes.clone()).expect("each voter is a member")
+        };
+        assert!(is_alone(&membership(vec![[1].into()]), NodeId(1)));
+        assert!(!is_alone(&membership(vec![[1].into(), [1, 2].into()]), NodeId(1)));
+        assert!(!is_alone(&membership(vec![[2].into()]), NodeId(1)));
+    }
 }

@@ -11,29 +11,29 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::command::{Command, Stamp};
-use model::ids::{GroupId, Term};
+use model::ids::{ClusterId, GroupId, Term};
 use model::{BootId, Clock, Member, NodeId, Position};
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::{AsyncRuntime, ChangeMembers, Raft, ServerState};
+use openraft::{AsyncRuntime, Raft, ServerState};
 use openraft_rt_tokio::TokioRuntime;
 use runtime::Spawner;
 use store::Store;
 use store::engine::Engine;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use wire::entry::EncodedBatch;
 
 use crate::handler::Contact;
+use crate::joiners::Joiners;
 use crate::lease::{Leadership, LeaseCell, LeaseTimes};
-use crate::network::{Applied, PeerTable, Proposals, ProposeError};
+use crate::membership::{Lag, MEMBERSHIP_PATIENCE, RemovalRefused};
+use crate::network::{Applied, PeerNetworkFactory, PeerTable, Proposals, ProposeError};
 use crate::proposer::Proposer;
 use crate::storage::StateMachine;
+use crate::successor::NoSuccessor;
 use crate::type_config::TypeConfig;
 
 pub(crate) type RaftOf<E, RT> = Raft<TypeConfig<RT>, StateMachine<E>>;
-
-/// How long a change of membership or a transfer may take.
-const MEMBERSHIP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A replica of the cluster. Cheap to clone.
 pub struct Replica<E: Engine, RT: AsyncRuntime = TokioRuntime> {
@@ -48,6 +48,7 @@ impl<E: Engine, RT: AsyncRuntime> Clone for Replica<E, RT> {
 
 pub(crate) struct Inner<E: Engine, RT: AsyncRuntime> {
     pub(crate) node: NodeId,
+    pub(crate) cluster: ClusterId,
     pub(crate) name: String,
     pub(crate) cluster_name: String,
     pub(crate) boot: BootId,
@@ -60,6 +61,12 @@ pub(crate) struct Inner<E: Engine, RT: AsyncRuntime> {
     pub(crate) proposer: Proposer,
     pub(crate) forward: Proposals,
     pub(crate) peers: PeerTable,
+    pub(crate) network: PeerNetworkFactory<RT>,
+    pub(crate) joiners: Joiners,
+    /// One change of membership at a time.
+    pub(crate) changes: Semaphore,
+    /// This node was removed from the cluster.
+    pub(crate) removed: watch::Sender<bool>,
     pub(crate) contact: Contact,
     pub(crate) spawner: Spawner,
 }
@@ -73,7 +80,7 @@ pub struct Status {
     pub term: Term,
     /// Who leads, as far as it knows.
     pub leader: Option<NodeId>,
-    /// What it is itself: `leader`, `follower`, `candidate`, `learner` or `stopped`.
+    /// What it is itself: `leader`, `follower`, `candidate`, `learner`, `removed` or `stopped`.
     pub role: &'static str,
     /// The last entry it has.
     pub last: Position,
@@ -89,6 +96,8 @@ pub struct Status {
     pub holds_lease: bool,
     /// How far each follower has confirmed the log; on a leader only.
     pub matched: BTreeMap<NodeId, Position>,
+    /// This node was removed from the cluster.
+    pub removed: bool,
 }
 
 /// Why the membership was not changed.
@@ -103,6 +112,23 @@ pub enum MembershipError {
     /// It cannot be done now; the reason says what to do.
     #[error("{0}")]
     Refused(String),
+    /// The node at the address given cannot become a member; the reason says what to do.
+    #[error("{0}")]
+    NotTaken(String),
+    /// It cannot become a voter yet.
+    #[error("{name} is not caught up: it lacks {} entries (about {} MiB)", .lag.entries, .lag.bytes >> 20)]
+    Behind {
+        /// The learner.
+        name: String,
+        /// What it lacks.
+        lag: Lag,
+    },
+    /// A voter cannot go.
+    #[error(transparent)]
+    QuorumAtStake(RemovalRefused),
+    /// Nobody can take leadership over.
+    #[error(transparent)]
+    NoSuccessor(#[from] NoSuccessor),
     /// Not known within the time given.
     #[error("no answer within {0:?}: the change may still happen, look at `member list`")]
     Unknown(Duration),
@@ -231,6 +257,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         let metrics = metrics.borrow_watched();
         let role = match metrics.state {
             _ if metrics.running_state.is_err() => "stopped",
+            _ if self.is_removed() => "removed",
             ServerState::Leader => "leader",
             ServerState::Follower => "follower",
             ServerState::Candidate => "candidate",
@@ -258,47 +285,18 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             matched: matched
                 .filter_map(|(id, at)| Some((NodeId(*id), Position(at.as_ref()?.index()))))
                 .collect(),
+            removed: self.is_removed(),
         }
     }
 
-    /// Adds a member that receives the log and does not vote.
-    pub async fn add_learner(&self, node: NodeId, member: Member) -> Result<(), MembershipError> {
-        let change = self.inner.raft.add_learner(node.0, member, false);
-        self.change(change).await
-    }
-
-    /// Makes learners voters.
-    pub async fn promote(&self, nodes: BTreeSet<NodeId>) -> Result<(), MembershipError> {
-        let ids = nodes.into_iter().map(|node| node.0).collect();
-        self.change(self.inner.raft.change_membership(ChangeMembers::AddVoterIds(ids), true)).await
-    }
-
-    /// Removes members, voters or not. This node must not be among them: transfer leadership first.
-    pub async fn remove(&self, nodes: BTreeSet<NodeId>) -> Result<(), MembershipError> {
-        if nodes.contains(&self.inner.node) {
-            return Err(MembershipError::Refused(
-                "a leader does not remove itself: transfer leadership first".to_owned(),
-            ));
-        }
-        let ids: BTreeSet<u64> = nodes.into_iter().map(|node| node.0).collect();
-        let voters = ChangeMembers::RemoveVoters(ids.clone());
-        self.change(self.inner.raft.change_membership(voters, false)).await?;
-        let is_left = |metrics: &openraft::RaftMetrics<TypeConfig<RT>>| {
-            metrics.membership_config.membership().nodes().any(|(id, _)| ids.contains(id))
-        };
-        let left = is_left(&self.inner.raft.metrics().borrow_watched());
-        if left {
-            self.change(self.inner.raft.change_membership(ChangeMembers::RemoveNodes(ids), false)).await?;
-        }
-        Ok(())
-    }
-
-    /// Hands leadership to `to`. Leadership ends at once, for the rest of this term: stop and drain before.
-    pub async fn transfer_leadership(&self, to: NodeId) -> Result<(), MembershipError> {
+    /// Hands leadership to `to`, if that may lead now, and says who leads then. Leadership ends at once, for the rest of
+    /// this term: stop and drain before. After a failed transfer the members elect another.
+    pub async fn transfer_leadership(&self, to: NodeId) -> Result<NodeId, MembershipError> {
         let leadership = self.inner.leadership.borrow().clone();
         let Some(leadership) = leadership else {
             return Err(MembershipError::NotLeader { leader: self.status().leader });
         };
+        self.successor(Some(to))?;
         self.inner.cell.raise_barrier(leadership.term());
         self.inner.leadership.send_replace(None);
         let stopped = |_| MembershipError::Refused("this node is stopping".to_owned());
@@ -308,16 +306,22 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             loop {
                 {
                     let seen = metrics.borrow_and_update();
-                    if seen.current_term > leadership.term().0 && seen.current_leader.is_some() {
-                        return;
+                    if seen.current_term > leadership.term().0
+                        && let Some(leader) = seen.current_leader
+                    {
+                        return Some(NodeId(leader));
                     }
                 }
                 if metrics.changed().await.is_err() {
-                    return;
+                    return None;
                 }
             }
         };
-        timeout(MEMBERSHIP_PATIENCE, moved).await.map_err(|_| MembershipError::Unknown(MEMBERSHIP_PATIENCE))
+        match timeout(MEMBERSHIP_PATIENCE, moved).await {
+            Ok(Some(leader)) => Ok(leader),
+            Ok(None) => Err(MembershipError::Refused("this node is stopping".to_owned())),
+            Err(_) => Err(MembershipError::Unknown(MEMBERSHIP_PATIENCE)),
+        }
     }
 
     /// Ends Raft on this node.
@@ -325,25 +329,6 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         self.inner.spawner.token().cancel();
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "raft did not end in order");
-        }
-    }
-
-    async fn change<T, X>(
-        &self,
-        change: impl Future<Output = Result<T, openraft::errors::RaftError<TypeConfig<RT>, X>>>,
-    ) -> Result<(), MembershipError>
-    where
-        X: std::fmt::Display
-            + std::fmt::Debug
-            + openraft::TryAsRef<openraft::errors::ForwardToLeader<TypeConfig<RT>>>,
-    {
-        match timeout(MEMBERSHIP_PATIENCE, change).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(match error.forward_to_leader() {
-                Some(forward) => MembershipError::NotLeader { leader: forward.leader_id.map(NodeId) },
-                None => MembershipError::Refused(error.to_string()),
-            }),
-            Err(_) => Err(MembershipError::Unknown(MEMBERSHIP_PATIENCE)),
         }
     }
 }

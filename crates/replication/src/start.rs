@@ -3,6 +3,7 @@
 //! - A node whose directory is bound to a cluster returns to it; any other waits for its founding first.
 //! - The peer port answers from the beginning, so that a founding node can be found.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,11 +18,12 @@ use runtime::random::Random;
 use store::Store;
 use store::engine::Engine;
 use tokio::net::TcpListener;
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{OnceCell, Semaphore, watch};
 use tracing::info;
 
-use crate::founding;
+use crate::founding::{self, Belonging};
 use crate::handler::{Contact, Handler};
+use crate::joiners::Joiners;
 use crate::lease::{LeaseCell, LeaseTimes};
 use crate::network::{
     Connector, Identity, NetworkOptions, NetworkParts, PeerEvents, PeerNetworkFactory, PeerService,
@@ -48,6 +50,8 @@ pub struct ReplicaParts<E> {
     pub boot: BootId,
     /// All founding members by name, in the order of the node file; empty for a node that joins.
     pub members: Vec<(String, String)>,
+    /// How a node that belongs to no cluster yet finds one.
+    pub belonging: Belonging,
     /// The lease profile.
     pub times: LeaseTimes,
     /// Wall clock.
@@ -91,7 +95,7 @@ pub enum StartError {
 }
 
 impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
-    /// Starts a replica: founds the cluster, joins its founding, or returns to it.
+    /// Starts a replica: founds the cluster, joins it once it is known there, or returns to it.
     pub async fn start(mut parts: ReplicaParts<E>) -> Result<Self, StartError> {
         // The tasks around Raft end before the store's, which were started by the parent.
         parts.spawner = parts.spawner.child();
@@ -108,12 +112,23 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             lease: parts.times.lease,
             boot: parts.boot,
             pristine: parts.store.is_pristine() && bound.is_none(),
+            address: parts.belonging.address.clone(),
         };
         let (identity, identity_seen) = watch::channel(identity);
         let table = PeerTable::new();
         clear_staging(&parts.staging).await?;
         let slot: Arc<OnceCell<Self>> = Arc::default();
-        serve_peers(&mut parts, &slot, &identity_seen, &table, &network_options)?;
+        let (roster, roster_seen) = watch::channel(BTreeMap::new());
+        let joiners = Joiners::default();
+        let handler = Handler {
+            replica: Arc::clone(&slot),
+            keeper: parts.store.keeper().clone(),
+            roster: roster_seen,
+            joiners: joiners.clone(),
+            staging: parts.staging.clone(),
+            free_bytes: Arc::clone(&parts.free_bytes),
+        };
+        serve_peers(&mut parts, handler, &identity_seen, &table, &network_options)?;
         let network = PeerNetworkFactory::<RT>::new(NetworkParts {
             identity: identity_seen,
             connector: Arc::clone(&parts.connector),
@@ -124,17 +139,19 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             spawner: parts.spawner.clone(),
         });
 
+        let founds = parts.members.first().is_some_and(|(first, _)| *first == parts.name);
         let founders = match bound {
-            Some(_) => None,
-            None => Some(founding::found(&mut parts, &network, &identity).await?),
+            // A founder that was interrupted before its first entry goes on.
+            Some(_) if !(founds && parts.store.is_pristine()) => None,
+            _ => founding::belong(&mut parts, &network, &identity, &roster).await?,
         };
-        let node = identity.borrow().node;
-        let inner = assemble(&parts, node, network, &network_options, table).await?;
+        let (node, cluster) = (identity.borrow().node, identity.borrow().cluster);
+        let inner = assemble(&parts, (cluster, node), network, &network_options, table, joiners).await?;
         let replica = Self { inner: Arc::new(inner) };
         if slot.set(replica.clone()).is_err() {
             unreachable!("a replica is started once");
         }
-        if let Some(Some(members)) = founders {
+        if let Some(members) = founders {
             let refused = |error: openraft::errors::RaftError<_, _>| StartError::Raft(error.to_string());
             replica.inner.raft.initialize(members).await.map_err(refused)?;
         }
@@ -154,21 +171,18 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         spawner.spawn("elections", async move { replica.campaign(token).await });
         let (replica, token) = run(self.clone());
         spawner.spawn("snapshots", async move { replica.purge_behind_horizon(token).await });
+        let (replica, token) = run(self.clone());
+        spawner.spawn("membership", async move { replica.mend_membership(token).await });
     }
 }
 
 fn serve_peers<E: Engine, RT: AsyncRuntime>(
     parts: &mut ReplicaParts<E>,
-    slot: &Arc<OnceCell<Replica<E, RT>>>,
+    handler: Handler<E, RT>,
     identity: &watch::Receiver<Identity>,
     table: &PeerTable,
     options: &NetworkOptions,
 ) -> Result<(), StartError> {
-    let handler = Handler {
-        replica: Arc::clone(slot),
-        staging: parts.staging.clone(),
-        free_bytes: Arc::clone(&parts.free_bytes),
-    };
     let service = PeerService::new(ServiceParts {
         handler: Arc::new(handler),
         identity: identity.clone(),
@@ -187,10 +201,11 @@ fn serve_peers<E: Engine, RT: AsyncRuntime>(
 
 async fn assemble<E: Engine, RT: AsyncRuntime>(
     parts: &ReplicaParts<E>,
-    node: NodeId,
+    (cluster, node): (ClusterId, NodeId),
     network: PeerNetworkFactory<RT>,
     options: &NetworkOptions,
     table: PeerTable,
+    joiners: Joiners,
 ) -> Result<Inner<E, RT>, StartError> {
     let config = raft_config(&parts.cluster_name, &parts.times).map_err(StartError::Raft)?;
     let machine = StateMachine::new(parts.store.keeper().clone());
@@ -202,9 +217,10 @@ async fn assemble<E: Engine, RT: AsyncRuntime>(
     parts.spawner.spawn("proposals", proposing.run(parts.spawner.token().clone()));
     let (leader, leader_seen) = watch::channel(None);
     follow_leader(&raft, node, leader, &parts.spawner);
-    let quarantine = if parts.store.is_pristine() { Duration::ZERO } else { parts.times.quarantine() };
+    let quarantine = if parts.store.is_pristine() { Duration::ZERO } else { quarantine(parts, node) };
     Ok(Inner {
         node,
+        cluster,
         name: parts.name.clone(),
         cluster_name: parts.cluster_name.clone(),
         boot: parts.boot,
@@ -215,11 +231,23 @@ async fn assemble<E: Engine, RT: AsyncRuntime>(
         cell: LeaseCell::new(parts.times),
         leadership: watch::Sender::new(None),
         proposer,
-        forward: Proposals::start(network, leader_seen, options, &parts.spawner),
+        forward: Proposals::start(network.clone(), leader_seen, options, &parts.spawner),
         peers: table,
+        network,
+        joiners,
+        changes: Semaphore::new(1),
+        removed: watch::Sender::new(false),
         contact: Contact::new(quarantine),
         spawner: parts.spawner.clone(),
     })
+}
+
+/// How long this node keeps its vote after its start: for the longest lease that a leader may count on, which is that of
+/// its profile or the one that the membership has recorded.
+fn quarantine<E: Engine>(parts: &ReplicaParts<E>, node: NodeId) -> Duration {
+    let recorded = parts.store.keeper().read(|state| Some(state.membership.nodes.get(&node.0)?.lease));
+    let lease = recorded.unwrap_or_default().max(parts.times.lease);
+    LeaseTimes { lease, ..parts.times }.quarantine()
 }
 
 /// Tells the forwarder who leads.

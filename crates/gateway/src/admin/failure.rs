@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use model::ids::Revision;
 use model::plant::document::Diagnostics;
-use replication::{MembershipError, ProposeError};
+use replication::{MembershipError, NoSuccessor, ProposeError};
 use store::Refusal;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -79,6 +79,21 @@ pub(crate) enum Failure {
     /// The hand-over was begun and did not end well.
     #[error("the hand-over did not succeed: {0}; `holdfast leader show` says who leads")]
     HandOver(String),
+    /// This node takes no part any more.
+    #[error("this node was removed from the cluster and knows nothing of it any more; ask another")]
+    Removed,
+    /// The node at that address cannot become a member.
+    #[error("the node cannot be added: {0}")]
+    NotTaken(String),
+    /// A learner lacks too much to vote.
+    #[error("{0}; wait until it has them (`--wait` does, `holdfast member list` shows how far it is)")]
+    NotCaughtUp(String),
+    /// A voter cannot go.
+    #[error("the member cannot be removed: {0}")]
+    QuorumAtStake(String),
+    /// The membership was not changed.
+    #[error("the membership was not changed: {0}")]
+    NotChanged(String),
     /// There is no such device.
     #[error("there is no device {0:?}; `holdfast device list` names them")]
     NoSuchDevice(String),
@@ -123,6 +138,11 @@ impl Failure {
             Self::NoSuccessor(_) => "HF-3106",
             Self::HandOver(_) => "HF-3107",
             Self::Stopping => "HF-3108",
+            Self::Removed => "HF-3110",
+            Self::NotTaken(_) => "HF-3111",
+            Self::NotCaughtUp(_) => "HF-3112",
+            Self::QuorumAtStake(_) => "HF-3113",
+            Self::NotChanged(_) => "HF-3114",
             Self::NoSuchDevice(_) => "HF-5101",
             Self::NoSuchDestination(_) => "HF-7101",
             Self::NoSuchRecord { .. } => "HF-7102",
@@ -135,9 +155,14 @@ impl Failure {
         match self {
             Self::InvalidDocument(_) | Self::InvalidFiles(_) | Self::BadArgument(_) => Code::InvalidArgument,
             Self::RevisionMoved { .. } => Code::Aborted,
-            Self::BacklogAtStake(_) | Self::NotLeader { .. } | Self::NoSuccessor(_) => {
-                Code::FailedPrecondition
-            }
+            Self::BacklogAtStake(_)
+            | Self::NotLeader { .. }
+            | Self::NoSuccessor(_)
+            | Self::Removed
+            | Self::NotTaken(_)
+            | Self::NotCaughtUp(_)
+            | Self::QuorumAtStake(_)
+            | Self::NotChanged(_) => Code::FailedPrecondition,
             Self::NoSuchRevision(_)
             | Self::NoSuchMember(_)
             | Self::NoSuchDevice(_)
@@ -146,6 +171,14 @@ impl Failure {
             Self::NoQuorum(_) | Self::Overloaded(_) | Self::Stopping => Code::Unavailable,
             Self::Unknown(_) | Self::HandOver(_) => Code::Unknown,
             Self::Internal(_) => Code::Internal,
+        }
+    }
+
+    /// Why the membership was not changed.
+    pub(crate) fn from_change(error: MembershipError) -> Self {
+        match error {
+            MembershipError::Refused(reason) => Self::NotChanged(reason),
+            other => other.into(),
         }
     }
 
@@ -182,8 +215,18 @@ impl From<MembershipError> for Failure {
         match error {
             MembershipError::NotLeader { .. } => Self::NotLeader { leader: None },
             MembershipError::Refused(reason) => Self::HandOver(reason),
+            MembershipError::NotTaken(reason) => Self::NotTaken(reason),
+            behind @ MembershipError::Behind { .. } => Self::NotCaughtUp(behind.to_string()),
+            MembershipError::QuorumAtStake(why) => Self::QuorumAtStake(why.to_string()),
+            MembershipError::NoSuccessor(nobody) => nobody.into(),
             MembershipError::Unknown(patience) => Self::Unknown(patience),
         }
+    }
+}
+
+impl From<NoSuccessor> for Failure {
+    fn from(nobody: NoSuccessor) -> Self {
+        Self::NoSuccessor(nobody.0)
     }
 }
 

@@ -1,56 +1,133 @@
-//! Members over the API: drain, resume, and handing leadership over.
+//! Members over the API: add, promote, replace, remove, drain, resume, and handing leadership over.
 //!
-//! - Leadership goes only to a voting gateway that is well and not drained; of those to the most preferred.
-//! - A drained leader hands over before it is answered.
+//! - Every change is written into the log with who asked for it and why, before it is made.
+//! - A drained leader hands over before it is answered. A leader that is to be removed or replaced is drained and hands
+//!   over, and the next leader does the rest: whoever asked is told to ask again (HF-3101).
+//! - Who may lead, who may vote and who may go is decided in `replication`; here it is asked.
 
-use model::command::Command;
+use std::time::Duration;
+
+use model::command::{Command, Event, Severity};
 use model::ids::NodeId;
-use model::{Position, Role};
-use replication::Status;
+use model::plant::Failback;
+use replication::{Candidate, Joiner, NoSuccessor, Status, check_removal, choose, is_caught_up};
 use store::engine::Engine;
+use tokio::time::{Instant, sleep};
 use wire::proto::v1 as pb;
+use wire::times::duration_to_proto;
 
 use super::failure::Failure;
-use super::{AdminService, request};
+use super::{AdminService, PROPOSE_AGAIN, request, views};
+use crate::failback::{Decision, Watch, facts};
 
-/// A member that leadership might go to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Candidate {
-    node: NodeId,
-    name: String,
-    /// Its place among the preferred.
-    preference: Option<usize>,
-    /// How far it has confirmed the log.
-    confirmed: Position,
-    /// Why it may not lead now.
-    unfit: Option<String>,
-}
+/// How long another leader may take to show after a hand-over.
+const HAND_OVER: Duration = Duration::from_secs(10);
 
 impl<E: Engine> AdminService<E> {
+    pub(super) async fn add_member(
+        &self,
+        asked: pb::AddMemberRequest,
+        principal: &str,
+    ) -> Result<pb::AddMemberResponse, Failure> {
+        let status = self.leading()?;
+        let pb::AddMemberRequest { name, address, reason, replaces } = asked;
+        if name.is_empty() || !address.contains(':') {
+            return Err(Failure::BadArgument(format!("expected NAME=HOST:PORT, found \"{name}={address}\"")));
+        }
+        let instead_of = match replaces.as_str() {
+            "" => None,
+            old => Some(oldest_named(&status, old)?),
+        };
+        let what = format!("{name} at {address} is to be added as a learner");
+        self.write_down(&name, what, principal, &reason).await?;
+        let added = self.replica().add(&name, &address, instead_of).await.map_err(Failure::from_change)?;
+        Ok(pb::AddMemberResponse { id: added.node.0, already: added.already })
+    }
+
+    pub(super) async fn promote_member(
+        &self,
+        asked: &pb::PromoteMemberRequest,
+        principal: &str,
+    ) -> Result<(), Failure> {
+        let status = self.leading()?;
+        let node = member_named(&status, &asked.name)?;
+        if status.votes(node) {
+            return Ok(());
+        }
+        self.check_caught_up(node)?;
+        let name = self.name_of(node);
+        self.write_down(&name, format!("{name} (#{node}) is to vote"), principal, &asked.reason).await?;
+        self.replica().promote(node).await.map_err(Failure::from_change)
+    }
+
+    pub(super) async fn replace_member(
+        &self,
+        asked: &pb::ReplaceMemberRequest,
+        principal: &str,
+    ) -> Result<(), Failure> {
+        let status = self.leading()?;
+        let new = NodeId(asked.id);
+        if !status.members.contains_key(&new) {
+            return Err(Failure::NoSuchMember(format!("#{new}")));
+        }
+        let old = match oldest_named(&status, &asked.old) {
+            Ok(old) if old != new => old,
+            // It was replaced before.
+            Ok(_) | Err(Failure::NoSuchMember(_)) if status.votes(new) => return Ok(()),
+            Ok(_) => return Err(Failure::NoSuchMember(asked.old.clone())),
+            Err(failure) => return Err(failure),
+        };
+        if !status.votes(new) {
+            self.check_caught_up(new)?;
+        }
+        let (gone, come) = (self.name_of(old), self.name_of(new));
+        let what = format!("{come} (#{new}) is to take the place of {gone} (#{old})");
+        self.write_down(&gone, what, principal, &asked.reason).await?;
+        self.hand_over_first(&status, old, &asked.reason, principal).await?;
+        self.replica().replace(old, new).await.map_err(Failure::from_change)
+    }
+
+    pub(super) async fn remove_member(
+        &self,
+        asked: &pb::RemoveMemberRequest,
+        principal: &str,
+    ) -> Result<(), Failure> {
+        let status = self.leading()?;
+        let node = member_named(&status, &asked.name)?;
+        if status.votes(node) {
+            let voters = self.replica().voters(&status, node);
+            check_removal(voters, asked.force).map_err(|why| Failure::QuorumAtStake(why.to_string()))?;
+        }
+        let name = self.name_of(node);
+        let what = format!("{name} (#{node}) is to be removed from the cluster");
+        self.write_down(&name, what, principal, &asked.reason).await?;
+        self.hand_over_first(&status, node, &asked.reason, principal).await?;
+        self.replica().remove(node, asked.force).await.map_err(Failure::from_change)
+    }
+
     pub(super) async fn drain(&self, name: &str, reason: &str, principal: &str) -> Result<String, Failure> {
         let status = self.replica().status();
         let node = member_named(&status, name)?;
-        let candidates = self.candidates(&status);
-        let others = || candidates.iter().filter(|candidate| candidate.node != node);
-        if !others().any(|candidate| candidate.unfit.is_none()) {
-            let why: Vec<String> = others().map(describe).collect();
-            return Err(Failure::NoSuccessor(format!(
-                "{name} is the last that may lead ({})",
-                why.join("; ")
-            )));
-        }
         let leads = status.leader == Some(node);
-        if leads {
+        if status.leader != Some(status.node) {
+            // Who else could lead only the leader knows.
             self.require_leader(false)?;
+        }
+        let candidates = self.replica().candidates();
+        let others: Vec<&Candidate> = candidates.iter().filter(|candidate| candidate.node != node).collect();
+        let another_leads = !leads && status.leader.is_some();
+        if !another_leads && !others.iter().any(|candidate| candidate.unfit.is_none()) {
+            let why: Vec<String> = others.iter().map(ToString::to_string).collect();
+            let text = format!("{name} is the last that may lead ({})", why.join("; "));
+            return Err(Failure::NoSuccessor(text));
         }
         let command = Command::SetDrained { node, drained: true, request: request(principal, reason) };
         self.change(&command).await?;
         if !leads {
             return Ok(String::new());
         }
-        let successor = choose(&candidates, None)?;
-        self.hand_over(successor).await?;
-        Ok(self.name_of(self.replica().status().leader.unwrap_or(successor)))
+        let leader = self.hand_over(None).await?;
+        Ok(self.name_of(leader))
     }
 
     pub(super) async fn resume(&self, name: &str, reason: &str, principal: &str) -> Result<(), Failure> {
@@ -65,11 +142,7 @@ impl<E: Engine> AdminService<E> {
         reason: &str,
         principal: &str,
     ) -> Result<pb::TransferLeadershipResponse, Failure> {
-        self.require_leader(false)?;
-        let before = self.replica().status();
-        if before.leader != Some(before.node) {
-            return Err(Failure::NotLeader { leader: None });
-        }
+        let before = self.leading()?;
         let wanted = match to {
             "" => None,
             name => Some(member_named(&before, name)?),
@@ -78,107 +151,154 @@ impl<E: Engine> AdminService<E> {
         if wanted == Some(before.node) {
             return Ok(pb::TransferLeadershipResponse { from: from.clone(), to: from, term: before.term.0 });
         }
-        let successor = choose(&self.candidates(&before), wanted)?;
-        tracing::info!(to = self.name_of(successor), reason, principal, "handing leadership over");
-        self.hand_over(successor).await?;
+        let successor = choose(&self.replica().candidates(), wanted)?;
+        let what = format!("leadership is handed from {from} to {}", self.name_of(successor));
+        self.write_down(&from, what, principal, reason).await?;
+        let leader = self.hand_over(Some(successor)).await?;
         let after = self.replica().status();
-        let to = self.name_of(after.leader.unwrap_or(successor));
-        Ok(pb::TransferLeadershipResponse { from, to, term: after.term.0 })
+        Ok(pb::TransferLeadershipResponse { from, to: self.name_of(leader), term: after.term.0 })
     }
 
-    async fn hand_over(&self, to: NodeId) -> Result<(), Failure> {
-        self.switchover().switch_over(to).await.map_err(Failure::from)
-    }
-
-    /// All members but this one, with what keeps them from leading.
-    fn candidates(&self, status: &Status) -> Vec<Candidate> {
-        let members = self.members(status, self.now());
-        let preferred = self.replica().store().keeper().read(|state| state.plant().cluster.preferred.clone());
-        let others = members.into_iter().filter(|member| member.id != status.node.0);
-        let candidate = |member: pb::Member| Candidate {
-            node: NodeId(member.id),
-            preference: preferred.iter().position(|name| *name == member.name),
-            confirmed: Position(member.confirmed.unwrap_or(0)),
-            unfit: unfit(&member, status),
-            name: member.name,
+    /// Nodes that ask to belong, as far as this node has heard of them.
+    pub(super) fn waiting(&self) -> Vec<pb::WaitingNode> {
+        let status = self.replica().status();
+        let is_taken = |name: &str| status.members.values().any(|member| member.name == name);
+        let waiting = |joiner: Joiner| {
+            let Joiner { name, address, since, .. } = joiner;
+            let command = match is_taken(&name) {
+                true => format!("holdfast member replace {name} {name}={address}"),
+                false => format!("holdfast member add {name}={address}"),
+            };
+            let since = views::moment(self.now(), since.elapsed());
+            pb::WaitingNode { name, address, since: Some(since), command }
         };
-        others.map(candidate).collect()
+        self.replica().joiners().into_iter().map(waiting).collect()
     }
-}
 
-fn unfit(member: &pb::Member, status: &Status) -> Option<String> {
-    use pb::member::Reach;
-    let role = status.members.get(&NodeId(member.id)).map(|member| member.role);
-    let why = match member.reach() {
-        _ if !member.voter => "does not vote yet",
-        _ if role == Some(Role::Witness) => "is a witness",
-        _ if member.drained.is_some() => "is drained",
-        Reach::Unreachable => "cannot be reached",
-        Reach::Refused => "is refused",
-        _ => return None,
-    };
-    Some(why.to_owned())
-}
-
-fn describe(candidate: &Candidate) -> String {
-    let why = candidate.unfit.as_deref().unwrap_or("may lead");
-    format!("{} {why}", candidate.name)
-}
-
-/// Whom leadership goes to: the one asked for, if it may lead, else the most preferred, then the one furthest on.
-fn choose(candidates: &[Candidate], wanted: Option<NodeId>) -> Result<NodeId, Failure> {
-    if let Some(wanted) = wanted {
-        let candidate = candidates.iter().find(|candidate| candidate.node == wanted);
-        return match candidate {
-            Some(Candidate { unfit: None, node, .. }) => Ok(*node),
-            Some(candidate) => Err(Failure::NoSuccessor(describe(candidate))),
-            None => Err(Failure::NoSuccessor("it leads already".to_owned())),
+    /// Where leadership should go, if this node leads and another is preferred.
+    pub(super) fn failback(&self) -> Option<pb::Failback> {
+        self.replica().leadership().borrow().as_ref()?;
+        let facts = facts(self.replica());
+        let settle = match facts.mode {
+            Failback::Auto { settle } => Some(duration_to_proto(settle)),
+            Failback::Manual => None,
         };
-    }
-    let fit = candidates.iter().filter(|candidate| candidate.unfit.is_none());
-    let best = fit.min_by_key(|candidate| {
-        let preference = candidate.preference.unwrap_or(usize::MAX);
-        (preference, std::cmp::Reverse(candidate.confirmed), candidate.node)
-    });
-    best.map(|candidate| candidate.node).ok_or_else(|| {
-        let why: Vec<String> = candidates.iter().map(describe).collect();
-        Failure::NoSuccessor(format!("no other member may lead now ({})", why.join("; ")))
-    })
-}
-
-fn member_named(status: &Status, name: &str) -> Result<NodeId, Failure> {
-    let found = status.members.iter().find(|(_, member)| member.name == name);
-    found.map(|(node, _)| *node).ok_or_else(|| Failure::NoSuchMember(name.to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn candidate(node: u64, preference: Option<usize>, confirmed: u64, unfit: Option<&str>) -> Candidate {
-        Candidate {
-            node: NodeId(node),
-            name: format!("node-{node}"),
-            preference,
-            confirmed: Position(confirmed),
-            unfit: unfit.map(str::to_owned),
+        match Watch::default().decide(Instant::now(), &facts) {
+            Decision::Stay => None,
+            Decision::Possible(to) | Decision::Settling(to, _) | Decision::HandOver(to, _) => {
+                Some(pb::Failback { to: self.name_of(to), automatic: settle.is_some(), settle })
+            }
         }
     }
 
-    #[test]
-    fn leadership_goes_to_the_most_preferred_then_to_the_one_furthest_on() {
-        let all =
-            [candidate(2, None, 90, None), candidate(3, Some(1), 10, None), candidate(4, Some(0), 5, None)];
-        assert_eq!(choose(&all, None), Ok(NodeId(4)));
-        assert_eq!(choose(&[all[0].clone(), candidate(5, None, 91, None)], None), Ok(NodeId(5)));
+    /// What only the leader may do: its status, or where to ask.
+    fn leading(&self) -> Result<Status, Failure> {
+        self.require_leader(false)?;
+        let status = self.replica().status();
+        match status.leader == Some(status.node) {
+            true => Ok(status),
+            false => Err(Failure::NotLeader { leader: None }),
+        }
     }
 
-    #[test]
-    fn leadership_never_goes_to_one_that_may_not_lead() {
-        let all = [candidate(2, Some(0), 90, Some("is drained")), candidate(3, None, 10, None)];
-        assert_eq!(choose(&all, None), Ok(NodeId(3)));
-        assert_eq!(choose(&all, Some(NodeId(2))), Err(Failure::NoSuccessor("node-2 is drained".into())));
-        let refused = choose(&all[..1], None).expect_err("nobody is left");
-        assert!(refused.to_string().contains("node-2 is drained"), "{refused}");
+    fn check_caught_up(&self, node: NodeId) -> Result<(), Failure> {
+        match self.replica().lag(node) {
+            Some(lag) if !is_caught_up(lag) => {
+                let (name, bytes) = (self.name_of(node), model::plant::units::format_bytes(lag.bytes));
+                let text = format!("{name} lacks {} entries (about {bytes})", lag.entries);
+                Err(Failure::NotCaughtUp(text))
+            }
+            _ => Ok(()),
+        }
     }
+
+    /// Writes into the log what is about to be done, by whom and why.
+    async fn write_down(
+        &self,
+        name: &str,
+        what: String,
+        principal: &str,
+        reason: &str,
+    ) -> Result<(), Failure> {
+        let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        let event = Event {
+            severity: Severity::Info,
+            subject: format!("node/{name}"),
+            text: format!("{what}, asked for by {principal}{why}"),
+        };
+        self.change(&Command::Event(event)).await.map(|_| ())
+    }
+
+    /// A leader that is about to go is drained, so that leadership does not come back to it, and hands over; the rest is
+    /// for the next leader.
+    async fn hand_over_first(
+        &self,
+        status: &Status,
+        goes: NodeId,
+        reason: &str,
+        principal: &str,
+    ) -> Result<(), Failure> {
+        if goes != status.node {
+            return Ok(());
+        }
+        choose(&self.replica().candidates(), None)?;
+        let command = Command::SetDrained { node: goes, drained: true, request: request(principal, reason) };
+        self.change(&command).await?;
+        let leader = self.hand_over(None).await?;
+        Err(Failure::NotLeader { leader: Some(self.name_of(leader)) })
+    }
+
+    /// Hands leadership over and says who leads then. A drained leader may be handing over by itself already.
+    async fn hand_over(&self, to: Option<NodeId>) -> Result<NodeId, Failure> {
+        let me = self.replica().node();
+        let to = match to {
+            Some(to) => Ok(to),
+            None => self.replica().successor(None),
+        };
+        let asked = match to {
+            Ok(to) => self.switchover().switch_over(to).await.map_err(Failure::from),
+            Err(NoSuccessor(why)) => Err(Failure::NoSuccessor(why)),
+        };
+        let until = Instant::now() + HAND_OVER;
+        loop {
+            let status = self.replica().status();
+            match (status.leader, &asked) {
+                (Some(leader), _) if leader != me => return Ok(leader),
+                // It was refused, and this node leads on.
+                (Some(_), Err(failure)) if self.replica().leadership().borrow().is_some() => {
+                    return Err(failure.clone());
+                }
+                _ if Instant::now() >= until => {
+                    return Err(Failure::HandOver("nobody is known to lead".to_owned()));
+                }
+                _ => sleep(PROPOSE_AGAIN).await,
+            }
+        }
+    }
+}
+
+/// The member of that name, or of that number (`#3`).
+fn member_named(status: &Status, name: &str) -> Result<NodeId, Failure> {
+    let named = all_named(status, name);
+    match named.as_slice() {
+        [] => Err(Failure::NoSuchMember(name.to_owned())),
+        [node] => Ok(*node),
+        several => {
+            let numbers: Vec<String> = several.iter().map(|node| format!("#{node}")).collect();
+            let text =
+                format!("{} members are called {name}: say which, {}", several.len(), numbers.join(" or "));
+            Err(Failure::BadArgument(text))
+        }
+    }
+}
+
+/// The member of that name that has been one for longest: the one to be replaced, where the new one has its name already.
+fn oldest_named(status: &Status, name: &str) -> Result<NodeId, Failure> {
+    all_named(status, name).into_iter().min().ok_or_else(|| Failure::NoSuchMember(name.to_owned()))
+}
+
+fn all_named(status: &Status, name: &str) -> Vec<NodeId> {
+    let number = name.strip_prefix('#').and_then(|number| number.parse().ok()).map(NodeId);
+    let fits = |node: NodeId, member: &model::Member| member.name == name || number == Some(node);
+    status.members.iter().filter(|(node, member)| fits(**node, member)).map(|(node, _)| *node).collect()
 }

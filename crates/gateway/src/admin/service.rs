@@ -79,7 +79,39 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
     ) -> Answer<pb::ListMembersResponse> {
         self.require_leader(request.into_inner().this_node)?;
         let members = self.members(&self.replica().status(), self.now());
-        Ok(Response::new(pb::ListMembersResponse { members }))
+        Ok(Response::new(pb::ListMembersResponse { members, waiting: self.waiting() }))
+    }
+
+    async fn add_member(&self, request: Request<pb::AddMemberRequest>) -> Answer<pb::AddMemberResponse> {
+        let principal = principal(&request);
+        answer(self.add_member(request.into_inner(), &principal).await)
+    }
+
+    async fn promote_member(
+        &self,
+        request: Request<pb::PromoteMemberRequest>,
+    ) -> Answer<pb::PromoteMemberResponse> {
+        let principal = principal(&request);
+        let done = self.promote_member(&request.into_inner(), &principal).await;
+        answer(done.map(|()| pb::PromoteMemberResponse {}))
+    }
+
+    async fn replace_member(
+        &self,
+        request: Request<pb::ReplaceMemberRequest>,
+    ) -> Answer<pb::ReplaceMemberResponse> {
+        let principal = principal(&request);
+        let done = self.replace_member(&request.into_inner(), &principal).await;
+        answer(done.map(|()| pb::ReplaceMemberResponse {}))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<pb::RemoveMemberRequest>,
+    ) -> Answer<pb::RemoveMemberResponse> {
+        let principal = principal(&request);
+        let done = self.remove_member(&request.into_inner(), &principal).await;
+        answer(done.map(|()| pb::RemoveMemberResponse {}))
     }
 
     async fn drain_member(

@@ -47,6 +47,8 @@ impl<E: Engine> AdminService<E> {
             members: facts.members,
             destinations: facts.destinations,
             buffer: Some(facts.buffer),
+            waiting: self.waiting(),
+            failback: self.failback(),
         }
     }
 
@@ -108,6 +110,13 @@ impl<E: Engine> AdminService<E> {
         for member in &mut members {
             if member.id == status.node.0 {
                 member.free_bytes = self.free_bytes();
+            }
+            // What a voter lacks is on its way; what a learner lacks decides when it may vote.
+            if member.confirmed.is_some() || !member.voter {
+                let lag = self.replica().lag(NodeId(member.id));
+                member.behind = member.behind.or(lag.map(|lag| lag.entries));
+                member.behind_bytes = lag.map(|lag| lag.bytes);
+                member.caught_up = lag.is_some_and(replication::is_caught_up);
             }
         }
         members
@@ -182,6 +191,8 @@ fn member(status: &Status, state: &State, id: NodeId, peer: Option<&PeerInfo>, a
         free_bytes: peer.and_then(|peer| peer.free_bytes),
         lease: Some(duration_to_proto(known.lease)),
         drained: state.drained.get(&id).map(views::standing),
+        behind_bytes: None,
+        caught_up: false,
     }
 }
 

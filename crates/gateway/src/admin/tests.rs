@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use model::{BootId, Role};
-use replication::{LeaseTimes, PeerEvents, ReplicaParts, TcpConnector};
+use replication::{Belonging, LeaseTimes, PeerEvents, ReplicaParts, TcpConnector};
 use runtime::random::generator;
 use runtime::{Supervisor, SystemClock};
 use store::engine::sim::{SimDisk, SimEngine};
@@ -59,6 +59,7 @@ async fn cluster() -> Cluster {
         role: Role::Gateway,
         boot: BootId::from(1),
         members: vec![("solo".into(), address)],
+        belonging: Belonging::default(),
         times: LeaseTimes::LAN,
         clock: Arc::clone(&clock),
         connector: Arc::new(TcpConnector::new(Duration::from_millis(250))),

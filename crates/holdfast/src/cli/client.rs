@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 use wire::proto::v1::admin_client::AdminClient;
@@ -15,6 +16,8 @@ use super::error::{CliError, code};
 
 /// How long one node may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(2);
+/// Pause before the leader is looked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
 /// Largest answer: a bundle, or a hundred thousand tags.
 const MAX_MESSAGE: usize = 128 << 20;
 
@@ -89,7 +92,18 @@ impl Client {
         question: Q,
         call: impl AsyncFn(&mut AdminClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
     ) -> Result<A, CliError> {
-        self.each(&question, &call, Nature::Change).await
+        let until = Instant::now() + self.timeout;
+        loop {
+            match self.each(&question, &call, Nature::Change).await {
+                // Nothing was changed, and leadership may just be changing hands.
+                Err(CliError::Refused(status))
+                    if code(&status) == Some("HF-3101") && Instant::now() + ASK_AGAIN < until =>
+                {
+                    sleep(ASK_AGAIN).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     async fn each<Q: Clone, A>(
@@ -107,8 +121,11 @@ impl Client {
                     self.current = index;
                     return Ok(answer);
                 }
-                Tried::Refused(status) if matches!(code(&status), Some("HF-3101" | "HF-3108")) => {
-                    passed_on = Some(status);
+                Tried::Refused(status) if is_passed_on(&status) => {
+                    // What the members say counts, if any of them says anything.
+                    if code(&status) == Some("HF-3101") || passed_on.is_none() {
+                        passed_on = Some(status);
+                    }
                 }
                 Tried::Refused(status) => return Err(CliError::Refused(Box::new(status))),
                 Tried::NotReached(reason) => not_reached.push((self.names[index].clone(), reason)),
@@ -157,6 +174,11 @@ impl Client {
             }
         }
     }
+}
+
+/// Whether another node should be asked: this one does not lead, is stopping, or belongs to no cluster (any more).
+fn is_passed_on(status: &Status) -> bool {
+    matches!(code(status), Some("HF-3101" | "HF-3108" | "HF-3109" | "HF-3110"))
 }
 
 /// Whether a node decided this, rather than the way to it.

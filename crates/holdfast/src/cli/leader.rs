@@ -21,7 +21,7 @@ pub(crate) enum LeaderCommand {
         /// The next leader; by default the most preferred node that is well.
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
         to: String,
-        /// Why; kept in the log of the node.
+        /// Why; kept in the log.
         #[arg(long, short, default_value = "", hide_default_value = true)]
         reason: String,
     },

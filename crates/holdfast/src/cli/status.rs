@@ -88,12 +88,35 @@ fn render(status: &pb::ClusterStatus, now: Timestamp, output: &Output) -> String
         ));
     }
     lines.push(format!("  {} {}", output.paint(Tone::Good, "ok"), rest(status)));
+    if let Some(failback) = &status.failback {
+        lines.push(format!("  - {}", returning(failback)));
+    }
+    for waiting in &status.waiting {
+        lines.push(format!(
+            "  - {} at {} waits to belong: {}",
+            waiting.name, waiting.address, waiting.command
+        ));
+    }
     let asked_leader = status.leader.as_ref().is_some_and(|leader| leader.name == status.node);
     if !asked_leader {
         let note = "as {} sees it; the leader was not asked: devices and destinations may be unknown";
         lines.push(format!("  ({})", note.replace("{}", &status.node)));
     }
     lines.join("\n")
+}
+
+/// Where leadership should be.
+fn returning(failback: &pb::Failback) -> String {
+    let to = &failback.to;
+    match failback.automatic {
+        true => {
+            let settle = format::duration(failback.settle.as_ref());
+            format!(
+                "leadership returns to {to} when it has been well for {settle} (longer after each relapse)"
+            )
+        }
+        false => format!("leadership can return to {to}: holdfast leader transfer --to {to}"),
+    }
 }
 
 fn headline(status: &pb::ClusterStatus, now: Timestamp, output: &Output) -> String {
@@ -171,6 +194,15 @@ fn rest(status: &pb::ClusterStatus) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn it_says_how_leadership_returns() {
+        let mut failback = pb::Failback { to: "gateway-a".into(), ..pb::Failback::default() };
+        assert!(returning(&failback).ends_with("holdfast leader transfer --to gateway-a"));
+        failback.automatic = true;
+        failback.settle = Some(wire::times::duration_to_proto(Duration::from_secs(60)));
+        assert!(returning(&failback).contains("well for"), "{}", returning(&failback));
+    }
+
     use wire::times::{nanos_to_proto, timestamp_from_proto, timestamp_to_proto};
 
     use super::super::output::Format;

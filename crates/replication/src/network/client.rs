@@ -128,6 +128,7 @@ impl Peer {
         let theirs = convert::timestamp_from_bits(answer.clock);
         let exchange = Exchange { sent, theirs, round_trip: started.elapsed() };
         self.context.table.answered(self.node, exchange, answer.free_bytes);
+        self.context.table.votes(self.node, answer.votes);
         let result = answer.result.ok_or(convert::Malformed("heartbeat result"))?;
         let result = convert::append_result_from_proto::<RT>(result)?;
         self.watch_result(&request.vote, &result)?;
@@ -169,6 +170,30 @@ impl<RT: AsyncRuntime> PeerNetworkFactory<RT> {
         }
     }
 
+    /// Asks whoever answers at `address` who it is and, if it belongs to a cluster, whether that knows our data
+    /// directory.
+    pub(crate) async fn ask_to_join(&self, address: &str) -> Result<(Identity, Place), AskError> {
+        let anybody = Target { node: NodeId(0), store: Default::default() };
+        let work = async {
+            let (mut client, peer) = self.context.establish(address, anybody).await?;
+            if peer.identity.cluster.is_unknown() {
+                return Ok((peer.identity, Place::default()));
+            }
+            let me = self.context.identity.borrow().to_proto();
+            let answer = client.join(pb::JoinRequest { introduction: Some(me) }).await;
+            let answer = answer.map_err(|status| CallFailure::of(&status))?.into_inner();
+            let members = answer.members.into_iter().map(convert::member_from_proto);
+            let members = members.collect::<Result<_, _>>()?;
+            Ok((peer.identity, Place { node: NodeId(answer.node), members }))
+        };
+        match timeout(self.context.options.connect_timeout, work).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(CallFailure::Refused { refusal, .. })) => Err(AskError::Refused(refusal)),
+            Ok(Err(failure)) => Err(AskError::Unreachable(failure.to_string())),
+            Err(_) => Err(AskError::Unreachable(format!("{address}: no answer in time"))),
+        }
+    }
+
     /// The shared links of a peer.
     pub(super) fn peer(&self, node: NodeId, member: &Member) -> Arc<Peer> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,6 +215,15 @@ impl<RT: AsyncRuntime> PeerNetworkFactory<RT> {
     fn client(&self, target: u64, member: &Member, appends: Appends) -> PeerNetwork<RT> {
         PeerNetwork { peer: self.peer(NodeId(target), member), appends, runtime: PhantomData }
     }
+}
+
+/// What a cluster knows of a data directory that asks to belong.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Its number; 0 if it has none.
+    pub(crate) node: NodeId,
+    /// All members, by number; none if the answering node has not learned of any yet.
+    pub(crate) members: BTreeMap<u64, Member>,
 }
 
 /// Why nobody told us who stands at an address.

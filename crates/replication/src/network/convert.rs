@@ -101,16 +101,27 @@ fn some_log_id_from_proto(log_id: Option<pb::LogId>) -> Option<LogId> {
     log_id.map(log_id_from_proto)
 }
 
-pub(super) fn membership_to_proto(membership: &Membership) -> pb::Membership {
-    let configs = membership.get_joint_config().iter();
-    let members = membership.nodes().map(|(node, member)| pb::Member {
-        node: *node,
+pub(super) fn member_to_proto(node: u64, member: &Member) -> pb::Member {
+    pb::Member {
+        node,
         name: member.name.clone(),
         address: member.address.clone(),
         store: id_to_bytes(member.store.as_bytes()),
         role: role_to_proto(member.role).into(),
         lease_nanos: nanos(member.lease),
-    });
+    }
+}
+
+pub(super) fn member_from_proto(member: pb::Member) -> Result<(u64, Member), Malformed> {
+    let role = role_from_proto(member.role())?;
+    let store = StoreId(id_from_bytes(&member.store)?);
+    let lease = Duration::from_nanos(member.lease_nanos);
+    Ok((member.node, Member { name: member.name, address: member.address, store, role, lease }))
+}
+
+pub(super) fn membership_to_proto(membership: &Membership) -> pb::Membership {
+    let configs = membership.get_joint_config().iter();
+    let members = membership.nodes().map(|(node, member)| member_to_proto(*node, member));
     pb::Membership {
         configs: configs.map(|set| pb::VoterSet { voters: set.iter().copied().collect() }).collect(),
         members: members.collect(),
@@ -120,11 +131,8 @@ pub(super) fn membership_to_proto(membership: &Membership) -> pb::Membership {
 pub(super) fn membership_from_proto(membership: pb::Membership) -> Result<Membership, Malformed> {
     let mut members = BTreeMap::new();
     for member in membership.members {
-        let role = role_from_proto(member.role())?;
-        let store = StoreId(id_from_bytes(&member.store)?);
-        let lease = Duration::from_nanos(member.lease_nanos);
-        let known = Member { name: member.name, address: member.address, store, role, lease };
-        members.insert(member.node, known);
+        let (node, known) = member_from_proto(member)?;
+        members.insert(node, known);
     }
     let configs: Vec<BTreeSet<u64>> =
         membership.configs.into_iter().map(|set| set.voters.into_iter().collect()).collect();

@@ -36,6 +36,8 @@ pub struct Identity {
     pub boot: BootId,
     /// Its data directory has never belonged to a cluster.
     pub pristine: bool,
+    /// Where its peers reach it, `host:port`.
+    pub address: String,
 }
 
 /// Whom a message is for.
@@ -68,7 +70,10 @@ impl Identity {
     pub(super) fn check(&self, envelope: Option<&pb::Envelope>) -> Result<Sender, Refusal> {
         let envelope = envelope.ok_or(Refusal::Malformed)?;
         let cluster = ClusterId(read(&envelope.cluster)?);
-        if cluster.is_unknown() || cluster != self.cluster {
+        if self.cluster.is_unknown() {
+            return Err(Refusal::Unbound);
+        }
+        if cluster != self.cluster {
             return Err(Refusal::WrongCluster);
         }
         if envelope.target == 0 || envelope.target != self.node.0 || envelope.sender == self.node.0 {
@@ -123,6 +128,7 @@ impl Identity {
             lease_nanos: convert::nanos(self.lease),
             boot: convert::id_to_bytes(self.boot.as_bytes()),
             pristine: self.pristine,
+            address: self.address.clone(),
         }
     }
 
@@ -140,6 +146,7 @@ impl Identity {
             lease: Duration::from_nanos(peer.lease_nanos),
             boot: BootId(convert::id_from_bytes(&peer.boot)?),
             pristine: peer.pristine,
+            address: peer.address,
         })
     }
 }
@@ -183,6 +190,7 @@ pub(super) mod tests {
             lease: Duration::from_millis(500),
             boot: BootId::from(0xB00 + u128::from(node)),
             pristine: false,
+            address: format!("10.0.9.{node}:7610"),
         }
     }
 
@@ -231,8 +239,9 @@ pub(super) mod tests {
         let mut me = identity(2);
         me.cluster = ClusterId::default();
         let mut envelope = identity(1).envelope(target(2));
+        assert_eq!(me.check(Some(&envelope)), Err(Refusal::Unbound));
         envelope.cluster = Default::default();
-        assert_eq!(me.check(Some(&envelope)), Err(Refusal::WrongCluster));
+        assert_eq!(me.check(Some(&envelope)), Err(Refusal::Unbound));
     }
 
     #[test]

@@ -29,6 +29,12 @@ pub enum Refusal {
     /// The node lost what it had acknowledged and takes no part; it must be replaced.
     #[error("the node lost what it had acknowledged")]
     Amnesic,
+    /// The node belongs to no cluster yet: nobody has added it, or it has not heard of that.
+    #[error("the node belongs to no cluster yet")]
+    Unbound,
+    /// The sender was removed from the cluster; its number is never given again.
+    #[error("the node was removed from the cluster")]
+    Removed,
     /// The node votes for nobody at present: it has just started, or its own leadership may still be live.
     #[error("no votes at present")]
     VotesWithheld,
@@ -50,13 +56,15 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::WrongTarget,
         Self::WrongCluster,
         Self::WrongStore,
         Self::WrongName,
         Self::Incompatible,
         Self::Amnesic,
+        Self::Unbound,
+        Self::Removed,
         Self::VotesWithheld,
         Self::DiskFull,
         Self::Malformed,
@@ -74,6 +82,8 @@ impl Refusal {
             Self::WrongName => "wrong-name",
             Self::Incompatible => "incompatible",
             Self::Amnesic => "amnesic",
+            Self::Unbound => "unbound",
+            Self::Removed => "removed",
             Self::VotesWithheld => "votes-withheld",
             Self::DiskFull => "disk-full",
             Self::Malformed => "malformed",
@@ -93,6 +103,7 @@ impl Refusal {
                 | Self::WrongName
                 | Self::Incompatible
                 | Self::Amnesic
+                | Self::Removed
         )
     }
 

@@ -29,6 +29,7 @@ use wire::proto::peer as pb;
 use wire::proto::peer::peer_server::Peer;
 
 use super::NetworkOptions;
+use super::client::Place;
 use super::convert::{self, Malformed, SnapshotMeta};
 use super::identity::{Identity, Sender, Target};
 use super::listen::Proven;
@@ -51,6 +52,10 @@ pub(crate) struct Stopped;
 pub(crate) trait PeerHandler<RT: AsyncRuntime>: Send + Sync + 'static {
     /// The member of that number, as far as this node's membership knows.
     fn member(&self, node: NodeId) -> Option<Member>;
+    /// Whether a node of that number was a member and is none any more, surely and for ever.
+    fn was_removed(&self, node: NodeId) -> bool;
+    /// What this node's cluster knows of a data directory that asks to belong; notes that it asks.
+    fn place(&self, asker: &Identity) -> Place;
     /// Bytes free for the data directory above the reserve.
     fn free_bytes(&self) -> u64;
     /// This node lost what it had acknowledged: it answers nothing else any more.
@@ -171,6 +176,9 @@ impl<RT: AsyncRuntime> Shared<RT> {
             return Err(Refusal::Amnesic);
         }
         let sender = self.parts.identity.borrow().check(envelope)?;
+        if self.handler().was_removed(sender.node) {
+            return Err(Refusal::Removed);
+        }
         let member = self.handler().member(sender.node);
         sender.check(member.as_ref(), proven.name())?;
         Ok((sender, member))
@@ -224,6 +232,10 @@ impl<RT: AsyncRuntime> Shared<RT> {
         if meant != [0; 16] && meant != me.store.0 {
             return Err(Refusal::WrongStore);
         }
+        let same_cluster = !peer.cluster.is_unknown() && peer.cluster == me.cluster;
+        if same_cluster && self.handler().was_removed(peer.node) {
+            return Err(Refusal::Removed);
+        }
         let member = self.handler().member(peer.node);
         let store = member.as_ref().map(|member| member.store).unwrap_or_default();
         me.check_introduction(&peer, Target { node: peer.node, store })?;
@@ -234,6 +246,22 @@ impl<RT: AsyncRuntime> Shared<RT> {
             self.parts.table.heard(peer.node, peer);
         }
         Ok(())
+    }
+
+    fn join(&self, request: pb::JoinRequest, proven: &Proven) -> Result<Place, Refusal> {
+        if self.handler().is_amnesic() {
+            return Err(Refusal::Amnesic);
+        }
+        let me = self.parts.identity.borrow().clone();
+        if me.cluster.is_unknown() {
+            return Err(Refusal::Unbound);
+        }
+        let asker = Identity::from_proto(request.introduction).map_err(|_| Refusal::Malformed)?;
+        me.check_introduction(&asker, Target { node: asker.node, store: asker.store })?;
+        match proven.name() {
+            Some(name) if name != asker.name => Err(Refusal::WrongName),
+            _ => Ok(self.handler().place(&asker)),
+        }
     }
 
     /// Installs a staged snapshot whatever becomes of the caller.
@@ -273,6 +301,15 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
             clock,
             free_bytes: shared.handler().free_bytes(),
         }))
+    }
+
+    async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
+        let shared = &self.shared;
+        let proven = Proven::of(request.extensions());
+        let place = shared.join(request.into_inner(), &proven).map_err(|refusal| shared.refuse(refusal))?;
+        let cluster = convert::id_to_bytes(shared.parts.identity.borrow().cluster.as_bytes());
+        let members = place.members.iter().map(|(node, member)| convert::member_to_proto(*node, member));
+        Ok(Response::new(pb::JoinResponse { cluster, node: place.node.0, members: members.collect() }))
     }
 
     async fn append(
@@ -322,7 +359,12 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
         let Some(Ok(result)) = answer else { return Err(shared.refuse(Refusal::Stopped)) };
         let result = Some(convert::append_result_to_proto(0, &result));
         let clock = convert::timestamp_to_bits(shared.parts.clock.now());
-        Ok(Response::new(pb::HeartbeatResponse { result, clock, free_bytes: shared.handler().free_bytes() }))
+        Ok(Response::new(pb::HeartbeatResponse {
+            result,
+            clock,
+            free_bytes: shared.handler().free_bytes(),
+            votes: shared.handler().may_vote(),
+        }))
     }
 
     async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {

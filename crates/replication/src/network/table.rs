@@ -37,6 +37,8 @@ pub struct PeerInfo {
     pub clock: Option<ClockEstimate>,
     /// Bytes free for its data directory above the reserve, when it last said.
     pub free_bytes: Option<u64>,
+    /// Whether it votes and takes leadership over at present, when it last said.
+    pub votes: Option<bool>,
 }
 
 /// How we stand with a peer.
@@ -147,6 +149,11 @@ impl PeerTable {
         });
     }
 
+    /// The peer said whether it votes at present.
+    pub(super) fn votes(&self, node: NodeId, votes: bool) {
+        self.update(node, |peer| peer.votes = Some(votes));
+    }
+
     /// The peer sent us a message that it could only send as a member.
     pub(super) fn spoke(&self, node: NodeId) {
         self.update(node, |peer| {
@@ -206,7 +213,14 @@ impl fmt::Debug for PeerTable {
 
 impl PeerInfo {
     fn stranger() -> Self {
-        Self { identity: None, standing: PeerStanding::Heard, last_seen: None, clock: None, free_bytes: None }
+        Self {
+            identity: None,
+            standing: PeerStanding::Heard,
+            last_seen: None,
+            clock: None,
+            free_bytes: None,
+            votes: None,
+        }
     }
 }
 

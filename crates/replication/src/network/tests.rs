@@ -76,6 +76,7 @@ type AnswerProposal = Box<dyn Fn(Bytes) -> BoxFuture<'static, Result<Applied, Pr
 /// What stands behind a peer port in tests.
 struct Handler {
     members: BTreeMap<u64, Member>,
+    removed: Vec<u64>,
     amnesic: AtomicBool,
     may_vote: AtomicBool,
     disk_full: AtomicBool,
@@ -92,6 +93,7 @@ impl Handler {
     fn new() -> Self {
         Self {
             members: BTreeMap::new(),
+            removed: Vec::new(),
             amnesic: AtomicBool::new(false),
             may_vote: AtomicBool::new(true),
             disk_full: AtomicBool::new(false),
@@ -122,6 +124,15 @@ impl Handler {
 impl PeerHandler<TokioRuntime> for Handler {
     fn member(&self, node: NodeId) -> Option<Member> {
         self.members.get(&node.0).cloned()
+    }
+
+    fn was_removed(&self, node: NodeId) -> bool {
+        self.removed.contains(&node.0)
+    }
+
+    fn place(&self, asker: &Identity) -> Place {
+        let known = self.members.iter().find(|(_, member)| member.store == asker.store);
+        Place { node: NodeId(known.map_or(0, |(node, _)| *node)), members: self.members.clone() }
     }
 
     fn free_bytes(&self) -> u64 {

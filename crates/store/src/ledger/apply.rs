@@ -12,7 +12,7 @@ use model::{Cause, Position, Timestamp};
 use wire::entry::{OpenError, Opened};
 
 use super::rows::Row;
-use super::state::{Cluster, LogId, LoggedEvent, Membership, Reign, Session};
+use super::state::{Cluster, LogId, LoggedEvent, Membership, Reign, Session, State};
 use super::{Change, ConfigureParts};
 use crate::outcome::{Outcome, Refusal};
 
@@ -20,6 +20,8 @@ use crate::outcome::{Outcome, Refusal};
 const EVENTS_KEPT: usize = 2_000;
 /// A push session unused for this long is forgotten, in command time.
 const SESSION_LIFETIME_NANOS: i64 = 24 * 3_600 * 1_000_000_000;
+/// A reign that lasted this long is no relapse when it ends.
+const STEADY_NANOS: i64 = 3_600 * 1_000_000_000;
 
 /// What an entry holds.
 #[derive(Debug, Clone)]
@@ -68,6 +70,7 @@ impl Change<'_> {
         }
         self.state.registry.add_nodes(membership.nodes.values().map(|member| member.name.as_str()));
         self.state.membership = membership.clone();
+        self.forget_standing_of_removed();
         self.touch(Row::Membership);
         self.touch(Row::Registry);
         Outcome::Nothing
@@ -134,7 +137,11 @@ impl Change<'_> {
     fn lead(&mut self, id: LogId, stamp: Stamp, node: NodeId, name: String, cause: Cause) -> Outcome {
         let position = match self.state.reign() {
             Some(reign) if reign.term >= id.term => reign.position,
-            _ => {
+            before => {
+                let lost = before.filter(|before| before.node != node && cause == Cause::Failover).cloned();
+                if let Some(lost) = lost {
+                    self.count_relapse(&lost, stamp.at);
+                }
                 let reign = Reign {
                     position: id.index,
                     term: id.term,
@@ -154,6 +161,31 @@ impl Change<'_> {
         };
         self.forget_old_sessions(stamp.at);
         Outcome::Leading { position }
+    }
+
+    /// Leadership was lost without a hand-over. Soon after it had been handed there, that is a relapse; otherwise the
+    /// count begins anew.
+    fn count_relapse(&mut self, lost: &Reign, now: Timestamp) {
+        let was_handed_over = lost.cause == Cause::Switchover;
+        let is_soon = now.nanos_since(lost.since) < STEADY_NANOS;
+        let before = self.state.relapses.get(&lost.node).copied().unwrap_or(0);
+        match was_handed_over && is_soon {
+            true => self.state.relapses.insert(lost.node, before.saturating_add(1)),
+            false => self.state.relapses.remove(&lost.node),
+        };
+        self.touch(Row::Relapses);
+    }
+
+    /// What operators and history say of a node that is no member any more says nothing of anybody.
+    fn forget_standing_of_removed(&mut self) {
+        let State { membership, drained, relapses, .. } = &mut *self.state;
+        let before = (drained.len(), relapses.len());
+        drained.retain(|node, _| membership.nodes.contains_key(&node.0));
+        relapses.retain(|node, _| membership.nodes.contains_key(&node.0));
+        if (drained.len(), relapses.len()) != before {
+            self.touch(Row::Drained);
+            self.touch(Row::Relapses);
+        }
     }
 
     fn event(&mut self, at: Position, time: Timestamp, event: Event) -> Outcome {

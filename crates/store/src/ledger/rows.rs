@@ -26,6 +26,7 @@ pub(crate) enum Row {
     Reigns,
     Registry,
     Drained,
+    Relapses,
     Disabled,
     Closed,
     Grid(GroupId),
@@ -124,6 +125,7 @@ impl Row {
             | Self::Reigns
             | Self::Registry
             | Self::Drained
+            | Self::Relapses
             | Self::Disabled
             | Self::Closed => {}
             Self::Grid(group) => key.extend(group.0.to_be_bytes()),
@@ -148,6 +150,7 @@ impl Row {
             Self::Reigns => b'l',
             Self::Registry => b'n',
             Self::Drained => b'w',
+            Self::Relapses => b'b',
             Self::Disabled => b'x',
             Self::Closed => b'z',
             Self::Grid(_) => b'g',
@@ -171,6 +174,7 @@ impl Row {
             b'l' => Self::Reigns,
             b'n' => Self::Registry,
             b'w' => Self::Drained,
+            b'b' => Self::Relapses,
             b'x' => Self::Disabled,
             b'z' => Self::Closed,
             b'g' => Self::Grid(GroupId(u32_at(0)?)),
@@ -205,6 +209,7 @@ impl Row {
             Self::Reigns => json(&state.reigns),
             Self::Registry => json(&state.registry),
             Self::Drained => json(&state.drained),
+            Self::Relapses => json(&state.relapses),
             Self::Disabled => json(&state.disabled),
             Self::Closed => json(&state.closed),
             Self::Grid(group) => json(state.grids.get(&group)?),
@@ -249,6 +254,7 @@ impl Loader {
             Row::Reigns => state.reigns = parse::<Vec<Reign>>(key, value)?,
             Row::Registry => state.registry = parse(key, value)?,
             Row::Drained => state.drained = parse(key, value)?,
+            Row::Relapses => state.relapses = parse(key, value)?,
             Row::Disabled => state.disabled = parse(key, value)?,
             Row::Closed => state.closed = parse(key, value)?,
             Row::Grid(group) => {

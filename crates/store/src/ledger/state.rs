@@ -269,11 +269,18 @@ pub struct State {
     pub events: BTreeMap<Position, LoggedEvent>,
     /// Nodes that may not lead.
     pub drained: BTreeMap<NodeId, Standing>,
+    /// How often in a row each node lost leadership soon after it had been handed over to it.
+    pub relapses: BTreeMap<NodeId, u32>,
     /// Devices out of service by command.
     pub disabled: BTreeMap<String, Standing>,
 }
 
 impl State {
+    /// Whether a node of that number was a member and is none any more; numbers are never given again.
+    pub fn was_removed(&self, node: NodeId) -> bool {
+        self.node_names.contains_key(&node) && !self.membership.nodes.contains_key(&node.0)
+    }
+
     /// The reign in force.
     pub fn reign(&self) -> Option<&Reign> {
         self.reigns.last()

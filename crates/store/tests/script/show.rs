@@ -59,6 +59,8 @@ pub(super) fn show(machine: &Machine, what: &str) -> String {
         "revisions" => revisions(machine),
         "quarantine" => quarantine(machine),
         "standing" => standing(machine),
+        "members" => members(machine),
+        "relapses" => relapses(machine),
         "events" => events(machine),
         "account" => account(machine),
         other => panic!("nothing is known of {other}"),
@@ -185,6 +187,19 @@ fn standing(machine: &Machine) -> Vec<String> {
         lines.extend(paused.map(|order| text(format!("destination {} paused", destination.name), order)));
     }
     lines
+}
+
+fn members(machine: &Machine) -> Vec<String> {
+    let state = machine.state();
+    let line = |(id, name): (&model::NodeId, &String)| {
+        let removed = if state.was_removed(*id) { ", removed" } else { "" };
+        format!("{id} {name}{removed}")
+    };
+    state.node_names.iter().map(line).collect()
+}
+
+fn relapses(machine: &Machine) -> Vec<String> {
+    machine.state().relapses.iter().map(|(node, count)| format!("node {node}: {count}")).collect()
 }
 
 fn events(machine: &Machine) -> Vec<String> {

@@ -262,6 +262,9 @@ impl Peer for Impostor {
         let introduction = Some(self.0.to_proto());
         Ok(Response::new(pb::HelloResponse { introduction, ..Default::default() }))
     }
+    async fn join(&self, _: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
+        Ok(Response::new(Default::default()))
+    }
     async fn append(
         &self,
         _: Request<Streaming<pb::AppendRequest>>,

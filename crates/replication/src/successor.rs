@@ -1,0 +1,257 @@
+//! Who may lead next: whom a planned switchover, a drain or a failback hands leadership to.
+//!
+//! - Asked before anything is given up: a leader that finds nobody goes on leading.
+//! - Leadership goes only to a voting gateway that has answered lately, votes at present (not in quarantine), is caught
+//!   up and not drained; of those to the most preferred, then to the one furthest on.
+//! - [`choose`] is a pure function of what is known; [`Replica::candidates`] gathers that.
+
+use std::fmt;
+use std::time::Duration;
+
+use model::{NodeId, Position, Role};
+use openraft::AsyncRuntime;
+use store::engine::Engine;
+use tokio::time::Instant;
+
+use crate::network::{PeerInfo, PeerStanding};
+use crate::replica::{Replica, Status};
+
+/// A node that has not answered for this many leases is not handed anything.
+const SILENT_LEASES: u32 = 2;
+/// Entries that a successor may still lack; the transfer waits for them.
+const MAY_LACK: u64 = 1_000;
+
+/// A member besides this one, and what keeps it from leading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its number.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its place among the preferred, 0 the most.
+    pub preference: Option<usize>,
+    /// How far it has confirmed the log.
+    pub confirmed: Position,
+    /// Why it may not lead now.
+    pub unfit: Option<Unfit>,
+}
+
+/// Why a member may not lead now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// It does not vote (in every set of voters) yet.
+    #[error("does not vote yet")]
+    Learner,
+    /// It only votes.
+    #[error("is a witness")]
+    Witness,
+    /// An operator keeps it from leading.
+    #[error("is drained")]
+    Drained,
+    /// One of the two nodes refuses the other.
+    #[error("is refused")]
+    Refused,
+    /// It has not answered lately.
+    #[error("cannot be reached")]
+    Unreachable,
+    /// It has just started and votes for nobody yet.
+    #[error("has just started")]
+    Quarantined,
+    /// It lacks too much of the log.
+    #[error("is {0} entries behind")]
+    Behind(u64),
+}
+
+/// Nobody can take over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NoSuccessor(pub String);
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.unfit {
+            Some(unfit) => write!(f, "{} {unfit}", self.name),
+            None => write!(f, "{} may lead", self.name),
+        }
+    }
+}
+
+/// Whom leadership goes to: the one asked for, if it may lead, else the best.
+pub fn choose(candidates: &[Candidate], wanted: Option<NodeId>) -> Result<NodeId, NoSuccessor> {
+    if let Some(wanted) = wanted {
+        return match candidates.iter().find(|candidate| candidate.node == wanted) {
+            Some(candidate) if candidate.unfit.is_none() => Ok(candidate.node),
+            Some(candidate) => Err(NoSuccessor(candidate.to_string())),
+            None => Err(NoSuccessor("it leads already, or is no member".to_owned())),
+        };
+    }
+    let fit = candidates.iter().filter(|candidate| candidate.unfit.is_none());
+    let best = fit.min_by_key(|candidate| {
+        let preference = candidate.preference.unwrap_or(usize::MAX);
+        (preference, std::cmp::Reverse(candidate.confirmed), candidate.node)
+    });
+    best.map(|candidate| candidate.node).ok_or_else(|| {
+        let why: Vec<String> = candidates.iter().map(ToString::to_string).collect();
+        NoSuccessor(format!("no other member may lead now ({})", why.join("; ")))
+    })
+}
+
+/// What is known of one member, besides its standing in the cluster.
+struct Known<'a> {
+    role: Role,
+    votes_everywhere: bool,
+    is_drained: bool,
+    peer: Option<&'a PeerInfo>,
+    behind: Option<u64>,
+}
+
+/// Why a member may not lead, the gravest first.
+fn unfit(known: &Known<'_>, silence: Duration, now: Instant) -> Option<Unfit> {
+    if !known.votes_everywhere {
+        return Some(Unfit::Learner);
+    }
+    if known.role == Role::Witness {
+        return Some(Unfit::Witness);
+    }
+    if known.is_drained {
+        return Some(Unfit::Drained);
+    }
+    let Some(peer) = known.peer else { return Some(Unfit::Unreachable) };
+    if matches!(peer.standing, PeerStanding::Refused { .. }) {
+        return Some(Unfit::Refused);
+    }
+    let silent = peer.last_seen.is_none_or(|seen| now.saturating_duration_since(seen) > silence);
+    if silent || matches!(peer.standing, PeerStanding::Unreachable { .. }) {
+        return Some(Unfit::Unreachable);
+    }
+    if peer.votes == Some(false) {
+        return Some(Unfit::Quarantined);
+    }
+    match known.behind {
+        None => Some(Unfit::Unreachable),
+        Some(behind) if behind > MAY_LACK => Some(Unfit::Behind(behind)),
+        Some(_) => None,
+    }
+}
+
+impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
+    /// All members but this one, with what keeps each from leading. Only a leader knows enough.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        let status = self.status();
+        let peers = self.inner.peers.subscribe().borrow().clone();
+        let now = Instant::now();
+        let silence = self.inner.times.lease * SILENT_LEASES;
+        self.inner.store.keeper().read(|state| {
+            let preferred = &state.plant().cluster.preferred;
+            let others = status.members.iter().filter(|(node, _)| **node != status.node);
+            let candidate = |(node, member): (&NodeId, &model::Member)| {
+                let known = Known {
+                    role: member.role,
+                    votes_everywhere: status.votes(*node),
+                    is_drained: state.drained.contains_key(node),
+                    peer: peers.get(node),
+                    behind: status.behind(*node),
+                };
+                Candidate {
+                    node: *node,
+                    name: member.name.clone(),
+                    preference: preferred.iter().position(|name| *name == member.name),
+                    confirmed: status.matched.get(node).copied().unwrap_or_default(),
+                    unfit: unfit(&known, silence, now),
+                }
+            };
+            others.map(candidate).collect()
+        })
+    }
+
+    /// Whom leadership would go to now.
+    pub fn successor(&self, wanted: Option<NodeId>) -> Result<NodeId, NoSuccessor> {
+        choose(&self.candidates(), wanted)
+    }
+}
+
+impl Status {
+    /// Whether a member votes, in both sets while the membership changes.
+    pub fn votes(&self, node: NodeId) -> bool {
+        !self.voters.is_empty() && self.voters.iter().all(|voters| voters.contains(&node.0))
+    }
+
+    /// Entries of this leader's log that a member has not confirmed, where that is known.
+    pub fn behind(&self, node: NodeId) -> Option<u64> {
+        match node == self.node {
+            true => Some(0),
+            false => self.matched.get(&node).map(|at| self.last.0.saturating_sub(at.0)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(node: u64, preference: Option<usize>, confirmed: u64, unfit: Option<Unfit>) -> Candidate {
+        Candidate {
+            node: NodeId(node),
+            name: format!("node-{node}"),
+            preference,
+            confirmed: Position(confirmed),
+            unfit,
+        }
+    }
+
+    #[test]
+    fn leadership_goes_to_the_most_preferred_then_to_the_one_furthest_on() {
+        let all =
+            [candidate(2, None, 90, None), candidate(3, Some(1), 10, None), candidate(4, Some(0), 5, None)];
+        assert_eq!(choose(&all, None), Ok(NodeId(4)));
+        assert_eq!(choose(&[all[0].clone(), candidate(5, None, 91, None)], None), Ok(NodeId(5)));
+    }
+
+    #[test]
+    fn leadership_never_goes_to_one_that_may_not_lead() {
+        let all = [candidate(2, Some(0), 90, Some(Unfit::Drained)), candidate(3, None, 10, None)];
+        assert_eq!(choose(&all, None), Ok(NodeId(3)));
+        assert_eq!(choose(&all, Some(NodeId(2))), Err(NoSuccessor("node-2 is drained".into())));
+        let refused = choose(&all[..1], None).expect_err("nobody is left");
+        assert!(refused.to_string().contains("node-2 is drained"), "{refused}");
+    }
+
+    fn well(now: Instant) -> PeerInfo {
+        PeerInfo {
+            identity: None,
+            standing: PeerStanding::Reachable,
+            last_seen: Some(now),
+            clock: None,
+            free_bytes: None,
+            votes: Some(true),
+        }
+    }
+
+    const SILENCE: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn each_reason_not_to_lead_is_named() {
+        let now = Instant::now();
+        let peer = well(now);
+        let known = || Known {
+            role: Role::Gateway,
+            votes_everywhere: true,
+            is_drained: false,
+            peer: Some(&peer),
+            behind: Some(3),
+        };
+        assert_eq!(unfit(&known(), SILENCE, now), None);
+        let learner = Known { votes_everywhere: false, ..known() };
+        assert_eq!(unfit(&learner, SILENCE, now), Some(Unfit::Learner));
+        assert_eq!(unfit(&Known { is_drained: true, ..known() }, SILENCE, now), Some(Unfit::Drained));
+        assert_eq!(unfit(&Known { role: Role::Witness, ..known() }, SILENCE, now), Some(Unfit::Witness));
+        assert_eq!(unfit(&Known { peer: None, ..known() }, SILENCE, now), Some(Unfit::Unreachable));
+        let behind = Known { behind: Some(MAY_LACK + 1), ..known() };
+        assert_eq!(unfit(&behind, SILENCE, now), Some(Unfit::Behind(MAY_LACK + 1)));
+        let quarantined = PeerInfo { votes: Some(false), ..well(now) };
+        let just_started = Known { peer: Some(&quarantined), ..known() };
+        assert_eq!(unfit(&just_started, SILENCE, now), Some(Unfit::Quarantined));
+        let later = now + SILENCE + Duration::from_millis(1);
+        assert_eq!(unfit(&known(), SILENCE, later), Some(Unfit::Unreachable), "it went silent");
+    }
+}

@@ -1,0 +1,325 @@
+//! Membership, end to end: joining, replacing, removing, draining and failback, with real processes.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures::future::BoxFuture;
+use holdfast_tests::nodes::{Nodes, SOON, code, refused_with, until};
+use serde_json::Value;
+use simulator::history::{self, History};
+use simulator::receiver::{Mode, Received, Receiver, Reply};
+use tokio::time::{Instant, timeout};
+use tonic::transport::Endpoint;
+use wire::proto::v1 as pb;
+use wire::proto::v1::ingest_client::IngestClient;
+use wire::proto::v1::push_request::{Content, Declare, DeclaredTag, Samples, Type};
+use wire::proto::v1::push_response::Content as Answer;
+
+/// Bytes of one pushed value; pseudo-random, so that compression does not help.
+const BLOB: usize = 400 << 10;
+/// So many fill more than the distance between two checkpoints.
+const DELIVERED: u64 = 200;
+const UNDELIVERED: u64 = 40;
+
+fn plant(url: &str) -> String {
+    format!(
+        "version = 1\n[[device]]\nid = \"press\"\ndriver = \"push\"\ntag = [\n  \
+         {{ name = \"count\", type = \"u64\" }},\n  {{ name = \"image\", type = \"bytes\" }},\n]\n\
+         [[destination]]\nid = \"historian\"\nkind = \"http\"\nurl = \"{url}\"\n"
+    )
+}
+
+fn noise(seed: u64) -> Vec<u8> {
+    let mut word = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = || {
+        word ^= word << 13;
+        word ^= word >> 7;
+        word ^= word << 17;
+        word.to_le_bytes()
+    };
+    std::iter::repeat_with(next).take(BLOB / 8).flatten().collect()
+}
+
+fn message(sequence: u64, number: u64) -> pb::PushRequest {
+    let samples = Samples {
+        sequence,
+        base_time: 1_700_000_000_000_000_000 + i64::try_from(number).expect("few messages") * 1_000,
+        tags: vec![0, 1],
+        unsigned: vec![number],
+        blobs: vec![noise(number).into()],
+        ..Samples::default()
+    };
+    pb::PushRequest { content: Some(Content::Samples(samples)) }
+}
+
+/// Pushes the messages `from..to` at the leader until all are acknowledged.
+async fn push(nodes: &Nodes, from: u64, to: u64) -> Result<()> {
+    let mut next = from;
+    let deadline = Instant::now() + SOON * 2;
+    while next < to {
+        ensure!(Instant::now() < deadline, "only the messages before {next} of {to} are acknowledged");
+        let leader = nodes.leader().await?;
+        let endpoint = Endpoint::from_shared(format!("http://{}", nodes.node(leader).admin))?;
+        let mut client = IngestClient::new(endpoint.connect_lazy()).max_encoding_message_size(4 << 20);
+        let tag = |name: &str, kind: Type| DeclaredTag { name: name.to_owned(), r#type: kind.into() };
+        let declare = Declare { tags: vec![tag("press/count", Type::U64), tag("press/image", Type::Bytes)] };
+        let declare = pb::PushRequest { content: Some(Content::Declare(declare)) };
+        let messages = (1..).zip(next..to).map(|(sequence, number)| message(sequence, number));
+        let stream = futures::stream::iter(std::iter::once(declare).chain(messages));
+        let Ok(answers) = client.push(stream).await else { continue };
+        let (mut answers, first) = (answers.into_inner(), next);
+        while let Ok(Ok(Some(answer))) = timeout(SOON, answers.message()).await {
+            match answer.content {
+                Some(Answer::Acknowledged(done)) => next = first + done.last,
+                Some(Answer::Rejected(rejected)) => anyhow::bail!("{rejected:?}"),
+                Some(Answer::Refused(_)) => break,
+                _ => {}
+            }
+            if next >= to {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds a node and makes it a voter.
+async fn add_voter(nodes: &Nodes, index: usize) -> Result<()> {
+    let node = nodes.node(index);
+    let named = format!("{}={}", node.name, node.peers);
+    nodes.cli_done(&["member", "add", &named, "--reason", "scenario"]).await?;
+    nodes.cli_done(&["member", "promote", &node.name, "--wait"]).await?;
+    Ok(())
+}
+
+fn drained(name: &str) -> pb::DrainMemberRequest {
+    pb::DrainMemberRequest { name: name.to_owned(), reason: "scenario".to_owned() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_learner_gets_the_checkpoint_and_the_undelivered_backlog_and_then_its_leader_is_killed()
+-> Result<()> {
+    let mut nodes = Nodes::founded().await?;
+    let record = nodes.folder().join("received.jsonl");
+    let history = History::create(&record)?;
+    let mode = Mode::Recording(Some((history.clone(), "historian".to_owned())));
+    let receiver = Receiver::start("127.0.0.1:0".parse()?, mode).await?;
+    nodes.apply(&plant(&receiver.url()), 0).await?;
+
+    // Delivered and gone: what a late node need not get.
+    push(&nodes, 0, DELIVERED).await?;
+    let all_delivered = || async {
+        let counts = receiver.counts();
+        ensure!(counts.samples >= DELIVERED * 2, "{counts:?}");
+        let leader = nodes.leading().await?;
+        let floor = nodes.node(leader).buffer().await?.floor;
+        ensure!(floor > 0, "nothing is purged yet");
+        Ok(floor)
+    };
+    let floor = nodes.explain(
+        until("everything is delivered, and the log behind a checkpoint purged", all_delivered).await,
+    )?;
+    // Undelivered: what it must get.
+    receiver.set_reply(Reply::Refuse { status: 503, retry_after: None });
+    push(&nodes, DELIVERED, DELIVERED + UNDELIVERED).await?;
+
+    let fourth = nodes.joining("node-4")?;
+    nodes.start(fourth)?;
+    let asks = || async {
+        let log = nodes.node(fourth).log();
+        ensure!(log.contains("holdfast member add node-4="), "it does not say what to type:\n{log}");
+        let refusal = nodes.node(fourth).status().await.expect_err("it belongs nowhere");
+        let status = refusal.downcast_ref::<tonic::Status>().context("no status")?;
+        ensure!(code(status) == "HF-3109", "its API says {status:?}");
+        Ok(())
+    };
+    nodes.explain(until("the new node says what to type, in its log and on its API", asks).await)?;
+    add_voter(&nodes, fourth).await?;
+    let buffer = nodes.node(fourth).buffer().await?;
+    ensure!(
+        buffer.floor >= floor,
+        "it was given the log from the beginning, not the checkpoint at {floor}: {buffer:?}"
+    );
+    ensure!(buffer.undelivered_entries > 0, "it has no backlog: {buffer:?}");
+
+    // Two of the founders go: what is delivered now comes from what is left, the new node among them.
+    let leader = nodes.leader().await?;
+    nodes.node_mut(leader).kill()?;
+    receiver.set_reply(Reply::Accept);
+    let backlog_delivered = || async {
+        let counts = receiver.counts();
+        ensure!(counts.samples >= (DELIVERED + UNDELIVERED) * 2, "{counts:?}");
+        Ok(())
+    };
+    nodes.explain(until("the backlog is delivered by another leader", backlog_delivered).await)?;
+    history.flush()?;
+    let lines: Vec<history::Entry<Received<Value>>> = history::read(&record)?;
+    let counts = lines.iter().filter(|line| line.details.record["tag"] == "press/count");
+    let numbers: BTreeSet<u64> =
+        counts.filter_map(|line| line.details.record["value"].as_str()?.parse().ok()).collect();
+    ensure!(
+        numbers == (0..DELIVERED + UNDELIVERED).collect(),
+        "every acknowledged message arrives: {numbers:?}"
+    );
+
+    // The new node holds all of it: it can lead alone with one founder.
+    nodes.cli_done(&["leader", "transfer", "--to", "node-4", "--reason", "scenario"]).await?;
+    ensure!(nodes.leader().await? == fourth);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_is_refused_and_replaced() -> Result<()> {
+    let mut nodes = Nodes::founded().await?;
+    let leader = nodes.leader().await?;
+    let wiped = (leader + 1) % 3;
+    let (name, address) = (nodes.node(wiped).name.clone(), nodes.node(wiped).peers);
+    let old = nodes.members().await?.iter().find(|member| member.name == name).context("a member")?.id;
+    nodes.node_mut(wiped).wipe()?;
+    nodes.start(wiped)?;
+
+    let command = format!("holdfast member replace {name} {name}={address}");
+    let refused = || async {
+        let log = nodes.node(wiped).log();
+        ensure!(log.contains(&command), "it does not say what to type:\n{log}");
+        let members = nodes.members().await?;
+        let old = members.iter().find(|member| member.id == old).context("it is still a member")?;
+        ensure!(old.reach() == pb::member::Reach::Refused, "the leader takes it for {:?}", old.reach());
+        Ok(())
+    };
+    nodes.explain(until("the wiped node is a stranger and says so", refused).await)?;
+
+    let words: Vec<&str> = command.split(' ').skip(1).collect();
+    nodes.cli_done(&words).await?;
+    let members = nodes.members().await?;
+    let numbers: Vec<u64> = members.iter().filter(|member| member.voter).map(|member| member.id).collect();
+    ensure!(numbers == [1, 2, 3, 4].into_iter().filter(|id| *id != old).collect::<Vec<u64>>(), "{members:?}");
+    nodes.agreed().await?;
+    // Typed again it changes nothing.
+    nodes.cli_done(&words).await?;
+    ensure!(nodes.members().await?.len() == 3);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_leader_hands_over_first() -> Result<()> {
+    let mut nodes = Nodes::founded().await?;
+    let leader = nodes.leader().await?;
+    let (name, address) = (nodes.node(leader).name.clone(), nodes.node(leader).peers);
+    let question =
+        |force| pb::RemoveMemberRequest { name: name.clone(), reason: "scenario".to_owned(), force };
+    let cautious =
+        nodes.ask(question(false), async |admin, question| admin.remove_member(question).await).await;
+    refused_with(cautious, "HF-3113")?;
+    ensure!(nodes.leader().await? == leader, "nothing was given up");
+
+    let forced = nodes.ask(question(true), async |admin, question| admin.remove_member(question).await).await;
+    forced?;
+    let members = nodes.members().await?;
+    ensure!(members.len() == 2 && members.iter().all(|member| member.name != name), "{members:?}");
+    let next = nodes.leader().await?;
+    let status = nodes.node(next).status().await?;
+    let cause = status.leader.context("a leader")?.cause;
+    ensure!(cause == "switchover", "leadership was handed over, not lost: {cause}");
+
+    nodes.explain(until("the removed node notices and says so", notices_of(&nodes, leader)).await)?;
+    ensure!(nodes.node(leader).log().contains("HF-3110"), "its log says nothing");
+    ensure!(nodes.node_mut(leader).is_running(), "it stays up, so that it can say why");
+    // It founds nothing when it starts again, and it cannot be taken back with its old directory.
+    nodes.node_mut(leader).kill()?;
+    nodes.start(leader)?;
+    nodes.explain(until("the removed node still knows after a restart", notices_of(&nodes, leader)).await)?;
+    let question = pb::AddMemberRequest {
+        name: name.clone(),
+        address: address.to_string(),
+        ..pb::AddMemberRequest::default()
+    };
+    let again = nodes.ask(question, async |admin, question| admin.add_member(question).await).await;
+    refused_with(again, "HF-3111")?;
+    Ok(())
+}
+
+fn notices_of<'a>(nodes: &'a Nodes, index: usize) -> impl FnMut() -> BoxFuture<'a, Result<()>> {
+    move || {
+        Box::pin(async move {
+            let refusal = nodes.node(index).status().await.expect_err("it is no member");
+            let status = refusal.downcast_ref::<tonic::Status>().context("no status")?;
+            ensure!(code(status) == "HF-3110", "{status:?}");
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_node_votes_and_never_leads() -> Result<()> {
+    let mut nodes = Nodes::founded().await?;
+    let first = nodes.leader().await?;
+    let name = nodes.node(first).name.clone();
+    let done = nodes.ask(drained(&name), async |admin, question| admin.drain_member(question).await).await?;
+    ensure!(!done.leader.is_empty() && done.leader != name, "it hands over first: {done:?}");
+    let second = nodes.leader().await?;
+    ensure!(second != first);
+    let third = 3 - first - second;
+
+    // The leader dies: of the two that are left only one may lead, and it needs the drained one's vote.
+    nodes.node_mut(second).kill()?;
+    ensure!(nodes.leader().await? == third, "the drained node leads");
+    let drained_still = nodes.members().await?.into_iter().find(|member| member.name == name);
+    ensure!(drained_still.context("a member")?.drained.is_some(), "a failover takes the order back");
+    let asked = pb::TransferLeadershipRequest { to: name.clone(), reason: String::new() };
+    let to_drained =
+        nodes.ask(asked.clone(), async |admin, question| admin.transfer_leadership(question).await).await;
+    let said = refused_with(to_drained, "HF-3106")?;
+    ensure!(said.contains("drained"), "{said}");
+    ensure!(nodes.leader().await? == third, "a refused transfer gives nothing up");
+
+    let resume = pb::ResumeMemberRequest { name: name.clone(), reason: "scenario".to_owned() };
+    nodes.ask(resume, async |admin, question| admin.resume_member(question).await).await?;
+    let transferred =
+        nodes.ask(asked, async |admin, question| admin.transfer_leadership(question).await).await?;
+    ensure!(transferred.to == name, "{transferred:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failback_waits_for_the_settle_time() -> Result<()> {
+    const SETTLE: Duration = Duration::from_secs(3);
+    let mut nodes = Nodes::founded().await?;
+    let preferred = nodes.leader().await?;
+    let name = nodes.node(preferred).name.clone();
+    let policy = |failback: &str| format!("version = 1\n[cluster]\npreferred = [\"{name}\"]\n{failback}\n");
+    nodes.apply(&policy("failback = \"manual\""), 0).await?;
+    nodes.node_mut(preferred).kill()?;
+    let second = nodes.leader().await?;
+    ensure!(second != preferred);
+    nodes.start(preferred)?;
+
+    // By hand: the status says that it is possible, and nothing happens by itself.
+    let possible = || async {
+        let failback = nodes.node(second).status().await?.failback.context("nothing is said")?;
+        ensure!(failback.to == name && !failback.automatic, "{failback:?}");
+        Ok(())
+    };
+    nodes.explain(until("the status says that leadership could return", possible).await)?;
+    ensure!(nodes.leader().await? == second, "by hand means by hand");
+
+    // By itself: the node returns, is well for the settle time, and leads.
+    nodes
+        .apply(&policy(&format!("failback = \"auto\"\nfailback-settle = \"{}s\"", SETTLE.as_secs())), 1)
+        .await?;
+    nodes.node_mut(preferred).kill()?;
+    let restarted = Instant::now();
+    nodes.start(preferred)?;
+    let returned = || async {
+        let leader = nodes.leading().await?;
+        ensure!(leader == preferred, "{} leads", nodes.node(leader).name);
+        Ok(())
+    };
+    nodes.explain(until("leadership returns", returned).await)?;
+    let waited = restarted.elapsed();
+    ensure!(waited >= SETTLE, "it returned after {waited:?}, before the node had been well for {SETTLE:?}");
+    let cause = nodes.node(preferred).status().await?.leader.context("a leader")?.cause;
+    ensure!(cause == "switchover", "leadership was handed over, not lost: {cause}");
+    Ok(())
+}
