@@ -305,10 +305,9 @@ async fn failback_waits_for_the_settle_time() -> Result<()> {
     ensure!(nodes.leader().await? == second, "by hand means by hand");
 
     // By itself: the node returns, is well for the settle time, and leads.
-    nodes
-        .apply(&policy(&format!("failback = \"auto\"\nfailback-settle = \"{}s\"", SETTLE.as_secs())), 1)
-        .await?;
     nodes.node_mut(preferred).kill()?;
+    let automatic = format!("failback = \"auto\"\nfailback-settle = \"{}s\"", SETTLE.as_secs());
+    nodes.apply(&policy(&automatic), 1).await?;
     let restarted = Instant::now();
     nodes.start(preferred)?;
     let returned = || async {
