@@ -144,7 +144,8 @@ impl Queue {
     fn fail(&self, error: &EngineError) {
         let left = {
             let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.failed = Some(error.clone());
+            // The first reason is the true one.
+            waiting.failed.get_or_insert_with(|| error.clone());
             std::mem::take(&mut waiting.operations)
         };
         for operation in left {
@@ -175,11 +176,7 @@ pub(crate) fn oneshot_done() -> (Done, impl Future<Output = Result<(), EngineErr
         // The waiter may have been cancelled; the write happens all the same.
         drop(sender.send(outcome));
     });
-    let outcome = async {
-        receiver.await.unwrap_or_else(|_| {
-            Err(EngineError::Failed { operation: "commit", reason: "the commit loop has ended".to_owned() })
-        })
-    };
+    let outcome = async { receiver.await.unwrap_or_else(|_| Err(ended())) };
     (done, outcome)
 }
 
@@ -201,6 +198,19 @@ struct Prepared {
     lesser_promise: Option<Promise>,
     votes: bool,
     last_appended: Option<u64>,
+}
+
+/// Fails what is left in the queue, and whatever comes later, when the loop is gone.
+struct FailOnDrop(Queue);
+
+impl Drop for FailOnDrop {
+    fn drop(&mut self) {
+        self.0.fail(&ended());
+    }
+}
+
+fn ended() -> EngineError {
+    EngineError::Failed { operation: "commit", reason: "the commit loop has ended".to_owned() }
 }
 
 /// The task that empties the queue.
@@ -235,8 +245,9 @@ impl<E: Engine> CommitLoop<E> {
         }
     }
 
-    /// Runs until cancelled from outside or until the disk fails.
+    /// Runs until cancelled from outside or until the disk fails. However it ends, nobody waits for it afterwards.
     pub(crate) async fn run(mut self, stop: tokio_util::sync::CancellationToken) -> Result<(), EngineError> {
+        let _nobody_waits = FailOnDrop(self.queue.clone());
         loop {
             let due = self.promised_at + PROMISE_EVERY;
             let group = tokio::select! {
@@ -289,7 +300,9 @@ impl<E: Engine> CommitLoop<E> {
             prepared.durability = prepared.durability.max(operation.durability());
             match operation {
                 Operation::Truncate { last, .. } | Operation::Install { last, .. } => {
-                    shortest = shortest.min(*last);
+                    if last.index < shortest.index {
+                        shortest = *last;
+                    }
                     prepared.lesser_promise = Some(before);
                 }
                 Operation::Vote { .. } => prepared.votes = true,
@@ -301,10 +314,9 @@ impl<E: Engine> CommitLoop<E> {
             self.bytes_since_promise += operation.bytes();
             self.collect(operation, &mut prepared.writes);
         }
-        if let Some(lesser) = &mut prepared.lesser_promise
-            && shortest != before.last
-        {
-            // The chain hash behind an entry in the middle is not at hand, and not needed for so short a time.
+        if let Some(lesser) = &mut prepared.lesser_promise {
+            // Whichever log a crash leaves, the one before or the one after, it reaches this far; what is there may
+            // differ between the two, so nothing is said about it for so short a time.
             (lesser.last, lesser.chain) = (shortest, [0; 16]);
         }
         self.unpromised |= prepared.durability == Durability::Sync && self.promise != before;

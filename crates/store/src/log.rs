@@ -29,6 +29,14 @@ pub struct Vote {
 }
 
 impl Vote {
+    /// Whether a node that remembers this vote has forgotten `promised`. In one term a vote for one candidate may be
+    /// followed by that of the leader whom others elected, and by nothing after that.
+    pub(crate) fn falls_short_of(&self, promised: &Self) -> bool {
+        let is_later = self.term > promised.term
+            || (self.term == promised.term && self.committed && !promised.committed);
+        *promised != Self::default() && !is_later && self != promised
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut value = Vec::with_capacity(17);
         value.extend(self.term.0.to_be_bytes());
