@@ -270,9 +270,13 @@ impl<E: Engine> Keeper<E> {
     pub fn purge(&self, floor: LogId) -> Result<(), EngineError> {
         // The rows first: the floor must not become durable before the ledger that covers it.
         self.flush();
-        let keeper = self.clone();
+        // Weak, because the queue that holds the callback belongs to what it would keep alive.
+        let shared = Arc::downgrade(&self.shared);
         let done = Box::new(move |outcome: Result<(), EngineError>| {
-            if outcome.is_ok() {
+            if outcome.is_ok()
+                && let Some(shared) = shared.upgrade()
+            {
+                let keeper = Self { shared };
                 keeper.errands().droppable = Some(floor);
                 keeper.shared.work.notify_one();
             }

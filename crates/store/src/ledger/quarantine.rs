@@ -65,7 +65,9 @@ impl Change<'_> {
             let event = Event {
                 severity: Severity::Warning,
                 subject: format!("destination/{name}"),
-                text: format!("its quarantine is full: the {total} oldest refused records were given up"),
+                text: format!(
+                    "its quarantine is full; refused records given up so far, oldest first: {total}"
+                ),
             };
             self.event(at, stamp.at, event);
         }

@@ -23,7 +23,7 @@ use holdfast_store::engine::sim::{Operation, SimDisk, SimEngine};
 use rand::Rng;
 use runtime::random::{Random, generator};
 
-use super::support::{Raw, life, open, open_sim, raw, rocks, until_promised};
+use super::support::{Raw, done, life, open, open_sim, raw, rocks, until_promised};
 use cluster::Cluster;
 use node::Node;
 
@@ -137,7 +137,7 @@ fn run(place: &impl Place, seed: u64, openings: u64, tally: &mut Tally) {
     for _ in 0..openings {
         let tail_bytes = [0, 400, 1 << 20][random.random_range(0..3)];
         life(simulated(place), async {
-            let mut opened = open(place.open(), tail_bytes)
+            let opened = open(place.open(), tail_bytes)
                 .await
                 .unwrap_or_else(|error| panic!("no promise was broken, and yet: {error}"));
             if node.compare_after_opening(&opened.store, &cluster) {
@@ -161,10 +161,12 @@ fn run(place: &impl Place, seed: u64, openings: u64, tally: &mut Tally) {
                 End::PowerCut => place.cut_power(&mut random),
                 End::Killed => {}
                 End::Stopped => {
-                    let failed = tokio::time::timeout(std::time::Duration::ZERO, opened.supervisor.failure());
-                    let has_failed = failed.await.is_ok();
+                    opened.store.keeper().flush();
+                    let (done, outcome) = done();
+                    opened.store.log().append([], done);
+                    let is_durable = outcome.await.expect("the callback is called").is_ok();
                     opened.stop().await;
-                    if !has_failed && !node.has_failed() {
+                    if is_durable && !node.has_failed() {
                         node.all_is_durable();
                     }
                 }

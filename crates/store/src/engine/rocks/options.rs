@@ -96,6 +96,7 @@ fn of_family(family: Family, options: &RocksOptions, cache: &Cache) -> Options {
         Family::Entries => {
             of_family.set_write_buffer_size(options.entries_memtable_bytes);
             of_family.set_target_file_size_base(options.entries_memtable_bytes as u64);
+            of_family.set_compression_type(DBCompressionType::Zstd);
             of_family.set_max_write_buffer_number(4);
             of_family.set_level_zero_file_num_compaction_trigger(1);
         }
