@@ -164,7 +164,7 @@ fn runs(rows: &[(Vec<u8>, Vec<u8>)]) -> Vec<Bytes> {
         }
         kind = key.first();
         put_row(&mut run, key, value);
-        if is_large || run.len() >= PAGE_MOST || crc32fast::hash(key) % PAGE_ROWS == 0 {
+        if is_large || run.len() >= PAGE_MOST || crc32fast::hash(key).is_multiple_of(PAGE_ROWS) {
             end(&mut run);
         }
     }
