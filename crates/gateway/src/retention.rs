@@ -65,6 +65,7 @@ mod tests {
             cursor: Cursor::at(Position(*position)),
             required: *required,
             paused: None,
+            given_up: 0,
         };
         State {
             applied: Some(LogId { term: Term(1), index: Position(applied) }),

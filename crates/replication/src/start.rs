@@ -83,6 +83,17 @@ pub enum StartError {
         /// Who is listed.
         listed: String,
     },
+    /// The data directory is another cluster's.
+    #[error(
+        "the data directory belongs to cluster {found}, the node file says {configured}; name that cluster, or an \
+         empty directory"
+    )]
+    AnotherCluster {
+        /// Whose it is.
+        found: String,
+        /// What the node file says.
+        configured: String,
+    },
     /// It was told to stop before all members had answered.
     #[error("stopped while waiting for the members of the cluster")]
     Cancelled,
@@ -99,6 +110,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     pub async fn start(mut parts: ReplicaParts<E>) -> Result<Self, StartError> {
         // The tasks around Raft end before the store's, which were started by the parent.
         parts.spawner = parts.spawner.child();
+        refuse_another_cluster(&parts.store, &parts.cluster_name)?;
         let network_options = NetworkOptions::for_lease(parts.times.lease);
         let bound = parts.store.identity().member;
         let identity = Identity {
@@ -173,6 +185,17 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         spawner.spawn("snapshots", async move { replica.purge_behind_horizon(token).await });
         let (replica, token) = run(self.clone());
         spawner.spawn("membership", async move { replica.mend_membership(token).await });
+    }
+}
+
+/// What a directory has applied says whose it is; before that, its peers do.
+fn refuse_another_cluster<E: Engine>(store: &Store<E>, configured: &str) -> Result<(), StartError> {
+    let found = store.keeper().read(|state| state.cluster.as_ref().map(|cluster| cluster.name.clone()));
+    match found {
+        Some(found) if found != configured => {
+            Err(StartError::AnotherCluster { found, configured: configured.to_owned() })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -317,4 +340,33 @@ fn raft_config(cluster: &str, times: &LeaseTimes) -> Result<Config, String> {
         ..Config::default()
     };
     config.validate().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use model::command::{Command, Stamp};
+    use model::{BootId, ClusterId, Lineage, Position, Term, Timestamp};
+    use runtime::Supervisor;
+    use store::engine::sim::{SimDisk, SimEngine};
+    use store::{Body, LogId, StoreOptions};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_directory_of_another_cluster_is_refused_by_name() {
+        let (_supervisor, spawner) = Supervisor::new();
+        let engine = SimEngine::open(&SimDisk::new(7)).expect("a fresh disk opens");
+        let options = StoreOptions { tail_bytes: 1 << 20, birth: 7.into() };
+        let store = Store::open(Arc::new(engine), options, &spawner).await.expect("a new store opens");
+        assert!(refuse_another_cluster(&store, "plant-8").is_ok(), "it belongs to nobody yet");
+
+        let (cluster, lineage) = (ClusterId::from(7_u128), Lineage::from_random(7));
+        let found = Command::Found { cluster, name: "plant-7".to_owned(), lineage };
+        let stamp = Stamp { at: Timestamp(0), boot: BootId::from(1) };
+        let body = Body::Command(wire::entry::encode(&stamp, &found).expect("it can be encoded"));
+        store.keeper().apply(LogId { term: Term(1), index: Position(1) }, &body).expect("it can be read");
+        assert!(refuse_another_cluster(&store, "plant-7").is_ok());
+        let error = refuse_another_cluster(&store, "plant-8").expect_err("it is another one's").to_string();
+        assert!(error.contains("plant-7") && error.contains("plant-8"), "{error}");
+    }
 }

@@ -1,4 +1,4 @@
-//! How many synced commits a disk takes, and how long each takes.
+//! How many synced commits a disk takes, how long each takes, and how much more is written than was asked for.
 //!
 //! `cargo run --release -p holdfast-store --example engine_rate [DIRECTORY]`: the directory decides which disk is
 //! measured; without one it is the system's directory for temporary files, which may be memory.
@@ -20,19 +20,22 @@ const RUN: Duration = Duration::from_secs(5);
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let parent = std::env::args_os().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
     println!(
-        "{:>8} {:>6} {:>10} {:>8} {:>8} {:>8} {:>8}",
-        "entry", "group", "commits/s", "p50 ms", "p99 ms", "max ms", "MB/s"
+        "{:>8} {:>6} {:>10} {:>8} {:>8} {:>8} {:>8} {:>10}",
+        "entry", "group", "commits/s", "p50 ms", "p99 ms", "max ms", "MB/s", "written/B"
     );
     for (entry, group) in [(4_000, 1), (64_000, 1), (64_000, 8)] {
         let directory = parent.join(format!("engine-rate-{}-{entry}-{group}", std::process::id()));
+        let before = written();
         let measured = measure(&directory, entry, group).await;
         std::fs::remove_dir_all(&directory)?;
         let (mut times, elapsed) = measured?;
+        let asked = (times.len() * entry * group) as f64;
+        let each = before.zip(written()).map_or(f64::NAN, |(before, after)| (after - before) as f64 / asked);
         times.sort();
         let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
         let rate = times.len() as f64 / elapsed.as_secs_f64();
         println!(
-            "{entry:>8} {group:>6} {rate:>10.0} {:>8.2} {:>8.2} {:>8.2} {:>8.0}",
+            "{entry:>8} {group:>6} {rate:>10.0} {:>8.2} {:>8.2} {:>8.2} {:>8.0} {each:>10.2}",
             at(0.5),
             at(0.99),
             at(1.0),
@@ -40,6 +43,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     Ok(())
+}
+
+/// Bytes that this process has handed to the system to be written; only Linux tells.
+fn written() -> Option<u64> {
+    let counters = std::fs::read_to_string("/proc/self/io").ok()?;
+    counters.lines().find_map(|line| line.strip_prefix("wchar: "))?.parse().ok()
 }
 
 /// The time of each commit, and of all together.

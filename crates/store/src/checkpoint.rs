@@ -1,11 +1,13 @@
-//! Ledger checkpoints: the ledger as it was at a position S, in a file of its own. A snapshot is one of these, and
-//! nothing else: what is undelivered travels by ordinary replication.
+//! Ledger checkpoints: the ledger as it was at a position S, whole. A snapshot is one of these, and nothing else: what is
+//! undelivered travels by ordinary replication.
 //!
 //! Layout: `HFCKPT1\n`, `[length of the header: u32 big-endian]`, the header as JSON, then per row
 //! `[key length: u16][key][value length: u32][value]`, at last 32 bytes of BLAKE3 over everything before.
 //!
-//! - Written aside, synced and renamed before anybody is told that it exists.
+//! - This is how it travels. How it lies on a disk is [`paged`].
 //! - Two nodes that cut a checkpoint at the same position write the same bytes, but for the chain hash.
+
+pub(crate) mod paged;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -15,7 +17,7 @@ use crate::entry::ChainHash;
 use crate::ledger::{Ledger, LogId, Membership};
 
 const MAGIC: &[u8; 8] = b"HFCKPT1\n";
-const HASH: usize = 32;
+const HASH: usize = blake3::OUT_LEN;
 /// No checkpoint that is larger is accepted from a peer.
 const MOST_BYTES: usize = 256 << 20;
 
@@ -70,56 +72,23 @@ impl Checkpoint {
         name.starts_with("checkpoint-")
     }
 
-    /// The bytes of the file.
+    /// The bytes that travel.
+    #[cfg(test)]
     pub(crate) fn encode(&self) -> Bytes {
-        let header = serde_json::to_vec(&self.header).expect("a header holds nothing that JSON cannot");
-        let mut file = BytesMut::new();
-        file.put_slice(MAGIC);
-        file.put_u32(u32::try_from(header.len()).expect("a header is small"));
-        file.put_slice(&header);
+        let mut rows = BytesMut::new();
         for (key, value) in &self.rows {
-            file.put_u16(u16::try_from(key.len()).expect("keys are short"));
-            file.put_slice(key);
-            file.put_u32(u32::try_from(value.len()).expect("rows are far below 4 GiB"));
-            file.put_slice(value);
+            put_row(&mut rows, key, value);
         }
-        let hash = blake3::hash(&file);
-        file.put_slice(hash.as_bytes());
-        file.freeze()
+        seal(MAGIC, &self.header, &[&rows])
     }
 
-    /// Reads and checks a file, from this disk or from a peer.
+    /// Reads and checks what came from a peer.
     pub fn decode(file: &Bytes) -> Result<Self, EngineError> {
-        let damaged = |what: &str| EngineError::Damaged(format!("checkpoint: {what}"));
-        if file.len() > MOST_BYTES {
-            return Err(damaged("larger than any checkpoint"));
+        let (magic, header, rows) = unseal(file)?;
+        if magic != *MAGIC {
+            return Err(damaged("not a checkpoint of this version"));
         }
-        let body_end = file.len().checked_sub(HASH).ok_or_else(|| damaged("too short"))?;
-        let (body, hash) = file.split_at(body_end);
-        if blake3::hash(body).as_bytes() != hash {
-            return Err(damaged("checksum does not match"));
-        }
-        let mut rest =
-            body.strip_prefix(MAGIC.as_slice()).ok_or_else(|| damaged("not a checkpoint of this version"))?;
-        let mut take = |length: usize| {
-            let (taken, left) = rest.split_at_checked(length)?;
-            rest = left;
-            Some(taken)
-        };
-        let mut read = || -> Option<(Vec<u8>, Rows)> {
-            let length = u32::from_be_bytes(take(4)?.try_into().ok()?);
-            let header = take(length as usize)?.to_vec();
-            let mut rows = Vec::new();
-            while let Some(length) = take(2) {
-                let key = take(u16::from_be_bytes(length.try_into().ok()?) as usize)?.to_vec();
-                let length = u32::from_be_bytes(take(4)?.try_into().ok()?);
-                rows.push((key, take(length as usize)?.to_vec()));
-            }
-            Some((header, rows))
-        };
-        let (header, rows) = read().ok_or_else(|| damaged("ends in the middle of a row"))?;
-        let header: CheckpointHeader =
-            serde_json::from_slice(&header).map_err(|error| damaged(&error.to_string()))?;
+        let rows = read_rows(rows)?;
         if header.rows != rows.len() as u64 {
             return Err(damaged("rows are missing"));
         }
@@ -135,4 +104,67 @@ impl Checkpoint {
         }
         Ok(ledger)
     }
+}
+
+fn damaged(what: &str) -> EngineError {
+    EngineError::Damaged(format!("checkpoint: {what}"))
+}
+
+fn put_row(to: &mut BytesMut, key: &[u8], value: &[u8]) {
+    to.put_u16(u16::try_from(key.len()).expect("keys are short"));
+    to.put_slice(key);
+    to.put_u32(u32::try_from(value.len()).expect("rows are far below 4 GiB"));
+    to.put_slice(value);
+}
+
+fn read_rows(mut rest: &[u8]) -> Result<Rows, EngineError> {
+    let mut take = |length: usize| {
+        let (taken, left) = rest.split_at_checked(length)?;
+        rest = left;
+        Some(taken)
+    };
+    let mut rows = Vec::new();
+    let mut read = || {
+        while let Some(length) = take(2) {
+            let key = take(u16::from_be_bytes(length.try_into().ok()?) as usize)?.to_vec();
+            let length = u32::from_be_bytes(take(4)?.try_into().ok()?);
+            rows.push((key, take(length as usize)?.to_vec()));
+        }
+        Some(())
+    };
+    read().ok_or_else(|| damaged("ends in the middle of a row"))?;
+    Ok(rows)
+}
+
+/// `magic`, header and body in one file, with a hash over all.
+fn seal(magic: &[u8; 8], header: &CheckpointHeader, body: &[&[u8]]) -> Bytes {
+    let header = serde_json::to_vec(header).expect("a header holds nothing that JSON cannot");
+    let mut file = BytesMut::new();
+    file.put_slice(magic);
+    file.put_u32(u32::try_from(header.len()).expect("a header is small"));
+    file.put_slice(&header);
+    body.iter().for_each(|part| file.put_slice(part));
+    let hash = blake3::hash(&file);
+    file.put_slice(hash.as_bytes());
+    file.freeze()
+}
+
+/// The opposite of [`seal`]; checks the hash.
+fn unseal(file: &Bytes) -> Result<([u8; 8], CheckpointHeader, &[u8]), EngineError> {
+    if file.len() > MOST_BYTES {
+        return Err(damaged("larger than any checkpoint"));
+    }
+    let (body, hash) = file.split_last_chunk::<HASH>().ok_or_else(|| damaged("too short"))?;
+    if blake3::hash(body).as_bytes() != hash {
+        return Err(damaged("checksum does not match"));
+    }
+    let parts = || {
+        let (magic, rest) = body.split_first_chunk::<8>()?;
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let (header, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        Some((*magic, header, rest))
+    };
+    let (magic, header, rest) = parts().ok_or_else(|| damaged("too short"))?;
+    let header = serde_json::from_slice(header).map_err(|error| damaged(&error.to_string()))?;
+    Ok((magic, header, rest))
 }

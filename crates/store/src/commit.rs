@@ -19,7 +19,7 @@ use crate::engine::{Durability, Engine, EngineError, Family, Write, index_key};
 use crate::entry::ChainHash;
 use crate::floor::{FloorFile, Promise};
 use crate::ledger::{LogId, RowChange};
-use crate::log::{Vote, Written};
+use crate::log::{Branch, Vote, Written};
 
 /// Bytes of payload in one commit, at most (one entry may be larger).
 const GROUP_BYTES: usize = 1 << 20;
@@ -32,8 +32,8 @@ pub type Done = Box<dyn FnOnce(Result<(), EngineError>) + Send>;
 
 /// One thing to make durable.
 pub(crate) enum Operation {
-    /// Entries, already encoded.
-    Append { entries: Vec<(u64, Bytes)>, last: LogId, chain: ChainHash, done: Done },
+    /// Entries, already encoded, on a branch of the log: none of them was cut off when they were queued.
+    Append { entries: Vec<(u64, Bytes)>, last: LogId, chain: ChainHash, branch: Branch, done: Done },
     /// Entries from the first to the last (both inclusive) are taken back; the log now ends at `last`.
     Truncate { from: u64, to: u64, last: LogId, chain: ChainHash },
     /// The vote.
@@ -127,7 +127,8 @@ impl Queue {
     pub(crate) async fn barrier(&self) -> Result<(), EngineError> {
         let (done, outcome) = oneshot_done();
         // An append of nothing: it is synced with what lies before it.
-        self.push(Operation::Append { entries: Vec::new(), last: LogId::default(), chain: [0; 16], done });
+        let (last, branch) = (LogId::default(), Branch::default());
+        self.push(Operation::Append { entries: Vec::new(), last, chain: [0; 16], branch, done });
         outcome.await
     }
 
@@ -144,7 +145,8 @@ impl Queue {
     fn fail(&self, error: &EngineError) {
         let left = {
             let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.failed = Some(error.clone());
+            // The first reason is the true one.
+            waiting.failed.get_or_insert_with(|| error.clone());
             std::mem::take(&mut waiting.operations)
         };
         for operation in left {
@@ -175,11 +177,7 @@ pub(crate) fn oneshot_done() -> (Done, impl Future<Output = Result<(), EngineErr
         // The waiter may have been cancelled; the write happens all the same.
         drop(sender.send(outcome));
     });
-    let outcome = async {
-        receiver.await.unwrap_or_else(|_| {
-            Err(EngineError::Failed { operation: "commit", reason: "the commit loop has ended".to_owned() })
-        })
-    };
+    let outcome = async { receiver.await.unwrap_or_else(|_| Err(ended())) };
     (done, outcome)
 }
 
@@ -200,7 +198,20 @@ struct Prepared {
     /// To be promised before the writes, where they shorten the log.
     lesser_promise: Option<Promise>,
     votes: bool,
-    last_appended: Option<u64>,
+    last_appended: Option<(u64, Branch)>,
+}
+
+/// Fails what is left in the queue, and whatever comes later, when the loop is gone.
+struct FailOnDrop(Queue);
+
+impl Drop for FailOnDrop {
+    fn drop(&mut self) {
+        self.0.fail(&ended());
+    }
+}
+
+fn ended() -> EngineError {
+    EngineError::Failed { operation: "commit", reason: "the commit loop has ended".to_owned() }
 }
 
 /// The task that empties the queue.
@@ -235,8 +246,9 @@ impl<E: Engine> CommitLoop<E> {
         }
     }
 
-    /// Runs until cancelled from outside or until the disk fails.
+    /// Runs until cancelled from outside or until the disk fails. However it ends, nobody waits for it afterwards.
     pub(crate) async fn run(mut self, stop: tokio_util::sync::CancellationToken) -> Result<(), EngineError> {
+        let _nobody_waits = FailOnDrop(self.queue.clone());
         loop {
             let due = self.promised_at + PROMISE_EVERY;
             let group = tokio::select! {
@@ -289,22 +301,23 @@ impl<E: Engine> CommitLoop<E> {
             prepared.durability = prepared.durability.max(operation.durability());
             match operation {
                 Operation::Truncate { last, .. } | Operation::Install { last, .. } => {
-                    shortest = shortest.min(*last);
+                    if last.index < shortest.index {
+                        shortest = *last;
+                    }
                     prepared.lesser_promise = Some(before);
                 }
                 Operation::Vote { .. } => prepared.votes = true,
-                Operation::Append { last, entries, .. } if !entries.is_empty() => {
-                    prepared.last_appended = Some(last.index.0);
+                Operation::Append { last, entries, branch, .. } if !entries.is_empty() => {
+                    prepared.last_appended = Some((last.index.0, *branch));
                 }
                 _ => {}
             }
             self.bytes_since_promise += operation.bytes();
             self.collect(operation, &mut prepared.writes);
         }
-        if let Some(lesser) = &mut prepared.lesser_promise
-            && shortest != before.last
-        {
-            // The chain hash behind an entry in the middle is not at hand, and not needed for so short a time.
+        if let Some(lesser) = &mut prepared.lesser_promise {
+            // Whichever log a crash leaves, the one before or the one after, it reaches this far; what is there may
+            // differ between the two, so nothing is said about it for so short a time.
             (lesser.last, lesser.chain) = (shortest, [0; 16]);
         }
         self.unpromised |= prepared.durability == Durability::Sync && self.promise != before;
@@ -317,8 +330,8 @@ impl<E: Engine> CommitLoop<E> {
             self.floor.write(&*self.engine, lesser).await?;
         }
         self.engine.commit(prepared.writes, prepared.durability).await?;
-        if let Some(index) = prepared.last_appended {
-            self.written.up_to(index);
+        if let Some((index, branch)) = prepared.last_appended {
+            self.written.up_to(index, branch);
         }
         let due = self.promised_at.elapsed() >= PROMISE_EVERY || self.bytes_since_promise >= PROMISE_BYTES;
         if prepared.votes || prepared.lesser_promise.is_some() || (due && self.unpromised) {
@@ -406,4 +419,47 @@ fn encode_floor(floor: &LogId, chain: &ChainHash) -> Vec<u8> {
 
 pub(crate) fn decode_floor(value: &[u8]) -> Option<(LogId, ChainHash)> {
     Some((decode_log_id(value)?, value.get(16..32)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::sim::{SimDisk, SimEngine};
+
+    fn commit_loop(queue: &Queue) -> CommitLoop<SimEngine> {
+        let engine = Arc::new(SimEngine::open(&SimDisk::new(7)).expect("a fresh disk opens"));
+        let stored = crate::log::load(&*engine).expect("it is empty");
+        let log = crate::log::Log::new(Arc::clone(&engine), queue.clone(), stored, 0);
+        let (floor, _) = FloorFile::open(&*engine).expect("there is none");
+        CommitLoop::new(engine, queue.clone(), log.written(), floor, Promise::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_loop_that_has_ended() {
+        let queue = Queue::default();
+        let stop = tokio_util::sync::CancellationToken::new();
+        stop.cancel();
+        commit_loop(&queue).run(stop).await.expect("an orderly end");
+        let waited = tokio::time::timeout(Duration::from_secs(1), queue.barrier()).await;
+        assert_eq!(waited, Ok(Err(ended())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_queued_when_the_loop_is_dropped_gets_an_error() {
+        let queue = Queue::default();
+        let running = commit_loop(&queue).run(tokio_util::sync::CancellationToken::new());
+        let mut running = Box::pin(running);
+        assert!(futures_poll_once(running.as_mut()).await.is_none(), "it runs");
+        let waiting = queue.barrier();
+        drop(running);
+        assert_eq!(tokio::time::timeout(Duration::from_secs(1), waiting).await, Ok(Err(ended())));
+    }
+
+    async fn futures_poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            output = future => Some(output),
+            () = std::future::ready(()) => None,
+        }
+    }
 }

@@ -7,6 +7,8 @@
 //! - Commits become durable in the order they were made: if one survived, all earlier ones did.
 //! - After [`Durability::Sync`] has returned `Ok`, the commit survives any crash. A [`Durability::Lazy`] commit is
 //!   visible at once and may be lost, with everything after it.
+//! - What an opening finds is durable: a killed process may leave commits behind that were never synced, and whoever
+//!   opens the disk again builds on them.
 //! - An error of a commit is final. The caller must stop using the engine and end the process; nothing is retried.
 //! - Reads see every commit that has returned. They are synchronous and short.
 

@@ -1,7 +1,8 @@
 //! A log entry, in memory and as a value of the `entries` family.
 //!
 //! Layout of the value, all numbers big-endian:
-//! `[format: u8 = 1][kind: u8][term: u64][chain: 16 bytes][CRC-32 of the payload: u32][payload]`.
+//! `[format: u8 = 2][kind: u8][term: u64][chain: 16 bytes][CRC-32 of the payload: u32][CRC-32 of all this and the
+//! position: u32][payload]`; format 1 lacks the second.
 //!
 //! - The chain hash of an entry covers its own term, position and payload, and the chain hash before it. It is
 //!   computed by each node for itself and never sent: two logs with equal chain hashes at a position are equal up to it.
@@ -12,8 +13,10 @@ use model::{Position, Term};
 use crate::engine::EngineError;
 use crate::ledger::{Body, LogId, Membership};
 
-const FORMAT: u8 = 1;
-const HEADER: usize = 1 + 1 + 8 + 16 + 4;
+const FORMAT: u8 = 2;
+/// What precedes the checksum of the header.
+const CHECKED: usize = 1 + 1 + 8 + 16 + 4;
+const HEADER: usize = CHECKED + 4;
 
 /// A hash over a log from its beginning.
 pub type ChainHash = [u8; 16];
@@ -63,6 +66,7 @@ impl Entry {
         value.extend(self.id.term.0.to_be_bytes());
         value.extend(chain);
         value.extend(crc.to_be_bytes());
+        value.extend(header_crc(self.id.index, &value).to_be_bytes());
         value.extend_from_slice(&payload);
         (Bytes::from(value), chain)
     }
@@ -70,17 +74,23 @@ impl Entry {
     /// Reads what [`Entry::encode`] wrote.
     pub(crate) fn decode(index: Position, value: &Bytes) -> Result<(Self, ChainHash), EngineError> {
         let damaged = |what: &str| EngineError::Damaged(format!("log entry {index}: {what}"));
-        if value.len() < HEADER {
+        let header = match value.first() {
+            Some(1) => CHECKED,
+            Some(&FORMAT) => HEADER,
+            Some(other) => return Err(damaged(&format!("format {other} is not known to this version"))),
+            None => return Err(damaged("empty")),
+        };
+        if value.len() < header {
             return Err(damaged("shorter than its header"));
         }
-        let (format, kind) = (value[0], value[1]);
-        if format != FORMAT {
-            return Err(damaged(&format!("format {format} is not known to this version")));
+        if header == HEADER && header_crc(index, &value[..CHECKED]).to_be_bytes() != value[CHECKED..HEADER] {
+            return Err(damaged("checksum of the header does not match"));
         }
+        let kind = value[1];
         let term = u64::from_be_bytes(value[2..10].try_into().expect("eight bytes"));
         let chain: ChainHash = value[10..26].try_into().expect("sixteen bytes");
         let crc = u32::from_be_bytes(value[26..30].try_into().expect("four bytes"));
-        let payload = value.slice(HEADER..);
+        let payload = value.slice(header..);
         if crc32fast::hash(&payload) != crc {
             return Err(damaged("checksum does not match"));
         }
@@ -95,6 +105,14 @@ impl Entry {
         };
         Ok((Self { id: LogId { term: Term(term), index }, body }, chain))
     }
+}
+
+/// The position is no part of the value, but an entry at a wrong one is as damaged.
+fn header_crc(index: Position, header: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(header);
+    hasher.update(&index.0.to_be_bytes());
+    hasher.finalize()
 }
 
 fn chain(before: &ChainHash, id: LogId, kind: u8, crc: u32) -> ChainHash {
@@ -130,9 +148,28 @@ mod tests {
     #[test]
     fn a_flipped_bit_is_noticed() {
         let (value, _) = entry(7, b"payload").encode(&[1; 16]);
-        let mut bad = value.to_vec();
-        *bad.last_mut().expect("not empty") ^= 1;
-        assert!(matches!(Entry::decode(Position(7), &bad.into()), Err(EngineError::Damaged(_))));
+        for place in 0..value.len() * 8 {
+            let mut bad = value.to_vec();
+            bad[place / 8] ^= 1 << (place % 8);
+            let read = Entry::decode(Position(7), &bad.into());
+            assert!(matches!(read, Err(EngineError::Damaged(_))), "bit {place} was flipped: {read:?}");
+        }
+    }
+
+    #[test]
+    fn an_entry_of_another_position_is_damaged() {
+        let (value, _) = entry(7, b"payload").encode(&[1; 16]);
+        assert!(matches!(Entry::decode(Position(8), &value), Err(EngineError::Damaged(_))));
+    }
+
+    #[test]
+    fn an_entry_of_the_first_format_is_still_read() {
+        let (value, chain) = entry(7, b"payload").encode(&[1; 16]);
+        let mut old = [&value[..CHECKED], b"payload"].concat();
+        old[0] = 1;
+        let (read, read_chain) = Entry::decode(Position(7), &old.into()).expect("it is whole");
+        assert!(matches!(read.body, Body::Command(bytes) if bytes == "payload"));
+        assert_eq!(read_chain, chain);
     }
 
     #[test]

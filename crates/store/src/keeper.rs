@@ -5,20 +5,22 @@
 //!   them, with the applied position in the same commit.
 //! - While applying, a checkpoint is cut every [`CHECKPOINT_BYTES`] of entries or [`CHECKPOINT_EVERY`]; one that the
 //!   horizon has passed can become a snapshot, and what lies below it can be purged.
-//! - `floor <= horizon <= applied`; the newest checkpoint at or below the horizon is never removed.
+//! - No snapshot lies above the horizon, or what is undelivered would not be in the log of who installs it. The limit is
+//!   read anew wherever a snapshot is picked; that something lies at or below it never becomes untrue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use model::Position;
 use model::ids::GroupId;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{Checkpoint, CheckpointHeader};
+use crate::checkpoints::Checkpoints;
 use crate::commit::{Operation, oneshot_done};
 use crate::engine::{Engine, EngineError, Family, index_key};
 use crate::ledger::{ApplyError, Body, Grid, Ledger, LogId, State};
@@ -49,9 +51,8 @@ struct Shared<E> {
     log: Log<E>,
     ledger: RwLock<Ledger>,
     applied: watch::Sender<Position>,
-    /// The newest checkpoint written by this process.
-    listed: watch::Sender<Option<LogId>>,
-    checkpoints: Mutex<Checkpoints>,
+    checkpoints: Checkpoints<E>,
+    errands: Mutex<Errands>,
     /// Entries up to here are replayed from the disk: when they were applied says nothing about when slots were.
     replayed_to: Position,
     /// When each group's last slot began, as seen from here.
@@ -60,16 +61,17 @@ struct Shared<E> {
     work: Notify,
 }
 
-/// Which checkpoints exist, oldest first.
+/// What waits for the keeper's task.
 #[derive(Default)]
-struct Checkpoints {
-    listed: Vec<CheckpointHeader>,
-    /// Cut, and on their way to the disk.
-    cut: Vec<Checkpoint>,
+struct Errands {
+    /// Checkpoints on their way to the disk, and who waits for them. Those of the schedule wait for one another.
+    cut: VecDeque<(Checkpoint, Option<oneshot::Sender<()>>)>,
     bytes_since_cut: usize,
     cut_at: Option<Instant>,
-    /// The floor up to which bytes may be given back.
+    /// The durable floor up to which bytes may be given back.
     droppable: Option<LogId>,
+    /// The task has ended: nothing is written any more.
+    ended: bool,
 }
 
 /// A ledger checkpoint that can be sent or installed: the snapshot of a cluster.
@@ -82,17 +84,17 @@ pub struct Snapshot {
 }
 
 impl<E: Engine> Keeper<E> {
-    pub(crate) fn new(engine: Arc<E>, log: Log<E>, ledger: Ledger, listed: Vec<CheckpointHeader>) -> Self {
+    pub(crate) fn new(engine: Arc<E>, log: Log<E>, ledger: Ledger, checkpoints: Checkpoints<E>) -> Self {
         let log_end = log.ends().last.map_or(Position::ZERO, |last| last.index);
         let (applied, _) = watch::channel(ledger.state().applied_position());
-        let checkpoints = Checkpoints { listed, cut_at: Some(Instant::now()), ..Checkpoints::default() };
+        let errands = Errands { cut_at: Some(Instant::now()), ..Errands::default() };
         let shared = Shared {
             engine,
             log,
             ledger: RwLock::new(ledger),
             applied,
-            listed: watch::Sender::new(None),
-            checkpoints: Mutex::new(checkpoints),
+            checkpoints,
+            errands: Mutex::new(errands),
             replayed_to: log_end,
             phases: Mutex::default(),
             work: Notify::new(),
@@ -104,8 +106,8 @@ impl<E: Engine> Keeper<E> {
         self.shared.ledger.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn checkpoints(&self) -> MutexGuard<'_, Checkpoints> {
-        self.shared.checkpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    fn errands(&self) -> MutexGuard<'_, Errands> {
+        self.shared.errands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the state; `read` must be short, because `apply` waits for it.
@@ -136,10 +138,12 @@ impl<E: Engine> Keeper<E> {
         self.shared.applied.send_replace(id.index);
         let size = if let Body::Command(bytes) = body { bytes.len() } else { 0 };
         let due = {
-            let mut checkpoints = self.checkpoints();
-            checkpoints.bytes_since_cut += size;
-            checkpoints.bytes_since_cut >= CHECKPOINT_BYTES
-                || checkpoints.cut_at.is_some_and(|cut| cut.elapsed() >= CHECKPOINT_EVERY)
+            let mut errands = self.errands();
+            errands.bytes_since_cut += size;
+            let due = errands.bytes_since_cut >= CHECKPOINT_BYTES
+                || errands.cut_at.is_some_and(|cut| cut.elapsed() >= CHECKPOINT_EVERY);
+            // A disk that is slower than the log gets fewer, not a queue of them.
+            due && errands.cut.is_empty()
         };
         if due && let Err(error) = self.cut_checkpoint() {
             // The log grows until a later one succeeds; the damage itself ends the node where the log is read.
@@ -191,6 +195,19 @@ impl<E: Engine> Keeper<E> {
 
     /// Cuts a checkpoint of the ledger as it is now; it is listed once it is on disk.
     pub fn cut_checkpoint(&self) -> Result<Option<LogId>, EngineError> {
+        self.cut(None)
+    }
+
+    /// Cuts a checkpoint and waits until it is listed.
+    pub async fn write_checkpoint(&self) -> Result<(), EngineError> {
+        let (written, listed) = oneshot::channel();
+        if self.cut(Some(written))?.is_some() {
+            listed.await.map_err(|_| ended())?;
+        }
+        Ok(())
+    }
+
+    fn cut(&self, written: Option<oneshot::Sender<()>>) -> Result<Option<LogId>, EngineError> {
         let cut = {
             let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
             let Some(at) = ledger.state().applied else { return Ok(None) };
@@ -200,82 +217,67 @@ impl<E: Engine> Keeper<E> {
             Checkpoint::cut(&ledger, at, chain)
         };
         let at = cut.header.at;
-        let mut checkpoints = self.checkpoints();
-        checkpoints.bytes_since_cut = 0;
-        checkpoints.cut_at = Some(Instant::now());
-        checkpoints.cut.push(cut);
-        drop(checkpoints);
-        self.shared.work.notify_one();
+        self.hand_over(cut, written);
         Ok(Some(at))
     }
 
-    /// Cuts a checkpoint and waits until it is listed.
-    pub async fn write_checkpoint(&self) -> Result<(), EngineError> {
-        let Some(at) = self.cut_checkpoint()? else { return Ok(()) };
-        let ended = |_| EngineError::Failed {
-            operation: "write a checkpoint",
-            reason: "the ledger's task has ended".to_owned(),
-        };
-        self.shared.listed.subscribe().wait_for(|listed| *listed >= Some(at)).await.map_err(ended)?;
-        Ok(())
+    /// Gives a checkpoint to the keeper's task; `written` is dropped unanswered if that has ended.
+    fn hand_over(&self, checkpoint: Checkpoint, written: Option<oneshot::Sender<()>>) {
+        let mut errands = self.errands();
+        errands.bytes_since_cut = 0;
+        errands.cut_at = Some(Instant::now());
+        if !errands.ended {
+            errands.cut.push_back((checkpoint, written));
+        }
+        drop(errands);
+        self.shared.work.notify_one();
     }
 
-    /// Writes what was cut; every checkpoint is listed only when its file is durable. Only the keeper's task does this.
+    /// Writes what was cut, oldest first. Only the keeper's task does this.
     async fn write_checkpoints(&self) -> Result<(), EngineError> {
         loop {
-            let Some((name, bytes, header)) = ({
-                let checkpoints = self.checkpoints();
-                checkpoints
-                    .cut
-                    .first()
-                    .map(|cut| (Checkpoint::file_name(cut.header.at), cut.encode(), cut.header.clone()))
-            }) else {
-                return Ok(());
-            };
-            self.shared.engine.write_file(&name, bytes).await?;
-            let at = header.at;
-            {
-                let mut checkpoints = self.checkpoints();
-                checkpoints.cut.retain(|cut| cut.header.at != at);
-                checkpoints.listed.retain(|known| known.at != at);
-                checkpoints.listed.push(header);
-                checkpoints.listed.sort_by_key(|header| header.at.index);
+            let Some((checkpoint, written)) = self.errands().cut.pop_front() else { return Ok(()) };
+            self.shared.checkpoints.write(&checkpoint).await?;
+            if let Some(written) = written {
+                // Whoever waited may have gone.
+                let _ = written.send(());
             }
-            self.shared.listed.send_replace(Some(at));
+            self.shared.checkpoints.thin(self.floor(), self.snapshot_limit()).await?;
         }
+    }
+
+    fn floor(&self) -> Position {
+        self.shared.log.ends().floor.map_or(Position::ZERO, |floor| floor.index)
     }
 
     /// No snapshot lies above this. What covers the floor always qualifies: it was below the limit when it was purged to.
     fn snapshot_limit(&self) -> Position {
-        let floor = self.shared.log.ends().floor.map_or(Position::ZERO, |floor| floor.index);
-        self.read(State::snapshot_limit).max(floor)
+        self.read(State::snapshot_limit).max(self.floor())
     }
 
     /// The newest checkpoint that may be a snapshot: one that the horizon has passed.
     pub fn newest_snapshot(&self) -> Result<Option<Snapshot>, EngineError> {
-        let limit = self.snapshot_limit();
-        let newest = self.checkpoints().listed.iter().rev().find(|header| header.at.index <= limit).cloned();
-        let Some(header) = newest else { return Ok(None) };
-        let name = Checkpoint::file_name(header.at);
-        let bytes = self.shared.engine.read_file(&name)?;
-        let bytes = bytes.ok_or_else(|| EngineError::Damaged(format!("{name} is listed but missing")))?;
-        Ok(Some(Snapshot { header, bytes }))
+        let newest = self.shared.checkpoints.read_newest(self.snapshot_limit())?;
+        Ok(newest.map(|(header, bytes)| Snapshot { header, bytes }))
     }
 
     /// Position of the newest checkpoint that the horizon has passed.
     pub fn newest_snapshot_position(&self) -> Option<LogId> {
-        let limit = self.snapshot_limit();
-        self.checkpoints().listed.iter().rev().find(|header| header.at.index <= limit).map(|header| header.at)
+        self.shared.checkpoints.newest(self.snapshot_limit())
     }
 
     /// Purges the log up to `floor`, which must be covered by a checkpoint; bytes are given back in the background.
     pub fn purge(&self, floor: LogId) -> Result<(), EngineError> {
         // The rows first: the floor must not become durable before the ledger that covers it.
         self.flush();
-        let keeper = self.clone();
+        // Weak, because the queue that holds the callback belongs to what it would keep alive.
+        let shared = Arc::downgrade(&self.shared);
         let done = Box::new(move |outcome: Result<(), EngineError>| {
-            if outcome.is_ok() {
-                keeper.checkpoints().droppable = Some(floor);
+            if outcome.is_ok()
+                && let Some(shared) = shared.upgrade()
+            {
+                let keeper = Self { shared };
+                keeper.errands().droppable = Some(floor);
                 keeper.shared.work.notify_one();
             }
         });
@@ -286,30 +288,35 @@ impl<E: Engine> Keeper<E> {
     pub async fn install(&self, bytes: Bytes) -> Result<(), EngineError> {
         let checkpoint = Checkpoint::decode(&bytes)?;
         let ledger = checkpoint.ledger()?;
-        let header = checkpoint.header.clone();
+        let (header, rows) = (checkpoint.header.clone(), checkpoint.rows.clone());
         // The file first: after the batch below, the log begins behind a checkpoint that must exist.
-        self.shared.engine.write_file(&Checkpoint::file_name(header.at), bytes).await?;
+        let (written, listed) = oneshot::channel();
+        self.hand_over(checkpoint, Some(written));
+        listed.await.map_err(|_| ended())?;
         let (done, outcome) = oneshot_done();
         {
             // Queued under the ledger's lock: rows of the ledger that is replaced must not come behind the install.
             let mut held = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
-            self.shared.log.install(header.at, header.chain, checkpoint.rows, done)?;
+            self.shared.log.install(header.at, header.chain, rows, done)?;
             *held = ledger;
         }
         outcome.await?;
-        {
-            let mut checkpoints = self.checkpoints();
-            checkpoints.cut.clear();
-            checkpoints.listed.retain(|known| known.at.index < header.at.index);
-            checkpoints.listed.push(header.clone());
-            checkpoints.bytes_since_cut = 0;
-        }
         self.shared.applied.send_replace(header.at.index);
         Ok(())
     }
 
     /// Runs the keeper's task: rows, checkpoint files, bytes given back.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), EngineError> {
+        let ended = self.keep(stop).await;
+        let mut errands = self.errands();
+        errands.ended = true;
+        // Whoever waits for one of them is told so.
+        errands.cut.clear();
+        ended
+    }
+
+    async fn keep(&self, stop: CancellationToken) -> Result<(), EngineError> {
+        self.shared.checkpoints.remove_leftovers().await?;
         let mut ticks = tokio::time::interval(FLUSH_EVERY);
         loop {
             tokio::select! {
@@ -328,17 +335,12 @@ impl<E: Engine> Keeper<E> {
 
     /// Deletes what lies below the floor: entries, and checkpoints older than the one that covers it.
     async fn give_back(&self) -> Result<(), EngineError> {
-        let Some(floor) = self.checkpoints().droppable.take() else { return Ok(()) };
+        let Some(floor) = self.errands().droppable.take() else { return Ok(()) };
         self.shared.engine.drop_below(Family::Entries, &index_key(floor.index.0 + 1)).await?;
-        let old: Vec<LogId> = {
-            let mut checkpoints = self.checkpoints();
-            let covering = checkpoints.listed.iter().rposition(|header| header.at.index <= floor.index);
-            let old = checkpoints.listed.drain(..covering.unwrap_or(0)).map(|header| header.at);
-            old.collect()
-        };
-        for at in old {
-            self.shared.engine.remove_file(&Checkpoint::file_name(at)).await?;
-        }
-        Ok(())
+        self.shared.checkpoints.remove_below(floor.index).await
     }
+}
+
+fn ended() -> EngineError {
+    EngineError::Failed { operation: "write a checkpoint", reason: "the ledger's task has ended".to_owned() }
 }

@@ -7,6 +7,7 @@
 mod apply;
 mod configure;
 mod delivery;
+mod quarantine;
 pub(crate) mod rows;
 mod samples;
 mod state;

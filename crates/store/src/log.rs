@@ -29,6 +29,14 @@ pub struct Vote {
 }
 
 impl Vote {
+    /// Whether a node that remembers this vote has forgotten `promised`. In one term a vote for one candidate may be
+    /// followed by that of the leader whom others elected, and by nothing after that.
+    pub(crate) fn falls_short_of(&self, promised: &Self) -> bool {
+        let is_later = self.term > promised.term
+            || (self.term == promised.term && self.committed && !promised.committed);
+        *promised != Self::default() && !is_later && self != promised
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut value = Vec::with_capacity(17);
         value.extend(self.term.0.to_be_bytes());
@@ -70,20 +78,28 @@ struct View {
     tail_limit: usize,
     /// Entries up to this index are in the engine.
     written: u64,
+    branch: Branch,
     vote: Option<Vote>,
     committed: Option<LogId>,
 }
+
+/// How often the end of the log was cut off: entries of different branches at one place are different ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Branch(u64);
 
 /// What the commit loop tells the view.
 #[derive(Clone)]
 pub(crate) struct Written(Arc<Mutex<View>>);
 
 impl Written {
-    /// Entries up to `index` are in the engine now: older ones may leave memory.
-    pub(crate) fn up_to(&self, index: u64) {
+    /// Entries of `branch` up to `index` are in the engine now: older ones may leave memory.
+    pub(crate) fn up_to(&self, index: u64, branch: Branch) {
         let mut view = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        view.written = view.written.max(index);
-        view.trim();
+        // What was cut off since may have other successors at the same places, which are not written yet.
+        if view.branch == branch {
+            view.written = view.written.max(index);
+            view.trim();
+        }
     }
 }
 
@@ -123,6 +139,7 @@ impl<E: Engine> Log<E> {
             tail_bytes: 0,
             tail_limit,
             written: stored.ends.last.map_or(0, |id| id.index.0),
+            branch: Branch::default(),
             vote: stored.vote,
             committed: stored.committed,
         };
@@ -152,9 +169,9 @@ impl<E: Engine> Log<E> {
             encoded.push((entry.id.index.0, value));
             view.push(entry, chain);
         }
-        let (last, chain) = (view.last.unwrap_or_default(), view.last_chain);
+        let (last, chain, branch) = (view.last.unwrap_or_default(), view.last_chain, view.branch);
         // Queued under the lock, so that the order in the queue is the order in the view.
-        self.queue.push(Operation::Append { entries: encoded, last, chain, done });
+        self.queue.push(Operation::Append { entries: encoded, last, chain, branch, done });
     }
 
     /// Takes back every entry after `last` (all, for `None`).
@@ -300,6 +317,7 @@ impl<E: Engine> Log<E> {
             view.last = Some(floor);
             view.last_chain = floor_chain;
             view.written = floor.index.0;
+            view.branch.0 += 1;
         }
         let (last, chain) = (view.last.unwrap_or(floor), view.last_chain);
         self.queue.push(Operation::Install { rows, floor, floor_chain, keep_tail, last, chain, done });
@@ -347,6 +365,7 @@ impl View {
         self.last = keep;
         self.last_chain = chain;
         self.written = self.written.min(keep.map_or(0, |keep| keep.index.0));
+        self.branch.0 += 1;
     }
 
     fn set_floor(&mut self, floor: LogId, chain: ChainHash) {
@@ -442,4 +461,30 @@ pub(crate) fn load<E: Engine>(engine: &E) -> Result<Stored, EngineError> {
         }
     }
     Ok(stored)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::sim::{SimDisk, SimEngine};
+    use crate::ledger::Body;
+
+    fn entry(term: u64, index: u64) -> Entry {
+        Entry { id: LogId { term: Term(term), index: Position(index) }, body: Body::Blank }
+    }
+
+    #[test]
+    fn an_entry_behind_a_truncation_stays_in_memory_until_it_is_written_itself() {
+        let engine = Arc::new(SimEngine::open(&SimDisk::new(7)).expect("a fresh disk opens"));
+        let log = Log::new(engine, Queue::default(), Stored::default(), 0);
+        let unheard = || Box::new(|_| ()) as Done;
+        log.append((1..=5).map(|index| entry(1, index)), unheard());
+        let branch = log.view().branch;
+        log.truncate_after(Some(entry(1, 2).id)).expect("in memory");
+        log.append([entry(2, 3)], unheard());
+        // Only now comes the news that entries up to 5 are written: those before the truncation.
+        log.written().up_to(5, branch);
+        let found = log.read(3, 4, usize::MAX).expect("it is nowhere but in memory");
+        assert_eq!(found.iter().map(|entry| entry.id).collect::<Vec<_>>(), [entry(2, 3).id]);
+    }
 }

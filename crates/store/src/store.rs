@@ -13,14 +13,14 @@ use runtime::Spawner;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoint::{Checkpoint, CheckpointHeader};
+use crate::checkpoints::Checkpoints;
 use crate::commit::{CommitLoop, Queue, keys};
 use crate::engine::{Durability, Engine, EngineError, Family, Write};
-use crate::entry::Entry;
+use crate::entry::{ChainHash, Entry};
 use crate::floor::{FloorFile, Promise};
 use crate::keeper::Keeper;
 use crate::ledger::{Body, Effects, Ledger, LogId};
-use crate::log::{Log, Stored, Vote, load};
+use crate::log::{Log, Stored, load};
 
 /// Version of everything below the data directory.
 const FORMAT: u32 = 1;
@@ -107,8 +107,8 @@ impl<E: Engine> Store<E> {
         let stored = load(&*engine)?;
         let ledger = load_ledger(&*engine)?;
         let (mut floor_file, promised) = FloorFile::open(&*engine)?;
-        let listed = list_checkpoints(&*engine)?;
-        check(&*engine, &identity, &stored, &ledger, promised.as_ref(), &listed)?;
+        let checkpoints = Checkpoints::open(Arc::clone(&engine))?;
+        check(&*engine, &identity, &stored, &ledger, promised.as_ref(), &checkpoints)?;
 
         let queue = Queue::default();
         let log = Log::new(Arc::clone(&engine), queue.clone(), stored, options.tail_bytes);
@@ -122,7 +122,7 @@ impl<E: Engine> Store<E> {
             // Before anything is kept: from now on a missing floor file is a lost one.
             floor_file.write(&*engine, &promise).await?;
         }
-        let keeper = Keeper::new(Arc::clone(&engine), log.clone(), ledger, listed);
+        let keeper = Keeper::new(Arc::clone(&engine), log.clone(), ledger, checkpoints);
         let commits = CommitLoop::new(Arc::clone(&engine), queue, log.written(), floor_file, promise);
         // The commit loop outlives the keeper, whose last act is to queue rows and wait for them.
         let last_rows_written = CancellationToken::new();
@@ -221,17 +221,6 @@ fn load_ledger<E: Engine>(engine: &E) -> Result<Ledger, EngineError> {
         .map_err(|error| EngineError::Damaged(error.to_string()))
 }
 
-fn list_checkpoints<E: Engine>(engine: &E) -> Result<Vec<CheckpointHeader>, EngineError> {
-    let mut listed = Vec::new();
-    for name in engine.list_files()?.iter().filter(|name| Checkpoint::is_file_name(name)) {
-        if let Some(bytes) = engine.read_file(name)? {
-            listed.push(Checkpoint::decode(&bytes)?.header);
-        }
-    }
-    listed.sort_by_key(|header| header.at.index);
-    Ok(listed)
-}
-
 /// Everything that must hold before Raft may see this directory.
 fn check<E: Engine>(
     engine: &E,
@@ -239,7 +228,7 @@ fn check<E: Engine>(
     stored: &Stored,
     ledger: &Ledger,
     promised: Option<&Promise>,
-    checkpoints: &[CheckpointHeader],
+    checkpoints: &Checkpoints<E>,
 ) -> Result<(), OpenError> {
     let amnesic = |reason: String| Err(OpenError::Amnesic { reason });
     let floor = stored.ends.floor.map_or(0, |id| id.index.0);
@@ -251,13 +240,10 @@ fn check<E: Engine>(
     if applied > last {
         return amnesic(format!("the ledger ends at {applied}, the log at {last}"));
     }
-    if last > floor
-        && engine.get(Family::Entries, &crate::engine::index_key(floor + 1))?.is_none()
-        && floor > 0
-    {
-        return amnesic(format!("the log begins behind {floor}, but entry {} is missing", floor + 1));
-    }
-    if floor > 0 && checkpoints.last().is_none_or(|newest| newest.at.index.0 < floor) {
+    check_ends(engine, stored)?;
+    // openraft would cut a new one at what is applied, above what is delivered.
+    let limit = ledger.state().snapshot_limit().max(Position(floor));
+    if floor > 0 && checkpoints.newest(limit).is_none_or(|newest| newest.index.0 < floor) {
         return amnesic(format!("the log begins behind {floor}, and no checkpoint covers that"));
     }
     let Some(promise) = promised else {
@@ -276,6 +262,43 @@ fn check<E: Engine>(
     check_promise(engine, stored, promise, floor, last)
 }
 
+/// The first and the last entry are there and follow what lies before them: bounded, however long the log is. A hole in
+/// the middle is found where it is read.
+fn check_ends<E: Engine>(engine: &E, stored: &Stored) -> Result<(), OpenError> {
+    let amnesic = |reason: String| Err(OpenError::Amnesic { reason });
+    let (Some(last), floor) = (stored.ends.last, stored.ends.floor) else { return Ok(()) };
+    if floor == Some(last) {
+        return Ok(());
+    }
+    let read = |index: u64| -> Result<Option<(Entry, ChainHash)>, EngineError> {
+        let value = engine.get(Family::Entries, &crate::engine::index_key(index))?;
+        value.map(|value| Entry::decode(Position(index), &value)).transpose()
+    };
+    let follows = |index: u64, before: &ChainHash| -> Result<bool, EngineError> {
+        Ok(read(index)?.is_some_and(|(entry, chain)| entry.encode(before).1 == chain))
+    };
+    let first = floor.map_or(stored.first, |floor| floor.index.0 + 1);
+    if read(first)?.is_none() {
+        return amnesic(format!("the log begins at {first}, but that entry is missing"));
+    }
+    // Behind a floor that was moved in whole, nothing is known of what lay before.
+    let is_known = floor.is_none() || stored.floor_chain != [0; 16];
+    if is_known && !follows(first, &stored.floor_chain)? {
+        return amnesic(format!("entry {first}, the first of the log, does not follow what lay before it"));
+    }
+    if last.index.0 > first {
+        let before = read(last.index.0 - 1)?;
+        let follows_it = match before {
+            Some((_, chain)) => follows(last.index.0, &chain)?,
+            None => false,
+        };
+        if !follows_it {
+            return amnesic(format!("entry {} does not follow the one before it", last.index));
+        }
+    }
+    Ok(())
+}
+
 fn check_promise<E: Engine>(
     engine: &E,
     stored: &Stored,
@@ -285,13 +308,10 @@ fn check_promise<E: Engine>(
 ) -> Result<(), OpenError> {
     let amnesic = |reason: String| Err(OpenError::Amnesic { reason });
     let vote = stored.vote.unwrap_or_default();
-    let forgot_vote = |vote: Vote| {
-        vote.term < promise.vote.term || (vote.term == promise.vote.term && vote.node != promise.vote.node)
-    };
-    if promise.vote != Vote::default() && forgot_vote(vote) {
+    if vote.falls_short_of(&promise.vote) {
         return amnesic(format!(
-            "it voted in term {}, but remembers only term {}",
-            promise.vote.term, vote.term
+            "it answered a vote for node {} in term {}, but remembers one for node {} in term {}",
+            promise.vote.node, promise.vote.term, vote.node, vote.term
         ));
     }
     let promised = promise.last.index.0;

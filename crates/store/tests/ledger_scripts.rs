@@ -62,6 +62,7 @@ scripts!(
     configure_is_compare_and_set_on_the_revision,
     an_unknown_name_is_refused,
     a_rejected_record_is_set_aside_and_can_be_retried,
+    a_full_quarantine_gives_up_its_oldest_records_and_says_so,
     standing_orders_last_until_they_are_taken_back,
     events_are_kept_in_order,
 );

@@ -1,7 +1,7 @@
 //! The engine on a real disk: RocksDB for the families, plain files beside it.
 //!
 //! Owns one data directory: `rocksdb/` (three column families, one write-ahead log), `files/`, `slots/`, `lock`,
-//! and `created`. It knows nothing of what the keys mean.
+//! `format` and `created`. It knows nothing of what the keys mean.
 //!
 //! - Only one opening of a directory lives at a time; a lock file says so by name.
 //! - Commits, file writes and giving back space have a thread each: neither a compaction nor a slow commit delays
@@ -9,9 +9,12 @@
 //! - The first failed write is final. RocksDB may not resume by itself, and every later call fails with the first
 //!   error.
 //! - A directory that was once opened is never created anew: if its database is gone, opening fails.
+//! - `format` says whose directory it is and how it is laid out, and is read before anything else is touched: a
+//!   foreign or newer one is left as it is.
 //! - Dropping the engine waits until what was handed to its threads is done, and then frees the directory.
 
 mod files;
+mod marker;
 mod options;
 mod space;
 mod worker;
@@ -38,6 +41,29 @@ pub enum OpenError {
     Locked {
         /// The directory.
         path: PathBuf,
+    },
+    /// It is somebody else's.
+    #[error(
+        "{path} is not a data directory of holdfast ({reason}); name an empty one", path = path.display()
+    )]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// How that was noticed.
+        reason: String,
+    },
+    /// It was written by a newer version.
+    #[error(
+        "the data directory {path} has layout {found}, this version knows up to {known}: upgrade this node",
+        path = path.display()
+    )]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// What it says.
+        found: u32,
+        /// What this version knows.
+        known: u32,
     },
     /// It was in use before, and what was kept in it is damaged or gone.
     #[error("the data directory {path} is damaged: {reason}", path = path.display())]
@@ -82,8 +108,10 @@ impl RocksEngine {
         let path = path.as_ref();
         let unusable =
             |error: std::io::Error| OpenError::Unusable { path: path.to_owned(), reason: error.to_string() };
+        marker::check(path)?;
         let files = Files::create(path).map_err(unusable)?;
         let lock = lock(path)?;
+        marker::write(path).map_err(unusable)?;
         files.remove_leftovers().map_err(unusable)?;
 
         let database = path.join("rocksdb");

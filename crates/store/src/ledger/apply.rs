@@ -89,7 +89,7 @@ impl Change<'_> {
             Command::Append { batches } => self.append(at, stamp, &batches, fenced),
             _ if fenced => Outcome::Refused(Refusal::Fenced { proposed: id.term, reign }),
             Command::Acknowledge { destination, next, rejected } => {
-                self.acknowledge(stamp, destination, next, rejected)
+                self.acknowledge(at, stamp, destination, next, rejected)
             }
             Command::Missed { group, grid, last, cause } => self.missed(at, group, grid, last, cause),
             Command::Reclock { elapsed } => self.reclock(at, stamp, &elapsed),
@@ -188,7 +188,7 @@ impl Change<'_> {
         }
     }
 
-    fn event(&mut self, at: Position, time: Timestamp, event: Event) -> Outcome {
+    pub(super) fn event(&mut self, at: Position, time: Timestamp, event: Event) -> Outcome {
         self.state.events.insert(at, LoggedEvent { at: time, event });
         self.touch(Row::Event(at));
         while self.state.events.len() > EVENTS_KEPT {

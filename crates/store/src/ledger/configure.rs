@@ -190,6 +190,7 @@ impl Change<'_> {
                 cursor: first,
                 required: destination.required,
                 paused: None,
+                given_up: 0,
             });
             state.required = destination.required;
             self.touch(Row::Destination(id));

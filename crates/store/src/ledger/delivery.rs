@@ -1,4 +1,4 @@
-//! Delivery: cursors move forward, refused records are set aside, and the buffer is truncated.
+//! Delivery: cursors move forward and the buffer is truncated. What was refused goes to [`super::quarantine`].
 //!
 //! - `horizon <= every cursor`, required or optional, unless an overrun moved the horizon and said so in a record.
 //! - A cursor never moves back here, and never behind what has been applied.
@@ -9,12 +9,13 @@ use model::{Cause, Cursor, Ordinal, Position};
 
 use super::Change;
 use super::rows::Row;
-use super::state::{EffectRecord, QuarantineKey, Quarantined};
+use super::state::{EffectRecord, QuarantineKey};
 use crate::outcome::{Outcome, Refusal};
 
 impl Change<'_> {
     pub(super) fn acknowledge(
         &mut self,
+        at: Position,
         stamp: Stamp,
         id: DestinationId,
         next: Cursor,
@@ -28,17 +29,7 @@ impl Change<'_> {
             destination.cursor = next.min(limit);
             self.touch(Row::Destination(id));
         }
-        for rejection in rejected {
-            let key = (id, rejection.position, rejection.ordinal);
-            let record = Quarantined {
-                reason: rejection.reason,
-                at: stamp.at,
-                record: String::from_utf8_lossy(&rejection.record).into_owned(),
-                retry: false,
-            };
-            self.state.quarantine.insert(key, record);
-            self.touch(Row::Quarantined(key));
-        }
+        self.set_aside(at, stamp, id, rejected);
         Outcome::Done
     }
 
@@ -97,10 +88,10 @@ impl Change<'_> {
         };
         let wanted =
             |(_, position, ordinal): &QuarantineKey| keys.is_empty() || keys.contains(&(*position, *ordinal));
-        let all =
-            (id, Position::ZERO, Ordinal::ZERO)..(DestinationId(id.0 + 1), Position::ZERO, Ordinal::ZERO);
         let mut touched = Vec::new();
-        for (key, record) in self.state.quarantine.range_mut(all).filter(|(key, _)| wanted(key)) {
+        for (key, record) in
+            self.state.quarantine.range_mut(super::quarantine::of(id)).filter(|(key, _)| wanted(key))
+        {
             record.retry = true;
             touched.push(*key);
         }

@@ -111,6 +111,14 @@ pub struct DestinationState {
     pub required: bool,
     /// Held by an operator.
     pub paused: Option<Standing>,
+    /// Refused records that no longer fitted into its quarantine.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub given_up: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Something that lasts until it is taken back: who asked for it, why, and when.

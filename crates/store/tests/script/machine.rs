@@ -154,7 +154,10 @@ impl Machine {
             "ack" => Command::Acknowledge {
                 destination: self.destination(arguments.word(1)),
                 next: arguments.need("next"),
-                rejected: arguments.list("rejected").map(rejection).collect(),
+                rejected: {
+                    let bytes = arguments.get("bytes").unwrap_or(2);
+                    arguments.list("rejected").map(|text| rejection(text, bytes)).collect()
+                },
             },
             "truncate" => {
                 let mut lost = arguments.pairs("overrun").map(|(name, samples)| {
@@ -341,9 +344,9 @@ fn place(text: &str) -> (Position, model::Ordinal) {
     (position, ordinal)
 }
 
-fn rejection(text: &str) -> Rejection {
+fn rejection(text: &str, bytes: usize) -> Rejection {
     let (position, ordinal) = place(text);
-    Rejection { position, ordinal, reason: "too large".to_owned(), record: b"{}".to_vec() }
+    Rejection { position, ordinal, reason: "too large".to_owned(), record: vec![b'x'; bytes] }
 }
 
 fn encoded(source: Source, count: u32, node: NodeId) -> EncodedBatch {

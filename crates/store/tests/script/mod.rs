@@ -17,7 +17,7 @@
 //! missed GROUP grid=N last=N cause=CAUSE
 //! reclock [elapsed=GROUP:TIME,…]
 //! disable DEVICE [elapsed=…] | enable DEVICE
-//! ack DESTINATION next=POSITION/ORDINAL [rejected=POSITION/ORDINAL,…]
+//! ack DESTINATION next=POSITION/ORDINAL [rejected=POSITION/ORDINAL,…] [bytes=N]
 //! truncate below=POSITION [overrun=DESTINATION:SAMPLES,…]
 //! pause DESTINATION | release DESTINATION | retry DESTINATION [POSITION/ORDINAL …]
 //! drain NODE | undrain NODE

@@ -170,6 +170,14 @@ fn quarantine(machine: &Machine) -> Vec<String> {
             let retry = if record.retry { ", to be retried" } else { "" };
             format!("#{id} {position}/{ordinal}: {}{retry}", record.reason)
         })
+        .chain(
+            machine
+                .state()
+                .destinations
+                .iter()
+                .filter(|(_, destination)| destination.given_up > 0)
+                .map(|(id, destination)| format!("#{id}: {} given up", destination.given_up)),
+        )
         .collect()
 }
 

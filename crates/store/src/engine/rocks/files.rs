@@ -133,7 +133,7 @@ fn is_leftover(name: &str) -> bool {
     name.starts_with('.')
 }
 
-fn replace(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn replace(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let path = path_of(directory, name);
     let aside = directory.join(format!(".{name}"));
     let mut file = File::create(&aside)?;

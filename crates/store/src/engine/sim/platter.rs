@@ -92,6 +92,8 @@ impl Platter {
         self.current = self.base.clone();
         self.shown = self.first;
         if let Some(last) = self.next().checked_sub(1) {
+            // What an opening finds is durable, as after the recovery of a write-ahead log, which syncs what it read.
+            self.synced = self.next();
             self.show(last);
         }
         self.openings += 1;

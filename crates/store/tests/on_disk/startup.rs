@@ -1,0 +1,87 @@
+//! How much an opening reads, and whose directory it opens.
+
+use std::fs;
+use std::sync::atomic::Ordering;
+
+use holdfast_store::OpenError;
+use holdfast_store::engine::rocks::{self, RocksEngine, RocksOptions};
+use holdfast_store::engine::sim::{SimDisk, SimEngine};
+use holdfast_store::engine::{Family, Write};
+
+use crate::support::{Counting, acknowledge, entry, id, life, open, open_sim, polls_up_to, tamper, truncate};
+
+/// Calls and bytes read by an opening of a log of `entries`, the first ten of which are purged.
+fn read_at_opening(entries: u64) -> (u64, u64) {
+    let disk = SimDisk::new(1);
+    let log = polls_up_to(entries);
+    life(true, async {
+        let opened = open_sim(&disk).await.unwrap();
+        opened.commit(&log[..10]).await;
+        opened.store.keeper().write_checkpoint().await.unwrap();
+        opened.commit(&log[10..]).await;
+        let end = [entry(1, entries + 1, acknowledge(11)), entry(1, entries + 2, truncate(11))];
+        opened.commit(&end).await;
+        opened.store.keeper().purge(id(1, 10)).unwrap();
+        opened.stop().await;
+    });
+    life(true, async {
+        let engine = Counting::new(SimEngine::open(&disk).unwrap());
+        let read = std::sync::Arc::clone(&engine.read);
+        let opened = open(engine, 1 << 20).await.unwrap();
+        // What openraft asks for, too: the ends, and the ids of a few entries.
+        let log = opened.store.log();
+        assert_eq!(log.ends().floor, Some(id(1, 10)));
+        assert_eq!(log.id_at((entries / 2).into()).unwrap(), Some(id(1, entries / 2)));
+        (read.calls.load(Ordering::Relaxed), read.bytes.load(Ordering::Relaxed))
+    })
+}
+
+#[test]
+fn an_opening_reads_no_more_of_a_long_log_than_of_a_short_one() {
+    let (few_calls, few_bytes) = read_at_opening(100);
+    let (calls, bytes) = read_at_opening(20_000);
+    assert!(calls <= few_calls + 2, "{calls} reads of 20,000 entries, {few_calls} of 100");
+    assert!(bytes <= few_bytes + 1_000, "{bytes} bytes of 20,000 entries, {few_bytes} of 100");
+}
+
+#[test]
+fn a_foreign_or_newer_directory_is_refused_by_name() {
+    let open = |path: &std::path::Path| RocksEngine::open(path, &RocksOptions::default());
+    let folder = tempfile::tempdir().unwrap();
+
+    // Somebody else's database, where ours would be.
+    let path = folder.path().join("theirs");
+    fs::create_dir_all(path.join("rocksdb")).unwrap();
+    fs::write(path.join("rocksdb/CURRENT"), "MANIFEST-000001\n").unwrap();
+    let error = open(&path).expect_err("it is not ours");
+    assert!(matches!(error, rocks::OpenError::Foreign { .. }), "{error}");
+    assert!(error.to_string().contains("theirs"), "{error}");
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "it is left as it was");
+
+    // Somebody else's file of that name.
+    let path = folder.path().join("media");
+    fs::create_dir_all(&path).unwrap();
+    fs::write(path.join("format"), "ISO 9660").unwrap();
+    let error = open(&path).expect_err("it is not ours");
+    assert!(matches!(error, rocks::OpenError::Foreign { .. }), "{error}");
+
+    // Ours, from the future.
+    let path = folder.path().join("ours");
+    drop(open(&path).expect("a new directory opens"));
+    drop(open(&path).expect("it opens again"));
+    let marker = fs::read_to_string(path.join("format")).unwrap();
+    fs::write(path.join("format"), marker.replace('1', "2")).unwrap();
+    let error = open(&path).expect_err("it is newer");
+    assert!(matches!(error, rocks::OpenError::Newer { found: 2, .. }), "{error}");
+    assert!(error.to_string().contains("ours") && error.to_string().contains("upgrade"), "{error}");
+}
+
+#[test]
+fn a_store_of_a_newer_format_is_refused_with_what_to_do() {
+    let disk = SimDisk::new(1);
+    life(true, async { drop(open_sim(&disk).await.unwrap()) });
+    let identity = format!(r#"{{"format":99,"store":"{}","member":null}}"#, "0".repeat(32));
+    tamper(&disk, vec![Write::Put(Family::Raft, b"identity".to_vec(), identity.into())]);
+    let opened = life(true, open_sim(&disk));
+    assert!(matches!(&opened, Err(OpenError::Newer { found: 99 })), "{opened:?}");
+}
