@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use model::Role;
+use model::plant::units::{format_bytes, parse_bytes};
 use replication::LeaseTimes;
 use serde::Deserialize;
 
@@ -36,6 +37,8 @@ pub struct NodeConfig {
     pub dial: BTreeMap<String, String>,
     /// Values for `${var.…}`.
     pub vars: BTreeMap<String, String>,
+    /// Bytes that the data directory may hold, where that is less than the disk.
+    pub disk_limit: Option<u64>,
     /// What is run when this node begins or ceases to lead.
     pub hooks: Hooks,
 }
@@ -81,7 +84,15 @@ struct NodeFile {
     #[serde(default)]
     vars: BTreeMap<String, String>,
     #[serde(default)]
+    limits: LimitsFile,
+    #[serde(default)]
     hooks: Hooks,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsFile {
+    disk: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -158,6 +169,7 @@ impl NodeConfig {
         };
         let members = members(&file, &mut problems);
         check_dial(&file, &mut problems);
+        let disk_limit = disk_limit(&file, &mut problems);
         check_listeners(&file, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
@@ -174,6 +186,7 @@ impl NodeConfig {
             field_bind: file.field.bind,
             dial: file.dial,
             vars: file.vars,
+            disk_limit,
             hooks: file.hooks,
         })
     }
@@ -189,6 +202,9 @@ impl NodeFile {
         }
         if let Some(value) = environment("HOLDFAST_PROFILE") {
             self.profile = Some(value);
+        }
+        if let Some(value) = environment("HOLDFAST_LIMITS_DISK") {
+            self.limits.disk = Some(value);
         }
         let listeners = [
             ("HOLDFAST_LISTEN_PEERS", &mut self.listen.peers),
@@ -224,6 +240,23 @@ fn members(file: &NodeFile, problems: &mut Vec<String>) -> Vec<(String, String)>
         problems.push(format!("cluster.members: this node, {:?}, is not listed", file.name));
     }
     members
+}
+
+/// The least that a data directory can work in: logs, flushes and the reserve.
+const LEAST_DISK: u64 = 512 << 20;
+
+fn disk_limit(file: &NodeFile, problems: &mut Vec<String>) -> Option<u64> {
+    match parse_bytes(file.limits.disk.as_ref()?) {
+        Ok(bytes) if bytes >= LEAST_DISK => Some(bytes),
+        Ok(_) => {
+            problems.push(format!("limits.disk: expected at least {}", format_bytes(LEAST_DISK)));
+            None
+        }
+        Err(error) => {
+            problems.push(format!("limits.disk: {error}"));
+            None
+        }
+    }
 }
 
 fn check_dial(file: &NodeFile, problems: &mut Vec<String>) {
@@ -308,6 +341,17 @@ mod tests {
         assert_eq!(config.dial["127.0.0.1:7620"], "127.0.0.1:40001");
         let problems = NodeConfig::parse(&text.replace(":40001", ""), nothing).expect_err("no port");
         assert!(problems[0].starts_with("dial:"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_limit_on_the_disk_is_a_size() {
+        let limited = |disk| format!("{FILE}\n[limits]\ndisk = \"{disk}\"\n");
+        let config = NodeConfig::parse(&limited("40GiB"), nothing).expect("it is valid");
+        assert_eq!(config.disk_limit, Some(40 << 30));
+        for wrong in ["40", "1MiB"] {
+            let problems = NodeConfig::parse(&limited(wrong), nothing).expect_err("no room to work in");
+            assert!(problems[0].starts_with("limits.disk:"), "{problems:?}");
+        }
     }
 
     #[test]

@@ -158,7 +158,7 @@ impl<E: Engine> Leading<E> {
         let replica = &self.parts.replica;
         let to = match to {
             Some(to) => to,
-            None => best_successor(replica)
+            None => best_successor(replica, 0)
                 .ok_or_else(|| MembershipError::Refused("no other voter could take over".to_owned()))?,
         };
         info!(%to, "handing leadership over");
@@ -174,8 +174,8 @@ impl<E: Engine> Leading<E> {
     }
 }
 
-/// The voter that has most of the log, and may lead.
-fn best_successor<E: Engine>(replica: &Replica<E>) -> Option<NodeId> {
+/// The voter that has most of the log, may lead, and has `room` bytes free.
+pub(crate) fn best_successor<E: Engine>(replica: &Replica<E>, room: u64) -> Option<NodeId> {
     let status = replica.status();
     let drained = replica.store().keeper().read(|state| state.drained.clone());
     let may_lead = |node: &NodeId| {
@@ -184,7 +184,11 @@ fn best_successor<E: Engine>(replica: &Replica<E>) -> Option<NodeId> {
             && status.members.get(node).is_some_and(|member| member.role == Role::Gateway)
             && status.voters.iter().all(|voters| voters.contains(&node.0))
     };
-    let candidates = status.matched.iter().filter(|(node, _)| may_lead(node));
+    let has_room = |node: &NodeId| {
+        let free = replica.peers().get(*node).and_then(|peer| peer.free_bytes);
+        free.is_none_or(|free| free >= room)
+    };
+    let candidates = status.matched.iter().filter(|(node, _)| may_lead(node) && has_room(node));
     candidates.max_by_key(|(_, matched)| **matched).map(|(node, _)| *node)
 }
 

@@ -4,6 +4,7 @@
 //! - [`node`]: from a node file to a running node, and back to nothing in order.
 //! - [`leading`]: what a node does while it leads: forwarding first, acquisition last; stopping goes the other way.
 //! - [`acquisition`], [`forwarding`], [`retention`]: the three loops of a leader.
+//! - [`space`]: room on this node's disk, and the reserve for the time when there is none.
 //! - [`admin`], [`health`]: what people and machines ask a node; [`live`]: what only the running node knows.
 
 mod acquisition;
@@ -18,6 +19,9 @@ pub mod node;
 mod pushing;
 mod records;
 mod retention;
+#[cfg(test)]
+mod scenarios;
+mod space;
 
 pub use config::{ConfigError, NodeConfig};
 pub use node::{NodeError, RunningNode};

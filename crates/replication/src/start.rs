@@ -218,6 +218,7 @@ async fn assemble<E: Engine, RT: AsyncRuntime>(
         forward: Proposals::start(network, leader_seen, options, &parts.spawner),
         peers: table,
         contact: Contact::new(quarantine),
+        free_bytes: Arc::clone(&parts.free_bytes),
         spawner: parts.spawner.clone(),
     })
 }
