@@ -5,13 +5,16 @@
 //! - Every slot becomes a batch, or part of a gap: a batch carries the cause of the slots that were skipped before it,
 //!   and a silent device's slots are proposed as missed, in pieces.
 //! - Nothing is retried: what was not committed is a gap, said by the next batch that is.
-//! - Within a reign slots run on the monotonic clock; the wall clock only placed the first one.
+//! - Within a reign slots run on the monotonic clock, which is drawn towards the wall clock. When that was set, or does not
+//!   agree with the grids of the leader before, the grids are opened anew before anything more is read.
 
 mod batcher;
 mod group;
+mod losses;
 mod silence;
+mod timeline;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,24 +23,30 @@ use drivers::modbus::{Endpoints, ModbusDevice, Setup, WarmConnections};
 use model::command::Command;
 use model::ids::{GridId, GroupId, Revision};
 use model::plant::Device;
-use model::slots::{Resumption, resume};
+use model::slots::{Resumption, opens_now, resume, tolerance};
 use model::{Clock, Permit};
 use replication::{Leadership, Replica};
 use runtime::random::generator;
 use runtime::{Failure, Spawner};
 use store::engine::Engine;
 use store::ledger::{Grid, State};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::live::Live;
 pub(crate) use batcher::Batcher;
 use group::GroupTask;
+use timeline::Timeline;
 
 /// How long a scan in progress is waited for when acquisition stops in order.
 const FINISH: Duration = Duration::from_secs(2);
 /// How long proposals of a starting reign are waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often the schedules are compared with the wall clock.
+const FOLLOW_EVERY: Duration = Duration::from_millis(100);
+/// Pause before grids that could not be opened anew are tried again.
+const RECLOCK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What acquisition needs of its node.
 pub(crate) struct AcquisitionParts<E: Engine> {
@@ -71,7 +80,13 @@ pub(crate) async fn run<E: Engine>(
         warm: WarmConnections::default(),
     });
     let batcher = Batcher::start(parts.replica.clone(), leadership.clone(), &spawner);
-    reclock_if_clocks_disagree(&parts, &leadership).await;
+    let mut timeline = Timeline::starting(Instant::now(), parts.clock.now());
+    if clocks_disagree(&parts) {
+        warn!("the wall clock of this node disagrees with the schedule: opening all grids anew");
+        timeline = open_grids_anew(&parts, &leadership, &stop).await;
+    }
+    let mut seen_grids: BTreeSet<GridId> =
+        parts.replica.store().keeper().read(|state| state.grids.values().map(|grid| grid.id).collect());
     let mut devices: BTreeMap<String, (Device, Arc<ModbusDevice>)> = BTreeMap::new();
     let mut running: BTreeMap<GroupId, Running> = BTreeMap::new();
     let groups = tokio_util::task::TaskTracker::new();
@@ -80,6 +95,15 @@ pub(crate) async fn run<E: Engine>(
         // One look: what changes after it is noticed below.
         let look = |state: &State| (fingerprint(state), state.grids.clone(), state.catalog().cloned());
         let (seen, grids, catalog) = parts.replica.store().keeper().read(look);
+        let now = timeline.at(Instant::now());
+        let fresh = grids.values().filter(|grid| !seen_grids.contains(&grid.id));
+        let amiss = fresh.clone().any(|grid| grid.next == 0 && !opens_now(&grid.line, now));
+        seen_grids = grids.values().map(|grid| grid.id).collect();
+        if amiss {
+            warn!("grids were opened on a clock that disagrees with this reign's: opening all grids anew");
+            timeline = open_grids_anew(&parts, &leadership, &stop).await;
+            continue;
+        }
         if let Some(catalog) = catalog {
             devices.retain(|_, (device, _)| catalog.plant().devices.contains(device));
             running.retain(|group, task| {
@@ -112,7 +136,8 @@ pub(crate) async fn run<E: Engine>(
                 let token = stop.child_token();
                 running
                     .insert(entry.id, Running { grid: grid.id, device: device.clone(), stop: token.clone() });
-                let task = GroupTask::new(&parts, &leadership, &batcher, entry, device, *grid, driver);
+                let task =
+                    GroupTask::new(&parts, &leadership, (&batcher, &timeline), entry, device, *grid, driver);
                 let guarded = leadership.clone();
                 spawner.spawn(
                     format!("group {}/{}", entry.device, entry.name),
@@ -128,6 +153,10 @@ pub(crate) async fn run<E: Engine>(
         }
         tokio::select! {
             changed = configuration_changed(&parts.replica, &mut applied, &seen) => if !changed { break },
+            ahead = clock_was_set(&parts, &timeline) => {
+                warn!(ahead_nanos = ahead, "the wall clock was set: opening all grids anew");
+                timeline = open_grids_anew(&parts, &leadership, &stop).await;
+            }
             () = over(&leadership) => break,
             () = stop.cancelled() => break,
         }
@@ -173,25 +202,51 @@ async fn configuration_changed<E: Engine>(
     }
 }
 
-/// A new leader whose clocks disagree with the grids opens them anew before it reads.
-async fn reclock_if_clocks_disagree<E: Engine>(parts: &AcquisitionParts<E>, leadership: &Leadership) {
-    let now = parts.clock.now();
+/// Whether this node's wall clock disagrees with what it knows of the grids that it takes over.
+fn clocks_disagree<E: Engine>(parts: &AcquisitionParts<E>) -> bool {
     let elapsed = parts.replica.elapsed();
     let grids: Vec<(GroupId, Grid)> = parts
         .replica
         .store()
         .keeper()
         .read(|state| state.grids.iter().map(|(id, grid)| (*id, *grid)).collect());
+    let now = parts.clock.now();
     let since = |group: &GroupId| elapsed.iter().find(|(id, _)| id == group).map(|(_, elapsed)| *elapsed);
-    let disagrees = grids.iter().any(|(group, grid)| {
+    grids.iter().any(|(group, grid)| {
         matches!(resume(&grid.line, grid.next, now, since(group)), Resumption::Reclock { .. })
-    });
-    if !disagrees {
-        return;
+    })
+}
+
+/// Resolves when the wall clock is further from the timeline than some open grid bears; says how far it is ahead.
+async fn clock_was_set<E: Engine>(parts: &AcquisitionParts<E>, timeline: &Timeline) -> i64 {
+    loop {
+        sleep(FOLLOW_EVERY).await;
+        let ahead = timeline.follow(Instant::now(), parts.clock.now());
+        let bears = |grid: &Grid| ahead.unsigned_abs() <= tolerance(grid.line.period);
+        if !parts.replica.store().keeper().read(|state| state.grids.values().all(bears)) {
+            return ahead;
+        }
     }
-    warn!("the wall clock of this node disagrees with the schedule: opening all grids anew");
-    let reclock = Command::Reclock { elapsed };
-    if let Err(error) = parts.replica.propose_in(leadership, &reclock, PATIENCE).await {
-        warn!(%error, "grids could not be opened anew");
+}
+
+/// Closes every grid with a gap of monotonic length and opens it on this node's clock as it is now; tries until that is
+/// done or nothing may be read any more. The timeline is the one that the new grids lie on.
+async fn open_grids_anew<E: Engine>(
+    parts: &AcquisitionParts<E>,
+    leadership: &Leadership,
+    stop: &CancellationToken,
+) -> Timeline {
+    loop {
+        let timeline = Timeline::starting(Instant::now(), parts.clock.now());
+        let reclock = Command::Reclock { elapsed: parts.replica.elapsed() };
+        tokio::select! {
+            proposed = parts.replica.propose_in(leadership, &reclock, PATIENCE) => match proposed {
+                Ok(_) => return timeline,
+                Err(error) => debug!(%error, "grids were not yet opened anew"),
+            },
+            () = over(leadership) => return timeline,
+            () = stop.cancelled() => return timeline,
+        }
+        sleep(RECLOCK_AGAIN).await;
     }
 }

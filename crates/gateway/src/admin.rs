@@ -196,9 +196,9 @@ impl<E: Engine> AdminService<E> {
             let left = until.saturating_duration_since(Instant::now());
             match self.replica().propose(command, left).await {
                 Ok(applied) => break applied,
-                Err(ProposeError::NotLeader { .. } | ProposeError::Unreachable(_))
-                    if Instant::now() + PROPOSE_AGAIN < until =>
-                {
+                Err(
+                    ProposeError::NotLeader { .. } | ProposeError::Unreachable(_) | ProposeError::NoQuorum,
+                ) if Instant::now() + PROPOSE_AGAIN < until => {
                     sleep(PROPOSE_AGAIN).await;
                 }
                 Err(error) => return Err(Failure::from_propose(error, PATIENCE)),

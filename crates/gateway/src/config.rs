@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use model::Role;
+use model::plant::units::{format_bytes, parse_bytes};
 use replication::LeaseTimes;
 use serde::Deserialize;
 
@@ -40,6 +41,8 @@ pub struct NodeConfig {
     pub dial: BTreeMap<String, String>,
     /// Values for `${var.…}`.
     pub vars: BTreeMap<String, String>,
+    /// Bytes that the data directory may hold, where that is less than the disk.
+    pub disk_limit: Option<u64>,
     /// What is run when this node begins or ceases to lead.
     pub hooks: Hooks,
 }
@@ -87,7 +90,15 @@ struct NodeFile {
     #[serde(default)]
     vars: BTreeMap<String, String>,
     #[serde(default)]
+    limits: LimitsFile,
+    #[serde(default)]
     hooks: Hooks,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsFile {
+    disk: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -171,6 +182,7 @@ impl NodeConfig {
         let address =
             address.or_else(|| file.listen.peers.map(|peers| peers.to_string())).unwrap_or_default();
         check_dial(&file, &mut problems);
+        let disk_limit = disk_limit(&file, &mut problems);
         check_listeners(&file, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
@@ -189,6 +201,7 @@ impl NodeConfig {
             field_bind: file.field.bind,
             dial: file.dial,
             vars: file.vars,
+            disk_limit,
             hooks: file.hooks,
         })
     }
@@ -204,6 +217,9 @@ impl NodeFile {
         }
         if let Some(value) = environment("HOLDFAST_PROFILE") {
             self.profile = Some(value);
+        }
+        if let Some(value) = environment("HOLDFAST_LIMITS_DISK") {
+            self.limits.disk = Some(value);
         }
         let listeners = [
             ("HOLDFAST_LISTEN_PEERS", &mut self.listen.peers),
@@ -266,6 +282,23 @@ fn check_join(file: &NodeFile, problems: &mut Vec<String>) {
 
 fn is_host_and_port(address: &str) -> bool {
     address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+/// The least that a data directory can work in: logs, flushes and the reserve.
+const LEAST_DISK: u64 = 512 << 20;
+
+fn disk_limit(file: &NodeFile, problems: &mut Vec<String>) -> Option<u64> {
+    match parse_bytes(file.limits.disk.as_ref()?) {
+        Ok(bytes) if bytes >= LEAST_DISK => Some(bytes),
+        Ok(_) => {
+            problems.push(format!("limits.disk: expected at least {}", format_bytes(LEAST_DISK)));
+            None
+        }
+        Err(error) => {
+            problems.push(format!("limits.disk: {error}"));
+            None
+        }
+    }
 }
 
 fn check_dial(file: &NodeFile, problems: &mut Vec<String>) {
@@ -365,6 +398,17 @@ mod tests {
         for (wrong, what) in [(both, "not both"), (joins.replace(":7620", ""), "HOST:PORT")] {
             let problems = NodeConfig::parse(&wrong, nothing).expect_err(what);
             assert!(problems.len() == 1 && problems[0].contains(what), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_on_the_disk_is_a_size() {
+        let limited = |disk| format!("{FILE}\n[limits]\ndisk = \"{disk}\"\n");
+        let config = NodeConfig::parse(&limited("40GiB"), nothing).expect("it is valid");
+        assert_eq!(config.disk_limit, Some(40 << 30));
+        for wrong in ["40", "1MiB"] {
+            let problems = NodeConfig::parse(&limited(wrong), nothing).expect_err("no room to work in");
+            assert!(problems[0].starts_with("limits.disk:"), "{problems:?}");
         }
     }
 

@@ -5,6 +5,7 @@
 //! - [`leading`]: what a node does while it leads: forwarding first, acquisition last; stopping goes the other way.
 //! - [`failback`]: leadership returns to the preferred node; [`waiting`]: what a node answers before it belongs.
 //! - [`acquisition`], [`forwarding`], [`retention`]: the three loops of a leader.
+//! - [`space`]: room on this node's disk, and the reserve for the time when there is none.
 //! - [`admin`], [`health`]: what people and machines ask a node; [`live`]: what only the running node knows.
 
 mod acquisition;
@@ -20,6 +21,9 @@ pub mod node;
 mod pushing;
 mod records;
 mod retention;
+#[cfg(test)]
+mod scenarios;
+mod space;
 mod waiting;
 
 pub use config::{ConfigError, NodeConfig};

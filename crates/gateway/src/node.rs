@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use destinations::NodeFacts;
+use futures::FutureExt as _;
 use ingest::IngestConfig;
 use model::{BootId, Clock, SessionId, StoreId};
 use replication::{Belonging, PeerEvent, PeerEvents, Replica, ReplicaParts, StartError, TcpConnector};
@@ -31,6 +32,7 @@ use crate::health;
 use crate::leading::{Leading, LeadingParts, Switchover};
 use crate::live::Live;
 use crate::pushing::{PushedTags, ReplicatedLog};
+use crate::space::{self, Space};
 use crate::waiting::{self, WaitingListeners};
 
 /// Bytes of the log's tail that are kept in memory.
@@ -109,6 +111,15 @@ struct Listeners {
 impl RunningNode {
     /// Starts a node; resolves when its replica runs, or with the first thing that is wrong. `stop` gives up waiting.
     pub async fn start(config: NodeConfig, stop: CancellationToken) -> Result<Self, NodeError> {
+        Self::start_with_clock(config, Arc::new(SystemClock), stop).await
+    }
+
+    /// [`RunningNode::start`] with another wall clock, for tests that set it.
+    pub async fn start_with_clock(
+        config: NodeConfig,
+        clock: Arc<dyn Clock>,
+        stop: CancellationToken,
+    ) -> Result<Self, NodeError> {
         let mut random = generator(None);
         let listeners = Listeners::bind(&config).await?;
         std::fs::create_dir_all(&config.data_dir)?;
@@ -122,8 +133,10 @@ impl RunningNode {
         let (inner, inner_spawner) = Supervisor::new();
         let (outer, outer_spawner) = Supervisor::new();
         let raft_spawner = inner_spawner.on(on_raft.clone());
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
+        let probe = space::probe(config.data_dir.clone(), config.disk_limit.is_some());
+        let (space, space_keeper) = Space::open(&config.data_dir, probe, config.disk_limit)?;
+        inner_spawner.spawn("space", space_keeper.run(inner_spawner.token().clone()));
         let engine = Arc::new(RocksEngine::open(&config.data_dir, &RocksOptions::default())?);
         let options = StoreOptions { tail_bytes: TAIL_BYTES, birth: StoreId::from(id_bits(&mut random)) };
         let store = Store::open(engine, options, &raft_spawner)
@@ -159,7 +172,7 @@ impl RunningNode {
             )),
             listener: Some(peers),
             staging: config.data_dir.join("incoming"),
-            free_bytes: free_bytes(config.data_dir.clone()),
+            free_bytes: Arc::new(move || space.free_bytes()),
             events: PeerEvents::new(report),
             spawner: raft_spawner,
             random: generator(None),
@@ -175,6 +188,11 @@ impl RunningNode {
         }
         let live = Live::default();
         let switchover = start_leading(&config, &replica, &clock, &live, &outer_spawner);
+        let yielding = space::hand_over_when_full(replica.clone(), switchover.clone());
+        outer_spawner.spawn(
+            "room",
+            outer_spawner.token().clone().run_until_cancelled_owned(yielding).map(|_| Ok::<(), Failure>(())),
+        );
         serve(&config, &replica, &clock, &live, &switchover, (admin, health), &outer_spawner);
         info!(node = %replica.node(), name = config.name, cluster = config.cluster, "node is running");
         Ok(Self { replica, switchover, outer, inner, _raft_runtime: raft_runtime })
@@ -291,7 +309,7 @@ fn serve(
         Arc::clone(clock),
         config.cluster.clone(),
     )
-    .with_free_bytes(free_bytes(config.data_dir.clone()))
+    .with_free_bytes(free_bytes(replica.clone()))
     .keeping_gaps(spawner);
     let api = tonic::transport::Server::builder()
         .tcp_nodelay(true)
@@ -312,17 +330,9 @@ fn serve(
     }
 }
 
-/// Bytes free on the volume of `path` above the reserve.
-fn free_bytes(path: PathBuf) -> Arc<dyn Fn() -> u64 + Send + Sync> {
-    /// Below this, followers refuse entries rather than die of a full disk.
-    const RESERVE: u64 = 256 << 20;
-    Arc::new(move || match rustix::fs::statvfs(&path) {
-        Ok(volume) => (volume.f_bavail * volume.f_frsize).saturating_sub(RESERVE),
-        Err(error) => {
-            warn!(%error, "free space cannot be read");
-            0
-        }
-    })
+/// Bytes free on this node's disk above the reserve.
+fn free_bytes(replica: Replica<RocksEngine>) -> Arc<dyn Fn() -> u64 + Send + Sync> {
+    Arc::new(move || replica.free_bytes())
 }
 
 fn report(event: PeerEvent) {

@@ -51,7 +51,10 @@ impl<E: Engine> Log for ReplicatedLog<E> {
         let counts: Vec<u32> = batches.iter().map(|batch| batch.header.count).collect();
         let applied = self.replica.append(&batches, PATIENCE).await.map_err(|error| match error {
             replication::ProposeError::NotLeader { .. } => ProposeError::NoLeader,
-            replication::ProposeError::Unreachable(_) => ProposeError::NoQuorum,
+            replication::ProposeError::Unreachable(_) | replication::ProposeError::NoQuorum => {
+                ProposeError::NoQuorum
+            }
+            replication::ProposeError::NoSpace { .. } => ProposeError::NoSpace,
             replication::ProposeError::Overloaded { .. } => ProposeError::Overloaded,
             replication::ProposeError::Invalid(_) | replication::ProposeError::Unknown => {
                 ProposeError::Unknown

@@ -3,11 +3,16 @@
 //! - SIGTERM and SIGINT stop in order: leadership is handed over first. A second one ends at once.
 //! - A panic anywhere ends the process: a node that is half dead would go on holding its lease.
 
+mod bent_clock;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use gateway::{NodeConfig, RunningNode};
+use model::Clock;
+use runtime::SystemClock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -33,9 +38,18 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
     let config = NodeConfig::read(&args.config)?;
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;
-    let node = RunningNode::start(config, stop.clone()).await.context("the node does not start")?;
+    let node = RunningNode::start_with_clock(config, clock(), stop.clone())
+        .await
+        .context("the node does not start")?;
     node.run(stop).await.context("the node has ended")?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn clock() -> Arc<dyn Clock> {
+    match std::env::var_os(bent_clock::VARIABLE) {
+        Some(file) => Arc::new(bent_clock::BentClock::follow(file.into())),
+        None => Arc::new(SystemClock),
+    }
 }
 
 fn start_logging(json: bool) {

@@ -74,12 +74,19 @@ pub enum Resumption {
 
 /// Decides how a new leader continues a grid whose next slot is `next`.
 ///
-/// `now` is its wall clock, `elapsed` its own monotonic time since it applied slot `next − 1`, if it has run since.
+/// `now` is its wall clock, `elapsed` its own monotonic time since slot `next − 1` began, or since it applied the opening
+/// of a grid without any slot, if it has run since.
 pub fn resume(line: &GridLine, next: u64, now: Timestamp, elapsed: Option<Duration>) -> Resumption {
     // Slot `next − 1` is the last thing known; for a grid without any slot it is one period before the first.
     let last = line.nominal(next).plus_nanos(-nanos(line.period));
     let by_wall = now.nanos_since(last);
     let agrees = match elapsed {
+        Some(elapsed) if next == 0 => {
+            // Opened somewhere in the period before the first slot.
+            let after_opening = i64::try_from(elapsed.as_nanos()).unwrap_or(i64::MAX);
+            let since_opening = by_wall.saturating_sub(after_opening).saturating_sub(nanos(line.period) / 2);
+            since_opening.unsigned_abs() <= nanos(line.period) as u64 / 2 + tolerance(line.period)
+        }
         Some(elapsed) => {
             let by_monotonic = i64::try_from(elapsed.as_nanos()).unwrap_or(i64::MAX);
             by_wall.saturating_sub(by_monotonic).unsigned_abs() <= tolerance(line.period)
@@ -92,6 +99,13 @@ pub fn resume(line: &GridLine, next: u64, now: Timestamp, elapsed: Option<Durati
     } else {
         Resumption::Reclock { elapsed: elapsed.unwrap_or(Duration::ZERO) }
     }
+}
+
+/// Whether a grid may have been opened a moment ago by a clock that shows `now`.
+pub fn opens_now(line: &GridLine, now: Timestamp) -> bool {
+    let ahead = line.first.nanos_since(now);
+    let slack = i64::try_from(tolerance(line.period)).unwrap_or(i64::MAX);
+    ahead >= -slack && ahead <= nanos(line.period).saturating_add(slack)
 }
 
 /// How far two clocks may differ before a grid is opened anew, in nanoseconds: half a period or 100 ms.
@@ -153,6 +167,20 @@ mod tests {
     fn a_new_leader_one_hour_ahead_invents_no_gap() {
         let elapsed = Duration::from_millis(700);
         assert_eq!(resume(&line(), 5, at(3_614.7), Some(elapsed)), Resumption::Reclock { elapsed });
+    }
+
+    #[test]
+    fn a_grid_without_any_slot_is_judged_by_when_it_opened() {
+        let since = Some(Duration::from_millis(300));
+        // Opened between 9 s and 10 s, 300 ms ago.
+        for now in [9.31, 9.8, 10.29] {
+            assert!(matches!(resume(&line(), 0, at(now), since), Resumption::Continue { .. }), "{now}");
+        }
+        for now in [3_609.8, 7.9] {
+            assert!(matches!(resume(&line(), 0, at(now), since), Resumption::Reclock { .. }), "{now}");
+        }
+        assert!(opens_now(&line(), at(9.0)) && opens_now(&line(), at(10.0)));
+        assert!(!opens_now(&line(), at(3_600.0)) && !opens_now(&line(), at(8.0)));
     }
 
     #[test]

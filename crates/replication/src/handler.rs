@@ -2,6 +2,7 @@
 //!
 //! - A vote leaves this node only outside quarantine, and only when no leadership of its own can still be live.
 //! - Hearing from a leader is noted when openraft has accepted what it sent.
+//! - What opens or closes schedules is stamped anew by the leader: grids lie on its clock, whoever was asked.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
-use model::{Member, NodeId};
+use model::command::Command;
+use model::{GroupId, Member, NodeId, Timestamp};
 use openraft::AsyncRuntime;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::{
@@ -25,6 +27,7 @@ use store::Keeper;
 use store::engine::Engine;
 use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
+use wire::entry::{EncodeError, Opened};
 
 use crate::joiners::Joiners;
 use crate::lease::Leadership;
@@ -212,13 +215,23 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
             return futures::future::ready(Err(ProposeError::Stopped)).boxed();
         };
         // What cannot be read must not be committed: it would stop every node that applies it.
-        if let Err(error) = wire::entry::open(command.clone()) {
-            return futures::future::ready(Err(ProposeError::Invalid(error.to_string()))).boxed();
-        }
+        let opened = match wire::entry::open(command.clone()) {
+            Ok(opened) => opened,
+            Err(error) => {
+                return futures::future::ready(Err(ProposeError::Invalid(error.to_string()))).boxed();
+            }
+        };
         let term = replica.inner.leadership.borrow().as_ref().map(Leadership::term);
         let Some(term) = term else {
             let leader = replica.status().leader;
             return futures::future::ready(Err(ProposeError::NotLeader { leader })).boxed();
+        };
+        let command = match on_our_clock(opened, replica.stamp().at, || replica.elapsed()) {
+            None => command,
+            Some(Ok(stamped)) => stamped,
+            Some(Err(error)) => {
+                return futures::future::ready(Err(ProposeError::Invalid(error.to_string()))).boxed();
+            }
         };
         let pending = replica.inner.proposer.try_propose(term, command);
         async move {
@@ -226,5 +239,65 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
             tokio::time::timeout(patience, answer).await.unwrap_or(Err(ProposeError::Unknown))
         }
         .boxed()
+    }
+}
+
+/// A command that opens or closes schedules, as if this node had stamped it `now`; `None` for every other command.
+fn on_our_clock(
+    opened: Opened,
+    now: Timestamp,
+    ours: impl FnOnce() -> Vec<(GroupId, Duration)>,
+) -> Option<Result<Bytes, EncodeError>> {
+    let Opened { mut stamp, mut command, .. } = opened;
+    match &mut command {
+        Command::Configure { elapsed, .. } | Command::Reclock { elapsed } => *elapsed = ours(),
+        Command::SetDeviceEnabled { elapsed, until, .. } => {
+            *elapsed = ours();
+            // "For four hours" means four hours from now, whatever the clock that it was counted on shows.
+            *until = until.map(|until| now.plus_nanos(until.nanos_since(stamp.at)));
+        }
+        _ => return None,
+    }
+    stamp.at = now;
+    Some(wire::entry::encode(&stamp, &command))
+}
+
+#[cfg(test)]
+mod tests {
+    use model::command::{Request, Stamp};
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_000_000_000_000);
+
+    fn stamped(command: &Command) -> Option<Opened> {
+        let wrong = Stamp { at: Timestamp(77), boot: 3.into() };
+        let bytes = wire::entry::encode(&wrong, command).expect("it can be encoded");
+        let opened = wire::entry::open(bytes).expect("it was just encoded");
+        let elapsed = || vec![(GroupId(1), Duration::from_secs(2))];
+        let bytes = on_our_clock(opened, NOW, elapsed)?.expect("it can be encoded");
+        Some(wire::entry::open(bytes).expect("it was just encoded"))
+    }
+
+    #[test]
+    fn a_schedule_opens_on_the_leaders_clock_whoever_was_asked() {
+        let disable = Command::SetDeviceEnabled {
+            device: "press".into(),
+            enabled: false,
+            until: Some(Timestamp(77 + 5)),
+            elapsed: Vec::new(),
+            request: Request::default(),
+        };
+        let opened = stamped(&disable).expect("it closes a schedule");
+        assert_eq!((opened.stamp.at, opened.stamp.boot), (NOW, 3.into()));
+        let Command::SetDeviceEnabled { until, elapsed, .. } = opened.command else {
+            panic!("the same command")
+        };
+        assert_eq!((until, elapsed.len()), (Some(NOW.plus_nanos(5)), 1));
+    }
+
+    #[test]
+    fn other_commands_stay_as_they_were_proposed() {
+        assert_eq!(stamped(&Command::EndSession { session: 1_u128.into() }), None);
     }
 }

@@ -3,8 +3,11 @@
 //! - Commands enter the log in the order in which they were queued here.
 //! - Nothing but `Lead` passes before the `Lead` of this term is applied: applying it decides what came before.
 //! - What is in flight is bounded by byte permits, because openraft bounds only counts.
+//! - While the gate is closed, samples are refused and everything else passes: acknowledgements and truncation are the
+//!   way out of a full disk.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use model::ids::Term;
@@ -15,6 +18,7 @@ use openraft::{AsyncRuntime, Raft};
 use store::engine::Engine;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use wire::entry::Kind;
 
 use crate::network::{Applied, ProposeError};
 use crate::storage::StateMachine;
@@ -26,6 +30,8 @@ const IN_FLIGHT_BYTES: usize = 32 << 20;
 const QUEUE: usize = 1_024;
 /// When a proposal that found no room should be tried again.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(50);
+/// When samples that found the buffer full should be tried again: destinations need a while to take some.
+const RETRY_FULL_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A command on its way, and who waits for it.
 struct Proposal {
@@ -40,6 +46,8 @@ struct Proposal {
 pub(crate) struct Proposer {
     queue: mpsc::Sender<Proposal>,
     room: Arc<Semaphore>,
+    /// No samples pass.
+    closed: Arc<AtomicBool>,
 }
 
 /// The task that hands proposals to openraft, in order.
@@ -62,12 +70,30 @@ impl Proposer {
         raft: Raft<TypeConfig<RT>, StateMachine<E>>,
     ) -> (Self, ProposerTask<E, RT>) {
         let (queue, proposals) = mpsc::channel(QUEUE);
-        let proposer = Self { queue, room: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)) };
+        let room = Arc::new(Semaphore::new(IN_FLIGHT_BYTES));
+        let proposer = Self { queue, room, closed: Arc::default() };
         (proposer, ProposerTask { raft, queue: proposals })
+    }
+
+    /// Lets samples pass, or refuses them.
+    pub(crate) fn close_to_samples(&self, closed: bool) {
+        self.closed.store(closed, Ordering::Relaxed);
+    }
+
+    /// Whether samples are refused.
+    pub(crate) fn is_closed_to_samples(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Refuses samples while the gate is closed.
+    fn admit(&self, command: &Bytes) -> Result<(), ProposeError> {
+        let refused = self.is_closed_to_samples() && wire::entry::kind(command) == Some(Kind::Append);
+        if refused { Err(ProposeError::NoSpace { retry_after: RETRY_FULL_AFTER }) } else { Ok(()) }
     }
 
     /// Takes a place in the order at once, or refuses.
     pub(crate) fn try_propose(&self, term: Term, command: Bytes) -> Result<Pending, ProposeError> {
+        self.admit(&command)?;
         let overloaded = || ProposeError::Overloaded { retry_after: RETRY_AFTER };
         let bytes = Self::bytes(&command)?;
         let room = Arc::clone(&self.room).try_acquire_many_owned(bytes).map_err(|_| overloaded())?;
@@ -82,6 +108,7 @@ impl Proposer {
 
     /// Takes a place in the order, waiting for room.
     pub(crate) async fn propose(&self, term: Term, command: Bytes) -> Result<Pending, ProposeError> {
+        self.admit(&command)?;
         let bytes = Self::bytes(&command)?;
         let stopped = |_| ProposeError::Stopped;
         let room = Arc::clone(&self.room).acquire_many_owned(bytes).await.map_err(stopped)?;
@@ -138,7 +165,7 @@ fn answer_of<RT: AsyncRuntime>(result: ClientWriteResult<TypeConfig<RT>>) -> Res
             outcome: data,
         }),
         Err(ClientWriteError::ForwardToLeader(forward)) => match forward.reason {
-            ForwardReason::LeaseExpired => Err(ProposeError::Unreachable("no majority answers".to_owned())),
+            ForwardReason::LeaseExpired => Err(ProposeError::NoQuorum),
             _ => Err(ProposeError::NotLeader { leader: forward.leader_id.map(NodeId) }),
         },
         Err(ClientWriteError::LogEntryDiscarded(_)) => Err(ProposeError::Unknown),

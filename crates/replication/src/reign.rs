@@ -33,6 +33,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         let inner = &self.inner;
         let mut metrics = inner.raft.metrics();
         let mut muted_until: Option<Instant> = None;
+        let mut leading_since: Option<(Term, Instant)> = None;
         loop {
             let (leads, acknowledged) = {
                 let seen = metrics.borrow_and_update();
@@ -54,8 +55,11 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             };
             inner.cell.update(leads, acknowledged);
             let now = Instant::now();
-            let lost = leads.is_some()
-                && acknowledged.is_some_and(|at| now.duration_since(at) > inner.times.lease + MUTE_AFTER);
+            leading_since = leads.map(|term| match leading_since {
+                Some((known, since)) if known == term => (known, since),
+                _ => (term, now),
+            });
+            let lost = is_mute(acknowledged, leading_since, now, inner.times.lease);
             match muted_until {
                 None if lost => {
                     warn!("no majority has answered for {MUTE_AFTER:?}: heartbeats stop for a while");
@@ -198,6 +202,20 @@ fn counted_from(acknowledged: Instant, own: Duration, shortest: Duration) -> Ins
     acknowledged.checked_sub(shift).unwrap_or(acknowledged)
 }
 
+/// Whether no majority has answered for so long that a leader must fall silent. One that was never answered counts from
+/// when it began to lead.
+fn is_mute(
+    acknowledged: Option<Instant>,
+    leading_since: Option<(Term, Instant)>,
+    now: Instant,
+    lease: Duration,
+) -> bool {
+    let Some((_, since)) = leading_since else { return false };
+    // Acknowledged under an earlier reign says nothing of this one.
+    let heard = acknowledged.map_or(since, |at| at.max(since));
+    now.duration_since(heard) > lease + MUTE_AFTER
+}
+
 fn to_instant<RT: AsyncRuntime>(at: openraft::alias::InstantOf<TypeConfig<RT>>) -> Instant {
     // Every runtime we use has tokio's clock; its age is what counts.
     use openraft::Instant as _;
@@ -236,5 +254,17 @@ mod tests {
         assert!(is_alone(&membership(vec![[1].into()]), NodeId(1)));
         assert!(!is_alone(&membership(vec![[1].into(), [1, 2].into()]), NodeId(1)));
         assert!(!is_alone(&membership(vec![[2].into()]), NodeId(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_no_majority_ever_answered_falls_silent() {
+        let lease = Duration::from_millis(500);
+        let since = Instant::now();
+        let leading = Some((Term(3), since));
+        let late = since + lease + MUTE_AFTER + Duration::from_millis(1);
+        assert!(!is_mute(None, leading, since + lease, lease), "it has only begun");
+        assert!(is_mute(None, leading, late, lease));
+        assert!(!is_mute(Some(since + lease), leading, late, lease), "a majority has answered since");
+        assert!(!is_mute(None, None, late, lease), "who does not lead has nothing to keep silent about");
     }
 }

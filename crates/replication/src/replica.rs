@@ -68,6 +68,8 @@ pub(crate) struct Inner<E: Engine, RT: AsyncRuntime> {
     /// This node was removed from the cluster.
     pub(crate) removed: watch::Sender<bool>,
     pub(crate) contact: Contact,
+    /// Bytes free here above the reserve.
+    pub(crate) free_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
     pub(crate) spawner: Spawner,
 }
 
@@ -179,6 +181,37 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     /// Monotonic time since each open group's last slot was applied here, as far as this process has seen it.
     pub fn elapsed(&self) -> Vec<(GroupId, Duration)> {
         self.inner.store.keeper().elapsed()
+    }
+
+    /// Bytes free for this node's data directory above the reserve.
+    pub fn free_bytes(&self) -> u64 {
+        (self.inner.free_bytes)()
+    }
+
+    /// Bytes free above the reserve, as far as samples need them: of this node, which would write them first, and of the
+    /// fullest voter that a majority cannot do without. A voter that has not said counts as having room.
+    pub fn room(&self) -> u64 {
+        let own = (self.inner.free_bytes)();
+        let metrics = self.inner.raft.metrics();
+        let sets = metrics.borrow_watched().membership_config.membership().get_joint_config().clone();
+        let peers = self.inner.peers.subscribe();
+        let peers = peers.borrow();
+        let free = |voter: &u64| match NodeId(*voter) {
+            node if node == self.inner.node => own,
+            node => peers.get(&node).and_then(|peer| peer.free_bytes).unwrap_or(u64::MAX),
+        };
+        let majorities = sets.iter().map(|voters| room_of_majority(voters.iter().map(free).collect()));
+        majorities.fold(own, u64::min)
+    }
+
+    /// While this node leads: refuses samples on their way into the log, or lets them pass again.
+    pub fn close_to_samples(&self, closed: bool) {
+        self.inner.proposer.close_to_samples(closed);
+    }
+
+    /// Whether this node, if it leads, refuses samples.
+    pub fn is_closed_to_samples(&self) -> bool {
+        self.inner.proposer.is_closed_to_samples()
     }
 
     /// Proposes a command and waits until it is applied on the leader, for at most `patience`.
@@ -330,5 +363,25 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "raft did not end in order");
         }
+    }
+}
+
+/// The free space of the fullest voter that a majority needs: of three the second-worst decides.
+fn room_of_majority(mut free: Vec<u64>) -> u64 {
+    free.sort_unstable_by(|left, right| right.cmp(left));
+    free.get(free.len() / 2).copied().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::room_of_majority;
+
+    #[test]
+    fn a_majority_must_have_room() {
+        assert_eq!(room_of_majority(vec![10, 0, 30]), 10, "the second-worst of three decides");
+        assert_eq!(room_of_majority(vec![10, 0, 0]), 0);
+        assert_eq!(room_of_majority(vec![0, 7]), 0, "two need both");
+        assert_eq!(room_of_majority(vec![9]), 9);
+        assert_eq!(room_of_majority(vec![5, 4, 3, 2, 1]), 3);
     }
 }

@@ -261,6 +261,7 @@ async fn assemble<E: Engine, RT: AsyncRuntime>(
         changes: Semaphore::new(1),
         removed: watch::Sender::new(false),
         contact: Contact::new(quarantine),
+        free_bytes: Arc::clone(&parts.free_bytes),
         spawner: parts.spawner.clone(),
     })
 }

@@ -127,7 +127,7 @@ impl<E: Engine> Keeper<E> {
             let outcome = ledger.apply(id, body)?;
             let grids = ledger.state().grids.iter();
             let touched: Vec<(GroupId, Grid)> = grids
-                .filter(|(_, grid)| grid.touched == id.index && grid.next > 0)
+                .filter(|(_, grid)| grid.touched == id.index)
                 .map(|(group, grid)| (*group, *grid))
                 .collect();
             (outcome, touched)
@@ -161,11 +161,15 @@ impl<E: Engine> Keeper<E> {
         let mut phases = self.phases();
         for (group, grid) in touched {
             let known = phases.get(group).copied();
-            phases.insert(*group, Phase::applied(known, grid.id, grid.next - 1, grid.line.period, now));
+            let phase = match grid.next.checked_sub(1) {
+                Some(slot) => Phase::applied(known, grid.id, slot, grid.line.period, now),
+                None => Phase::opened(grid.id, now),
+            };
+            phases.insert(*group, phase);
         }
     }
 
-    /// Monotonic time since each open group's last slot began, where this process has applied any of it.
+    /// Monotonic time since each open group's last slot began, or its grid was opened, where this process has applied that.
     pub fn elapsed(&self) -> Vec<(GroupId, Duration)> {
         let open: Vec<GroupId> = self.read(|state| state.grids.keys().copied().collect());
         let mut phases = self.phases();

@@ -7,6 +7,7 @@
 mod apply;
 mod configure;
 mod delivery;
+mod fill;
 mod quarantine;
 pub(crate) mod rows;
 mod samples;
@@ -19,11 +20,12 @@ use model::command::Request;
 
 pub use apply::{ApplyError, Body};
 use configure::ConfigureParts;
+pub use fill::{Fill, Mark};
 use rows::Row;
 pub use rows::{DamagedRow, Digest, RowChange};
 pub use state::{
     ClosedGrid, Cluster, DestinationState, EffectRecord, Effects, Grid, LogId, LoggedEvent, Membership,
-    QuarantineKey, Quarantined, Reign, RevisionState, Session, Standing, State,
+    QuarantineKey, Quarantined, Reign, RevisionState, Session, Standing, State, Steady,
 };
 
 use crate::outcome::Outcome;

@@ -39,6 +39,12 @@ impl Phase {
         Self { grid, slot, began: predicted.map_or(now, |predicted| predicted.min(now)) }
     }
 
+    /// The phase of a grid that was opened at `now`: nothing is known of its slots, only since when they can have been
+    /// missed.
+    pub(crate) fn opened(grid: GridId, now: Instant) -> Self {
+        Self { grid, slot: u64::MAX, began: now }
+    }
+
     /// Time since the slot began.
     pub(crate) fn elapsed(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.began)
@@ -75,6 +81,15 @@ mod tests {
         let phase = Phase::applied(None, GRID, 0, PERIOD, start);
         let phase = Phase::applied(Some(phase), GRID, 1, PERIOD, start + PERIOD + Duration::from_millis(80));
         assert!(near(phase.elapsed(start + PERIOD * 2), PERIOD));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_opening_says_nothing_of_when_slot_0_began() {
+        let start = Instant::now();
+        let opened = Phase::opened(GRID, start);
+        assert_eq!(opened.elapsed(start + PERIOD), PERIOD);
+        let read = start + PERIOD / 2;
+        assert_eq!(Phase::applied(Some(opened), GRID, 0, PERIOD, read).elapsed(read), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

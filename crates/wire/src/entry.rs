@@ -299,6 +299,14 @@ pub fn open(entry: Bytes) -> Result<Opened, OpenError> {
     open().map_err(newer_or_corrupt)
 }
 
+/// Which command an entry holds, by its second byte alone; `None` where this version does not know it.
+pub fn kind(entry: &[u8]) -> Option<Kind> {
+    match entry {
+        [FORMAT, number, ..] => Kind::from_number(*number),
+        _ => None,
+    }
+}
+
 /// Reads what the header says, and neither checks the checksum nor looks at a payload: for entries that were opened
 /// before, because without the checksum damage may look like a newer version.
 pub fn peek(entry: &Bytes) -> Result<Summary, OpenError> {

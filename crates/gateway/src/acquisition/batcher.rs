@@ -3,10 +3,9 @@
 //! - What arrives within [`LINGER`], or fills [`ENTRY_BYTES`], is one proposal; a few are in flight, in order.
 //! - It never waits for a group, and a group never waits for it: a full queue is refused, and the slot becomes a gap.
 //! - Nothing is proposed twice, and nothing is handed to another leader: what was read in a reign is committed in it,
-//!   or is a gap.
+//!   or is a gap. What is refused is noted, and the next batch of its group says why.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use model::batch::{Batch, Source};
@@ -18,6 +17,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 use wire::EncodedBatch;
+
+use super::losses::{Losses, cause_of};
 
 /// How long an entry waits for company.
 const LINGER: Duration = Duration::from_millis(4);
@@ -34,33 +35,28 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Batcher {
     queue: mpsc::Sender<EncodedBatch>,
-    refused: Arc<Refused>,
+    losses: Losses,
     in_flight: Arc<Semaphore>,
-}
-
-/// Why proposals were lately refused, so that the next gap can say so.
-#[derive(Debug, Default)]
-struct Refused {
-    /// How many proposals were refused because no majority answered, or were never decided.
-    no_quorum: AtomicU64,
 }
 
 impl Batcher {
     /// Starts the task that proposes.
     pub(crate) fn start<E: Engine>(replica: Replica<E>, leadership: Leadership, spawner: &Spawner) -> Self {
         let (queue, batches) = mpsc::channel(QUEUE);
-        let refused = Arc::new(Refused::default());
+        let losses = Losses::default();
+        let lost = losses.clone().run(replica.clone(), leadership.clone(), spawner.token().clone());
+        spawner.spawn("lost slots", lost);
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
         let task = BatcherTask {
             replica,
             leadership,
             batches,
-            refused: Arc::clone(&refused),
+            losses: losses.clone(),
             in_flight: Arc::clone(&in_flight),
             spawner: spawner.clone(),
         };
         spawner.spawn("acquisition batcher", task.run());
-        Self { queue, refused, in_flight }
+        Self { queue, losses, in_flight }
     }
 
     /// Queues a batch; `Err` with the cause that the gap will bear if there is no room.
@@ -70,12 +66,11 @@ impl Batcher {
             warn!(%error, "a batch cannot be encoded");
             Cause::Overload
         })?;
-        self.queue.try_send(encoded).map_err(|_| Cause::Overload)
-    }
-
-    /// How many proposals were refused for want of a majority, since the start.
-    pub(crate) fn refusals(&self) -> u64 {
-        self.refused.no_quorum.load(Ordering::Relaxed)
+        self.queue.try_send(encoded).map_err(|unsent| {
+            let (mpsc::error::TrySendError::Full(batch) | mpsc::error::TrySendError::Closed(batch)) = unsent;
+            self.losses.lost(&batch.header, Cause::Overload);
+            Cause::Overload
+        })
     }
 
     /// Waits until everything queued is decided.
@@ -95,7 +90,7 @@ struct BatcherTask<E: Engine> {
     replica: Replica<E>,
     leadership: Leadership,
     batches: mpsc::Receiver<EncodedBatch>,
-    refused: Arc<Refused>,
+    losses: Losses,
     in_flight: Arc<Semaphore>,
     spawner: Spawner,
 }
@@ -110,11 +105,11 @@ impl<E: Engine> BatcherTask<E> {
             let Ok(room) = Arc::clone(&self.in_flight).acquire_owned().await else { break };
             let entry = self.collect(first).await;
             let (replica, leadership) = (self.replica.clone(), self.leadership.clone());
-            let refused = Arc::clone(&self.refused);
+            let losses = self.losses.clone();
             // In order: the proposal takes its place when it is first polled, before the next one is collected.
             let mut proposal = Box::pin(async move {
                 let outcome = replica.append_in(&leadership, &entry, PATIENCE).await;
-                note(&outcome.map(|applied| (applied.position, applied.outcome)), &entry, &refused);
+                note(&outcome.map(|applied| (applied.position, applied.outcome)), &entry, &losses);
                 drop(room);
             });
             if futures::poll!(&mut proposal).is_pending() {
@@ -137,28 +132,29 @@ impl<E: Engine> BatcherTask<E> {
             bytes += next.encoded_len();
             entry.push(next);
         }
+        for batch in &mut entry {
+            self.losses.explain(&mut batch.header);
+        }
         entry
     }
 }
 
-fn note(
-    outcome: &Result<(Position, store::Outcome), ProposeError>,
-    entry: &[EncodedBatch],
-    refused: &Refused,
-) {
+fn note(outcome: &Result<(Position, store::Outcome), ProposeError>, entry: &[EncodedBatch], losses: &Losses) {
     match outcome {
         Ok((_, store::Outcome::Appended { batches, .. })) => {
             for (batch, outcome) in entry.iter().zip(batches) {
-                if *outcome != store::BatchOutcome::Accepted
-                    && let Source::Polled { group, slot, .. } = batch.header.source
-                {
+                if *outcome == store::BatchOutcome::Accepted {
+                    losses.accepted(&batch.header);
+                } else if let Source::Polled { group, slot, .. } = batch.header.source {
                     debug!(%group, slot, ?outcome, "a slot's batch was refused");
                 }
             }
         }
         Ok((position, other)) => warn!(%position, %other, "unexpected answer to samples"),
         Err(error) => {
-            refused.no_quorum.fetch_add(1, Ordering::Relaxed);
+            for batch in entry {
+                losses.lost(&batch.header, cause_of(error));
+            }
             debug!(%error, batches = entry.len(), "samples were not committed");
         }
     }

@@ -19,14 +19,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::silence::{Say, Silence};
+use super::timeline::Timeline;
 use super::{AcquisitionParts, Batcher, PATIENCE};
 use crate::live::{DeviceState, Live};
+
+/// A task that is woken later than this, and than a period, was not late: its process stood still.
+const STOOD_STILL: Duration = Duration::from_millis(100);
 
 /// Reads one group on one grid.
 pub(super) struct GroupTask<E: Engine> {
     replica: Replica<E>,
     leadership: Leadership,
     clock: Arc<dyn Clock>,
+    timeline: Timeline,
     live: Live,
     batcher: Batcher,
     driver: Arc<ModbusDevice>,
@@ -38,15 +43,14 @@ pub(super) struct GroupTask<E: Engine> {
     grid: Grid,
     silence: Silence,
     /// Why slots before the next batch were skipped, if any were.
-    skipped: Cause,
-    refusals_seen: u64,
+    skipped: Option<Cause>,
 }
 
 impl<E: Engine> GroupTask<E> {
     pub(super) fn new(
         parts: &AcquisitionParts<E>,
         leadership: &Leadership,
-        batcher: &Batcher,
+        (batcher, timeline): (&Batcher, &Timeline),
         entry: &GroupEntry,
         device: &Device,
         grid: Grid,
@@ -60,6 +64,7 @@ impl<E: Engine> GroupTask<E> {
             replica: parts.replica.clone(),
             leadership: leadership.clone(),
             clock: Arc::clone(&parts.clock),
+            timeline: timeline.clone(),
             live: parts.live.clone(),
             batcher: batcher.clone(),
             driver,
@@ -70,45 +75,61 @@ impl<E: Engine> GroupTask<E> {
             schedule,
             grid,
             silence: Silence::default(),
-            skipped: Cause::Late,
-            refusals_seen: batcher.refusals(),
+            skipped: None,
         }
     }
 
-    /// Reads until stopped or fenced. The wall clock places the slots once; from then on the monotonic clock runs.
+    /// Reads until stopped or fenced.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let origin = Instant::now();
-        let wall_at_origin = self.clock.now();
-        let mut slot = self.first_slot(wall_at_origin);
+        let began = Instant::now();
+        let mut slot = self.first_slot();
         loop {
-            let start = self.instant_of(slot, origin, wall_at_origin) + self.schedule.offset;
+            let nominal = self.grid.line.nominal(slot).plus(self.schedule.offset);
+            let start = self.timeline.instant_of(nominal).max(began);
+            let awake_by = start.max(Instant::now());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 () = sleep_until(start) => {}
             }
+            if awake_by.elapsed() > self.schedule.period.max(STOOD_STILL) {
+                self.skip(Cause::Paused);
+            }
             if !self.read(slot, start).await {
                 return;
             }
-            let passed = self.slots_passed(origin, wall_at_origin);
-            let next = (slot + 1).max(passed);
+            let next = (slot + 1).max(self.slots_begun());
             if next > slot + 1 && !self.silence.is_silent() {
-                self.skipped = Cause::Late;
+                self.skip(Cause::Late);
             }
             slot = next;
         }
     }
 
+    /// How many slots of the grid have begun by now.
+    fn slots_begun(&self) -> u64 {
+        let now = self.timeline.at(Instant::now());
+        self.grid.line.slots_until(now.plus_nanos(-nanos(self.schedule.offset)))
+    }
+
     /// Where a reign begins to read. Slots that have begun are passed over: who led before may have read them. After a
-    /// switchover it has not, because it ended in order: so a switchover misses none.
-    fn first_slot(&self, now: Timestamp) -> u64 {
-        let begun = self.grid.line.slots_until(now);
-        let handed_over = self
-            .replica
-            .store()
-            .keeper()
-            .read(|state| state.reign().is_some_and(|reign| reign.cause == Cause::Switchover));
-        self.grid.next.max(if handed_over { begun.saturating_sub(1) } else { begun })
+    /// switchover it has not, because it ended in order, and on a grid that this reign opened or read nobody has: then the
+    /// slot in progress is read too.
+    fn first_slot(&self) -> u64 {
+        let begun = self.slots_begun();
+        let own = self.replica.store().keeper().read(|state| {
+            state
+                .reign()
+                .is_some_and(|reign| reign.cause == Cause::Switchover || self.grid.touched > reign.position)
+        });
+        self.grid.next.max(if own { begun.saturating_sub(1) } else { begun })
+    }
+
+    /// Slots before the next batch are skipped for this cause. Any other one explains more than being late.
+    fn skip(&mut self, cause: Cause) {
+        if self.skipped.is_none_or(|known| known == Cause::Late) {
+            self.skipped = Some(cause);
+        }
     }
 
     /// Reads one slot. `false` when this task is over.
@@ -117,7 +138,7 @@ impl<E: Engine> GroupTask<E> {
         match self.driver.scan(self.index, start_by).await {
             Ok(scan) => {
                 if self.silence.answered() {
-                    self.skipped = Cause::DeviceDown;
+                    self.skipped = Some(Cause::DeviceDown);
                     info!(device = self.device, "device answers again");
                 }
                 self.live.device(&self.device).set(DeviceState::Answering, self.clock.now(), None);
@@ -137,12 +158,12 @@ impl<E: Engine> GroupTask<E> {
                 true
             }
             Err(ScanError::Late) => {
-                self.skipped = Cause::Late;
+                self.skip(Cause::Late);
                 true
             }
             Err(ScanError::Fenced) => {
                 // The lease has run out; it may be renewed. The slots meanwhile are a gap.
-                self.skipped = Cause::NoQuorum;
+                self.skip(Cause::NoQuorum);
                 true
             }
             Err(ScanError::Stopped) => {
@@ -159,7 +180,7 @@ impl<E: Engine> GroupTask<E> {
                 let now = self.clock.now();
                 let readings = self.tags.iter().map(|_| (now, Reading::Bad(status))).collect();
                 self.hand_over(slot, readings);
-                self.skipped = Cause::DeviceDown;
+                self.skip(Cause::DeviceDown);
             }
             Say::Missed => {
                 let missed = Command::Missed {
@@ -176,39 +197,21 @@ impl<E: Engine> GroupTask<E> {
     }
 
     fn hand_over(&mut self, slot: u64, readings: Vec<(Timestamp, Reading)>) {
-        let refusals = self.batcher.refusals();
-        if refusals != self.refusals_seen {
-            self.refusals_seen = refusals;
-            self.skipped = Cause::NoQuorum;
-        }
         let samples = self
             .tags
             .iter()
             .zip(readings)
             .map(|(tag, (source_time, reading))| Sample { tag: *tag, source_time, reading })
             .collect();
-        let source = Source::Polled { group: self.group, grid: self.grid.id, slot, skipped: self.skipped };
+        let skipped = self.skipped.unwrap_or(Cause::Late);
+        let source = Source::Polled { group: self.group, grid: self.grid.id, slot, skipped };
         let revision = self.replica.store().keeper().read(store::ledger::State::revision);
         let batch = Batch::new(source, self.replica.node(), revision, self.clock.now(), samples);
         match batch.map(|batch| self.batcher.push(&batch)) {
-            Ok(Ok(())) => self.skipped = Cause::Late,
-            Ok(Err(cause)) => self.skipped = cause,
+            Ok(Ok(())) => self.skipped = None,
+            Ok(Err(cause)) => self.skip(cause),
             Err(error) => warn!(device = self.device, %error, "a group without tags is not read"),
         }
-    }
-
-    fn instant_of(&self, slot: u64, origin: Instant, wall_at_origin: Timestamp) -> Instant {
-        let ahead = self.grid.line.nominal(slot).nanos_since(wall_at_origin);
-        match u64::try_from(ahead) {
-            Ok(ahead) => origin + Duration::from_nanos(ahead),
-            Err(_) => origin,
-        }
-    }
-
-    /// How many slots of the grid have begun by now, on the monotonic clock.
-    fn slots_passed(&self, origin: Instant, wall_at_origin: Timestamp) -> u64 {
-        let now = wall_at_origin.plus(origin.elapsed()).plus_nanos(-nanos(self.schedule.offset));
-        self.grid.line.slots_until(now)
     }
 }
 

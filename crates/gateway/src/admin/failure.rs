@@ -187,6 +187,9 @@ impl Failure {
         match error {
             ProposeError::NotLeader { .. } => Self::NoQuorum("no leader is known".to_owned()),
             ProposeError::Unreachable(reason) => Self::NoQuorum(reason),
+            ProposeError::NoQuorum => Self::NoQuorum("the leader hears no majority".to_owned()),
+            // Only samples are refused for want of room, and nobody sends samples here.
+            ProposeError::NoSpace { retry_after } => Self::Overloaded(retry_after),
             ProposeError::Overloaded { retry_after } => Self::Overloaded(retry_after),
             ProposeError::Invalid(reason) => Self::BadArgument(reason),
             ProposeError::Unknown => Self::Unknown(patience),

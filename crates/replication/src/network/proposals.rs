@@ -53,7 +53,16 @@ pub enum ProposeError {
     /// The leader cannot be reached.
     #[error("the leader cannot be reached: {0}")]
     Unreachable(String),
-    /// No room; try again later.
+    /// There is a leader, and no majority answers it.
+    #[error("no majority of the voters answers")]
+    NoQuorum,
+    /// The buffer is at its limit, or too few disks have room: samples are refused until destinations take some.
+    #[error("there is no room for more samples, try again in {retry_after:?}")]
+    NoSpace {
+        /// When.
+        retry_after: Duration,
+    },
+    /// No room in memory; try again later.
     #[error("overloaded, try again in {retry_after:?}")]
     Overloaded {
         /// When.
@@ -335,6 +344,8 @@ fn failure_to_proto(error: &ProposeError) -> pb::ProposalFailure {
             (Kind::NotLeader, leader.map_or(0, |leader| leader.0), Duration::ZERO)
         }
         ProposeError::Overloaded { retry_after } => (Kind::Overloaded, 0, *retry_after),
+        ProposeError::NoSpace { retry_after } => (Kind::NoSpace, 0, *retry_after),
+        ProposeError::NoQuorum => (Kind::NoQuorum, 0, Duration::ZERO),
         ProposeError::Invalid(_) => (Kind::Invalid, 0, Duration::ZERO),
         // A leader that forwards again and fails proposed nothing, but nobody should build on that.
         ProposeError::Unreachable(_) | ProposeError::Unknown => (Kind::Unknown, 0, Duration::ZERO),
@@ -359,6 +370,10 @@ fn answer_from_proto(result: Option<Answer>) -> Result<Result<Applied, ProposeEr
             Kind::Overloaded => {
                 ProposeError::Overloaded { retry_after: Duration::from_nanos(failure.retry_after_nanos) }
             }
+            Kind::NoSpace => {
+                ProposeError::NoSpace { retry_after: Duration::from_nanos(failure.retry_after_nanos) }
+            }
+            Kind::NoQuorum => ProposeError::NoQuorum,
             Kind::Invalid => ProposeError::Invalid(failure.detail),
             Kind::Stopped => ProposeError::Stopped,
             // A kind that a newer version knows promises nothing to us.
@@ -379,6 +394,8 @@ mod tests {
             Err(ProposeError::NotLeader { leader: None }),
             Err(ProposeError::NotLeader { leader: Some(NodeId(2)) }),
             Err(ProposeError::Overloaded { retry_after: Duration::from_millis(250) }),
+            Err(ProposeError::NoSpace { retry_after: Duration::from_secs(1) }),
+            Err(ProposeError::NoQuorum),
             Err(ProposeError::Unknown),
             Err(ProposeError::Stopped),
         ];

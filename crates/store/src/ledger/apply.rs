@@ -6,6 +6,8 @@
 //!   is refused.
 //! - An entry that cannot be read is not skipped: the node stops, because going on would make replicas differ.
 
+use std::time::Duration;
+
 use model::command::{Command, Event, Stamp};
 use model::ids::{NodeId, SessionId};
 use model::{Cause, Position, Timestamp};
@@ -18,8 +20,8 @@ use crate::outcome::{Outcome, Refusal};
 
 /// How many events are kept.
 const EVENTS_KEPT: usize = 2_000;
-/// A push session unused for this long is forgotten, in command time.
-const SESSION_LIFETIME_NANOS: i64 = 24 * 3_600 * 1_000_000_000;
+/// A push session unused for this long is forgotten, in steady command time: a clock that is set ends none.
+const SESSION_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
 /// A reign that lasted this long is no relapse when it ends.
 const STEADY_NANOS: i64 = 3_600 * 1_000_000_000;
 
@@ -56,7 +58,7 @@ impl Change<'_> {
             Body::Command(bytes) => {
                 let unreadable = |source| ApplyError::Unreadable { position: id.index, source };
                 let opened = wire::entry::open(bytes.clone()).map_err(unreadable)?;
-                self.command(id, opened)
+                self.command(id, bytes.len(), opened)
             }
         };
         self.state.applied = Some(id);
@@ -76,17 +78,20 @@ impl Change<'_> {
         Outcome::Nothing
     }
 
-    fn command(&mut self, id: LogId, opened: Opened) -> Outcome {
+    fn command(&mut self, id: LogId, size: usize, opened: Opened) -> Outcome {
         let Opened { stamp, command, .. } = opened;
         let reign = self.state.reign().map(|reign| reign.term).unwrap_or_default();
         let fenced = reign != id.term;
         let at = id.index;
+        if !fenced && self.state.reign().is_some_and(|reign| reign.boot == stamp.boot) {
+            self.state.steady.follow(stamp.boot, stamp.at);
+        }
         match command {
             Command::Found { cluster, name, lineage } => {
                 self.found(at, Cluster { id: cluster, name }, lineage)
             }
             Command::Lead { node, name, cause } => self.lead(id, stamp, node, name, cause),
-            Command::Append { batches } => self.append(at, stamp, &batches, fenced),
+            Command::Append { batches } => self.append(at, size, &batches, fenced),
             _ if fenced => Outcome::Refused(Refusal::Fenced { proposed: id.term, reign }),
             Command::Acknowledge { destination, next, rejected } => {
                 self.acknowledge(at, stamp, destination, next, rejected)
@@ -153,13 +158,14 @@ impl Change<'_> {
                 };
                 self.state.reigns.push(reign);
                 self.touch(Row::Reigns);
+                self.state.steady.follow(stamp.boot, stamp.at);
                 // What an earlier reign still had in flight is fenced from here on.
                 self.state.closed.clear();
                 self.touch(Row::Closed);
                 id.index
             }
         };
-        self.forget_old_sessions(stamp.at);
+        self.forget_old_sessions();
         Outcome::Leading { position }
     }
 
@@ -198,8 +204,9 @@ impl Change<'_> {
         Outcome::Done
     }
 
-    fn forget_old_sessions(&mut self, now: Timestamp) {
-        let is_old = |session: &Session| now.nanos_since(session.used) > SESSION_LIFETIME_NANOS;
+    fn forget_old_sessions(&mut self) {
+        let now = self.state.steady.now;
+        let is_old = |session: &Session| now.saturating_sub(session.used) > SESSION_LIFETIME;
         let old: Vec<SessionId> =
             self.state.sessions.iter().filter(|(_, session)| is_old(session)).map(|(id, _)| *id).collect();
         for session in old {

@@ -108,6 +108,9 @@ impl Change<'_> {
         for position in std::mem::replace(&mut self.state.effects, kept).into_keys() {
             self.touch(Row::Effects(position));
         }
+        for position in self.state.fill.forget_below(horizon) {
+            self.touch(Row::Mark(position));
+        }
         // The reign in force just above the horizon is still needed.
         let needed = self.state.reigns.partition_point(|reign| reign.position <= horizon).saturating_sub(1);
         if needed > 0 {

@@ -15,7 +15,8 @@ use model::{Lineage, Ordinal, Position, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::state::{Cluster, Grid, LogId, Membership, QuarantineKey, Reign, RevisionState, State};
+use super::fill::Mark;
+use super::state::{Cluster, Grid, LogId, Membership, QuarantineKey, Reign, RevisionState, State, Steady};
 
 /// One row, by what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +35,7 @@ pub(crate) enum Row {
     Destination(DestinationId),
     Revision(Revision),
     Effects(Position),
+    Mark(Position),
     Quarantined(QuarantineKey),
     Event(Position),
 }
@@ -88,6 +90,9 @@ impl std::fmt::Display for Digest {
 struct AppliedRow {
     applied: Option<LogId>,
     last_delivered: Position,
+    bytes: u64,
+    samples: u64,
+    steady: Steady,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -132,7 +137,9 @@ impl Row {
             Self::Session(session) => key.extend(session.as_bytes()),
             Self::Destination(id) => key.extend(id.0.to_be_bytes()),
             Self::Revision(revision) => key.extend(revision.0.to_be_bytes()),
-            Self::Effects(position) | Self::Event(position) => key.extend(position.0.to_be_bytes()),
+            Self::Effects(position) | Self::Mark(position) | Self::Event(position) => {
+                key.extend(position.0.to_be_bytes())
+            }
             Self::Quarantined((id, position, ordinal)) => {
                 key.extend(id.0.to_be_bytes());
                 key.extend(position.0.to_be_bytes());
@@ -158,6 +165,7 @@ impl Row {
             Self::Destination(_) => b'd',
             Self::Revision(_) => b'r',
             Self::Effects(_) => b'f',
+            Self::Mark(_) => b'k',
             Self::Quarantined(_) => b'q',
             Self::Event(_) => b'e',
         }
@@ -182,6 +190,7 @@ impl Row {
             b'd' => Self::Destination(DestinationId(u32_at(0)?)),
             b'r' => Self::Revision(Revision(u64_at(0)?)),
             b'f' => Self::Effects(Position(u64_at(0)?)),
+            b'k' => Self::Mark(Position(u64_at(0)?)),
             b'q' => {
                 Self::Quarantined((DestinationId(u32_at(0)?), Position(u64_at(4)?), Ordinal(u32_at(12)?)))
             }
@@ -193,9 +202,13 @@ impl Row {
     /// The value of this row, or `None` where the state has none.
     pub(crate) fn encode(self, state: &State) -> Option<Vec<u8>> {
         Some(match self {
-            Self::Applied => {
-                json(&AppliedRow { applied: state.applied, last_delivered: state.last_delivered })
-            }
+            Self::Applied => json(&AppliedRow {
+                applied: state.applied,
+                last_delivered: state.last_delivered,
+                bytes: state.fill.bytes,
+                samples: state.fill.samples,
+                steady: state.steady,
+            }),
             Self::Cluster => json(&ClusterRow {
                 cluster: state.cluster.clone(),
                 lineages: state.lineages.clone(),
@@ -217,6 +230,7 @@ impl Row {
             Self::Destination(id) => json(state.destinations.get(&id)?),
             Self::Revision(revision) => encode_revision(state.revisions.get(&revision)?),
             Self::Effects(position) => json(state.effects.get(&position)?),
+            Self::Mark(position) => json(state.fill.marks.get(&position)?),
             Self::Quarantined(key) => json(state.quarantine.get(&key)?),
             Self::Event(position) => json(state.events.get(&position)?),
         })
@@ -238,6 +252,8 @@ impl Loader {
                 let stored: AppliedRow = parse(key, value)?;
                 state.applied = stored.applied;
                 state.last_delivered = stored.last_delivered;
+                (state.fill.bytes, state.fill.samples) = (stored.bytes, stored.samples);
+                state.steady = stored.steady;
             }
             Row::Cluster => {
                 let stored: ClusterRow = parse(key, value)?;
@@ -272,6 +288,9 @@ impl Loader {
             }
             Row::Effects(position) => {
                 state.effects.insert(position, parse(key, value)?);
+            }
+            Row::Mark(position) => {
+                state.fill.marks.insert(position, parse::<Mark>(key, value)?);
             }
             Row::Quarantined(quarantined) => {
                 state.quarantine.insert(quarantined, parse(key, value)?);

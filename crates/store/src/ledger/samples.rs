@@ -20,12 +20,13 @@ impl Change<'_> {
     pub(super) fn append(
         &mut self,
         at: Position,
-        stamp: Stamp,
+        size: usize,
         batches: &[BatchHeader],
         fenced: bool,
     ) -> Outcome {
         let mut outcomes = Vec::with_capacity(batches.len());
         let mut refused = Vec::new();
+        let mut samples = 0;
         for (number, batch) in batches.iter().enumerate() {
             let outcome = match batch.source {
                 _ if fenced => BatchOutcome::Fenced,
@@ -41,19 +42,25 @@ impl Change<'_> {
                     } else if sequence > known + 1 {
                         BatchOutcome::Expected { sequence: known + 1 }
                     } else {
-                        self.state.sessions.insert(session, Session { last: sequence, used: stamp.at });
+                        self.state
+                            .sessions
+                            .insert(session, Session { last: sequence, used: self.state.steady.now });
                         self.touch(Row::Session(session));
                         BatchOutcome::Accepted
                     }
                 }
             };
-            if outcome != BatchOutcome::Accepted {
-                refused.push(u32::try_from(number).expect("an entry holds far fewer batches"));
+            match outcome {
+                BatchOutcome::Accepted => samples += u64::from(batch.count),
+                _ => refused.push(u32::try_from(number).expect("an entry holds far fewer batches")),
             }
             outcomes.push(outcome);
         }
         if refused.len() < batches.len() {
             self.state.last_delivered = at;
+            for position in self.state.fill.add(at, self.state.steady.now, size, samples) {
+                self.touch(Row::Mark(position));
+            }
         }
         if !refused.is_empty() {
             self.effects(at).refused = refused;
@@ -83,7 +90,8 @@ impl Change<'_> {
         BatchOutcome::Accepted
     }
 
-    /// A poll that was in flight when its grid was closed, at a slot behind the gap that was said then: the gap grows.
+    /// A poll that was in flight when its grid was closed, or could not be committed before, at a slot behind the gap that
+    /// was said then: the gap grows.
     fn read_after_closing(&mut self, at: Position, grid: GridId, slot: u64) {
         let Some(closed) = self.state.closed.get_mut(&grid).filter(|closed| slot >= closed.end) else {
             return;
@@ -103,7 +111,11 @@ impl Change<'_> {
         cause: Cause,
     ) -> Outcome {
         let Some(open) = self.state.grids.get(&group).copied().filter(|open| open.id == grid) else {
-            return Outcome::Refused(Refusal::Unknown { what: "open grid", name: grid.to_string() });
+            if !self.state.closed.contains_key(&grid) {
+                return Outcome::Refused(Refusal::Unknown { what: "open grid", name: grid.to_string() });
+            }
+            self.read_after_closing(at, grid, last);
+            return Outcome::Done;
         };
         if last >= open.next {
             self.gap(at, group, &open, last, self.cause_since(&open, cause));
@@ -265,7 +277,7 @@ mod tests {
         change.open_grid(Position(5), GROUP, line, None, Cause::Configuration);
         let grid = change.state.grids[&GROUP].id;
         for slot in 0..5 {
-            change.append(Position(6 + slot), stamp(10.0), &[polled(grid, slot)], false);
+            change.append(Position(6 + slot), 100, &[polled(grid, slot)], false);
         }
         (state, grid)
     }
@@ -277,7 +289,7 @@ mod tests {
         let mut change = Change { state: &mut state, dirty: &mut dirty };
         // Stamped just before slot 5, applied just after it was read.
         change.close_grid(AT, stamp(14.99), GROUP, &[(GROUP, Duration::from_millis(990))], Cause::Disabled);
-        let outcome = change.append(Position(21), stamp(15.01), &[polled(grid, 5)], false);
+        let outcome = change.append(Position(21), 100, &[polled(grid, 5)], false);
         assert_eq!(
             outcome,
             Outcome::Appended { position: Position(21), batches: vec![BatchOutcome::Stale { grid }] }
@@ -298,7 +310,7 @@ mod tests {
             &[(GROUP, Duration::from_millis(1_500))],
             Cause::Configuration,
         );
-        change.append(Position(21), stamp(15.6), &[polled(grid, 5)], false);
+        change.append(Position(21), 100, &[polled(grid, 5)], false);
         assert_eq!(gaps(&state), [(5, 5, Cause::Configuration)]);
     }
 
@@ -308,7 +320,7 @@ mod tests {
         state.reigns.push(reign_of(NodeId(2)));
         let mut dirty = BTreeSet::new();
         let mut change = Change { state: &mut state, dirty: &mut dirty };
-        let outcome = change.append(Position(21), stamp(15.0), &[polled(grid, 5)], false);
+        let outcome = change.append(Position(21), 100, &[polled(grid, 5)], false);
         assert_eq!(
             outcome,
             Outcome::Appended { position: Position(21), batches: vec![BatchOutcome::Fenced] }
@@ -322,8 +334,8 @@ mod tests {
         let mut dirty = BTreeSet::new();
         let mut change = Change { state: &mut state, dirty: &mut dirty };
         let by_the_new_leader = |slot| BatchHeader { node: NodeId(2), ..polled(grid, slot) };
-        change.append(Position(21), stamp(18.0), &[by_the_new_leader(8)], false);
-        change.append(Position(22), stamp(20.0), &[by_the_new_leader(10)], false);
+        change.append(Position(21), 100, &[by_the_new_leader(8)], false);
+        change.append(Position(22), 100, &[by_the_new_leader(10)], false);
         assert_eq!(gaps(&state), [(5, 7, Cause::Failover), (9, 9, Cause::Late)]);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use model::catalog::{Catalog, Registry};
@@ -16,6 +17,8 @@ use model::plant::Plant;
 use model::slots::GridLine;
 use model::{Cause, Cursor, Member, Ordinal, Position, Timestamp};
 use serde::{Deserialize, Serialize};
+
+use super::fill::Fill;
 
 /// (term, index) of an entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -96,8 +99,34 @@ pub struct ClosedGrid {
 pub struct Session {
     /// The last sequence number accepted.
     pub last: u64,
-    /// When it was last used, in command time.
-    pub used: Timestamp,
+    /// When it was last used, in steady command time.
+    pub used: Duration,
+}
+
+/// Command time that no setting of a clock moves: the sum of the steps forward that the reigning leader's own stamps
+/// took. It runs late (a leader without commands is counted for [`Steady::LONGEST`] at most), and never early.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steady {
+    /// Since the cluster was founded.
+    pub now: Duration,
+    /// The process whose stamps are followed.
+    pub boot: BootId,
+    /// Its last stamp.
+    pub seen: Timestamp,
+}
+
+impl Steady {
+    /// No two commands count as further apart than this.
+    pub const LONGEST: Duration = Duration::from_secs(600);
+
+    /// Follows a stamp of the reigning process.
+    pub(super) fn follow(&mut self, boot: BootId, at: Timestamp) {
+        if self.boot == boot {
+            let passed = u64::try_from(at.nanos_since(self.seen)).unwrap_or(0);
+            self.now += Duration::from_nanos(passed).min(Self::LONGEST);
+        }
+        (self.boot, self.seen) = (boot, at);
+    }
 }
 
 /// What is known of a destination.
@@ -251,6 +280,10 @@ pub struct State {
     pub horizon: Position,
     /// The last entry that holds anything to deliver.
     pub last_delivered: Position,
+    /// How much was accepted, and where.
+    pub fill: Fill,
+    /// Command time that no setting of a clock moves.
+    pub steady: Steady,
     /// Reigns that positions above the horizon need, the current one last.
     pub reigns: Vec<Reign>,
     /// Names of all nodes that ever were members.
@@ -339,6 +372,14 @@ impl State {
     /// No snapshot may lie above this: everything at or below it is delivered, or nothing is deliverable at all.
     pub fn snapshot_limit(&self) -> Position {
         if self.last_delivered <= self.horizon { self.applied_position() } else { self.horizon }
+    }
+
+    /// Bytes of entries above the horizon.
+    pub fn buffered_bytes(&self) -> u64 {
+        match self.last_delivered <= self.horizon {
+            true => 0,
+            false => self.fill.bytes_behind(self.horizon, self.applied_position()),
+        }
     }
 
     /// Position of the last entry applied.

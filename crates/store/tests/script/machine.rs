@@ -64,6 +64,7 @@ impl Machine {
                     .collect();
                 self.append(&arguments, &batches)
             }
+            "pass" => self.pass(&arguments),
             "blank" => self.apply(&arguments, &Body::Blank),
             "membership" => {
                 let nodes = (1..).zip(&arguments.words[1..]);
@@ -209,6 +210,16 @@ impl Machine {
                 format!("reclock, {} since the last slot\n", seconds(elapsed.as_nanos() as i64))
             }
         }
+    }
+
+    /// Time passes, with a command of the leader every ten minutes.
+    fn pass(&mut self, arguments: &Arguments) -> String {
+        let end = self.now.plus(duration(arguments.word(1)));
+        while self.now < end {
+            self.now = self.now.plus(Duration::from_secs(600)).min(end);
+            self.propose(arguments, &Command::EndSession { session: SessionId::from(999) });
+        }
+        format!("{}: the time is {}\n", self.position, seconds(self.now.0))
     }
 
     fn poll(&mut self, arguments: &Arguments) -> String {

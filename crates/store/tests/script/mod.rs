@@ -23,6 +23,7 @@
 //! drain NODE | undrain NODE
 //! event SEVERITY SUBJECT TEXT…
 //! end-session SESSION
+//! pass TIME                                      (with a command of the leader every ten minutes)
 //! resume GROUP now=TIME [elapsed=TIME]           (what a new leader does; changes nothing)
 //! show grids|effects|cursors|horizon|sessions|reigns|revisions|quarantine|standing|events|account
 //! ```

@@ -125,7 +125,7 @@ fn sessions(machine: &Machine) -> Vec<String> {
     sessions
         .map(|(id, session)| {
             let number = u128::from_be_bytes(*id.as_bytes());
-            format!("s{number} last {}, used {}", session.last, seconds(session.used.0))
+            format!("s{number} last {}, used {}", session.last, seconds(session.used.as_nanos() as i64))
         })
         .collect()
 }

@@ -1,0 +1,334 @@
+//! Room on this node's disk: how much samples have, and a reserve file for the time when they have none.
+//!
+//! - Samples stop while there is room for everything else: below [`ROOM_FOR_SAMPLES`] the leader refuses them, and
+//!   acknowledgements and truncation go on.
+//! - If something else fills the disk, the reserve file is deleted: the log, flushes and compactions go on, and samples do
+//!   not, until the file could be made again.
+//! - Below [`LINE`] this node takes no entries at all. It stays up and votes; its peers find it unreachable for appends.
+//! - A leader without room hands over to a voter that has some.
+//! - What is free is asked of a [`Probe`], so that a test can fill a disk without having one.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use model::NodeId;
+use replication::{Replica, choose};
+use rustix::fs::{FallocateFlags, fallocate};
+use store::engine::Engine;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::leading::Switchover;
+
+/// Below this, no entries are taken. What is free above it is what peers are told.
+const LINE: u64 = 32 << 20;
+/// Below this (above the line), no samples are taken.
+pub(crate) const ROOM_FOR_SAMPLES: u64 = 64 << 20;
+/// From here on they are taken again.
+pub(crate) const ROOM_AGAIN: u64 = 80 << 20;
+/// Sizes of the reserve file.
+const RESERVE: std::ops::RangeInclusive<u64> = (64 << 20)..=(256 << 20);
+/// Its share of the disk.
+const RESERVE_SHARE: u64 = 32;
+/// How often the disk is looked at. What is written meanwhile is far less than the room that samples leave.
+const EVERY: Duration = Duration::from_millis(500);
+/// How often a leader looks whether it must hand over, and how long it waits after it tried.
+const HAND_OVER_EVERY: Duration = Duration::from_secs(1);
+const HAND_OVER_AGAIN: Duration = Duration::from_secs(30);
+
+/// A disk as it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Volume {
+    /// Bytes that may still be written to it.
+    pub(crate) available: u64,
+    /// Its size.
+    pub(crate) size: u64,
+    /// Bytes that the data directory holds.
+    pub(crate) used: u64,
+}
+
+/// Asks what is free.
+pub(crate) type Probe = Arc<dyn Fn() -> io::Result<Volume> + Send + Sync>;
+
+/// Asks the file system of `path`; the directory is measured only where a limit needs it.
+pub(crate) fn probe(path: PathBuf, measure: bool) -> Probe {
+    Arc::new(move || {
+        let volume = rustix::fs::statvfs(&path)?;
+        let used = if measure { size_of(&path)? } else { 0 };
+        Ok(Volume {
+            available: volume.f_bavail.saturating_mul(volume.f_frsize),
+            size: volume.f_blocks.saturating_mul(volume.f_frsize),
+            used,
+        })
+    })
+}
+
+fn size_of(path: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let metadata = match entry.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        bytes += match metadata.is_dir() {
+            true => match size_of(&entry.path()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+                other => other?,
+            },
+            false => metadata.len(),
+        };
+    }
+    Ok(bytes)
+}
+
+/// What to do with the reserve file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reserve {
+    Leave,
+    Release,
+    Make,
+}
+
+/// What is free above the line, as peers are told, and what to do with a reserve file of `reserve` bytes.
+fn judge(volume: &Volume, limit: Option<u64>, reserve: u64, held: bool) -> (u64, Reserve) {
+    let allowed = limit.map_or(u64::MAX, |limit| limit.saturating_sub(volume.used));
+    let free = volume.available.min(allowed).saturating_sub(LINE);
+    match held {
+        true if free < ROOM_FOR_SAMPLES / 2 => (free, Reserve::Release),
+        true => (free, Reserve::Leave),
+        false if free >= reserve + 2 * ROOM_AGAIN => (free - reserve, Reserve::Make),
+        // What the reserve gave is not for samples.
+        false => (free.min(ROOM_FOR_SAMPLES - 1), Reserve::Leave),
+    }
+}
+
+/// The room of one node. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Space {
+    free: Arc<AtomicU64>,
+}
+
+/// Looks at the disk and keeps the reserve file.
+pub(crate) struct SpaceKeeper {
+    probe: Probe,
+    limit: Option<u64>,
+    file: PathBuf,
+    reserve: u64,
+    held: bool,
+    unreadable: bool,
+    /// The file system cannot reserve room; nothing is tried again.
+    unable: bool,
+    space: Space,
+}
+
+impl Space {
+    /// Looks for the first time, before anything is written: a full disk gets its reserve back here.
+    pub(crate) fn open(data_dir: &Path, probe: Probe, limit: Option<u64>) -> io::Result<(Self, SpaceKeeper)> {
+        let volume = probe()?;
+        let size = limit.map_or(volume.size, |limit| limit.min(volume.size));
+        let reserve = (size / RESERVE_SHARE).clamp(*RESERVE.start(), *RESERVE.end());
+        let file = data_dir.join("reserve");
+        let held = fs::metadata(&file).is_ok_and(|found| found.len() == reserve);
+        if !held && file.exists() {
+            fs::remove_file(&file)?;
+        }
+        let space = Self { free: Arc::default() };
+        let mut keeper = SpaceKeeper {
+            probe,
+            limit,
+            file,
+            reserve,
+            held,
+            unreadable: false,
+            unable: false,
+            space: space.clone(),
+        };
+        keeper.look();
+        Ok((space, keeper))
+    }
+
+    /// Bytes free for the data directory above the reserve.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.free.load(Ordering::Relaxed)
+    }
+}
+
+impl SpaceKeeper {
+    /// Looks at the disk until `stop`.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> io::Result<()> {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.look(),
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        let volume = match (self.probe)() {
+            Ok(volume) => volume,
+            Err(error) => {
+                if !std::mem::replace(&mut self.unreadable, true) {
+                    warn!(%error, "free space cannot be read: no entries are taken until it can");
+                }
+                self.space.free.store(0, Ordering::Relaxed);
+                return;
+            }
+        };
+        self.unreadable = false;
+        let (free, todo) = judge(&volume, self.limit, self.reserve, self.held || self.unable);
+        self.space.free.store(free, Ordering::Relaxed);
+        match todo {
+            Reserve::Leave => {}
+            Reserve::Release => self.release(),
+            Reserve::Make => self.make(),
+        }
+    }
+
+    fn release(&mut self) {
+        if !self.held {
+            return;
+        }
+        match fs::remove_file(&self.file) {
+            Ok(()) => {
+                self.held = false;
+                error!(
+                    bytes = self.reserve,
+                    "HF-4103: the disk is full: the reserve was given up so that this node can go on"
+                );
+            }
+            Err(error) => error!(%error, file = %self.file.display(), "the reserve cannot be given up"),
+        }
+    }
+
+    fn make(&mut self) {
+        match reserve(&self.file, self.reserve) {
+            Ok(()) => {
+                self.held = true;
+                info!(bytes = self.reserve, "the disk has a reserve");
+            }
+            Err(error) => {
+                self.unable = true;
+                drop(fs::remove_file(&self.file));
+                warn!(%error, "no reserve can be kept on this file system: keep some room free by hand");
+            }
+        }
+    }
+}
+
+/// A leader whose own disk has no room for samples hands over, if a majority without it has some. Never returns.
+pub(crate) async fn hand_over_when_full<E: Engine>(replica: Replica<E>, switchover: Switchover) {
+    loop {
+        sleep(HAND_OVER_EVERY).await;
+        let leads = replica.leadership().borrow().is_some();
+        if !leads || replica.free_bytes() >= ROOM_FOR_SAMPLES || !others_have_room(&replica) {
+            continue;
+        }
+        let has_room = |node| free_of(&replica, node).is_some_and(|free| free >= ROOM_AGAIN);
+        let candidates: Vec<_> =
+            replica.candidates().into_iter().filter(|candidate| has_room(candidate.node)).collect();
+        let Ok(to) = choose(&candidates, None) else { continue };
+        warn!(%to, "the disk of this node has no room for samples: handing over to one that has");
+        if let Err(error) = switchover.request(Some(to)).await {
+            warn!(%error, "leadership was not handed over");
+        }
+        sleep(HAND_OVER_AGAIN).await;
+    }
+}
+
+fn others_have_room<E: Engine>(replica: &Replica<E>) -> bool {
+    let status = replica.status();
+    status.voters.iter().all(|voters| {
+        let others = voters.iter().filter(|voter| **voter != status.node.0);
+        let roomy =
+            others.filter(|voter| free_of(replica, NodeId(**voter)).is_some_and(|free| free >= ROOM_AGAIN));
+        let roomy = roomy.count();
+        roomy > voters.len() / 2
+    })
+}
+
+/// What a peer has last said of its room.
+fn free_of<E: Engine>(replica: &Replica<E>, node: NodeId) -> Option<u64> {
+    replica.peers().get(node).and_then(|peer| peer.free_bytes)
+}
+
+fn reserve(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = File::create(path)?;
+    fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const RESERVED: u64 = 64 * MIB;
+
+    fn volume(available: u64) -> Volume {
+        Volume { available, size: 1 << 30, used: 0 }
+    }
+
+    #[test]
+    fn samples_stop_first_then_the_reserve_goes_then_entries_stop() {
+        let judge = |available, held| judge(&volume(available * MIB), None, RESERVED, held);
+        assert_eq!(judge(200, true), (168 * MIB, Reserve::Leave));
+        assert_eq!(judge(90, true), (58 * MIB, Reserve::Leave));
+        assert!(judge(90, true).0 < ROOM_FOR_SAMPLES, "no samples any more");
+        assert_eq!(judge(60, true), (28 * MIB, Reserve::Release));
+        assert_eq!(
+            judge(124, false),
+            (ROOM_FOR_SAMPLES - 1, Reserve::Leave),
+            "what the reserve gave is not for samples"
+        );
+        assert_eq!(judge(32, false), (0, Reserve::Leave), "no entries any more");
+    }
+
+    #[test]
+    fn the_reserve_is_made_again_only_when_there_is_room_beside_it() {
+        let judge = |available| judge(&volume(available * MIB), None, RESERVED, false);
+        assert_eq!(judge(255).1, Reserve::Leave);
+        assert_eq!(judge(256), (160 * MIB, Reserve::Make));
+    }
+
+    #[test]
+    fn a_limit_counts_like_a_smaller_disk() {
+        let used = |used| Volume { available: 1 << 40, size: 1 << 41, used };
+        assert_eq!(judge(&used(0), Some(1 << 30), RESERVED, true).0, (1 << 30) - LINE);
+        assert_eq!(judge(&used(1 << 30), Some(1 << 30), RESERVED, true), (0, Reserve::Release));
+    }
+
+    #[test]
+    fn a_full_disk_gets_its_reserve_back_and_makes_it_again_later() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let available = Arc::new(AtomicU64::new(1 << 30));
+        let probe: Probe = {
+            let available = Arc::clone(&available);
+            Arc::new(move || Ok(volume(available.load(Ordering::Relaxed))))
+        };
+        let file = folder.path().join("reserve");
+        let (space, mut keeper) = Space::open(folder.path(), probe, None).expect("it can be read");
+        assert_eq!(fs::metadata(&file).expect("it was made").len(), RESERVED);
+        assert!(space.free_bytes() >= ROOM_AGAIN);
+
+        available.store(40 * MIB, Ordering::Relaxed);
+        keeper.look();
+        assert!(!file.exists(), "a full disk gets it back");
+        available.store(40 * MIB + RESERVED, Ordering::Relaxed);
+        keeper.look();
+        let free = space.free_bytes();
+        assert!(free > 0 && free < ROOM_FOR_SAMPLES, "{free}: entries are taken, samples are not");
+
+        available.store(1 << 30, Ordering::Relaxed);
+        keeper.look();
+        assert!(file.exists() && space.free_bytes() >= ROOM_AGAIN);
+    }
+}
