@@ -34,10 +34,10 @@ else
 endif
 	cargo test --locked --workspace --doc --quiet
 
-bench: setup ## the figures of docs/performance.md, in an optimised build
-	cargo build --locked --release --workspace --bin holdfast
+bench: setup ## the figures of docs/performance.md, in an optimised build (ARGS="--quick", ARGS="failover --kills 10")
+	cargo build --locked --release --workspace --bin holdfast --bin holdfast-benches
 	@$(call link,release)
-	cargo bench --locked --package holdfast-benches $(if $(ARGS),-- $(ARGS))
+	@"$(target)/release/holdfast-benches" $(ARGS)
 
 build: setup ## the program, as the tests and the demo use it
 	cargo build --locked --workspace --bin holdfast --test architecture

@@ -78,8 +78,8 @@ const CRATES: &[Crate] = &[
     },
     Crate {
         name: "benches",
-        leans_on: &["model", "wire", "simulator"],
-        why: "measures real processes from outside",
+        leans_on: &["model", "runtime", "wire", "store", "replication", "simulator"],
+        why: "measures real processes from outside, and three replicas alone where nothing else shall be measured",
     },
 ];
 
@@ -148,7 +148,13 @@ const FOREIGN: &[Foreign] = &[
         why: "HTTP in: pushers, health, simulated receivers",
     },
     Foreign {
-        packages: &["clap*", "comfy-table", "crossterm", "tracing-subscriber"],
+        packages: &["clap*"],
+        owners: &["holdfast", "benches"],
+        in_tests: &[],
+        why: "only what is run by a person has a command line",
+    },
+    Foreign {
+        packages: &["comfy-table", "crossterm", "tracing-subscriber"],
         owners: &["holdfast"],
         in_tests: &[],
         why: "only the program speaks to a person",

@@ -6,18 +6,13 @@
 //! - Every way out ends the nodes and removes the folder, unless it is to be kept or there is something to look at.
 
 mod account;
-mod cluster;
 mod drill;
 mod faults;
 mod field;
-mod folder;
 mod histories;
 mod journal;
-mod layout;
 mod live;
 mod plant;
-mod process;
-mod relay;
 mod screen;
 mod stage;
 mod terminal;
@@ -28,14 +23,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use simulator::nodes::folder::Folder;
+use simulator::nodes::layout::Layout;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use account::{Report, Verdict};
 use field::Field;
-use folder::Folder;
 use journal::{Journal, print};
-use layout::Layout;
 use stage::Stage;
 
 /// A drill takes less than this, start and end included.
@@ -67,7 +62,9 @@ pub(crate) struct DemoArgs {
 
 /// Runs the demo to its exit code.
 pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    let mut folder = Folder::make(args.dir.as_deref()).context("there is no folder to work in")?;
+    let usual = || std::env::temp_dir().join(format!("holdfast-demo-{}", std::process::id()));
+    let path = args.dir.clone().unwrap_or_else(usual);
+    let mut folder = Folder::make(&path).context("there is no folder to work in")?;
     if args.keep {
         folder.keep();
     }
@@ -97,7 +94,7 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 
 /// Builds the stage, runs the demo or the drill, and settles the account.
 async fn perform(folder: &Folder, is_live: bool, stop: &CancellationToken) -> anyhow::Result<Report> {
-    let layout = Layout::plan(folder.path())?;
+    let layout = Layout::plan(folder.path(), "demo")?;
     if !layout.has_usual_ports {
         print("the usual ports are taken; to ask these nodes from another terminal:");
         print(&format!("  export HOLDFAST_ENDPOINTS={}", layout.endpoints()));
@@ -121,7 +118,7 @@ async fn perform(folder: &Folder, is_live: bool, stop: &CancellationToken) -> an
             () = stop.cancelled() => Some("told to stop before the drill was over".to_owned()),
         }
     };
-    if let Some(doubt) = doubt.or_else(|| stage.casualty()) {
+    if let Some(doubt) = doubt.or_else(|| stage.nodes.casualty()) {
         stage.journal.say(&doubt);
         stage.field.account.lock().doubt(doubt);
     }

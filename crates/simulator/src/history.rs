@@ -66,6 +66,39 @@ struct Line<'a, D> {
     details: &'a D,
 }
 
+/// Passes on what is written, and calls a function with each whole line, its end included.
+pub struct EachLine<W, F> {
+    inner: W,
+    each: F,
+    /// The beginning of a line whose end has not come.
+    begun: Vec<u8>,
+}
+
+impl<W: Write, F: FnMut(&[u8])> EachLine<W, F> {
+    /// Writes to `inner`.
+    pub fn new(inner: W, each: F) -> Self {
+        Self { inner, each, begun: Vec::new() }
+    }
+}
+
+impl<W: Write, F: FnMut(&[u8])> Write for EachLine<W, F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.inner.write_all(bytes)?;
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.begun.extend_from_slice(piece);
+            if piece.ends_with(b"\n") {
+                (self.each)(&self.begun);
+                self.begun.clear();
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 /// Nanoseconds on the machine's monotonic clock, the same for all its processes.
 pub fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -163,6 +196,17 @@ mod tests {
             details: Details { unit: 1, values: vec![1, 2] },
         };
         assert_eq!(entries[1..], [expected]);
+    }
+
+    #[test]
+    fn lines_are_whole_however_they_are_cut() {
+        let (mut passed_on, mut lines) = (Vec::new(), Vec::new());
+        let mut writer = EachLine::new(&mut passed_on, |line: &[u8]| lines.push(line.to_vec()));
+        for piece in ["one\ntw", "o", "\n\nthr"] {
+            writer.write_all(piece.as_bytes()).expect("room");
+        }
+        assert_eq!(lines, [b"one\n".to_vec(), b"two\n".to_vec(), b"\n".to_vec()]);
+        assert_eq!(passed_on, b"one\ntwo\n\nthr");
     }
 
     #[test]

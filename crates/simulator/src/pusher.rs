@@ -34,7 +34,7 @@ use wire::proto::v1::{PushRequest, PushResponse};
 
 use crate::history::History;
 
-pub use content::Content;
+pub use content::{Body, Content};
 pub use latency::Latencies;
 use sending::Sending;
 

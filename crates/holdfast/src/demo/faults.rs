@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use simulator::history::monotonic_ns;
+use simulator::nodes::cluster::Leader;
+use simulator::nodes::layout::NODES;
 
 use super::account::{Effect, Fault};
-use super::cluster::Leader;
-use super::layout::NODES;
 use super::stage::{HEALING, STEADY_READS, Stage};
 
 /// Until another node reads every device.
@@ -29,9 +29,9 @@ impl Stage {
         let victim = self.victim().await?;
         let name = format!("kill -9 {}", victim.leader.name);
         self.journal.say(format!("{name}, which leads"));
-        self.process(victim.index).await.kill().await?;
+        self.nodes.process(victim.index).await.kill().await?;
         let taken_over_ns = self.taken_over(&name, &victim).await?;
-        self.process(victim.index).await.start()?;
+        self.nodes.process(victim.index).await.start()?;
         self.recovered(name, Effect::Failover, &victim, taken_over_ns).await
     }
 
@@ -40,9 +40,9 @@ impl Stage {
         let victim = self.victim().await?;
         let name = format!("pause {}", victim.leader.name);
         self.journal.say(format!("{name}, which leads, for longer than its lease"));
-        self.process(victim.index).await.pause(true)?;
+        self.nodes.process(victim.index).await.pause(true)?;
         let taken_over = self.taken_over(&name, &victim).await;
-        self.process(victim.index).await.pause(false)?;
+        self.nodes.process(victim.index).await.pause(false)?;
         let taken_over_ns = taken_over?;
         self.journal.say(format!("{} goes on", victim.leader.name));
         self.recovered(name, Effect::Failover, &victim, taken_over_ns).await
@@ -53,9 +53,9 @@ impl Stage {
         let victim = self.victim().await?;
         let name = format!("cut {} off", victim.leader.name);
         self.journal.say(format!("{name}, which leads, from its peers; it still sees the devices"));
-        self.relay.set_all_of(victim.index, false);
+        self.nodes.relay.set_all_of(victim.index, false);
         let taken_over = self.taken_over(&name, &victim).await;
-        self.relay.set_all_of(victim.index, true);
+        self.nodes.relay.set_all_of(victim.index, true);
         let taken_over_ns = taken_over?;
         let read_on = self.field.account.lock().reads_since(victim.began_ns, |node| node == victim.field);
         self.journal.say(format!(
@@ -75,16 +75,17 @@ impl Stage {
     pub(super) async fn cut_follower(&self) -> anyhow::Result<()> {
         let victim = self.victim().await?;
         let index = (victim.index + 1) % NODES;
-        let follower = self.layout.nodes[index].name.clone();
+        let follower = self.nodes.layout.nodes[index].name.clone();
         let name = format!("cut {follower} off");
         self.journal.say(format!("{name}, a follower"));
-        self.relay.set_all_of(index, false);
+        self.nodes.relay.set_all_of(index, false);
         let noticed = self
+            .nodes
             .until("the leader to miss the follower", NOTICING, || {
-                self.view().misses(&follower).then_some(())
+                self.nodes.view().misses(&follower).then_some(())
             })
             .await;
-        self.relay.set_all_of(index, true);
+        self.nodes.relay.set_all_of(index, true);
         noticed?;
         self.journal
             .say(format!("{} misses it, and nothing else changes; its wire is mended", victim.leader.name));
@@ -95,7 +96,7 @@ impl Stage {
     pub(super) async fn switch_over(&self) -> anyhow::Result<()> {
         let victim = self.victim().await?;
         self.journal.say(format!("switching over from {}", victim.leader.name));
-        let answer = self.cluster.transfer(victim.index).await?;
+        let answer = self.nodes.cluster.transfer(victim.index).await?;
         let name = format!("switchover to {}", answer.to);
         let taken_over_ns = self.taken_over(&name, &victim).await?;
         self.recovered(name, Effect::Switchover, &victim, taken_over_ns).await
@@ -114,11 +115,12 @@ impl Stage {
         }
         self.set_destination(true).await?;
         let missing = away.pending;
-        self.until("the HTTP receiver to catch up", HEALING, || {
-            let figures = self.field.account.lock().figures();
-            (figures.delivered >= away.delivered + missing && figures.pending < missing).then_some(())
-        })
-        .await?;
+        self.nodes
+            .until("the HTTP receiver to catch up", HEALING, || {
+                let figures = self.field.account.lock().figures();
+                (figures.delivered >= away.delivered + missing && figures.pending < missing).then_some(())
+            })
+            .await?;
         self.journal.say("the HTTP receiver has caught up");
         Ok(())
     }
@@ -131,12 +133,13 @@ impl Stage {
     }
 
     async fn victim(&self) -> anyhow::Result<Victim> {
-        let leader = self.agreed(HEALING).await?;
+        let leader = self.nodes.agreed(HEALING).await?;
         let index = self
+            .nodes
             .layout
             .index_of(&leader.name)
             .ok_or_else(|| anyhow::anyhow!("{} leads, and is none of ours", leader.name))?;
-        Ok(Victim { leader, index, field: self.layout.nodes[index].field, began_ns: monotonic_ns() })
+        Ok(Victim { leader, index, field: self.nodes.layout.nodes[index].field, began_ns: monotonic_ns() })
     }
 
     /// Waits until another node reads every device, and says how long nobody did. Resolves with the moment of its first
@@ -144,18 +147,18 @@ impl Stage {
     async fn taken_over(&self, fault: &str, victim: &Victim) -> anyhow::Result<u64> {
         let others = |node| node != victim.field;
         let reads = || self.field.account.lock().reads_since(victim.began_ns, others);
-        self.until("another node to read every device", TAKE_OVER, || {
-            (reads() >= STEADY_READS).then_some(())
-        })
-        .await?;
+        self.nodes
+            .until("another node to read every device", TAKE_OVER, || (reads() >= STEADY_READS).then_some(()))
+            .await?;
         let account = self.field.account.lock();
         let at_ns = account.taken_over_ns(victim.began_ns, victim.field).unwrap_or_else(monotonic_ns);
         let gap = Duration::from_nanos(account.longest_silence(victim.began_ns, at_ns));
         drop(account);
         self.note_gap(fault, gap);
         let reader = self.field.readers().into_values().flatten().next();
-        let reader =
-            reader.and_then(|(node, _)| self.layout.node_at(node)).map_or("somebody", |node| &node.name);
+        let reader = reader
+            .and_then(|(node, _)| self.nodes.layout.node_at(node))
+            .map_or("somebody", |node| &node.name);
         self.journal.say(format!("{reader} reads; {} ms between two reads", gap.as_millis()));
         Ok(at_ns)
     }
@@ -168,7 +171,7 @@ impl Stage {
         victim: &Victim,
         taken_over_ns: u64,
     ) -> anyhow::Result<()> {
-        let leader = self.agreed(HEALING).await?;
+        let leader = self.nodes.agreed(HEALING).await?;
         self.reads_go_on(HEALING).await?;
         self.journal.say(format!("all nodes are well; {} leads (term {})", leader.name, leader.term));
         let mut account = self.field.account.lock();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use model::Clock;
@@ -19,7 +20,6 @@ use tonic::transport::Endpoint;
 
 use super::account::Account;
 use super::histories::SharedAccount;
-use super::layout::Layout;
 use super::plant::{Addresses, Plant};
 
 /// From one pushed message to the next.
@@ -45,11 +45,11 @@ pub(super) struct Field {
 }
 
 impl Field {
-    /// Starts devices and receiver; pushers begin with [`Field::push_to`].
-    pub(super) async fn start(layout: &Layout) -> io::Result<Self> {
+    /// Starts devices and receiver, which write to `history`; pushers begin with [`Field::push_to`].
+    pub(super) async fn start(history: &Path) -> io::Result<Self> {
         let plant = Plant::demo();
         let wall_offset = SystemClock.now().0 - i64::try_from(monotonic_ns()).unwrap_or(i64::MAX);
-        let account = SharedAccount::start(Account::new(&plant, wall_offset), &layout.history)?;
+        let account = SharedAccount::start(Account::new(&plant, wall_offset), history)?;
         let mut devices = Vec::new();
         for device in &plant.devices {
             let config = modbus::Config {
@@ -73,9 +73,9 @@ impl Field {
         })
     }
 
-    /// The plant document.
-    pub(super) fn document(&self, layout: &Layout) -> String {
-        self.plant.document(&self.addresses, &layout.csv)
+    /// The plant document; files go to `csv`.
+    pub(super) fn document(&self, csv: &Path) -> String {
+        self.plant.document(&self.addresses, csv)
     }
 
     /// Starts the pushers; each begins at another node.

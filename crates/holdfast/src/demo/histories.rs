@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::Timestamp;
 use serde::Deserialize;
-use simulator::history::{History, Kind};
+use simulator::history::{EachLine, History, Kind};
 
 use super::account::{Account, GapSeen, Number, OpeningSeen, SampleSeen};
 
@@ -28,7 +28,7 @@ impl SharedAccount {
     pub(super) fn start(account: Account, path: &Path) -> io::Result<Self> {
         let account = Arc::new(Mutex::new(account));
         let file = BufWriter::new(File::create(path)?);
-        let tap = Tap { file, line: Vec::new(), account: Arc::clone(&account) };
+        let tap = tap(file, Arc::clone(&account));
         Ok(Self { account, history: History::to_writer(tap) })
     }
 
@@ -48,33 +48,14 @@ impl SharedAccount {
     }
 }
 
-/// Writes lines to a file and into the account.
-struct Tap {
-    file: BufWriter<File>,
-    /// The beginning of a line whose end has not come.
-    line: Vec<u8>,
-    account: Arc<Mutex<Account>>,
-}
-
-impl Write for Tap {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write_all(bytes)?;
-        let mut account = lock(&self.account);
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            self.line.extend_from_slice(piece);
-            if piece.ends_with(b"\n") {
-                if let Err(error) = enter(&self.line, &mut account) {
-                    account.doubt(format!("a line of the history makes no sense: {error}"));
-                }
-                self.line.clear();
-            }
+/// Writes lines to `inner` and into the account.
+fn tap<W: Write>(inner: W, account: Arc<Mutex<Account>>) -> EachLine<W, impl FnMut(&[u8])> {
+    EachLine::new(inner, move |line| {
+        let mut account = lock(&account);
+        if let Err(error) = enter(line, &mut account) {
+            account.doubt(format!("a line of the history makes no sense: {error}"));
         }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
+    })
 }
 
 /// What lies behind the lock is whole after every statement, so that a panic elsewhere does no harm.
@@ -332,7 +313,7 @@ mod tests {
         let path = folder.path().join("history.jsonl");
         let file = BufWriter::new(File::create(&path).expect("a file"));
         let account = Arc::new(Mutex::new(Account::new(&Plant::demo(), 0)));
-        let mut tap = Tap { file, line: Vec::new(), account: Arc::clone(&account) };
+        let mut tap = tap(file, Arc::clone(&account));
         let text: String = LINES.iter().map(|line| format!("{line}\n")).collect();
         // Lines are cut anywhere by the buffer before.
         for piece in text.as_bytes().chunks(77) {

@@ -103,7 +103,7 @@ impl LiveView<'_> {
         }
         self.figures.screens = self.figures.screens.wrapping_add(1);
         let lost = self.figures.now.lost.min(self.figures.before.lost);
-        let view = stage.view();
+        let view = stage.nodes.view();
         let says = |index: usize| match view.nodes.get(index).and_then(Option::as_ref) {
             None => "no answer".to_owned(),
             Some(status) => match &status.leader {
@@ -112,14 +112,15 @@ impl LiveView<'_> {
                 None => "knows no leader".to_owned(),
             },
         };
-        let processes = stage.process_states();
-        let nodes = stage.layout.nodes.iter().enumerate().map(|(index, node)| NodeRow {
+        let processes = stage.nodes.process_states();
+        let nodes = stage.nodes.layout.nodes.iter().enumerate().map(|(index, node)| NodeRow {
             name: node.name.clone(),
             process: processes[index],
             says: says(index),
         });
-        let name =
-            |node| stage.layout.node_at(node).map_or_else(|| "somebody".to_owned(), |node| node.name.clone());
+        let name = |node| {
+            stage.nodes.layout.node_at(node).map_or_else(|| "somebody".to_owned(), |node| node.name.clone())
+        };
         let devices = stage
             .field
             .readers()
@@ -134,7 +135,7 @@ impl LiveView<'_> {
             busy: busy.map(str::to_owned),
             nodes: nodes.collect(),
             devices: devices.collect(),
-            endpoints: stage.layout.endpoints(),
+            endpoints: stage.nodes.layout.endpoints(),
             journal: stage.journal.last(JOURNAL),
         }
     }

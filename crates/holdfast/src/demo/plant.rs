@@ -10,7 +10,8 @@ use std::path::Path;
 
 use model::plant::address::Table;
 use simulator::modbus::{Proof, ReadRequest, RegisterSource};
-use simulator::pusher::Content;
+use simulator::nodes::layout::toml_text;
+use simulator::pusher::{Body, Content};
 
 use super::account::Number;
 
@@ -79,6 +80,7 @@ impl Plant {
             let content = Content {
                 counter: format!("{id}/cycles"),
                 bodies: vec![format!("{id}/torque"), format!("{id}/angle")],
+                body: Body::Number,
                 samples: PUSHED_SAMPLES,
                 seed: number,
             };
@@ -182,11 +184,6 @@ fn request(ordinal: u32) -> ReadRequest {
         count: REGISTERS,
         ordinal: u64::from(ordinal),
     }
-}
-
-/// A TOML basic string.
-pub(super) fn toml_text(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 #[cfg(test)]

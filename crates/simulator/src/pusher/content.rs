@@ -1,19 +1,32 @@
 //! What a pusher sends: values from which anybody can tell what is missing, repeated or changed.
 //!
 //! - A message is made from the pusher's seed and its number alone; a repetition is equal to the bit.
-//! - The counter tag has the values 0, 1, 2 … without a hole. The body tags have pseudo-random values.
+//! - The counter tag has the values 0, 1, 2 … without a hole. The body tags have pseudo-random values, numbers or
+//!   bytes; neither can be compressed.
 //! - Source times of a pusher never repeat: (tag, source time) names a sample.
 
 use model::{Timestamp, Value};
 use wire::proto::v1::push_request::{Declare, DeclaredTag, Samples, Type};
+
+/// What a body tag holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Body {
+    /// A number between 0 and 1, type `f64`.
+    #[default]
+    Number,
+    /// So many bytes, type `bytes`.
+    Bytes(usize),
+}
 
 /// The shape of a pusher's messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
     /// Full id of the counter tag; its type must be `u64`.
     pub counter: String,
-    /// Full ids of the body tags; their type must be `f64`.
+    /// Full ids of the body tags; their type must be that of `body`.
     pub bodies: Vec<String>,
+    /// What the bodies hold.
+    pub body: Body,
     /// Samples of one message; at least one. The first is the counter's, the others go round the bodies.
     pub samples: usize,
     /// What the bodies are made from.
@@ -25,13 +38,17 @@ impl Content {
     pub fn sample(&self, number: u64, index: usize) -> (&str, Value) {
         match self.body_of(index) {
             None => (&self.counter, Value::U64(self.count(number, index))),
-            Some(body) => (&self.bodies[body], Value::F64(self.body(number, index))),
+            Some(body) => (&self.bodies[body], self.value(number, index)),
         }
     }
 
     pub(super) fn declare(&self) -> Declare {
         let counter = DeclaredTag { name: self.counter.clone(), r#type: Type::U64.into() };
-        let body = |name: &String| DeclaredTag { name: name.clone(), r#type: Type::F64.into() };
+        let of_body = match self.body {
+            Body::Number => Type::F64,
+            Body::Bytes(_) => Type::Bytes,
+        };
+        let body = |name: &String| DeclaredTag { name: name.clone(), r#type: of_body.into() };
         Declare { tags: std::iter::once(counter).chain(self.bodies.iter().map(body)).collect() }
     }
 
@@ -53,7 +70,10 @@ impl Content {
                 }
                 Some(body) => {
                     message.tags.push(body as u32 + 1);
-                    message.doubles.push(self.body(number, index));
+                    match self.body {
+                        Body::Number => message.doubles.push(self.number(number, index)),
+                        Body::Bytes(length) => message.blobs.push(self.bytes(number, index, length).into()),
+                    }
                 }
             }
         }
@@ -69,10 +89,31 @@ impl Content {
         if self.bodies.is_empty() { number * self.samples as u64 + index as u64 } else { number }
     }
 
+    fn value(&self, number: u64, index: usize) -> Value {
+        match self.body {
+            Body::Number => Value::F64(self.number(number, index)),
+            Body::Bytes(length) => Value::Bytes(self.bytes(number, index, length).into()),
+        }
+    }
+
     /// Between 0 and 1, with all 53 bits in use.
-    fn body(&self, number: u64, index: usize) -> f64 {
-        let bits = mix(self.seed ^ mix(number.wrapping_mul(self.samples as u64).wrapping_add(index as u64)));
-        (bits >> 11) as f64 / (1_u64 << 53) as f64
+    fn number(&self, number: u64, index: usize) -> f64 {
+        (self.bits(number, index) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn bytes(&self, number: u64, index: usize, length: usize) -> Vec<u8> {
+        let mut word = self.bits(number, index);
+        let mut bytes = Vec::with_capacity(length + 8);
+        while bytes.len() < length {
+            word = mix(word);
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.truncate(length);
+        bytes
+    }
+
+    fn bits(&self, number: u64, index: usize) -> u64 {
+        mix(self.seed ^ mix(number.wrapping_mul(self.samples as u64).wrapping_add(index as u64)))
     }
 }
 
@@ -90,7 +131,7 @@ mod tests {
 
     fn content(bodies: usize) -> Content {
         let bodies = (0..bodies).map(|body| format!("line/body-{body}")).collect();
-        Content { counter: "line/count".into(), bodies, samples: 100, seed: 4 }
+        Content { counter: "line/count".into(), bodies, body: Body::Number, samples: 100, seed: 4 }
     }
 
     #[test]
@@ -111,6 +152,17 @@ mod tests {
         assert_eq!(doubles.next(), None);
         assert_eq!(message, content.message(1, 77, Timestamp(5)));
         assert_ne!(message.doubles, content.message(1, 78, Timestamp(5)).doubles);
+    }
+
+    #[test]
+    fn bodies_of_bytes_are_as_long_as_they_should_be_and_repeat_to_the_bit() {
+        let content = Content { body: Body::Bytes(21), ..content(2) };
+        let message = content.message(1, 9, Timestamp(0));
+        assert_eq!((message.unsigned.len(), message.blobs.len(), message.doubles.len()), (1, 99, 0));
+        assert_eq!(content.sample(9, 1).1, Value::Bytes(message.blobs[0].to_vec().into()));
+        assert!(message.blobs.iter().all(|blob| blob.len() == 21));
+        assert_ne!(message.blobs[0], message.blobs[1]);
+        assert!(content.declare().tags[1..].iter().all(|tag| tag.r#type() == Type::Bytes));
     }
 
     #[test]

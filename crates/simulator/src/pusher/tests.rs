@@ -141,6 +141,7 @@ impl Plant {
         let content = Content {
             counter: "line/count".into(),
             bodies: vec!["line/a".into(), "line/b".into()],
+            body: Body::Number,
             samples: 5,
             seed: 1,
         };

@@ -50,8 +50,9 @@ fn number(text: &[u8], end: u8) -> Option<(u64, &[u8])> {
     None
 }
 
-/// Calls `each` with every key of a request, in order. `false` if one could not be read.
-pub(super) fn scan(body: &[u8], mut each: impl FnMut(Key)) -> bool {
+/// Calls `each` with every key of a request and what follows from where its record begins, in order. `false` if a key
+/// could not be read.
+pub(super) fn scan<'a>(body: &'a [u8], mut each: impl FnMut(Key, &'a [u8])) -> bool {
     let mut rest = body;
     while let Some(at) = rest.iter().position(|&byte| byte == b'{') {
         rest = &rest[at..];
@@ -62,7 +63,7 @@ pub(super) fn scan(body: &[u8], mut each: impl FnMut(Key)) -> bool {
         let Some(key) = Key::read(text) else {
             return false;
         };
-        each(key);
+        each(key, rest);
         rest = text;
     }
     true
@@ -136,7 +137,7 @@ mod tests {
             br#"{"samples":[{"key":"00000000/1/2","tag":"{\"key\":\"00000000/9/9\""},{"key":"00000000/1/3"}],
                         "gaps":[{"key":"00000000/1/2147483648","slots":"3"}]}"#;
         let mut found = Vec::new();
-        assert!(scan(body, |key| found.push(key)));
+        assert!(scan(body, |key, _| found.push(key)));
         assert_eq!(found, [key(1, 2), key(1, 3), key(1, FIRST_EFFECT)]);
         assert!(!found[2].is_sample());
     }
@@ -146,7 +147,7 @@ mod tests {
         for wrong in ["00000000/1", "00000000/x/1\"", "000/1/1\"", "00000000//1\"", "00000000/1/4294967296\""]
         {
             let body = format!("{{\"key\":\"{wrong}");
-            assert!(!scan(body.as_bytes(), |_| {}), "{wrong}");
+            assert!(!scan(body.as_bytes(), |_, _| {}), "{wrong}");
         }
         assert_eq!(KeySet::default().insert(key(1, MOST_ORDINALS)), None);
     }

@@ -29,11 +29,11 @@ pub struct Counts {
     /// Samples that came for the first time behind a later one: of the same tag while recording, of the same
     /// lineage while counting.
     pub out_of_order: u64,
-    /// Distinct gap records (counting: with the openings and expiries).
+    /// Distinct gap records (counting without a history: with the openings and expiries).
     pub gaps: u64,
-    /// Distinct openings (only while recording).
+    /// Distinct openings (where they are written down).
     pub openings: u64,
-    /// Distinct expiry records (only while recording).
+    /// Distinct expiry records (where they are written down).
     pub expiries: u64,
 }
 
@@ -67,6 +67,9 @@ impl Tally {
     pub(super) fn new(mode: Mode) -> Self {
         match mode {
             Mode::Counting => Self::Counting(Counting::default()),
+            Mode::CountingSamples(history, process) => {
+                Self::Counting(Counting { history: Some((history, process)), ..Counting::default() })
+            }
             Mode::Recording(history) => {
                 Self::Recording(Box::new(Recording { history, ..Recording::default() }))
             }
@@ -90,10 +93,11 @@ impl Tally {
     }
 }
 
-/// Looks at keys alone.
+/// Looks at keys alone; of records that are no samples at all, where there is a history.
 #[derive(Debug, Default)]
 pub(super) struct Counting {
     counts: Counts,
+    history: Option<(History, String)>,
     keys: KeySet,
     /// The highest sample that came first, for each lineage.
     highest: HashMap<[u8; 8], (u64, u32)>,
@@ -106,13 +110,24 @@ impl Counting {
         let (counts, keys) = (&mut self.counts, &mut self.keys);
         let mut are_keys = true;
         let mut highest: Option<Key> = None;
-        let is_readable = scan(body, |key| {
+        let mut others: Vec<(Key, &[u8], bool)> = Vec::new();
+        let has_history = self.history.is_some();
+        let is_readable = scan(body, |key, record| {
             if !left_out.is_empty() && left_out.contains(&key) {
                 return;
             }
-            match keys.insert(key) {
+            let is_new = keys.insert(key);
+            if let Some(is_new) = is_new
+                && has_history
+                && !key.is_sample()
+            {
+                others.push((key, record, is_new));
+            }
+            match is_new {
                 None => are_keys = false,
                 Some(false) => counts.duplicates += 1,
+                // Which kind it is, is seen below.
+                Some(true) if !key.is_sample() && has_history => {}
                 Some(true) if !key.is_sample() => counts.gaps += 1,
                 Some(true) => {
                     counts.samples += 1;
@@ -141,7 +156,41 @@ impl Counting {
             return Err(Unreadable::Key);
         }
         counts.requests += 1;
+        self.note(&others)
+    }
+
+    /// Counts and writes down what is no sample.
+    fn note(&mut self, others: &[(Key, &[u8], bool)]) -> Result<(), Unreadable> {
+        let Some((history, process)) = &self.history else { return Ok(()) };
+        for &(_, text, is_new) in others {
+            let mut records = serde_json::Deserializer::from_slice(text).into_iter::<&RawValue>();
+            let record = records.next().ok_or(Unreadable::Key)??;
+            let kind = kind_of(serde_json::from_str(record.get())?);
+            if is_new {
+                *match kind {
+                    "gap" => &mut self.counts.gaps,
+                    "opening" => &mut self.counts.openings,
+                    _ => &mut self.counts.expiries,
+                } += 1;
+            }
+            history.record(process, Kind::Ok, kind, &Received { is_new, historical: false, record });
+        }
         Ok(())
+    }
+}
+
+/// What tells records apart that are no samples.
+#[derive(Deserialize)]
+struct Other {
+    first_slot: Option<serde::de::IgnoredAny>,
+    period: Option<serde::de::IgnoredAny>,
+}
+
+fn kind_of(other: Other) -> &'static str {
+    match other {
+        Other { first_slot: Some(_), .. } => "gap",
+        Other { period: Some(_), .. } => "opening",
+        Other { .. } => "expiry",
     }
 }
 

@@ -55,6 +55,37 @@ async fn counting_tells_new_keys_from_repeated_and_late_ones() {
 }
 
 #[tokio::test]
+async fn counting_samples_tells_the_other_records_apart_and_writes_them_down() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("receiver.jsonl");
+    let history = History::create(&path).expect("a new file");
+    let receiver = start(Mode::CountingSamples(history.clone(), "historian".into())).await;
+    assert_eq!(status(&receiver, &body(&[(1, 0, "a", 1.0), (1, 1, "b", 1.0)])).await, 200);
+    let others = r#"{"samples":[],"gaps":[{"key":"00000000/4/2147483648","first_slot":"3","cause":"late"}],
+        "openings":[{"key":"00000000/4/2147483649","period":"0.100s"}],
+        "expiries":[{"key":"00000000/4/2147483650","samples":"7"}]}"#;
+    for _ in 0..2 {
+        assert_eq!(status(&receiver, others).await, 200);
+    }
+    let expected = Counts {
+        requests: 3,
+        samples: 2,
+        duplicates: 3,
+        gaps: 1,
+        openings: 1,
+        expiries: 1,
+        ..Counts::default()
+    };
+    assert_eq!(receiver.counts(), expected);
+    history.flush().expect("written");
+    let lines = crate::history::read::<Received<serde_json::Value>>(&path).expect("a history");
+    let told: Vec<_> = lines.iter().map(|line| (line.op.as_str(), line.details.is_new)).collect();
+    let kinds = ["gap", "opening", "expiry"];
+    assert_eq!(told, [true, false].map(|is_new| kinds.map(|kind| (kind, is_new))).concat());
+    assert_eq!(lines[0].details.record["cause"], "late");
+}
+
+#[tokio::test]
 async fn recording_compares_bytes_and_watches_each_tag() {
     let receiver = start(Mode::Recording(None)).await;
     assert_eq!(status(&receiver, &body(&[(1, 0, "a", 1.0), (3, 0, "a", 2.0), (2, 0, "b", 3.0)])).await, 200);
@@ -148,32 +179,4 @@ async fn waiting_ends_when_the_counts_are_reached_or_the_time_is_up() {
     assert_eq!(waiting.await.expect("no panic").map(|counts| counts.samples), Ok(1));
     let late = receiver.wait_for(Duration::from_millis(1), |counts| counts.samples == 2).await;
     assert_eq!(late.map_err(|counts| counts.samples), Err(1));
-}
-
-/// One thread for the receiver *and* its client, over a connection that is kept.
-///
-/// Run with `cargo nextest run --release --run-ignored only -p holdfast-simulator counting_speed --no-capture`.
-#[tokio::test]
-#[ignore = "a measurement, of use in release builds only"]
-async fn counting_speed() {
-    let receiver = start(Mode::Counting).await;
-    let padding = "x".repeat(270);
-    let sample = |ordinal| format!("{{\"key\":\"00000000/POSITION/{ordinal}\",\"tag\":\"{padding}\"}}");
-    let samples: Vec<_> = (0..10_000).map(sample).collect();
-    let template = format!("{{\"samples\":[{}]}}", samples.join(","));
-    let bodies: Vec<_> =
-        (1..=100).map(|position| template.replace("POSITION", &position.to_string())).collect();
-    let mut stream = TcpStream::connect(receiver.address()).await.expect("it is up");
-    let began = tokio::time::Instant::now();
-    for body in &bodies {
-        let head = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
-        stream.write_all(head.as_bytes()).await.expect("sent");
-        stream.write_all(body.as_bytes()).await.expect("sent");
-        let mut answer = [0; 1024];
-        let length = stream.read(&mut answer).await.expect("an answer");
-        assert!(answer[..length].starts_with(b"HTTP/1.1 200"));
-    }
-    let rate = receiver.counts().samples as f64 / began.elapsed().as_secs_f64();
-    println!("{rate:.0} samples/s");
-    assert!(rate > 400_000.0, "{rate:.0} samples/s");
 }

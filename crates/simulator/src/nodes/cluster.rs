@@ -1,6 +1,6 @@
 //! The cluster as its own API tells it: what each node says, and the calls that change something.
 //!
-//! Steers the demo; the account never believes a word of it.
+//! Steers a run; no judgement believes a word of it.
 
 use std::future::Future;
 use std::time::Duration;
@@ -26,30 +26,35 @@ const CAUGHT_UP: u64 = 500;
 
 /// Talks to all nodes. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Cluster {
+pub struct Cluster {
     endpoints: Vec<Endpoint>,
     clients: Vec<AdminClient<Channel>>,
 }
 
 /// What the nodes say at one moment, in their order; `None`: no answer.
 #[derive(Debug, Clone, Default)]
-pub(super) struct View {
+pub struct View {
     /// Each node's own word.
-    pub(super) nodes: Vec<Option<ClusterStatus>>,
+    pub nodes: Vec<Option<ClusterStatus>>,
 }
+
+/// What was asked for was not done, in the words of a node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
 
 /// Who leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Leader {
+pub struct Leader {
     /// Its name.
-    pub(super) name: String,
+    pub name: String,
     /// Its term.
-    pub(super) term: u64,
+    pub term: u64,
 }
 
 impl Cluster {
     /// A client of every node; connects when it is needed.
-    pub(super) fn new(layout: &Layout) -> Result<Self, tonic::transport::Error> {
+    pub fn new(layout: &Layout) -> Result<Self, tonic::transport::Error> {
         let endpoint = |address| {
             let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
             Ok(endpoint.connect_timeout(CONNECT_LIMIT).tcp_nodelay(true))
@@ -64,12 +69,12 @@ impl Cluster {
     }
 
     /// Where the nodes' APIs are.
-    pub(super) fn endpoints(&self) -> &[Endpoint] {
+    pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
 
     /// Asks every node.
-    pub(super) async fn look(&self) -> View {
+    pub async fn look(&self) -> View {
         let asked = self.clients.iter().map(|client| {
             let mut client = client.clone();
             async move {
@@ -82,11 +87,11 @@ impl Cluster {
     }
 
     /// Applies a plant document as the first revision.
-    pub(super) async fn apply(&self, document: &str) -> anyhow::Result<()> {
+    pub async fn apply(&self, document: &str) -> Result<(), Refused> {
         let file = ConfigFile { name: "plant.toml".to_owned(), content: document.as_bytes().to_vec().into() };
         let request = ApplyConfigRequest {
             files: vec![file],
-            comment: "the demo's plant".to_owned(),
+            comment: "the simulated plant".to_owned(),
             ..ApplyConfigRequest::default()
         };
         self.of_any(|mut client| {
@@ -97,11 +102,11 @@ impl Cluster {
     }
 
     /// Takes a device out of service.
-    pub(super) async fn disable(&self, device: &str) -> anyhow::Result<()> {
+    pub async fn disable(&self, device: &str) -> Result<(), Refused> {
         let request = SetDeviceEnabledRequest {
             id: device.to_owned(),
             enabled: false,
-            reason: "the demo ends".to_owned(),
+            reason: "the run ends".to_owned(),
             ..SetDeviceEnabledRequest::default()
         };
         self.of_any(|mut client| {
@@ -112,17 +117,17 @@ impl Cluster {
     }
 
     /// Hands leadership over; `leader` is the index of the node that leads.
-    pub(super) async fn transfer(&self, leader: usize) -> anyhow::Result<TransferLeadershipResponse> {
+    pub async fn transfer(&self, leader: usize) -> Result<TransferLeadershipResponse, Refused> {
         let request = TransferLeadershipRequest {
-            reason: "somebody pressed s".to_owned(),
+            reason: "a planned switchover".to_owned(),
             ..TransferLeadershipRequest::default()
         };
         let answer = self.clients[leader].clone().transfer_leadership(limited(request)).await;
-        Ok(answer.map_err(|status| anyhow::anyhow!("{}", status.message()))?.into_inner())
+        Ok(answer.map_err(|status| Refused(status.message().to_owned()))?.into_inner())
     }
 
     /// Asks one node after the other until one has done it.
-    async fn of_any<F, A>(&self, ask: F) -> anyhow::Result<()>
+    async fn of_any<F, A>(&self, ask: F) -> Result<(), Refused>
     where
         F: Fn(AdminClient<Channel>) -> A,
         A: Future<Output = Result<(), tonic::Status>>,
@@ -135,13 +140,13 @@ impl Cluster {
             }
         }
         let last = last.map(|status| status.message().to_owned()).unwrap_or_default();
-        Err(anyhow::anyhow!("no node did it; the last one said: {last}"))
+        Err(Refused(format!("no node did it; the last one said: {last}")))
     }
 }
 
 impl View {
     /// The node that says it leads; the one of the highest term, if several do.
-    pub(super) fn leader(&self) -> Option<Leader> {
+    pub fn leader(&self) -> Option<Leader> {
         let leaders = self.nodes.iter().flatten().filter_map(|status| {
             let leader = status.leader.as_ref()?;
             (leader.name == status.node).then(|| Leader { name: leader.name.clone(), term: leader.term })
@@ -150,7 +155,7 @@ impl View {
     }
 
     /// The leader that every node names, if all answer, all reach each other and none is far behind.
-    pub(super) fn agreed(&self) -> Option<Leader> {
+    pub fn agreed(&self) -> Option<Leader> {
         let leader = self.leader()?;
         let agrees = |status: &Option<ClusterStatus>| {
             status
@@ -167,7 +172,7 @@ impl View {
     }
 
     /// Whether the leader says that it does not reach this member.
-    pub(super) fn misses(&self, name: &str) -> bool {
+    pub fn misses(&self, name: &str) -> bool {
         let Some(leader) = self.leader() else { return false };
         let own = self.nodes.iter().flatten().find(|status| status.node == leader.name);
         own.is_some_and(|status| {

@@ -23,7 +23,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Carries what nodes say to each other, for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Relay {
+pub struct Relay {
     /// Where node `.0` dials node `.1`.
     addresses: Vec<((usize, usize), SocketAddr)>,
     wires: Wires,
@@ -41,7 +41,7 @@ struct Wires {
 
 impl Relay {
     /// Opens a listener for each pair of nodes, given the addresses of their peer ports.
-    pub(super) async fn start(peers: &[SocketAddr]) -> io::Result<Self> {
+    pub async fn start(peers: &[SocketAddr]) -> io::Result<Self> {
         let nodes = peers.len();
         let is_whole = (0..nodes * nodes).map(|_| watch::Sender::new(true)).collect();
         let wires = Wires { nodes, is_whole };
@@ -58,17 +58,17 @@ impl Relay {
     }
 
     /// Where node `from` dials node `to`.
-    pub(super) fn address(&self, from: usize, to: usize) -> Option<SocketAddr> {
+    pub fn address(&self, from: usize, to: usize) -> Option<SocketAddr> {
         self.addresses.iter().find(|(pair, _)| *pair == (from, to)).map(|(_, address)| *address)
     }
 
     /// Cuts or mends what `from` says to `to`.
-    pub(super) fn set(&self, from: usize, to: usize, is_whole: bool) {
+    pub fn set(&self, from: usize, to: usize, is_whole: bool) {
         self.wires.direction(from, to).send_replace(is_whole);
     }
 
     /// Cuts or mends everything between a node and its peers, both ways.
-    pub(super) fn set_all_of(&self, node: usize, is_whole: bool) {
+    pub fn set_all_of(&self, node: usize, is_whole: bool) {
         for peer in (0..self.wires.nodes).filter(|peer| *peer != node) {
             self.set(node, peer, is_whole);
             self.set(peer, node, is_whole);

@@ -1,6 +1,6 @@
 //! One real node process: started, stopped, killed, paused.
 //!
-//! - It has a process group of its own, so that Ctrl-C at the terminal reaches the demo alone.
+//! - It has a process group of its own, so that Ctrl-C at the terminal reaches whoever started it alone.
 //! - It ends with this value, whatever happens.
 
 use std::fs::OpenOptions;
@@ -24,7 +24,7 @@ const LAST_LINES: usize = 8;
 
 /// A node's process, if it runs.
 #[derive(Debug)]
-pub(super) struct Process {
+pub struct Process {
     plan: NodePlan,
     program: PathBuf,
     child: Option<Child>,
@@ -33,12 +33,12 @@ pub(super) struct Process {
 
 impl Process {
     /// A node that is not running yet.
-    pub(super) fn new(plan: NodePlan, program: PathBuf) -> Self {
+    pub fn new(plan: NodePlan, program: PathBuf) -> Self {
         Self { plan, program, child: None, is_paused: false }
     }
 
     /// Starts it; its outputs are appended to its log.
-    pub(super) fn start(&mut self) -> io::Result<()> {
+    pub fn start(&mut self) -> io::Result<()> {
         let log = OpenOptions::new().create(true).append(true).open(&self.plan.log)?;
         let mut command = Command::new(&self.program);
         command.arg("node").arg("--config").arg(&self.plan.file);
@@ -55,7 +55,7 @@ impl Process {
     }
 
     /// Whether it was started and has not ended; an end by itself is told once.
-    pub(super) fn has_ended(&mut self) -> io::Result<Option<ExitStatus>> {
+    pub fn has_ended(&mut self) -> io::Result<Option<ExitStatus>> {
         let ended = match &mut self.child {
             Some(child) => child.try_wait()?,
             None => None,
@@ -67,17 +67,17 @@ impl Process {
     }
 
     /// Whether it runs, paused or not.
-    pub(super) fn is_running(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         self.child.is_some()
     }
 
     /// Whether it stands still.
-    pub(super) fn is_paused(&self) -> bool {
+    pub fn is_paused(&self) -> bool {
         self.is_paused
     }
 
     /// `kill -9`.
-    pub(super) async fn kill(&mut self) -> io::Result<()> {
+    pub async fn kill(&mut self) -> io::Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         child.start_kill()?;
         timeout(KILLED, child.wait()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -86,7 +86,7 @@ impl Process {
     }
 
     /// Stops it in order, or kills it if that takes too long. `false` if it had to be killed.
-    pub(super) async fn stop(&mut self) -> io::Result<bool> {
+    pub async fn stop(&mut self) -> io::Result<bool> {
         if self.child.is_none() {
             return Ok(true);
         }
@@ -107,14 +107,19 @@ impl Process {
     }
 
     /// Lets it stand still (`SIGSTOP`), or go on (`SIGCONT`).
-    pub(super) fn pause(&mut self, stands_still: bool) -> io::Result<()> {
+    pub fn pause(&mut self, stands_still: bool) -> io::Result<()> {
         self.signal(if stands_still { Signal::STOP } else { Signal::CONT })?;
         self.is_paused = stands_still;
         Ok(())
     }
 
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
     /// The last lines of its log.
-    pub(super) fn last_lines(&self) -> String {
+    pub fn last_lines(&self) -> String {
         match std::fs::read_to_string(&self.plan.log) {
             Ok(text) => {
                 let lines: Vec<&str> = text.lines().collect();

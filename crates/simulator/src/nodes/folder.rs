@@ -1,23 +1,20 @@
-//! The folder of one demo: made empty, removed at the end unless it is to be kept.
+//! The folder of one run: made empty, removed at the end unless it is to be kept.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A folder that was empty or absent when the demo began.
+/// A folder that was empty or absent when the run began.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub struct Folder {
     path: PathBuf,
     was_there: bool,
     keep: bool,
 }
 
 impl Folder {
-    /// Makes the folder: the one that is named, which must be empty or absent, or a new one for temporary files.
-    pub(super) fn make(named: Option<&Path>) -> io::Result<Self> {
-        let path = match named {
-            Some(path) => std::path::absolute(path)?,
-            None => std::env::temp_dir().join(format!("holdfast-demo-{}", std::process::id())),
-        };
+    /// Makes the folder, which must be empty or absent.
+    pub fn make(path: &Path) -> io::Result<Self> {
+        let path = std::path::absolute(path)?;
         let was_there = match std::fs::read_dir(&path) {
             Ok(mut entries) => match entries.next() {
                 None => true,
@@ -33,17 +30,17 @@ impl Folder {
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Leaves it where it is at the end.
-    pub(super) fn keep(&mut self) {
+    pub fn keep(&mut self) {
         self.keep = true;
     }
 
-    /// Removes it, unless it is to be kept. A folder that was there before the demo stays, empty.
-    pub(super) fn remove(mut self) -> io::Result<()> {
+    /// Removes it, unless it is to be kept. A folder that was there before stays, empty.
+    pub fn remove(mut self) -> io::Result<()> {
         if std::mem::replace(&mut self.keep, true) {
             return Ok(());
         }
@@ -78,21 +75,21 @@ mod tests {
     #[test]
     fn a_folder_goes_unless_it_is_kept_and_nothing_of_others_is_touched() {
         let parent = tempfile::tempdir().expect("a folder");
-        let path = parent.path().join("demo");
-        let folder = Folder::make(Some(&path)).expect("it does not exist");
+        let path = parent.path().join("run");
+        let folder = Folder::make(&path).expect("it does not exist");
         std::fs::write(folder.path().join("log"), "x").expect("room");
-        assert!(Folder::make(Some(&path)).is_err(), "it is not empty");
+        assert!(Folder::make(&path).is_err(), "it is not empty");
         folder.remove().expect("it can be removed");
         assert!(!path.exists());
 
-        let mut kept = Folder::make(Some(&path)).expect("it does not exist");
+        let mut kept = Folder::make(&path).expect("it does not exist");
         kept.keep();
         kept.remove().expect("nothing to do");
         assert!(path.exists());
 
         std::fs::write(path.join("log"), "x").expect("room");
         std::fs::remove_file(path.join("log")).expect("it is there");
-        drop(Folder::make(Some(&path)).expect("it is empty"));
+        drop(Folder::make(&path).expect("it is empty"));
         assert!(path.exists(), "it was there before");
     }
 }

@@ -1,0 +1,117 @@
+//! What a subject measures in: three real node processes on this machine's disk, and what every subject asks of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use simulator::nodes::layout::{Layout, NODES};
+use simulator::nodes::{Nodes, NodesConfig};
+use tokio::time::Instant;
+
+use crate::process::{self, Usage};
+
+/// Three nodes that find each other, on a slow machine.
+const FOUNDING: Duration = Duration::from_secs(60);
+
+/// A run of this program.
+#[derive(Debug, Clone)]
+pub(crate) struct Bench {
+    /// The program to measure.
+    pub(crate) program: PathBuf,
+    /// Where everything is written.
+    pub(crate) folder: PathBuf,
+    /// Whether short runs are asked for.
+    pub(crate) quick: bool,
+    began: Instant,
+}
+
+impl Bench {
+    /// A run that begins now.
+    pub(crate) fn new(program: PathBuf, folder: PathBuf, quick: bool) -> Self {
+        Self { program, folder, quick, began: Instant::now() }
+    }
+
+    /// What was asked for, or one of two usual values.
+    pub(crate) fn or_usual<T>(&self, asked: Option<T>, full: T, quick: T) -> T {
+        asked.unwrap_or(if self.quick { quick } else { full })
+    }
+
+    /// Tells how it goes.
+    pub(crate) fn say(&self, text: &str) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        for line in text.lines() {
+            eprintln!("{seconds:8.1}  {line}");
+        }
+    }
+
+    /// A new folder for one part of the run.
+    pub(crate) fn subfolder(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let path = self.folder.join(name);
+        std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        Ok(path)
+    }
+}
+
+/// Three nodes.
+pub(crate) struct World {
+    /// The nodes.
+    pub(crate) nodes: Nodes,
+    folder: PathBuf,
+}
+
+impl World {
+    /// Starts three nodes in a new folder and waits until they agree on a leader. They are asked how they are so often.
+    pub(crate) async fn start(bench: &Bench, name: &str, look_every: Duration) -> anyhow::Result<Self> {
+        let folder = bench.subfolder(name)?;
+        let layout = Layout::plan(&folder, "bench")?;
+        let saying = bench.clone();
+        let say = Arc::new(move |text: &str| saying.say(text));
+        let config = NodesConfig { program: bench.program.clone(), look_every, say };
+        let nodes = Nodes::start(layout, config).await?;
+        nodes.agreed(FOUNDING).await.context("the nodes do not agree on a leader")?;
+        Ok(Self { nodes, folder })
+    }
+
+    /// Applies a plant document.
+    pub(crate) async fn apply(&self, document: &str) -> anyhow::Result<()> {
+        self.nodes.cluster.apply(document).await.context("the plant document was refused")
+    }
+
+    /// The term in which all nodes agree on a leader, once they do.
+    pub(crate) async fn term(&self) -> anyhow::Result<u64> {
+        Ok(self.nodes.agreed(FOUNDING).await?.term)
+    }
+
+    /// The index of the leader, once all agree on it.
+    pub(crate) async fn leader(&self) -> anyhow::Result<usize> {
+        let leader = self.nodes.agreed(FOUNDING).await?;
+        self.nodes.layout.index_of(&leader.name).with_context(|| format!("{} is none of ours", leader.name))
+    }
+
+    /// What each node's process has used.
+    pub(crate) async fn usage(&self) -> anyhow::Result<Vec<Usage>> {
+        let mut all = Vec::new();
+        for node in 0..NODES {
+            let id = self.nodes.process(node).await.id().context("a node does not run")?;
+            all.push(process::usage(id)?);
+        }
+        Ok(all)
+    }
+
+    /// Bytes on disk of each node.
+    pub(crate) fn disk(&self) -> Vec<u64> {
+        self.nodes.layout.nodes.iter().map(|node| process::disk_usage(&node.data)).collect()
+    }
+
+    /// Stops the nodes and removes their folder.
+    pub(crate) async fn end(mut self) -> anyhow::Result<()> {
+        self.nodes.stop().await;
+        remove(&self.folder)
+    }
+}
+
+/// Removes what a part of the run has written.
+pub(crate) fn remove(folder: &Path) -> anyhow::Result<()> {
+    std::fs::remove_dir_all(folder).with_context(|| folder.display().to_string())
+}

@@ -1,0 +1,242 @@
+//! Three real node processes on this machine: started, watched, broken, and waited for.
+//!
+//! - One task watches the nodes; what it sees steers a run, and is no part of any judgement.
+//! - Every wait is for a condition and has a deadline; a node that ends by itself ends the wait.
+//! - Processes end with this value, whatever happens.
+
+pub mod cluster;
+pub mod folder;
+pub mod layout;
+pub mod process;
+pub mod relay;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use cluster::{Cluster, Leader, View};
+use layout::Layout;
+use process::Process;
+use relay::Relay;
+
+/// How often a condition is tried.
+const TRY_EVERY: Duration = Duration::from_millis(20);
+
+/// Is told what happens, a sentence or several lines at a time.
+pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// How nodes are run.
+#[derive(Clone)]
+pub struct NodesConfig {
+    /// The program whose `node` command is run.
+    pub program: PathBuf,
+    /// How often the nodes are asked how they are.
+    pub look_every: Duration,
+    /// Where to say what happens.
+    pub say: Say,
+}
+
+/// Nodes that run, or could.
+pub struct Nodes {
+    /// Where they are.
+    pub layout: Layout,
+    /// Their API.
+    pub cluster: Cluster,
+    /// The wires between them.
+    pub relay: Relay,
+    processes: Arc<Vec<tokio::sync::Mutex<Process>>>,
+    view: watch::Receiver<View>,
+    /// Nodes that ended by themselves, with their last words.
+    casualties: Arc<Mutex<Vec<String>>>,
+    watching: JoinSet<()>,
+    say: Say,
+}
+
+/// Why nodes do not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The relay between them has no ports.
+    #[error("the relay between the nodes does not start: {0}")]
+    Relay(#[source] io::Error),
+    /// A node file cannot be written, or the program not be run.
+    #[error("{name} does not start: {source}")]
+    Node {
+        /// Which.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// An address is none.
+    #[error("the API of the nodes has no usable address: {0}")]
+    Address(#[from] tonic::transport::Error),
+}
+
+/// Why a wait ended without what was waited for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WaitError {
+    /// A node ended by itself.
+    #[error("{0}")]
+    Casualty(String),
+    /// It did not come.
+    #[error("waited {} s in vain for {what}", limit.as_secs())]
+    InVain {
+        /// What was waited for.
+        what: String,
+        /// For how long.
+        limit: Duration,
+    },
+}
+
+impl Nodes {
+    /// Writes the node files and starts the processes.
+    pub async fn start(layout: Layout, config: NodesConfig) -> Result<Self, StartError> {
+        let peers: Vec<_> = layout.nodes.iter().map(|node| node.peers).collect();
+        let relay = Relay::start(&peers).await.map_err(StartError::Relay)?;
+        let mut processes = Vec::new();
+        for (index, node) in layout.nodes.iter().enumerate() {
+            let failed = |source| StartError::Node { name: node.name.clone(), source };
+            std::fs::write(&node.file, layout.node_file(index, &relay)).map_err(failed)?;
+            let mut process = Process::new(node.clone(), config.program.clone());
+            process.start().map_err(failed)?;
+            processes.push(tokio::sync::Mutex::new(process));
+        }
+        let cluster = Cluster::new(&layout)?;
+        let processes = Arc::new(processes);
+        let casualties = Arc::<Mutex<Vec<String>>>::default();
+        let (seen, view) = watch::channel(View::default());
+        let mut watching = JoinSet::new();
+        let watcher = Watcher {
+            names: layout.nodes.iter().map(|node| node.name.clone()).collect(),
+            cluster: cluster.clone(),
+            processes: Arc::clone(&processes),
+            casualties: Arc::clone(&casualties),
+            say: Arc::clone(&config.say),
+        };
+        watching.spawn(watcher.run(config.look_every, seen));
+        Ok(Self { layout, cluster, relay, processes, view, casualties, watching, say: config.say })
+    }
+
+    /// What the nodes said last.
+    pub fn view(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    /// The process of a node.
+    pub async fn process(&self, index: usize) -> tokio::sync::MutexGuard<'_, Process> {
+        self.processes[index].lock().await
+    }
+
+    /// In a word, how each node's process is.
+    pub fn process_states(&self) -> Vec<&'static str> {
+        let state = |process: &tokio::sync::Mutex<Process>| match process.try_lock() {
+            Ok(process) if process.is_paused() => "paused",
+            Ok(process) if process.is_running() => "running",
+            Ok(_) => "dead",
+            Err(_) => "changing",
+        };
+        self.processes.iter().map(state).collect()
+    }
+
+    /// Waits until all nodes answer, agree on a leader, reach each other and are caught up.
+    pub async fn agreed(&self, limit: Duration) -> Result<Leader, WaitError> {
+        // What was seen before this call may be older than what was done before it.
+        let mut view = self.view.clone();
+        view.mark_unchanged();
+        let mut is_fresh = false;
+        self.until("all nodes to answer and agree on a leader", limit, || {
+            is_fresh |= view.has_changed().unwrap_or(false);
+            is_fresh.then(|| self.view.borrow().agreed()).flatten()
+        })
+        .await
+    }
+
+    /// Tries a condition until it holds.
+    pub async fn until<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut condition: impl FnMut() -> Option<T>,
+    ) -> Result<T, WaitError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(found) = condition() {
+                return Ok(found);
+            }
+            if let Some(casualty) = self.casualty() {
+                return Err(WaitError::Casualty(casualty));
+            }
+            if Instant::now() >= deadline {
+                return Err(WaitError::InVain { what: what.to_owned(), limit });
+            }
+            sleep(TRY_EVERY).await;
+        }
+    }
+
+    /// The first node that ended by itself, and what it said.
+    pub fn casualty(&self) -> Option<String> {
+        self.casualties.lock().unwrap_or_else(PoisonError::into_inner).first().cloned()
+    }
+
+    /// Ceases to watch, and stops all nodes at once: nothing is left to hand over to.
+    pub async fn stop(&mut self) {
+        self.watching.shutdown().await;
+        let stopping = self.processes.iter().map(|process| async { process.lock().await.stop().await });
+        for (stopped, node) in join_all(stopping).await.into_iter().zip(&self.layout.nodes) {
+            match stopped {
+                Ok(true) => {}
+                Ok(false) => {
+                    (self.say)(&format!("{} waited for peers that are gone, and was killed", node.name))
+                }
+                Err(error) => (self.say)(&format!("{} could not be stopped: {error}", node.name)),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nodes").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}
+
+/// Watches the nodes.
+struct Watcher {
+    names: Vec<String>,
+    cluster: Cluster,
+    processes: Arc<Vec<tokio::sync::Mutex<Process>>>,
+    casualties: Arc<Mutex<Vec<String>>>,
+    say: Say,
+}
+
+impl Watcher {
+    /// Looks until nobody wants to see it.
+    async fn run(self, look_every: Duration, seen: watch::Sender<View>) {
+        let mut ticks = interval(look_every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !seen.is_closed() {
+            ticks.tick().await;
+            for (process, name) in self.processes.iter().zip(&self.names) {
+                let mut process = process.lock().await;
+                match process.has_ended() {
+                    Ok(None) => {}
+                    Ok(Some(status)) => self.report(format!("{name} ended by itself ({status})"), &process),
+                    Err(error) => self.report(format!("{name} cannot be watched: {error}"), &process),
+                }
+            }
+            seen.send_replace(self.cluster.look().await);
+        }
+    }
+
+    fn report(&self, what: String, process: &Process) {
+        let text = format!("{what}; its last words:\n{}", process.last_lines());
+        (self.say)(&text);
+        self.casualties.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+    }
+}
