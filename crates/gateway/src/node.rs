@@ -18,6 +18,7 @@ use runtime::random::{generator, id_bits};
 use runtime::{Failure, Spawner, Supervisor, SystemClock};
 use store::engine::rocks::{self, RocksEngine, RocksOptions};
 use store::{OpenError, Store, StoreOptions};
+use tls::Keeper;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,8 @@ use crate::health;
 use crate::leading::{Leading, LeadingParts, Switchover};
 use crate::live::Live;
 use crate::pushing::{PushedTags, ReplicatedLog};
+use crate::roles::RoleLayer;
+use crate::security::Security;
 use crate::waiting::{self, WaitingListeners};
 
 /// Bytes of the log's tail that are kept in memory.
@@ -66,6 +69,9 @@ pub enum NodeError {
         /// Why.
         source: OpenError,
     },
+    /// The certificates cannot be used.
+    #[error("the certificates cannot be used: {0}")]
+    Tls(#[from] tls::UnusableError),
     /// The replica does not start.
     #[error(transparent)]
     Replica(#[from] StartError),
@@ -124,6 +130,7 @@ impl RunningNode {
         let raft_spawner = inner_spawner.on(on_raft.clone());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
+        let security = security(&config, &clock)?;
         let engine = Arc::new(RocksEngine::open(&config.data_dir, &RocksOptions::default())?);
         let options = StoreOptions { tail_bytes: TAIL_BYTES, birth: StoreId::from(id_bits(&mut random)) };
         let store = Store::open(engine, options, &raft_spawner)
@@ -140,7 +147,7 @@ impl RunningNode {
             Some(_) => None,
             None => {
                 let seen = belonging.waiting.subscribe();
-                Some(waiting::serve(&config.name, meanwhile, seen, &outer_spawner)?)
+                Some(waiting::serve(&config.name, meanwhile, seen, &security, &outer_spawner)?)
             }
         };
         let parts = ReplicaParts {
@@ -154,9 +161,10 @@ impl RunningNode {
             times: config.times,
             clock: Arc::clone(&clock),
             connector: Arc::new(Redirecting::new(
-                TcpConnector::new(config.times.lease / 2),
+                security.connector(TcpConnector::new(config.times.lease / 2)),
                 config.dial.clone(),
             )),
+            acceptor: security.acceptor(),
             listener: Some(peers),
             staging: config.data_dir.join("incoming"),
             free_bytes: free_bytes(config.data_dir.clone()),
@@ -175,7 +183,7 @@ impl RunningNode {
         }
         let live = Live::default();
         let switchover = start_leading(&config, &replica, &clock, &live, &outer_spawner);
-        serve(&config, &replica, &clock, &live, &switchover, (admin, health), &outer_spawner);
+        serve(&config, &replica, &clock, &live, &switchover, (admin, health), security, &outer_spawner);
         info!(node = %replica.node(), name = config.name, cluster = config.cluster, "node is running");
         Ok(Self { replica, switchover, outer, inner, _raft_runtime: raft_runtime })
     }
@@ -236,6 +244,19 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, No
     TcpListener::bind(address).await.map_err(|source| NodeError::Bind { what, address, source })
 }
 
+/// TLS with the certificates of the node file, or plaintext.
+fn security(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Result<Security, NodeError> {
+    let Some(credentials) = config.tls.clone() else {
+        info!("plaintext: whoever reaches the ports on this machine's loopback may do everything");
+        return Ok(Security::new(None));
+    };
+    if credentials.key_is_exposed() {
+        let key = credentials.files().key.display();
+        warn!("HF-1208: everybody on this machine can read {key}: `chmod 600 {key}`");
+    }
+    Ok(Security::new(Some(Keeper::new(credentials, Arc::clone(clock))?)))
+}
+
 fn start_leading(
     config: &NodeConfig,
     replica: &Replica<RocksEngine>,
@@ -270,6 +291,7 @@ fn serve(
     live: &Live,
     switchover: &Switchover,
     (admin, health): (TcpListener, Option<TcpListener>),
+    security: Security,
     spawner: &Spawner,
 ) {
     let session = SessionId::from(id_bits(&mut generator(None)));
@@ -292,16 +314,18 @@ fn serve(
         config.cluster.clone(),
     )
     .with_free_bytes(free_bytes(config.data_dir.clone()))
+    .with_certificates(security.keeper().cloned())
     .keeping_gaps(spawner);
     let api = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
+        .layer(RoleLayer)
         // A client that is gone without a word must not hold its stream for ever.
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .add_service(service.into_server())
         .add_service(pushes.into_server());
+    spawner.spawn("certificates", security.clone().follow_files(spawner.token().clone()));
     let stop = spawner.token().clone();
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(admin);
+    let incoming = security.callers(admin);
     spawner.spawn(
         "api",
         async move { api.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await },
