@@ -131,6 +131,8 @@ impl RunningNode {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
         let security = security(&config, &clock)?;
+        let follow = security.clone().follow_files(outer_spawner.token().clone());
+        outer_spawner.spawn("certificates", follow);
         let engine = Arc::new(RocksEngine::open(&config.data_dir, &RocksOptions::default())?);
         let options = StoreOptions { tail_bytes: TAIL_BYTES, birth: StoreId::from(id_bits(&mut random)) };
         let store = Store::open(engine, options, &raft_spawner)
@@ -254,6 +256,7 @@ fn security(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Result<Security, Nod
         let key = credentials.files().key.display();
         warn!("HF-1208: everybody on this machine can read {key}: `chmod 600 {key}`");
     }
+    info!(subject = credentials.subject().uri(), until = %credentials.certificate().until, "certificate read");
     Ok(Security::new(Some(Keeper::new(credentials, Arc::clone(clock))?)))
 }
 
@@ -323,7 +326,6 @@ fn serve(
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .add_service(service.into_server())
         .add_service(pushes.into_server());
-    spawner.spawn("certificates", security.clone().follow_files(spawner.token().clone()));
     let stop = spawner.token().clone();
     let incoming = security.callers(admin);
     spawner.spawn(

@@ -37,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// The same refusal is said again after this.
 const SAY_AGAIN: Duration = Duration::from_secs(600);
+/// Refusals said in that time: whoever knocks from everywhere does not fill the log.
+const MAX_SAID: usize = 64;
 
 /// Says whom the node lets in. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -48,11 +50,8 @@ pub(crate) struct Security {
     met: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
-#[derive(Debug, Default)]
-struct Said {
-    reason: String,
-    at: Option<Instant>,
-}
+/// What was said, and when.
+type Said = BTreeMap<String, Instant>;
 
 impl Security {
     /// TLS with what `keeper` keeps, or plaintext.
@@ -104,11 +103,12 @@ impl Security {
     fn say(&self, what: &str, who: &str, refused: &io::Error) {
         // Without a word of TLS it was only a connection that broke.
         let Some(reason) = explain(refused) else { return };
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let text = format!("{what}: {who}: {reason}");
-        if said.reason != text || said.at.is_none_or(|at| at.elapsed() > SAY_AGAIN) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.retain(|_, at| at.elapsed() < SAY_AGAIN);
+        if said.len() < MAX_SAID && !said.contains_key(&text) {
             warn!("HF-1210: {text}");
-            *said = Said { reason: text, at: Some(Instant::now()) };
+            said.insert(text, Instant::now());
         }
     }
 
@@ -132,8 +132,12 @@ impl Security {
 
     /// Looks at the files every so often, and at SIGHUP; and again at certificates that will end soon.
     pub(crate) async fn follow_files(self, stop: CancellationToken) -> io::Result<()> {
-        let Some(keeper) = self.keeper.clone() else { return Ok(()) };
         let mut hang_up = signal(SignalKind::hangup())?;
+        let Some(keeper) = self.keeper.clone() else {
+            // Asked to read certificates where there are none: nothing to do, and no reason to end.
+            while stop.run_until_cancelled(hang_up.recv()).await.is_some() {}
+            return Ok(());
+        };
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut complained = Vec::new();
@@ -204,7 +208,10 @@ fn refused(error: io::Error) -> ConnectError {
         Some(Wrong::Name { .. }) => Refusal::WrongName,
         Some(Wrong::NoSubject | Wrong::NotANode(_)) => Refusal::Untrusted,
         None if Keeper::is_refusal(&error) => Refusal::Untrusted,
-        None => return ConnectError::Io(error),
+        None => {
+            let reason = explain(&error).unwrap_or_else(|| error.to_string());
+            return ConnectError::Io(io::Error::new(error.kind(), reason));
+        }
     };
     let detail = explain(&error).unwrap_or_else(|| error.to_string());
     ConnectError::Refused { refusal, detail }
@@ -326,3 +333,6 @@ impl AsyncWrite for Caller {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,7 +33,7 @@ pub use certificate::Certificate;
 pub use credentials::{Credentials, Files};
 pub use greeting::{Greeted, greeted};
 pub use keeper::{CertificateDates, Keeper, Standing, TlsIo, UnusableError};
-pub use problem::{Problem, explain};
+pub use problem::{NO_TLS, Problem, explain};
 pub use prompt::Prompt;
 pub use subject::{Role, Subject, SubjectError};
 pub use verify::Wrong;

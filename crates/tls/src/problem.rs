@@ -75,6 +75,9 @@ pub enum Problem {
     },
 }
 
+/// What [`explain`] says where plaintext answers.
+pub const NO_TLS: &str = "the far side speaks no TLS";
+
 /// Why TLS refused a connection, if that is what an error, or one below it, says. With what to do.
 pub fn explain(error: &(dyn StdError + 'static)) -> Option<String> {
     let refusal = find(error)?;
@@ -115,7 +118,7 @@ pub fn explain(error: &(dyn StdError + 'static)) -> Option<String> {
             }
             alert => format!("the far side ended the handshake: {alert:?}"),
         },
-        Error::InvalidMessage(_) => "the far side speaks no TLS".to_owned(),
+        Error::InvalidMessage(_) => NO_TLS.to_owned(),
         other => other.to_string(),
     })
 }

@@ -171,6 +171,9 @@ impl Client {
         let (address, timeout) = (&self.endpoints[index].0, self.timeout);
         let tune = |endpoint: Endpoint| endpoint.connect_timeout(CONNECT).timeout(timeout);
         match tokio::time::timeout(CONNECT, connect_api(keeper, address, tune)).await {
+            Ok(Err(reason)) if reason == tls::NO_TLS => {
+                Err(format!("{reason}; http://{address} asks for plaintext"))
+            }
             Ok(connected) => connected,
             Err(_) => Err(format!("no connection within {CONNECT:?}")),
         }
