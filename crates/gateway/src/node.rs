@@ -112,6 +112,13 @@ struct Listeners {
     health: Option<TcpListener>,
 }
 
+/// Where callers come in, and who is let in.
+struct Doors {
+    admin: TcpListener,
+    health: Option<TcpListener>,
+    security: Security,
+}
+
 impl RunningNode {
     /// Starts a node; resolves when its replica runs, or with the first thing that is wrong. `stop` gives up waiting.
     pub async fn start(config: NodeConfig, stop: CancellationToken) -> Result<Self, NodeError> {
@@ -185,7 +192,8 @@ impl RunningNode {
         }
         let live = Live::default();
         let switchover = start_leading(&config, &replica, &clock, &live, &outer_spawner);
-        serve(&config, &replica, &clock, &live, &switchover, (admin, health), security, &outer_spawner);
+        let doors = Doors { admin, health, security };
+        serve(&config, &replica, &clock, &live, &switchover, doors, &outer_spawner);
         info!(node = %replica.node(), name = config.name, cluster = config.cluster, "node is running");
         Ok(Self { replica, switchover, outer, inner, _raft_runtime: raft_runtime })
     }
@@ -293,8 +301,7 @@ fn serve(
     clock: &Arc<dyn Clock>,
     live: &Live,
     switchover: &Switchover,
-    (admin, health): (TcpListener, Option<TcpListener>),
-    security: Security,
+    Doors { admin, health, security }: Doors,
     spawner: &Spawner,
 ) {
     let session = SessionId::from(id_bits(&mut generator(None)));

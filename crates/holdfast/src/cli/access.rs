@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tls::{Credentials, Files, Keeper};
 
-use super::error::CliError;
+use super::error::{CliError, warn};
 
 /// Nodes of a cluster on this machine.
 const LOCAL: [&str; 3] = ["127.0.0.1:7611", "127.0.0.1:7621", "127.0.0.1:7631"];
@@ -133,6 +133,10 @@ impl Profile {
 
 fn keeper(files: &Files) -> Result<Keeper, CliError> {
     let credentials = Credentials::load(files).map_err(CliError::Certificates)?;
+    if credentials.key_is_exposed() {
+        let key = files.key.display();
+        warn(&format!("HF-1208: everybody on this machine can read {key}: `chmod 600 {key}`"));
+    }
     Keeper::new(credentials, Arc::new(runtime::SystemClock))
         .map_err(|error| CliError::File { path: files.cert.clone(), reason: error.to_string() })
 }

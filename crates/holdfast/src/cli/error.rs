@@ -82,6 +82,12 @@ pub(crate) fn complain(message: &str) {
     drop(writeln!(io::stderr(), "error: {message}"));
 }
 
+/// Says what should be looked at, on standard error.
+pub(super) fn warn(message: &str) {
+    // There is nobody left to tell if this fails.
+    drop(writeln!(io::stderr(), "warning: {message}"));
+}
+
 fn problems(problems: &[tls::Problem]) -> String {
     let mut text = String::new();
     for problem in problems {
