@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use futures::future::try_join_all;
 use model::{BootId, Role, StoreId, Term};
-use replication::{LeaseTimes, PeerEvents, Replica, ReplicaParts, TcpConnector};
+use replication::{Belonging, LeaseTimes, PeerEvents, PlainAcceptor, Replica, ReplicaParts, TcpConnector};
 use runtime::random::{generator, id_bits};
 use runtime::{Supervisor, SystemClock};
 use store::engine::rocks::{RocksEngine, RocksOptions};
@@ -129,9 +129,11 @@ impl One {
             role: Role::Gateway,
             boot: BootId::from(id_bits(&mut random)),
             members,
+            belonging: Belonging::default(),
             times: LeaseTimes::LAN,
             clock: Arc::new(SystemClock),
             connector: Arc::new(TcpConnector::new(LeaseTimes::LAN.lease / 2)),
+            acceptor: Arc::new(PlainAcceptor),
             listener: Some(listener),
             staging: directory.join("incoming"),
             free_bytes: Arc::new(|| u64::MAX),

@@ -32,6 +32,11 @@ const CRATES: &[Crate] = &[
     },
     Crate { name: "wire", leans_on: &["model"], why: "bytes to model and back" },
     Crate {
+        name: "tls",
+        leans_on: &["model"],
+        why: "certificates and who they name: docs/adr/0011; its clock is the model's",
+    },
+    Crate {
         name: "store",
         leans_on: &["model", "runtime", "wire"],
         why: "keeps encoded entries; knows no Raft library",
@@ -58,8 +63,18 @@ const CRATES: &[Crate] = &[
     },
     Crate {
         name: "gateway",
-        leans_on: &["model", "runtime", "wire", "store", "replication", "drivers", "ingest", "destinations"],
-        why: "the one place where a node is put together",
+        leans_on: &[
+            "model",
+            "runtime",
+            "wire",
+            "tls",
+            "store",
+            "replication",
+            "drivers",
+            "ingest",
+            "destinations",
+        ],
+        why: "the one place where a node is put together; replication's seams for connections get TLS from here",
     },
     Crate {
         name: "simulator",
@@ -68,8 +83,8 @@ const CRATES: &[Crate] = &[
     },
     Crate {
         name: "holdfast",
-        leans_on: &["model", "runtime", "wire", "gateway", "simulator"],
-        why: "a node, a client of the admin API, and the demo; nothing behind the gateway",
+        leans_on: &["model", "runtime", "wire", "tls", "gateway", "simulator"],
+        why: "a node, a client of the admin API, its certificates, and the demo; nothing behind the gateway",
     },
     Crate {
         name: "tests",
@@ -134,6 +149,18 @@ const FOREIGN: &[Foreign] = &[
         owners: &["destinations"],
         in_tests: &[],
         why: "only a destination speaks HTTP to the far side",
+    },
+    Foreign {
+        packages: &["rcgen", "x509-parser"],
+        owners: &["tls"],
+        in_tests: &["destinations"],
+        why: "who a certificate names is read and written in one place; a simulated receiver needs one, too",
+    },
+    Foreign {
+        packages: &["rustls", "tokio-rustls", "rustls-pki-types"],
+        owners: &["tls", "destinations"],
+        in_tests: &[],
+        why: "between nodes and on the API, `tls` alone says who is let in; a destination trusts other authorities",
     },
     Foreign {
         packages: &["csv"],

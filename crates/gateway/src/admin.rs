@@ -28,11 +28,13 @@ use replication::{Applied, MembershipError, ProposeError, Replica};
 use runtime::Spawner;
 use store::Outcome;
 use store::engine::Engine;
+use tls::Keeper;
 use tokio::time::{Instant, sleep};
 use wire::proto::v1::admin_server::AdminServer;
 
 pub use caller::PRINCIPAL;
 pub use failure::{CODE, LEADER};
+pub(crate) use verdict::CERTIFICATE_LIMIT;
 pub use verdict::Notices;
 
 use crate::live::Live;
@@ -83,6 +85,7 @@ pub struct AdminService<E: Engine> {
     cluster: Arc<str>,
     free_bytes: Option<FreeBytes>,
     gaps: GapJournal,
+    certificates: Option<Keeper>,
 }
 
 /// Bytes free for the data directory above the reserve.
@@ -98,6 +101,7 @@ impl<E: Engine> Clone for AdminService<E> {
             cluster: Arc::clone(&self.cluster),
             free_bytes: self.free_bytes.clone(),
             gaps: self.gaps.clone(),
+            certificates: self.certificates.clone(),
         }
     }
 }
@@ -113,7 +117,21 @@ impl<E: Engine> AdminService<E> {
     ) -> Self {
         let gaps = GapJournal::new(clock.now());
         let switchover = Arc::new(switchover);
-        Self { replica, live, switchover, clock, cluster: cluster.into(), free_bytes: None, gaps }
+        Self {
+            replica,
+            live,
+            switchover,
+            clock,
+            cluster: cluster.into(),
+            free_bytes: None,
+            gaps,
+            certificates: None,
+        }
+    }
+
+    /// Says whose certificates the node has seen.
+    pub fn with_certificates(self, keeper: Option<Keeper>) -> Self {
+        Self { certificates: keeper, ..self }
     }
 
     /// Says how much room the data directory has.
@@ -169,6 +187,11 @@ impl<E: Engine> AdminService<E> {
         self.clock.now()
     }
 
+    /// Certificates of this node and of those it has met, with their dates.
+    fn certificates(&self) -> Vec<tls::CertificateDates> {
+        self.certificates.as_ref().map(Keeper::certificates).unwrap_or_default()
+    }
+
     fn free_bytes(&self) -> Option<u64> {
         self.free_bytes.as_ref().map(|free_bytes| free_bytes())
     }
@@ -220,6 +243,11 @@ impl<E: Engine> AdminService<E> {
         let status = self.replica().status();
         status.members.get(&node).map_or_else(|| format!("node {node}"), |member| member.name.clone())
     }
+}
+
+/// The answer to a caller whose role is not enough.
+pub(crate) fn forbidden(method: &str, needs: &'static str, caller: &tls::Subject) -> tonic::Status {
+    Failure::Forbidden { method: method.to_owned(), needs, has: caller.to_string() }.into()
 }
 
 fn request(principal: &str, reason: &str) -> Request {

@@ -11,6 +11,7 @@ use model::Role;
 use model::plant::units::{format_bytes, parse_bytes};
 use replication::LeaseTimes;
 use serde::Deserialize;
+use tls::Credentials;
 
 /// A node file, checked.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct NodeConfig {
     pub listen: Listen,
     /// Whether the node speaks plaintext; allowed on loopback only.
     pub insecure: bool,
+    /// Certificates and key, read and checked; none if the node speaks plaintext.
+    pub tls: Option<Credentials>,
     /// Local address of connections to field devices.
     pub field_bind: Option<IpAddr>,
     /// Peers that are dialled elsewhere than the membership says: its address → the address to dial.
@@ -80,6 +83,7 @@ struct NodeFile {
     profile: Option<String>,
     #[serde(default)]
     insecure: bool,
+    tls: Option<TlsFile>,
     cluster: ClusterFile,
     #[serde(default)]
     listen: Listen,
@@ -109,6 +113,15 @@ struct ClusterFile {
     members: Vec<String>,
     #[serde(default)]
     join: Vec<String>,
+}
+
+/// Paths relative to the node file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsFile {
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -143,12 +156,22 @@ impl NodeConfig {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        Self::parse(&text, |key| std::env::var(key).ok())
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::parse_in(&text, folder, |key| std::env::var(key).ok())
             .map_err(|problems| ConfigError::Invalid { path: path.to_owned(), problems })
     }
 
     /// Checks the text of a node file; `environment` is asked for replacements.
     pub fn parse(text: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Self, Vec<String>> {
+        Self::parse_in(text, Path::new(""), environment)
+    }
+
+    /// The same for a file that lies in `folder`: certificates are looked for there.
+    pub fn parse_in(
+        text: &str,
+        folder: &Path,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Vec<String>> {
         let mut file: NodeFile = toml_edit::de::from_str(text).map_err(|error| vec![error.to_string()])?;
         let mut problems = Vec::new();
         file.replace_from(environment, &mut problems);
@@ -184,6 +207,7 @@ impl NodeConfig {
         check_dial(&file, &mut problems);
         let disk_limit = disk_limit(&file, &mut problems);
         check_listeners(&file, &mut problems);
+        let tls = load_tls(&file, folder, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -198,6 +222,7 @@ impl NodeConfig {
             address,
             listen: file.listen,
             insecure: file.insecure,
+            tls,
             field_bind: file.field.bind,
             dial: file.dial,
             vars: file.vars,
@@ -220,6 +245,18 @@ impl NodeFile {
         }
         if let Some(value) = environment("HOLDFAST_LIMITS_DISK") {
             self.limits.disk = Some(value);
+        }
+        if let Some(tls) = &mut self.tls {
+            let files = [
+                ("HOLDFAST_TLS_CA", &mut tls.ca),
+                ("HOLDFAST_TLS_CERT", &mut tls.cert),
+                ("HOLDFAST_TLS_KEY", &mut tls.key),
+            ];
+            for (key, place) in files {
+                if let Some(value) = environment(key) {
+                    *place = value.into();
+                }
+            }
         }
         let listeners = [
             ("HOLDFAST_LISTEN_PEERS", &mut self.listen.peers),
@@ -316,11 +353,16 @@ fn check_listeners(file: &NodeFile, problems: &mut Vec<String>) {
             problems.push(format!("{key}: missing; expected IP:PORT"));
         }
     }
-    if !file.insecure {
-        problems.push(
-            "insecure: this version has no certificates yet; set insecure = true, and listen on loopback addresses only"
+    match (file.insecure, &file.tls) {
+        (false, None) => problems.push(
+            "tls: HF-1201: without certificates a node starts only with insecure = true, on loopback addresses; `holdfast \
+             init` makes certificates"
                 .to_owned(),
-        );
+        ),
+        (true, Some(_)) => {
+            problems.push("insecure: HF-1201: this asks for plaintext, and [tls] for TLS; keep one".to_owned());
+        }
+        _ => {}
     }
     let all = [
         ("listen.peers", file.listen.peers),
@@ -329,9 +371,28 @@ fn check_listeners(file: &NodeFile, problems: &mut Vec<String>) {
     ];
     for (key, address) in all {
         if file.insecure && address.is_some_and(|address| !address.ip().is_loopback()) {
-            problems.push(format!("{key}: plaintext is allowed on loopback addresses only"));
+            problems.push(format!("{key}: HF-1201: plaintext is allowed on loopback addresses only"));
         }
     }
+}
+
+/// The certificates that a node file names, if they are those of this node.
+fn load_tls(file: &NodeFile, folder: &Path, problems: &mut Vec<String>) -> Option<Credentials> {
+    let named = file.tls.as_ref()?;
+    let files = tls::Files {
+        ca: folder.join(&named.ca),
+        cert: folder.join(&named.cert),
+        key: folder.join(&named.key),
+    };
+    let wrong = match Credentials::load(&files) {
+        Ok(credentials) => match credentials.check_node(&file.cluster.name, &file.name) {
+            wrong if wrong.is_empty() => return Some(credentials),
+            wrong => wrong,
+        },
+        Err(wrong) => wrong,
+    };
+    problems.extend(wrong.iter().map(|problem| format!("tls: {problem}")));
+    None
 }
 
 #[cfg(test)]
@@ -416,5 +477,66 @@ mod tests {
     fn an_unknown_key_is_refused() {
         let problems = NodeConfig::parse(&format!("colour = 1\n{FILE}"), nothing).expect_err("no such key");
         assert!(problems[0].contains("colour"), "{problems:?}");
+    }
+
+    /// A folder with certificates for `subject`, and the node file that names them.
+    fn with_tls(cluster: &str, role: tls::Role, name: &str) -> (tempfile::TempDir, String) {
+        let now = model::Timestamp(1_893_456_000_000_000_000);
+        let ca = tls::Authority::create(cluster, tls::Validity::days(now, 365)).expect("an authority");
+        let issued = ca.issue(role, name, &[], tls::Validity::days(now, 365)).expect("issued");
+        let folder = tempfile::tempdir().expect("a folder");
+        for (file, text) in
+            [("ca.pem", ca.certificate()), ("n.pem", &issued.certificate), ("n.key", &issued.key)]
+        {
+            std::fs::write(folder.path().join(file), text).expect("written");
+        }
+        let tls = "[tls]\nca = \"ca.pem\"\ncert = \"n.pem\"\nkey = \"n.key\"\n";
+        (
+            folder,
+            format!(
+                "{}\n{tls}",
+                FILE.replace("insecure = true", "").replace("127.0.0.1:7611", "0.0.0.0:7611")
+            ),
+        )
+    }
+
+    #[test]
+    fn with_certificates_any_address_may_be_listened_on() {
+        let (folder, text) = with_tls("plant-7", tls::Role::Node, "node-1");
+        let config = NodeConfig::parse_in(&text, folder.path(), nothing).expect("it is valid");
+        assert_eq!(config.tls.expect("they were read").subject().uri(), "holdfast://plant-7/node/node-1");
+    }
+
+    #[test]
+    fn certificates_and_plaintext_exclude_each_other_and_one_of_them_is_needed() {
+        let (folder, text) = with_tls("plant-7", tls::Role::Node, "node-1");
+        for text in [
+            format!("insecure = true\n{}", text.replace("0.0.0.0", "127.0.0.1")),
+            FILE.replace("insecure = true", ""),
+        ] {
+            let problems = NodeConfig::parse_in(&text, folder.path(), nothing).expect_err("neither or both");
+            assert!(problems.len() == 1 && problems[0].contains("HF-1201"), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_with_certificates_is_said_with_the_rest() {
+        for (cluster, role, name, code) in [
+            ("plant-8", tls::Role::Node, "node-1", "HF-1206"),
+            ("plant-7", tls::Role::Node, "node-2", "HF-1207"),
+            ("plant-7", tls::Role::Admin, "node-1", "HF-1207"),
+        ] {
+            let (folder, text) = with_tls(cluster, role, name);
+            let text = text.replace("node-2=127.0.0.1:7620", "node-2");
+            let problems = NodeConfig::parse_in(&text, folder.path(), nothing).expect_err("two problems");
+            assert!(problems.len() == 2 && problems[1].contains(code), "{problems:?}");
+        }
+        let (folder, text) = with_tls("plant-7", tls::Role::Node, "node-1");
+        for file in ["ca.pem", "n.key"] {
+            std::fs::write(folder.path().join(file), "").expect("written");
+        }
+        std::fs::remove_file(folder.path().join("n.pem")).expect("removed");
+        let problems = NodeConfig::parse_in(&text, folder.path(), nothing).expect_err("three problems");
+        assert_eq!(problems.len(), 3, "{problems:?}");
     }
 }

@@ -3,9 +3,8 @@
 //! Owns the node file's `[dial]` table at work. Who answers there is checked by the peers' own handshake, as anywhere.
 
 use std::collections::BTreeMap;
-use std::io;
 
-use replication::{Connector, PeerIo};
+use replication::{ConnectError, Connector, PeerConnection};
 
 /// Looks every address up before it is dialled.
 #[derive(Debug, Clone)]
@@ -24,14 +23,15 @@ impl<C> Redirecting<C> {
 
 #[tonic::async_trait]
 impl<C: Connector> Connector for Redirecting<C> {
-    async fn connect(&self, address: &str) -> io::Result<Box<dyn PeerIo>> {
+    async fn connect(&self, address: &str, name: Option<&str>) -> Result<PeerConnection, ConnectError> {
         let address = self.dial.get(address).map_or(address, String::as_str);
-        self.inner.connect(address).await
+        self.inner.connect(address, name).await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::sync::Mutex;
 
     use super::*;
@@ -42,9 +42,9 @@ mod tests {
 
     #[tonic::async_trait]
     impl Connector for Noting {
-        async fn connect(&self, address: &str) -> io::Result<Box<dyn PeerIo>> {
+        async fn connect(&self, address: &str, _: Option<&str>) -> Result<PeerConnection, ConnectError> {
             self.0.lock().expect("no panic elsewhere").push(address.to_owned());
-            Err(io::ErrorKind::ConnectionRefused.into())
+            Err(ConnectError::Io(io::ErrorKind::ConnectionRefused.into()))
         }
     }
 
@@ -53,7 +53,7 @@ mod tests {
         let dial = BTreeMap::from([("10.0.9.12:7610".to_owned(), "127.0.0.1:9".to_owned())]);
         let connector = Redirecting::new(Noting::default(), dial);
         for address in ["10.0.9.12:7610", "10.0.9.13:7610"] {
-            assert!(connector.connect(address).await.is_err(), "{address} is refused");
+            assert!(connector.connect(address, None).await.is_err(), "{address} is refused");
         }
         assert_eq!(*connector.inner.0.lock().expect("no panic"), ["127.0.0.1:9", "10.0.9.13:7610"]);
     }

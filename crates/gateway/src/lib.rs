@@ -2,6 +2,7 @@
 //!
 //! - [`config`]: the node file.
 //! - [`node`]: from a node file to a running node, and back to nothing in order.
+//! - [`security`]: who is talked to, and how; `roles`: which role may call what.
 //! - [`leading`]: what a node does while it leads: forwarding first, acquisition last; stopping goes the other way.
 //! - [`failback`]: leadership returns to the preferred node; [`waiting`]: what a node answers before it belongs.
 //! - [`acquisition`], [`forwarding`], [`retention`]: the three loops of a leader.
@@ -21,8 +22,10 @@ pub mod node;
 mod pushing;
 mod records;
 mod retention;
+mod roles;
 #[cfg(test)]
 mod scenarios;
+pub mod security;
 mod space;
 mod waiting;
 

@@ -19,6 +19,7 @@ use runtime::random::{generator, id_bits};
 use runtime::{Failure, Spawner, Supervisor, SystemClock};
 use store::engine::rocks::{self, RocksEngine, RocksOptions};
 use store::{OpenError, Store, StoreOptions};
+use tls::Keeper;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,8 @@ use crate::health;
 use crate::leading::{Leading, LeadingParts, Switchover};
 use crate::live::Live;
 use crate::pushing::{PushedTags, ReplicatedLog};
+use crate::roles::RoleLayer;
+use crate::security::Security;
 use crate::space::{self, Space};
 use crate::waiting::{self, WaitingListeners};
 
@@ -68,6 +71,9 @@ pub enum NodeError {
         /// Why.
         source: OpenError,
     },
+    /// The certificates cannot be used.
+    #[error("the certificates cannot be used: {0}")]
+    Tls(#[from] tls::UnusableError),
     /// The replica does not start.
     #[error(transparent)]
     Replica(#[from] StartError),
@@ -108,6 +114,13 @@ struct Listeners {
     health: Option<TcpListener>,
 }
 
+/// Where callers come in, and who is let in.
+struct Doors {
+    admin: TcpListener,
+    health: Option<TcpListener>,
+    security: Security,
+}
+
 impl RunningNode {
     /// Starts a node; resolves when its replica runs, or with the first thing that is wrong. `stop` gives up waiting.
     pub async fn start(config: NodeConfig, stop: CancellationToken) -> Result<Self, NodeError> {
@@ -137,6 +150,9 @@ impl RunningNode {
         let probe = space::probe(config.data_dir.clone(), config.disk_limit.is_some());
         let (space, space_keeper) = Space::open(&config.data_dir, probe, config.disk_limit)?;
         inner_spawner.spawn("space", space_keeper.run(inner_spawner.token().clone()));
+        let security = security(&config, &clock)?;
+        let follow = security.clone().follow_files(outer_spawner.token().clone());
+        outer_spawner.spawn("certificates", follow);
         let engine = Arc::new(RocksEngine::open(&config.data_dir, &RocksOptions::default())?);
         let options = StoreOptions { tail_bytes: TAIL_BYTES, birth: StoreId::from(id_bits(&mut random)) };
         let store = Store::open(engine, options, &raft_spawner)
@@ -153,7 +169,7 @@ impl RunningNode {
             Some(_) => None,
             None => {
                 let seen = belonging.waiting.subscribe();
-                Some(waiting::serve(&config.name, meanwhile, seen, &outer_spawner)?)
+                Some(waiting::serve(&config.name, meanwhile, seen, &security, &outer_spawner)?)
             }
         };
         let parts = ReplicaParts {
@@ -167,9 +183,10 @@ impl RunningNode {
             times: config.times,
             clock: Arc::clone(&clock),
             connector: Arc::new(Redirecting::new(
-                TcpConnector::new(config.times.lease / 2),
+                security.connector(TcpConnector::new(config.times.lease / 2)),
                 config.dial.clone(),
             )),
+            acceptor: security.acceptor(),
             listener: Some(peers),
             staging: config.data_dir.join("incoming"),
             free_bytes: Arc::new(move || space.free_bytes()),
@@ -193,7 +210,8 @@ impl RunningNode {
             "room",
             outer_spawner.token().clone().run_until_cancelled_owned(yielding).map(|_| Ok::<(), Failure>(())),
         );
-        serve(&config, &replica, &clock, &live, &switchover, (admin, health), &outer_spawner);
+        let doors = Doors { admin, health, security };
+        serve(&config, &replica, &clock, &live, &switchover, doors, &outer_spawner);
         info!(node = %replica.node(), name = config.name, cluster = config.cluster, "node is running");
         Ok(Self { replica, switchover, outer, inner, _raft_runtime: raft_runtime })
     }
@@ -254,6 +272,20 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, No
     TcpListener::bind(address).await.map_err(|source| NodeError::Bind { what, address, source })
 }
 
+/// TLS with the certificates of the node file, or plaintext.
+fn security(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Result<Security, NodeError> {
+    let Some(credentials) = config.tls.clone() else {
+        info!("plaintext: whoever reaches the ports on this machine's loopback may do everything");
+        return Ok(Security::new(None));
+    };
+    if credentials.key_is_exposed() {
+        let key = credentials.files().key.display();
+        warn!("HF-1208: everybody on this machine can read {key}: `chmod 600 {key}`");
+    }
+    info!(subject = credentials.subject().uri(), until = %credentials.certificate().until, "certificate read");
+    Ok(Security::new(Some(Keeper::new(credentials, Arc::clone(clock))?)))
+}
+
 fn start_leading(
     config: &NodeConfig,
     replica: &Replica<RocksEngine>,
@@ -287,7 +319,7 @@ fn serve(
     clock: &Arc<dyn Clock>,
     live: &Live,
     switchover: &Switchover,
-    (admin, health): (TcpListener, Option<TcpListener>),
+    Doors { admin, health, security }: Doors,
     spawner: &Spawner,
 ) {
     let session = SessionId::from(id_bits(&mut generator(None)));
@@ -310,16 +342,17 @@ fn serve(
         config.cluster.clone(),
     )
     .with_free_bytes(free_bytes(replica.clone()))
+    .with_certificates(security.keeper().cloned())
     .keeping_gaps(spawner);
     let api = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
+        .layer(RoleLayer)
         // A client that is gone without a word must not hold its stream for ever.
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .add_service(service.into_server())
         .add_service(pushes.into_server());
     let stop = spawner.token().clone();
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(admin);
+    let incoming = security.callers(admin);
     spawner.spawn(
         "api",
         async move { api.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await },

@@ -15,7 +15,8 @@ use model::{
     Timestamp, Value,
 };
 use replication::{
-    Belonging, Leadership, LeaseTimes, PeerEvents, ProposeError, Replica, ReplicaParts, TcpConnector,
+    Belonging, Leadership, LeaseTimes, PeerEvents, PlainAcceptor, ProposeError, Replica, ReplicaParts,
+    TcpConnector,
 };
 use runtime::random::generator;
 use runtime::{Spawner, Supervisor, SystemClock};
@@ -111,6 +112,7 @@ async fn node(number: u64, listener: TcpListener, members: Vec<(String, String)>
         times: LeaseTimes::LAN,
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
         connector: Arc::new(TcpConnector::new(Duration::from_millis(250))),
+        acceptor: Arc::new(PlainAcceptor),
         listener: Some(listener),
         staging: staging.path().join("incoming"),
         free_bytes: Arc::new(move || probed.load(Ordering::Relaxed)),

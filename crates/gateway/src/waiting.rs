@@ -19,6 +19,7 @@ use tonic::Status;
 use tonic::metadata::MetadataValue;
 
 use crate::admin::CODE;
+use crate::security::Security;
 
 /// The code of the one answer there is.
 const BELONGS_NOWHERE: &str = "HF-3109";
@@ -34,6 +35,7 @@ pub(crate) fn serve(
     name: &str,
     listeners: WaitingListeners<'_>,
     waiting: watch::Receiver<Option<Waiting>>,
+    security: &Security,
     spawner: &Spawner,
 ) -> io::Result<CancellationToken> {
     let stop = spawner.token().child_token();
@@ -41,7 +43,7 @@ pub(crate) fn serve(
     let admin_says = says.clone();
     let router = Router::new().fallback(move || std::future::ready(admin_says.as_grpc()));
     let routes = tonic::service::Routes::from(router);
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(api);
+    let incoming = security.clone().callers(api);
     let until = stop.clone().cancelled_owned();
     spawner.spawn("waiting api", async move {
         tonic::transport::Server::builder()

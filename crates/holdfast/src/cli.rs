@@ -3,6 +3,7 @@
 //! - Whatever is shown goes through [`Output`], whatever is asked through [`Client`].
 //! - Tables are for people; `-o json` is the messages of the admin API in proto3 JSON, a contract.
 
+mod access;
 mod alarm;
 mod buffer;
 mod client;
@@ -14,9 +15,11 @@ mod event;
 mod files;
 mod format;
 mod gap;
+mod init;
 mod leader;
 mod member;
 mod output;
+mod pki;
 mod quarantine;
 mod status;
 mod tag;
@@ -32,16 +35,8 @@ use output::{Format, Output};
 /// Options of every command that talks to the cluster.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct GlobalArgs {
-    /// Nodes to ask, HOST:PORT, in this order; any node will do.
-    #[arg(
-        long,
-        global = true,
-        value_name = "HOST:PORT,…",
-        env = "HOLDFAST_ENDPOINTS",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:7611,127.0.0.1:7621,127.0.0.1:7631"
-    )]
-    pub(crate) endpoints: Vec<String>,
+    #[command(flatten)]
+    pub(crate) access: access::AccessArgs,
     /// How to show what comes back.
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -88,9 +83,31 @@ pub(crate) enum Command {
     Alarm(alarm::AlarmCommand),
 }
 
+/// Commands that talk to nobody: they make files.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum FilesCommand {
+    Init(init::InitArgs),
+    /// Certificates: the authority of a cluster, and what it issues.
+    #[command(subcommand)]
+    Pki(pki::PkiCommand),
+}
+
 /// Runs a command to its exit code; says on standard error what went wrong.
 pub(crate) async fn run(global: GlobalArgs, command: Command) -> ExitCode {
-    match dispatch(global, command).await {
+    ended(dispatch(global, command).await)
+}
+
+/// Makes files, to an exit code; says on standard error what went wrong.
+pub(crate) fn make_files(global: &GlobalArgs, command: &FilesCommand) -> ExitCode {
+    let output = Output::new(global.output);
+    ended(match command {
+        FilesCommand::Init(args) => init::run(output, args),
+        FilesCommand::Pki(command) => pki::run(output, command),
+    })
+}
+
+fn ended(done: Result<Done, CliError>) -> ExitCode {
+    match done {
         Ok(Done::Well) => ExitCode::SUCCESS,
         Ok(Done::Badly) => ExitCode::FAILURE,
         // Whoever reads our output has read enough.
@@ -104,7 +121,7 @@ pub(crate) async fn run(global: GlobalArgs, command: Command) -> ExitCode {
 
 async fn dispatch(global: GlobalArgs, command: Command) -> Result<Done, CliError> {
     let output = Output::new(global.output);
-    let client = Client::new(&global.endpoints, global.timeout)?;
+    let client = Client::new(global.access.resolve()?, global.timeout)?;
     match command {
         Command::Status(args) => status::run(client, output, args).await,
         Command::Config(command) => config::run(client, output, command).await,

@@ -30,6 +30,8 @@ enum Command {
     Demo(demo::DemoArgs),
     #[command(flatten)]
     Cluster(cli::Command),
+    #[command(flatten)]
+    Files(cli::FilesCommand),
     /// Print completions for a shell.
     #[command(long_about = "Print completions for a shell.\n\nExample:\n  holdfast completions bash > \
         /etc/bash_completion.d/holdfast")]
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Cluster(command) => {
             return runtime.block_on(Box::pin(cli::run(arguments.global, command)));
         }
+        Command::Files(command) => return cli::make_files(&arguments.global, &command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "holdfast", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
@@ -93,7 +96,7 @@ mod tests {
         let parsed =
             Arguments::try_parse_from(["holdfast", "status", "-o", "json", "--endpoints", "a:1,b:2"]);
         let parsed = parsed.expect("valid");
-        assert_eq!(parsed.global.endpoints, ["a:1", "b:2"]);
+        assert_eq!(parsed.global.access.endpoints, ["a:1", "b:2"]);
         assert!(Arguments::try_parse_from(["holdfast", "device"]).is_err(), "a noun needs a verb");
     }
 }

@@ -23,8 +23,9 @@ pub use joiners::Joiner;
 pub use lease::{Leadership, LeaseTimes};
 pub use membership::{Added, Lag, RemovalRefused, Voters, check_removal, is_caught_up};
 pub use network::{
-    Applied, ClockEstimate, Connector, Identity, NetworkOptions, PeerEvent, PeerEvents, PeerInfo, PeerIo,
-    PeerStanding, PeerTable, ProposeError, Refusal, TcpConnector,
+    Acceptor, Applied, ClockEstimate, ConnectError, Connector, Identity, NetworkOptions, PeerConnection,
+    PeerEvent, PeerEvents, PeerInfo, PeerIo, PeerStanding, PeerTable, PlainAcceptor, ProposeError, Refusal,
+    TcpConnector,
 };
 pub use replica::{MembershipError, Replica, Status};
 pub use start::{ReplicaParts, StartError};

@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use model::NodeId;
 
-pub use connector::{Connector, PeerIo, TcpConnector};
+pub use connector::{Acceptor, ConnectError, Connector, PeerConnection, PeerIo, PlainAcceptor, TcpConnector};
 pub use identity::Identity;
 pub use proposals::{Applied, ProposeError};
 pub use refusal::Refusal;
@@ -45,7 +45,7 @@ pub use table::{ClockEstimate, PeerInfo, PeerStanding, PeerTable};
 
 pub(crate) use client::{AskError, NetworkParts, PeerNetworkFactory, Place};
 pub(crate) use convert::SnapshotMeta;
-pub(crate) use listen::{accept_tcp, serve};
+pub(crate) use listen::{accept_peers, serve};
 pub(crate) use proposals::Proposals;
 pub(crate) use server::{PeerHandler, PeerService, ServiceParts, Stopped};
 pub(crate) use snapshot::{SnapshotFile, clear_staging};

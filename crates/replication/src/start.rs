@@ -26,8 +26,8 @@ use crate::handler::{Contact, Handler};
 use crate::joiners::Joiners;
 use crate::lease::{LeaseCell, LeaseTimes};
 use crate::network::{
-    Connector, Identity, NetworkOptions, NetworkParts, PeerEvents, PeerNetworkFactory, PeerService,
-    PeerTable, Proposals, ServiceParts, accept_tcp, clear_staging, serve,
+    Acceptor, Connector, Identity, NetworkOptions, NetworkParts, PeerEvents, PeerNetworkFactory, PeerService,
+    PeerTable, Proposals, ServiceParts, accept_peers, clear_staging, serve,
 };
 use crate::proposer::Proposer;
 use crate::replica::{Inner, RaftOf, Replica};
@@ -58,6 +58,8 @@ pub struct ReplicaParts<E> {
     pub clock: Arc<dyn Clock>,
     /// Reaches peers.
     pub connector: Arc<dyn Connector>,
+    /// Lets peers in.
+    pub acceptor: Arc<dyn Acceptor>,
     /// The peer port, bound; taken when the replica starts.
     pub listener: Option<TcpListener>,
     /// Where snapshots are staged.
@@ -216,7 +218,8 @@ fn serve_peers<E: Engine, RT: AsyncRuntime>(
     });
     let taken = || io::Error::other("the peer port was already taken by another replica");
     let listener = parts.listener.take().ok_or_else(taken)?;
-    let incoming = accept_tcp(listener, options.keep_alive_timeout);
+    let acceptor = Arc::clone(&parts.acceptor);
+    let incoming = accept_peers(listener, options.keep_alive_timeout, acceptor);
     let stop = parts.spawner.token().clone();
     parts.spawner.spawn("peer port", async move { serve(service, incoming, stop.cancelled_owned()).await });
     Ok(())

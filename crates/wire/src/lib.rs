@@ -31,6 +31,19 @@ pub use convert::ConvertError;
 /// The compiled `.proto` files, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+/// Paths of all methods of all services, `/SERVICE/METHOD`.
+pub fn methods() -> Vec<String> {
+    use prost::Message as _;
+    let descriptors = prost_types::FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("made by the build");
+    let services = descriptors.file.iter().flat_map(|file| {
+        file.service.iter().map(move |service| (format!("{}.{}", file.package(), service.name()), service))
+    });
+    let path = |(name, service): (String, &prost_types::ServiceDescriptorProto)| {
+        service.method.iter().map(|method| format!("/{name}/{}", method.name())).collect::<Vec<_>>()
+    };
+    services.flat_map(path).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use prost::Message as _;

@@ -113,6 +113,18 @@ pub(crate) enum Failure {
     /// What was asked for makes no sense.
     #[error("{0}")]
     BadArgument(String),
+    /// The certificate's role is not enough.
+    #[error(
+        "{method} needs a certificate of the role {needs}; this one is that of {has}. `holdfast pki issue` makes another"
+    )]
+    Forbidden {
+        /// What was called.
+        method: String,
+        /// The least that it needs.
+        needs: &'static str,
+        /// Who called.
+        has: String,
+    },
     /// The node is stopping.
     #[error("this node is stopping; ask another")]
     Stopping,
@@ -148,6 +160,7 @@ impl Failure {
             Self::NoSuchRecord { .. } => "HF-7102",
             Self::BadArgument(_) => "HF-8101",
             Self::Internal(_) => "HF-8102",
+            Self::Forbidden { .. } => "HF-8103",
         }
     }
 
@@ -171,6 +184,7 @@ impl Failure {
             Self::NoQuorum(_) | Self::Overloaded(_) | Self::Stopping => Code::Unavailable,
             Self::Unknown(_) | Self::HandOver(_) => Code::Unknown,
             Self::Internal(_) => Code::Internal,
+            Self::Forbidden { .. } => Code::PermissionDenied,
         }
     }
 

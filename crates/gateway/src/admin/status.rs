@@ -12,7 +12,7 @@ use wire::times::{
     duration_to_proto, nanos_from_proto, nanos_to_proto, timestamp_from_proto, timestamp_to_proto,
 };
 
-use super::verdict::Facts;
+use super::verdict::{Facts, Notices};
 use super::{AdminService, gaps, views};
 
 /// A leader that was not heard of for this many leases is taken for gone.
@@ -68,7 +68,7 @@ impl<E: Engine> AdminService<E> {
             devices,
             destinations,
             buffer: self.buffer(status),
-            notices: self.switchover().notices(),
+            notices: Notices { certificates: self.certificates(), ..self.switchover().notices() },
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use model::{BootId, Role};
-use replication::{Belonging, LeaseTimes, PeerEvents, ReplicaParts, TcpConnector};
+use replication::{Belonging, LeaseTimes, PeerEvents, PlainAcceptor, ReplicaParts, TcpConnector};
 use runtime::random::generator;
 use runtime::{Supervisor, SystemClock};
 use store::engine::sim::{SimDisk, SimEngine};
@@ -63,6 +63,7 @@ async fn cluster() -> Cluster {
         times: LeaseTimes::LAN,
         clock: Arc::clone(&clock),
         connector: Arc::new(TcpConnector::new(Duration::from_millis(250))),
+        acceptor: Arc::new(PlainAcceptor),
         listener: Some(peers),
         staging: staging.path().join("incoming"),
         free_bytes: Arc::new(|| 1 << 40),

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use model::Timestamp;
+use tls::{CertificateDates, Standing};
 use wire::proto::v1 as pb;
 use wire::times::{nanos_from_proto, timestamp_from_proto, timestamp_to_proto};
 
@@ -16,7 +17,7 @@ const CLOCK_LIMIT: Duration = Duration::from_millis(100);
 /// How long a destination may be away before somebody is told.
 const AWAY_LIMIT: Duration = Duration::from_secs(30);
 /// From when on a certificate is told of.
-const CERTIFICATE_LIMIT: Duration = Duration::from_secs(90 * 24 * 3_600);
+pub(crate) const CERTIFICATE_LIMIT: Duration = Duration::from_secs(90 * 24 * 3_600);
 /// Percentages of the buffer's limit that raise an alarm.
 const DISK_STEPS: [u64; 3] = [90, 80, 70];
 
@@ -42,8 +43,8 @@ pub(crate) struct Facts {
 /// What a node notices that lies in no ledger.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Notices {
-    /// Certificates and until when they are valid: whose, and when.
-    pub certificates: Vec<(String, Timestamp)>,
+    /// Certificates of nodes, and their dates.
+    pub certificates: Vec<CertificateDates>,
     /// The last time the wall clock was set, and by how many nanoseconds.
     pub clock_step: Option<(Timestamp, i64)>,
     /// Destinations whose directory is not the same one on all nodes.
@@ -192,17 +193,20 @@ impl Facts {
     }
 
     fn certificate_alarms(&self, alarms: &mut Vec<pb::Alarm>) {
-        for (whose, until) in &self.notices.certificates {
-            let left = until.nanos_since(self.at);
-            if left < nanos(CERTIFICATE_LIMIT) {
-                let text = match left {
-                    left if left <= 0 => format!("its certificate ended at {until}"),
-                    left => {
-                        format!("its certificate ends in {} days", left / nanos(Duration::from_secs(86_400)))
-                    }
-                };
-                alarms.push(alarm(Kind::CertificateExpires, whose, &text, None, left <= 0));
-            }
+        for dates in &self.notices.certificates {
+            let left = dates.until.nanos_since(self.at);
+            let (text, severe) = match dates.standing(self.at) {
+                Standing::NotYet => {
+                    (format!("its certificate is valid from {} only: is a clock wrong?", dates.from), true)
+                }
+                Standing::Expired => (format!("its certificate ended at {}", dates.until), true),
+                Standing::Valid if left < nanos(CERTIFICATE_LIMIT) => {
+                    let days = left / nanos(Duration::from_secs(86_400));
+                    (format!("its certificate ends in {days} days"), false)
+                }
+                Standing::Valid => continue,
+            };
+            alarms.push(alarm(Kind::CertificateExpires, &dates.name, &text, None, severe));
         }
     }
 }

@@ -3,28 +3,36 @@
 //! - A call has a deadline, and so has connecting.
 //! - A node that is not reached, or not the right one to ask, is passed over. A change whose connection breaks after it
 //!   was sent is not tried elsewhere: it may have happened.
-//! - [`connect`] is the one place where a connection is made, and where TLS belongs.
+//! - A connection that TLS refused was never used: nothing can have happened on it.
 
 use std::time::Duration;
 
+use gateway::security::{connect_api, reason_of};
+use tls::Keeper;
 use tokio::time::{Instant, sleep};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 use wire::proto::v1::admin_client::AdminClient;
 
+use super::access::Access;
 use super::error::{CliError, code};
 
 /// How long one node may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(2);
 /// Pause before the leader is looked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
+/// What may be the matter where plaintext is answered by nonsense.
+const HINT: &str =
+    " (this was plaintext; for a cluster with certificates, name yours with --tls-dir or --profile)";
 /// Largest answer: a bundle, or a hundred thousand tags.
 const MAX_MESSAGE: usize = 128 << 20;
 
 /// The nodes of a cluster, to be asked.
 pub(super) struct Client {
-    endpoints: Vec<Endpoint>,
+    /// Where nodes are, and whether they are talked to in plaintext.
+    endpoints: Vec<(String, Scheme)>,
     names: Vec<String>,
+    keeper: Option<Keeper>,
     timeout: Duration,
     /// The one that answered last, and its connection.
     current: usize,
@@ -41,6 +49,17 @@ enum Nature {
     Change,
 }
 
+/// What an endpoint says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    /// TLS if there are certificates.
+    Open,
+    /// Plaintext, certificates or not.
+    Plaintext,
+    /// TLS, or nothing.
+    Tls,
+}
+
 /// One endpoint's answer.
 enum Tried<T> {
     Answer(T),
@@ -50,16 +69,18 @@ enum Tried<T> {
 }
 
 impl Client {
-    /// A client for these endpoints, `HOST:PORT`.
-    pub(super) fn new(endpoints: &[String], timeout: Duration) -> Result<Self, CliError> {
-        let names: Vec<String> =
-            endpoints.iter().map(|name| name.trim().to_owned()).filter(|n| !n.is_empty()).collect();
-        if names.is_empty() {
-            return Err(CliError::Usage("--endpoints names no node; expected HOST:PORT,…".to_owned()));
+    /// A client for the nodes that `access` names.
+    pub(super) fn new(access: Access, timeout: Duration) -> Result<Self, CliError> {
+        let Access { endpoints: names, keeper } = access;
+        let endpoints: Vec<_> = names.iter().map(|name| endpoint(name)).collect::<Result<_, _>>()?;
+        if keeper.is_none()
+            && let Some(at) = endpoints.iter().position(|(_, scheme)| *scheme == Scheme::Tls)
+        {
+            let wanted =
+                format!("{} wants TLS: name your certificates with --tls-dir or --profile", names[at]);
+            return Err(CliError::Usage(wanted));
         }
-        let endpoints = names.iter().map(|name| endpoint(name, timeout)).collect::<Result<_, _>>()?;
-        let principal = local_user();
-        Ok(Self { endpoints, names, timeout, current: 0, connected: None, principal })
+        Ok(Self { endpoints, names, keeper, timeout, current: 0, connected: None, principal: local_user() })
     }
 
     /// Asks something; any node that answers will do.
@@ -141,6 +162,23 @@ impl Client {
         })
     }
 
+    fn is_plaintext(&self, index: usize) -> bool {
+        self.keeper.is_none() || self.endpoints[index].1 == Scheme::Plaintext
+    }
+
+    async fn connect(&self, index: usize) -> Result<Channel, String> {
+        let keeper = self.keeper.clone().filter(|_| !self.is_plaintext(index));
+        let (address, timeout) = (&self.endpoints[index].0, self.timeout);
+        let tune = |endpoint: Endpoint| endpoint.connect_timeout(CONNECT).timeout(timeout);
+        match tokio::time::timeout(CONNECT, connect_api(keeper, address, tune)).await {
+            Ok(Err(reason)) if reason == tls::NO_TLS => {
+                Err(format!("{reason}; http://{address} asks for plaintext"))
+            }
+            Ok(connected) => connected,
+            Err(_) => Err(format!("no connection within {CONNECT:?}")),
+        }
+    }
+
     async fn one<Q, A>(
         &mut self,
         index: usize,
@@ -149,7 +187,7 @@ impl Client {
     ) -> Tried<A> {
         let channel = match &self.connected {
             Some((known, channel)) if *known == index => channel.clone(),
-            _ => match connect(&self.endpoints[index]).await {
+            _ => match self.connect(index).await {
                 Ok(channel) => channel,
                 Err(reason) => return Tried::NotReached(reason),
             },
@@ -166,7 +204,11 @@ impl Client {
             Ok(Err(status)) if is_ours(&status) => Tried::Refused(status),
             Ok(Err(status)) => {
                 self.connected = None;
-                Tried::Broken(reason_of(&status))
+                let reason = reason_of(&status);
+                match self.is_plaintext(index) {
+                    true => Tried::Broken(format!("{reason}{HINT}")),
+                    false => Tried::Broken(reason),
+                }
             }
             Err(_) => {
                 self.connected = None;
@@ -187,29 +229,21 @@ fn is_ours(status: &Status) -> bool {
     code(status).is_some() || !transport.contains(&status.code())
 }
 
-fn reason_of(status: &Status) -> String {
-    let mut reason = status.message().to_owned();
-    let mut cause = std::error::Error::source(status);
-    while let Some(deeper) = cause {
-        reason = deeper.to_string();
-        cause = deeper.source();
-    }
-    reason
-}
-
-fn endpoint(name: &str, timeout: Duration) -> Result<Endpoint, CliError> {
+/// The address of an endpoint, and how it is talked to.
+fn endpoint(name: &str) -> Result<(String, Scheme), CliError> {
     let wrong = |why: &str| CliError::Usage(format!("{name:?} is no endpoint ({why}); expected HOST:PORT"));
-    if name.starts_with("https://") {
-        return Err(wrong("this version speaks no TLS yet"));
-    }
-    let address = name.strip_prefix("http://").unwrap_or(name).trim_end_matches('/');
+    let (rest, scheme) = match (name.strip_prefix("http://"), name.strip_prefix("https://")) {
+        (Some(rest), _) => (rest, Scheme::Plaintext),
+        (None, Some(rest)) => (rest, Scheme::Tls),
+        (None, None) => (name, Scheme::Open),
+    };
+    let address = rest.trim_end_matches('/');
     let port = address.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
     if port.and_then(|port| port.parse::<u16>().ok()).is_none() {
         return Err(wrong("it has no port"));
     }
-    let endpoint =
-        Endpoint::from_shared(format!("http://{address}")).map_err(|error| wrong(&error.to_string()))?;
-    Ok(endpoint.connect_timeout(CONNECT).timeout(timeout).tcp_nodelay(true))
+    Endpoint::from_shared(format!("http://{address}")).map_err(|error| wrong(&error.to_string()))?;
+    Ok((address.to_owned(), scheme))
 }
 
 /// Who sits at this machine, as far as it says.
@@ -219,35 +253,26 @@ fn local_user() -> String {
     user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }
 
-/// Connects to one node.
-async fn connect(endpoint: &Endpoint) -> Result<Channel, String> {
-    match tokio::time::timeout(CONNECT, endpoint.connect()).await {
-        Ok(Ok(channel)) => Ok(channel),
-        Ok(Err(error)) => {
-            let mut reason = error.to_string();
-            let mut cause = std::error::Error::source(&error);
-            while let Some(deeper) = cause {
-                reason = deeper.to_string();
-                cause = deeper.source();
-            }
-            Err(reason)
-        }
-        Err(_) => Err(format!("no connection within {CONNECT:?}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn an_endpoint_is_a_host_and_a_port() {
-        for good in ["127.0.0.1:7611", "gateway-a:7611", "http://gateway-a:7611/", "[::1]:7611"] {
-            assert!(endpoint(good, CONNECT).is_ok(), "{good}");
+        for (good, scheme) in [
+            ("127.0.0.1:7611", Scheme::Open),
+            ("gateway-a:7611", Scheme::Open),
+            ("http://gateway-a:7611/", Scheme::Plaintext),
+            ("https://gateway-a:7611", Scheme::Tls),
+            ("[::1]:7611", Scheme::Open),
+        ] {
+            assert_eq!(endpoint(good).expect("valid").1, scheme, "{good}");
         }
-        for bad in ["gateway-a", ":7611", "https://gateway-a:7611", "a:b", "a b:1"] {
-            assert!(matches!(endpoint(bad, CONNECT), Err(CliError::Usage(_))), "{bad}");
+        for bad in ["gateway-a", ":7611", "https://gateway-a", "a:b", "a b:1"] {
+            assert!(matches!(endpoint(bad), Err(CliError::Usage(_))), "{bad}");
         }
+        let access = Access { endpoints: vec!["https://a:1".to_owned()], keeper: None };
+        assert!(matches!(Client::new(access, CONNECT), Err(CliError::Usage(_))), "TLS without certificates");
     }
 
     #[tokio::test]
@@ -255,7 +280,9 @@ mod tests {
         // A port that was just free: nobody listens there.
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
         let names = [free.to_string(), format!("localhost:{}", free.port())];
-        let mut client = Client::new(&names, Duration::from_secs(1)).expect("valid");
+        let mut client =
+            Client::new(Access { endpoints: names.to_vec(), keeper: None }, Duration::from_secs(1))
+                .expect("valid");
         let question = wire::proto::v1::GetBufferStatsRequest {};
         let answer =
             client.look(question, async |admin, question| admin.get_buffer_stats(question).await).await;

@@ -49,6 +49,12 @@ pub(super) enum CliError {
     /// The person at the terminal said no.
     #[error("HF-8005: nothing was changed")]
     Declined,
+    /// The certificates for talking to the cluster cannot be used.
+    #[error("HF-8006: the certificates cannot be used{}", problems(.0))]
+    Certificates(Vec<tls::Problem>),
+    /// An authority cannot be made, read, or does not issue.
+    #[error("HF-8007: {0}")]
+    Authority(#[from] tls::AuthorityError),
     /// The output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -74,6 +80,20 @@ pub(super) fn code(status: &Status) -> Option<&str> {
 pub(crate) fn complain(message: &str) {
     // There is nobody left to tell if this fails.
     drop(writeln!(io::stderr(), "error: {message}"));
+}
+
+/// Says what should be looked at, on standard error.
+pub(super) fn warn(message: &str) {
+    // There is nobody left to tell if this fails.
+    drop(writeln!(io::stderr(), "warning: {message}"));
+}
+
+fn problems(problems: &[tls::Problem]) -> String {
+    let mut text = String::new();
+    for problem in problems {
+        write!(text, "\n  {problem}").expect("a String takes everything");
+    }
+    text
 }
 
 fn listed(reasons: &[(String, String)]) -> String {

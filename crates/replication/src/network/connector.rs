@@ -1,21 +1,81 @@
-//! The one place that opens sockets to peers, and the seam for TLS and for simulated networks.
+//! Where sockets become connections to peers, at both ends: the seam for TLS and for simulated networks.
+//!
+//! A connection brings the name that its far end has proven; a plain one has proven nothing.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::refusal::Refusal;
+
 /// A byte stream to a peer.
 pub trait PeerIo: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> PeerIo for T {}
 
-/// Opens byte streams to peers. The caller bounds the time.
+/// A connection to a peer.
+pub struct PeerConnection {
+    /// Its bytes.
+    pub io: Box<dyn PeerIo>,
+    /// The name that the far end has proven, where it has proven one.
+    pub proven: Option<String>,
+}
+
+impl PeerConnection {
+    /// A connection on which nothing is proven.
+    pub fn plain(io: impl PeerIo) -> Self {
+        Self { io: Box::new(io), proven: None }
+    }
+}
+
+impl fmt::Debug for PeerConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerConnection").field("proven", &self.proven).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Nobody was reached, or nobody who speaks as expected.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Whoever answers there is not who was meant.
+    #[error("{detail}")]
+    Refused {
+        /// Why.
+        refusal: Refusal,
+        /// For people.
+        detail: String,
+    },
+}
+
+/// Opens connections to peers. The caller bounds the time.
 #[tonic::async_trait]
 pub trait Connector: Send + Sync + 'static {
-    /// A new stream to `address` (`host:port`).
-    async fn connect(&self, address: &str) -> io::Result<Box<dyn PeerIo>>;
+    /// A new connection to `address` (`host:port`), where the member `name` should answer; or anybody of the cluster.
+    async fn connect(&self, address: &str, name: Option<&str>) -> Result<PeerConnection, ConnectError>;
+}
+
+/// Makes connections of accepted sockets. The caller bounds the time.
+#[tonic::async_trait]
+pub trait Acceptor: Send + Sync + 'static {
+    /// Lets a peer in, or not; the reason is told by the acceptor.
+    async fn accept(&self, stream: TcpStream) -> io::Result<PeerConnection>;
+}
+
+/// Lets everybody in, and proves nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PlainAcceptor;
+
+#[tonic::async_trait]
+impl Acceptor for PlainAcceptor {
+    async fn accept(&self, stream: TcpStream) -> io::Result<PeerConnection> {
+        Ok(PeerConnection::plain(stream))
+    }
 }
 
 /// Plain TCP: no delay, and unacknowledged bytes give the connection up after `user_timeout` (RFC 5482).
@@ -29,14 +89,19 @@ impl TcpConnector {
     pub fn new(user_timeout: Duration) -> Self {
         Self { user_timeout }
     }
+
+    /// A new stream to `address` (`host:port`).
+    pub async fn open(&self, address: &str) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect(address).await?;
+        tune(&stream, self.user_timeout)?;
+        Ok(stream)
+    }
 }
 
 #[tonic::async_trait]
 impl Connector for TcpConnector {
-    async fn connect(&self, address: &str) -> io::Result<Box<dyn PeerIo>> {
-        let stream = TcpStream::connect(address).await?;
-        tune(&stream, self.user_timeout)?;
-        Ok(Box::new(stream))
+    async fn connect(&self, address: &str, _: Option<&str>) -> Result<PeerConnection, ConnectError> {
+        Ok(PeerConnection::plain(self.open(address).await?))
     }
 }
 

@@ -115,6 +115,14 @@ impl Identity {
         Ok(())
     }
 
+    /// Checks that a peer introduces itself by the name that its certificate proves, where there is one.
+    pub(super) fn check_name(&self, proven: Option<&str>) -> Result<(), Refusal> {
+        match proven {
+            Some(name) if name != self.name => Err(Refusal::WrongName),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn to_proto(&self) -> pb::Introduction {
         pb::Introduction {
             cluster: convert::id_to_bytes(self.cluster.as_bytes()),
@@ -258,6 +266,14 @@ pub(super) mod tests {
         let member = Member { name: "gateway-1".into(), store: StoreId::from(1), ..Member::default() };
         assert_eq!(sender.check(Some(&member), Some("gateway-1")), Ok(()));
         assert_eq!(sender.check(Some(&member), Some("gateway-2")), Err(Refusal::WrongName));
+    }
+
+    #[test]
+    fn an_introduction_by_another_name_than_the_certificates_is_refused() {
+        let peer = identity(2);
+        assert_eq!(peer.check_name(Some("gateway-2")), Ok(()));
+        assert_eq!(peer.check_name(None), Ok(()));
+        assert_eq!(peer.check_name(Some("gateway-3")), Err(Refusal::WrongName));
     }
 
     #[test]

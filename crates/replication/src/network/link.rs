@@ -23,7 +23,7 @@ use tonic::{Code, Request, Response, Status};
 use wire::proto::peer as pb;
 use wire::proto::peer::peer_client::PeerClient;
 
-use super::connector::{Connector, PeerIo};
+use super::connector::{ConnectError, Connector, PeerIo};
 use super::convert::{self, Malformed};
 use super::identity::{Identity, Target};
 use super::refusal::Refusal;
@@ -136,6 +136,7 @@ enum State {
 pub(super) struct Link {
     context: Arc<Context>,
     target: Target,
+    name: String,
     address: String,
     state: Arc<watch::Sender<State>>,
     connections: Arc<AtomicU64>,
@@ -147,6 +148,7 @@ impl Link {
         Self {
             context,
             target: Target { node, store: member.store },
+            name: member.name.clone(),
             address: member.address.clone(),
             state: Arc::new(watch::Sender::new(State::Idle)),
             connections: Arc::new(AtomicU64::new(0)),
@@ -236,6 +238,7 @@ impl Link {
         let attempt = Attempt {
             context: self.context.clone(),
             target: self.target,
+            name: self.name.clone(),
             address: self.address.clone(),
             state: self.state.clone(),
             number: self.connections.fetch_add(1, Ordering::Relaxed),
@@ -263,15 +266,29 @@ impl Context {
         }
     }
 
-    /// Connects to `address` and introduces us; the answer is checked against `expected`.
+    /// Connects to whoever answers at `address` and introduces us; the answer is checked against `expected`.
     pub(super) async fn establish(
         &self,
         address: &str,
         expected: Target,
     ) -> Result<(PeerClient<Channel>, Introduced), CallFailure> {
-        let io = self.connector.connect(address).await;
-        let io = io.map_err(|error| CallFailure::Unreachable(format!("{address}: {error}")))?;
-        let channel = self.channel(io).await?;
+        self.establish_with(address, None, expected).await
+    }
+
+    /// The same where the member `name` should answer.
+    async fn establish_with(
+        &self,
+        address: &str,
+        name: Option<&str>,
+        expected: Target,
+    ) -> Result<(PeerClient<Channel>, Introduced), CallFailure> {
+        let connection = self.connector.connect(address, name).await.map_err(|error| match error {
+            ConnectError::Io(error) => CallFailure::Unreachable(format!("{address}: {error}")),
+            ConnectError::Refused { refusal, detail } => {
+                CallFailure::Refused { refusal, detail: format!("{address}: {detail}") }
+            }
+        })?;
+        let channel = self.channel(connection.io).await?;
         let mut client = PeerClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
@@ -287,6 +304,7 @@ impl Context {
         let exchange = Exchange { sent, theirs, round_trip: started.elapsed() };
         let identity = Identity::from_proto(answer.introduction)?;
         me.check_introduction(&identity, expected).map_err(CallFailure::refused)?;
+        identity.check_name(connection.proven.as_deref()).map_err(CallFailure::refused)?;
         Ok((client, Introduced { identity, exchange, free_bytes: answer.free_bytes }))
     }
 
@@ -321,6 +339,7 @@ pub(super) struct Introduced {
 struct Attempt {
     context: Arc<Context>,
     target: Target,
+    name: String,
     address: String,
     state: Arc<watch::Sender<State>>,
     number: u64,
@@ -331,7 +350,8 @@ impl Attempt {
     async fn run(mut self) {
         let context = self.context.clone();
         let options = &context.options;
-        let work = timeout(options.connect_timeout, context.establish(&self.address, self.target));
+        let name = Some(self.name.as_str()).filter(|name| !name.is_empty());
+        let work = timeout(options.connect_timeout, context.establish_with(&self.address, name, self.target));
         let outcome = tokio::select! {
             outcome = work => outcome.unwrap_or_else(|_| Err(CallFailure::late(&self.address))),
             () = context.spawner.token().cancelled() => return,

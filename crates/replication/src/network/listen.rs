@@ -1,18 +1,20 @@
 //! The listening end of the peer port: connections that were accepted, and the HTTP/2 server on them.
 //!
-//! - A connection brings the name that its peer has proven (TLS is established before it comes here).
+//! - A connection brings the name that its peer has proven: the [`Acceptor`] has established TLS before it comes here.
+//! - Handshakes run side by side, so many at once and each in so much time: one that stands still holds up nobody.
 //! - When the server has stopped, no connection stands any more: a peer notices at once.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::AsyncRuntime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -21,7 +23,7 @@ use tonic::transport::server::Connected;
 use wire::proto::peer::peer_server::PeerServer;
 
 use super::MAX_MESSAGE;
-use super::connector::{self, PeerIo};
+use super::connector::{self, Acceptor, PeerConnection, PeerIo};
 use super::link::{CONNECTION_WINDOW, STREAM_WINDOW};
 use super::server::PeerService;
 
@@ -29,6 +31,11 @@ use super::server::PeerService;
 const GRACE: Duration = Duration::from_millis(500);
 /// Calls at once on one connection; a peer needs a handful.
 const CALLS: u32 = 256;
+
+/// Handshakes at once. A cluster has a handful of peers; the rest are strangers.
+const HANDSHAKES: usize = 64;
+/// How long a handshake may take. A peer gives its own end up sooner.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A connection that was accepted: plain, or TLS already established.
 pub(crate) struct Accepted {
@@ -53,10 +60,11 @@ impl Proven {
 }
 
 impl Accepted {
-    /// A connection whose peer has proven that its name is `proven_name`, or nothing (plaintext).
-    pub(crate) fn new(io: impl PeerIo, proven_name: Option<String>) -> Self {
+    /// A connection that lives until its peer or [`serve`] ends it.
+    pub(crate) fn new(connection: PeerConnection) -> Self {
         let never = CancellationToken::new();
-        Self { io: Box::new(io), proven: Proven(proven_name), cut: Box::pin(never.cancelled_owned()) }
+        let PeerConnection { io, proven } = connection;
+        Self { io, proven: Proven(proven), cut: Box::pin(never.cancelled_owned()) }
     }
 }
 
@@ -92,11 +100,30 @@ impl AsyncWrite for Accepted {
     }
 }
 
-/// Accepts plain TCP connections for [`serve`]. An error of one connection does not end the stream.
-pub(crate) fn accept_tcp(
+/// Accepts connections for [`serve`]. An error of one connection does not end the stream.
+pub(crate) fn accept_peers(
     listener: TcpListener,
     user_timeout: Duration,
+    acceptor: Arc<dyn Acceptor>,
 ) -> impl Stream<Item = io::Result<Accepted>> {
+    let handshakes = sockets(listener, user_timeout).map(move |stream| {
+        let acceptor = Arc::clone(&acceptor);
+        async move { timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await }
+    });
+    handshakes.buffer_unordered(HANDSHAKES).filter_map(async |accepted| match accepted {
+        Ok(Ok(connection)) => Some(Ok(Accepted::new(connection))),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "peer connection not let in");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("peer connection given up during its handshake");
+            None
+        }
+    })
+}
+
+fn sockets(listener: TcpListener, user_timeout: Duration) -> impl Stream<Item = TcpStream> {
     futures::stream::unfold(listener, move |listener| async move {
         loop {
             let accepted = listener.accept().await.and_then(|(stream, _)| {
@@ -104,7 +131,7 @@ pub(crate) fn accept_tcp(
                 Ok(stream)
             });
             match accepted {
-                Ok(stream) => return Some((Ok(Accepted::new(stream, None)), listener)),
+                Ok(stream) => return Some((stream, listener)),
                 Err(error) => {
                     tracing::warn!(%error, "peer connection not accepted");
                     // Out of file descriptors: trying again at once would only burn the processor.

@@ -23,6 +23,9 @@ pub enum Refusal {
     /// The certificate speaks for another node.
     #[error("the certificate is not that of this node")]
     WrongName,
+    /// The certificate is not from the authority of the cluster, or not that of a node.
+    #[error("the certificate proves no node of this cluster")]
+    Untrusted,
     /// The two nodes have no format version in common.
     #[error("no format version in common")]
     Incompatible,
@@ -56,11 +59,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::WrongTarget,
         Self::WrongCluster,
         Self::WrongStore,
         Self::WrongName,
+        Self::Untrusted,
         Self::Incompatible,
         Self::Amnesic,
         Self::Unbound,
@@ -80,6 +84,7 @@ impl Refusal {
             Self::WrongCluster => "wrong-cluster",
             Self::WrongStore => "wrong-store",
             Self::WrongName => "wrong-name",
+            Self::Untrusted => "untrusted",
             Self::Incompatible => "incompatible",
             Self::Amnesic => "amnesic",
             Self::Unbound => "unbound",
@@ -101,6 +106,7 @@ impl Refusal {
                 | Self::WrongCluster
                 | Self::WrongStore
                 | Self::WrongName
+                | Self::Untrusted
                 | Self::Incompatible
                 | Self::Amnesic
                 | Self::Removed

@@ -225,6 +225,7 @@ impl<RT: AsyncRuntime> Shared<RT> {
         }
         let me = self.parts.identity.borrow().clone();
         let peer = Identity::from_proto(request.introduction).map_err(|_| Refusal::Malformed)?;
+        peer.check_name(proven.name())?;
         if request.target != 0 && me.node.0 != 0 && request.target != me.node.0 {
             return Err(Refusal::WrongTarget);
         }

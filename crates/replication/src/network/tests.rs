@@ -29,7 +29,7 @@ use openraft_rt_tokio::TokioRuntime;
 use runtime::{Spawner, Supervisor, SystemClock};
 use store::Outcome;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -37,7 +37,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::PeerNetwork;
 use super::identity::tests::identity;
-use super::listen::Accepted;
 use super::*;
 use crate::type_config::{Entry, LogId, Payload, TypeConfig, Vote};
 
@@ -220,6 +219,16 @@ impl PeerHandler<TokioRuntime> for Handler {
     }
 }
 
+/// Lets everybody in, as if they had proven this name.
+struct Proving(Option<&'static str>);
+
+#[tonic::async_trait]
+impl Acceptor for Proving {
+    async fn accept(&self, stream: TcpStream) -> io::Result<PeerConnection> {
+        Ok(PeerConnection { proven: self.0.map(str::to_owned), ..PeerConnection::plain(stream) })
+    }
+}
+
 /// A peer port in this process.
 struct Node {
     handler: Arc<Handler>,
@@ -254,10 +263,8 @@ impl Node {
         let until = stop.clone();
         let stopped = tokio::spawn(async move {
             let user_timeout = Duration::from_millis(500);
-            let incoming = accept_tcp(listener, user_timeout).map(move |accepted| match proven {
-                Some(name) => accepted.map(|plain| Accepted::new(plain, Some(name.to_owned()))),
-                None => accepted,
-            });
+            let acceptor = Arc::new(Proving(proven));
+            let incoming = accept_peers(listener, user_timeout, acceptor);
             serve(service, incoming, until.cancelled()).await.expect("serving");
             supervisor.shut_down(SOON).await;
         });
@@ -368,12 +375,12 @@ struct Counting {
 
 #[tonic::async_trait]
 impl Connector for Counting {
-    async fn connect(&self, address: &str) -> io::Result<Box<dyn PeerIo>> {
+    async fn connect(&self, address: &str, name: Option<&str>) -> Result<PeerConnection, ConnectError> {
         self.attempts.fetch_add(1, Ordering::Relaxed);
-        let io = self.tcp.connect(address).await?;
+        let PeerConnection { io, .. } = self.tcp.connect(address, name).await?;
         Ok(match self.spoil {
-            Spoil::Nothing => io,
-            Spoil::OneByteOfARun => Box::new(Spoiling { io, done: false }),
+            Spoil::Nothing => PeerConnection { io, proven: None },
+            Spoil::OneByteOfARun => PeerConnection::plain(Spoiling { io, done: false }),
         })
     }
 }

@@ -108,9 +108,9 @@ impl Layout {
         text
     }
 
-    /// The value of `HOLDFAST_ENDPOINTS`.
+    /// The value of `HOLDFAST_ENDPOINTS`: plaintext, whatever certificates the user has for another cluster.
     pub fn endpoints(&self) -> String {
-        self.nodes.iter().map(|node| node.admin.to_string()).collect::<Vec<_>>().join(",")
+        self.nodes.iter().map(|node| format!("http://{}", node.admin)).collect::<Vec<_>>().join(",")
     }
 
     /// The node that devices see under an address.

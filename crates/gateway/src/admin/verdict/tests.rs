@@ -135,9 +135,12 @@ fn a_clock_is_an_alarm_only_when_it_is_surely_apart() {
 
 #[test]
 fn what_a_node_notices_is_told() {
-    let day = Duration::from_secs(86_400);
+    let dates = |name: &str, from: i32, until: i32| {
+        let at = |days: i32| well().at.plus_nanos(i64::from(days) * 86_400_000_000_000);
+        tls::CertificateDates { name: name.to_owned(), from: at(from), until: at(until) }
+    };
     let notices = Notices {
-        certificates: vec![("a".into(), well().at.plus(day * 12)), ("b".into(), well().at.plus(day * 200))],
+        certificates: vec![dates("a", -9, 12), dates("b", -9, 200), dates("c", -9, -1), dates("d", 1, 200)],
         clock_step: Some((well().at, 3_000_000_000)),
         unshared: vec!["files".into()],
     };
@@ -145,7 +148,22 @@ fn what_a_node_notices_is_told() {
     facts.members[0].lease = Some(nanos_to_proto(3_000_000_000));
     assert_eq!(
         kinds(&facts),
-        [Kind::Clock, Kind::CertificateExpires, Kind::FilesNotOnAShare, Kind::ProfilesDiffer]
+        [
+            Kind::CertificateExpires,
+            Kind::CertificateExpires,
+            Kind::Clock,
+            Kind::CertificateExpires,
+            Kind::FilesNotOnAShare,
+            Kind::ProfilesDiffer
+        ]
     );
-    assert_eq!(facts.alarms()[1].text, "its certificate ends in 12 days");
+    let alarms = facts.alarms();
+    assert_eq!(
+        (alarms[0].subject.as_str(), alarms[1].subject.as_str()),
+        ("c", "d"),
+        "the gravest come first"
+    );
+    assert!(alarms[0].text.starts_with("its certificate ended at"), "{}", alarms[0].text);
+    assert!(alarms[1].text.ends_with("is a clock wrong?"), "{}", alarms[1].text);
+    assert_eq!(alarms[3].text, "its certificate ends in 12 days");
 }

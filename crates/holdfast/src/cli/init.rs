@@ -1,0 +1,379 @@
+//! `holdfast init`: everything that a new cluster needs, one folder for each box and one for its first admin.
+//!
+//! - A plan first, files afterwards: what is wrong is said before anything is written. Nothing is overwritten.
+//! - What is printed is what to type next, in order.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use tls::Role;
+
+use super::access::{CA, CERT, KEY, PROFILE};
+use super::error::{CliError, Done};
+use super::output::Output;
+use super::pki::{self, AUTHORITY_DAYS, DAYS, Secrecy, write_new};
+
+/// Peers; the API and health follow.
+const FIRST_PORT: u16 = 7610;
+/// From one node to the next on one machine.
+const PORT_STEP: u16 = 10;
+/// What each node listens on.
+const PORTS: u16 = 3;
+
+/// Make everything that a new cluster needs: node files, certificates, systemd units.
+#[derive(Debug, clap::Args)]
+#[command(
+    long_about = "Make everything that a new cluster needs: for each box a folder with its node file, its certificate \
+    and a systemd unit; the cluster's own authority; and a folder for its first admin.\n\n\
+    HOST is the address under which the others reach the box. A port after it is that of the peers (7610 unless it is said); \
+    the API and health listen on the two after it. Several nodes on one HOST get ports ten apart.\n\n\
+    Examples:\n  holdfast init plant-7 gateway-a=10.0.9.11 gateway-b=10.0.9.12 gateway-c=10.0.9.13\n  \
+    holdfast init try node-1=127.0.0.1 node-2=127.0.0.1 node-3=127.0.0.1"
+)]
+pub(crate) struct InitArgs {
+    /// The cluster's name.
+    #[arg(value_name = "PLANT")]
+    cluster: String,
+    /// The nodes: three, as a rule.
+    #[arg(value_name = "NAME=HOST", required = true)]
+    nodes: Vec<String>,
+    /// Where to put the folders [default: a new folder named after the plant].
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
+    /// Where each node keeps its data.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/holdfast")]
+    data_dir: PathBuf,
+    /// How long the certificates are valid.
+    #[arg(long, default_value_t = DAYS, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    days: u32,
+}
+
+/// One box.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Node {
+    name: String,
+    host: String,
+    port: u16,
+}
+
+impl Node {
+    fn address(&self, offset: u16) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port + offset),
+            false => format!("{}:{}", self.host, self.port + offset),
+        }
+    }
+
+    /// Where it listens for peers: on its address, or on all of them if only a name is known.
+    fn listen(&self) -> String {
+        match self.host.parse::<IpAddr>() {
+            Ok(_) => self.address(0),
+            Err(_) => format!("0.0.0.0:{}", self.port),
+        }
+    }
+
+    /// Where its API listens: everywhere, so that it can be asked on the box, too.
+    fn listen_api(&self) -> String {
+        match self.host.parse::<IpAddr>() {
+            Ok(address) if address.is_loopback() => self.address(1),
+            Ok(IpAddr::V6(_)) => format!("[::]:{}", self.port + 1),
+            _ => format!("0.0.0.0:{}", self.port + 1),
+        }
+    }
+
+    fn listen_health(&self) -> String {
+        format!("127.0.0.1:{}", self.port + 2)
+    }
+
+    /// What its certificate speaks for.
+    fn hosts(&self) -> Vec<String> {
+        let mut hosts = vec![self.host.clone()];
+        for local in ["localhost", "127.0.0.1", "::1"] {
+            if local != self.host {
+                hosts.push(local.to_owned());
+            }
+        }
+        hosts
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Made {
+    folder: PathBuf,
+    endpoints: Vec<String>,
+}
+
+pub(super) fn run(output: Output, args: &InitArgs) -> Result<Done, CliError> {
+    let nodes = plan(&args.nodes).map_err(CliError::Usage)?;
+    let folder = args.into.clone().unwrap_or_else(|| PathBuf::from(&args.cluster));
+    if folder.exists() {
+        let reason =
+            "it exists already, and nothing is overwritten; name another folder with --into".to_owned();
+        return Err(CliError::File { path: folder, reason });
+    }
+    let authority = pki::make_authority(&args.cluster, AUTHORITY_DAYS)?;
+    let mut issued = Vec::new();
+    for node in &nodes {
+        let certificate = authority.issue(Role::Node, &node.name, &node.hosts(), pki::validity(args.days))?;
+        issued.push((node, certificate));
+    }
+    let admin = authority.issue(Role::Admin, "admin", &[], pki::validity(args.days))?;
+
+    pki::write_authority(&folder.join("authority"), &authority)?;
+    for (node, certificate) in &issued {
+        let place = folder.join(&node.name);
+        pki::write_issued(&place, &node.name, certificate)?;
+        write_new(&place.join(CA), authority.certificate(), Secrecy::Open)?;
+        let text = node_file(&args.cluster, node, &nodes, &args.data_dir);
+        write_new(&place.join("node.toml"), &text, Secrecy::Open)?;
+        write_new(
+            &place.join("holdfast.service"),
+            &unit(&args.cluster, node, &args.data_dir),
+            Secrecy::Open,
+        )?;
+    }
+    let place = folder.join("admin");
+    pki::write_issued(&place, "client", &admin)?;
+    write_new(&place.join(CA), authority.certificate(), Secrecy::Open)?;
+    let endpoints: Vec<String> = nodes.iter().map(|node| node.address(1)).collect();
+    write_new(&place.join(PROFILE), &profile(&args.cluster, &endpoints), Secrecy::Open)?;
+    output.show(&Made { folder: folder.clone(), endpoints }, || next(&folder, &nodes))?;
+    Ok(Done::Well)
+}
+
+/// Who runs where.
+fn plan(nodes: &[String]) -> Result<Vec<Node>, String> {
+    let mut planned: Vec<Node> = Vec::new();
+    let mut next_port: BTreeMap<String, u16> = BTreeMap::new();
+    for text in nodes {
+        let (name, place) = text
+            .split_once('=')
+            .filter(|(name, place)| !name.is_empty() && !place.is_empty())
+            .ok_or_else(|| format!("{text:?} is not NAME=HOST or NAME=HOST:PORT"))?;
+        let (host, port) =
+            host_and_port(place).ok_or_else(|| format!("{place:?} is not HOST or HOST:PORT"))?;
+        let usual = next_port.get(&host).copied().unwrap_or(FIRST_PORT);
+        let port = port.unwrap_or(usual);
+        if port > u16::MAX - PORTS {
+            return Err(format!("{text:?}: there is no room for {PORTS} ports from {port}"));
+        }
+        next_port.insert(host.clone(), port.saturating_add(PORT_STEP));
+        let node = Node { name: name.to_owned(), host, port };
+        for other in &planned {
+            if other.name == node.name {
+                return Err(format!("{name} is named twice"));
+            }
+            if other.host == node.host && other.port.abs_diff(node.port) < PORTS {
+                return Err(format!("{name} and {} want the same ports on {}", other.name, node.host));
+            }
+        }
+        // Beside the folders of the boxes.
+        if matches!(name, "admin" | "authority") {
+            return Err(format!("a node cannot be called {name}: that folder is taken"));
+        }
+        planned.push(node);
+    }
+    Ok(planned)
+}
+
+/// The parts of `HOST`, `HOST:PORT`, `ADDRESS` or `[ADDRESS]:PORT`.
+fn host_and_port(place: &str) -> Option<(String, Option<u16>)> {
+    if let Ok(address) = place.parse::<std::net::SocketAddr>() {
+        return Some((address.ip().to_string(), Some(address.port())));
+    }
+    if let Ok(address) = place.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        return Some((address.to_string(), None));
+    }
+    match place.split_once(':') {
+        Some((host, port)) if !host.is_empty() => Some((host.to_owned(), Some(port.parse().ok()?))),
+        Some(_) => None,
+        None => Some((place.to_owned(), None)),
+    }
+}
+
+fn node_file(cluster: &str, node: &Node, nodes: &[Node], data_dir: &Path) -> String {
+    let members: Vec<String> = nodes
+        .iter()
+        .map(|node| format!("    {},\n", quoted(&format!("{}={}", node.name, node.address(0)))))
+        .collect();
+    format!(
+        "# Node {name} of {cluster}. Made by `holdfast init`; yours to change.\n\
+         name = {quoted_name}\n\
+         data-dir = {data}\n\n\
+         [cluster]\n\
+         name = {quoted_cluster}\n\
+         members = [\n{members}]\n\n\
+         [listen]\n\
+         peers = {peers}\n\
+         admin = {admin}\n\
+         health = {health}\n\n\
+         # Paths are relative to this file. `holdfast pki renew` renews the certificate.\n\
+         [tls]\n\
+         ca = \"{CA}\"\n\
+         cert = {cert}\n\
+         key = {key}\n",
+        name = node.name,
+        quoted_name = quoted(&node.name),
+        data = quoted(&data_dir.display().to_string()),
+        quoted_cluster = quoted(cluster),
+        members = members.concat(),
+        peers = quoted(&node.listen()),
+        admin = quoted(&node.listen_api()),
+        health = quoted(&node.listen_health()),
+        cert = quoted(&format!("{}.pem", node.name)),
+        key = quoted(&format!("{}.key", node.name)),
+    )
+}
+
+fn profile(cluster: &str, endpoints: &[String]) -> String {
+    let endpoints: Vec<String> = endpoints.iter().map(|endpoint| quoted(endpoint)).collect();
+    format!(
+        "# How {cluster} is reached. Paths are relative to this file.\n\
+         endpoints = [{}]\n\n[tls]\nca = \"{CA}\"\ncert = \"{CERT}\"\nkey = \"{KEY}\"\n",
+        endpoints.join(", ")
+    )
+}
+
+fn unit(cluster: &str, node: &Node, data_dir: &Path) -> String {
+    format!(
+        "[Unit]\n\
+         Description=Holdfast node {name} of {cluster}\n\
+         Wants=network-online.target\n\
+         After=network-online.target\n\n\
+         [Service]\n\
+         ExecStart=/usr/local/bin/holdfast node --config /etc/holdfast/node.toml\n\
+         # Certificates are read again.\n\
+         ExecReload=/bin/kill -HUP $MAINPID\n\
+         User=holdfast\n\
+         Group=holdfast\n\
+         Restart=always\n\
+         RestartSec=2\n\
+         # A leader hands over before it goes.\n\
+         TimeoutStopSec=45\n\
+         LimitNOFILE=65536\n\
+         StateDirectory=holdfast\n\
+         NoNewPrivileges=true\n\
+         PrivateTmp=true\n\
+         ProtectHome=true\n\
+         ProtectSystem=strict\n\
+         ReadWritePaths={data}\n\n\
+         [Install]\n\
+         WantedBy=multi-user.target\n",
+        name = node.name,
+        data = data_dir.display(),
+    )
+}
+
+fn quoted(text: &str) -> String {
+    toml_edit::Value::from(text).to_string()
+}
+
+/// What to type next.
+fn next(folder: &Path, nodes: &[Node]) -> String {
+    let folder = folder.display();
+    let mut text = format!(
+        "{folder}/ holds everything for {} nodes.\n\n\
+         1. On each box: put this program into /usr/local/bin, and make a user for it:\n\
+         \x20    useradd --system --home-dir /var/lib/holdfast --shell /usr/sbin/nologin holdfast\n\
+         2. Copy each box its folder:\n",
+        nodes.len()
+    );
+    for node in nodes {
+        let _ = writeln!(text, "     scp -r {folder}/{} root@{}:/etc/holdfast", node.name, node.host);
+    }
+    text.push_str(
+        "3. On each box: only the node may read its key. Then start it:\n\
+         \x20    chown -R holdfast: /etc/holdfast && mv /etc/holdfast/holdfast.service /etc/systemd/system/\n\
+         \x20    systemctl daemon-reload && systemctl enable --now holdfast\n\
+         \x20  When all of them run, they found the cluster.\n",
+    );
+    let _ = write!(
+        text,
+        "4. Here: {folder}/admin is you. Use it in place, or move its files to ~/.config/holdfast:\n\
+         \x20    export HOLDFAST_CLIENT_PROFILE={folder}/admin/{PROFILE}\n\
+         \x20    holdfast status\n\
+         \x20    holdfast config apply plant.toml\n\
+         5. Put {folder}/authority away, where nobody else can read it: it makes further certificates\n\
+         \x20  (`holdfast pki issue`), and renews these (`holdfast pki renew`)."
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway::NodeConfig;
+
+    use super::super::output::Format;
+    use super::*;
+
+    fn nodes(texts: &[&str]) -> Result<Vec<Node>, String> {
+        plan(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn every_box_gets_what_a_node_of_the_cluster_starts_with() {
+        let around = tempfile::tempdir().expect("a folder");
+        let into = around.path().join("plant-7");
+        let args = InitArgs {
+            cluster: "plant-7".to_owned(),
+            nodes: ["gateway-a=10.0.9.11", "gateway-b=box-b.example", "gateway-c=[fd00::3]"]
+                .map(str::to_owned)
+                .to_vec(),
+            into: Some(into.clone()),
+            data_dir: "/var/lib/holdfast".into(),
+            days: 30,
+        };
+        run(Output::new(Format::Json), &args).expect("a new folder");
+        for (name, peers) in [
+            ("gateway-a", "10.0.9.11:7610"),
+            ("gateway-b", "box-b.example:7610"),
+            ("gateway-c", "[fd00::3]:7610"),
+        ] {
+            let config = NodeConfig::read(&into.join(name).join("node.toml"))
+                .unwrap_or_else(|wrong| panic!("{wrong}"));
+            let tls = config.tls.expect("certificates");
+            assert_eq!(tls.subject().uri(), format!("holdfast://plant-7/node/{name}"));
+            assert!(config.members.iter().any(|member| *member == (name.to_owned(), peers.to_owned())));
+            assert!(!tls.key_is_exposed());
+        }
+        let admin = into.join("admin");
+        let files = tls::Files { ca: admin.join(CA), cert: admin.join(CERT), key: admin.join(KEY) };
+        let admin = tls::Credentials::load(&files).expect("they fit together");
+        assert_eq!(admin.subject().uri(), "holdfast://plant-7/admin/admin");
+
+        let again = run(Output::new(Format::Json), &args);
+        assert!(matches!(again, Err(CliError::File { .. })), "nothing is overwritten");
+    }
+
+    #[test]
+    fn nodes_on_one_machine_get_ports_of_their_own() {
+        let planned =
+            nodes(&["a=127.0.0.1", "b=127.0.0.1", "c=127.0.0.1:9000", "d=127.0.0.1"]).expect("room for all");
+        assert_eq!(planned.iter().map(|node| node.port).collect::<Vec<_>>(), [7610, 7620, 9000, 9010]);
+        assert_eq!(planned[1].listen_api(), "127.0.0.1:7621");
+        assert!(
+            nodes(&["a=127.0.0.1:9000", "b=127.0.0.1:9002"])
+                .expect_err("they overlap")
+                .contains("same ports")
+        );
+    }
+
+    #[test]
+    fn what_is_no_node_is_refused_before_anything_is_written() {
+        for wrong in [
+            &["a"][..],
+            &["=h"],
+            &["a="],
+            &["a=h:x"],
+            &["a=:1"],
+            &["a=h", "a=i"],
+            &["admin=h"],
+            &["a=h:65534"],
+        ] {
+            assert!(nodes(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
