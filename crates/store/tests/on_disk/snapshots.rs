@@ -99,7 +99,7 @@ fn a_snapshot_built_beside_apply_and_purge_lies_between_floor_and_horizon() {
             while !*stopped.borrow() {
                 let floor = store.log().ends().floor.map_or(Position::ZERO, |floor| floor.index);
                 let snapshot = store.keeper().newest_snapshot().expect("it can be read");
-                let limit = store.keeper().read(holdfast_store::ledger::State::snapshot_limit);
+                let limit = store.keeper().read(|state| state.horizon);
                 if let Some(snapshot) = snapshot {
                     let at = snapshot.header.at.index;
                     let floor_after = store.log().ends().floor.map_or(Position::ZERO, |floor| floor.index);
