@@ -23,7 +23,10 @@ fn vote(term: u64, node: u64, committed: bool) -> Vote {
 
 /// A log of 20 entries, each its own commit, stopped in good order.
 fn disk_with_a_log() -> Arc<SimDisk> {
-    let disk = SimDisk::new(1);
+    with_a_log(SimDisk::new(1))
+}
+
+fn with_a_log(disk: Arc<SimDisk>) -> Arc<SimDisk> {
     life(true, async {
         let opened = open_sim(&disk).await.unwrap();
         for entry in polls_up_to(20) {
@@ -249,7 +252,7 @@ fn a_log_that_was_cut_between_the_two_floor_slots_is_refused_by_the_newer_one() 
 #[test]
 fn a_flipped_bit_in_an_entry_is_found_and_named() {
     for index in 2..20 {
-        let disk = disk_with_a_log();
+        let disk = with_a_log(SimDisk::new(index));
         assert!(disk.flip_bit(Family::Entries, &index_key(index)));
         let found = life(true, async {
             match open_sim(&disk).await {

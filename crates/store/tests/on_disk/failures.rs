@@ -44,10 +44,13 @@ fn whoever_waits_for_a_checkpoint_learns_that_the_disk_has_failed() {
         let opened = open_sim(&disk).await.unwrap();
         opened.commit(&beginning()).await;
         disk.fail(Operation::WriteFile, 1);
-        for _ in 0..2 {
-            let written =
-                tokio::time::timeout(Duration::from_secs(5), opened.store.keeper().write_checkpoint());
-            written.await.expect("it is answered").expect_err("it was not written");
-        }
+        // The first is being written, the second waits behind it, the third comes too late.
+        let keeper = opened.store.keeper();
+        let both = async { tokio::join!(keeper.write_checkpoint(), keeper.write_checkpoint()) };
+        let (first, second) = tokio::time::timeout(Duration::from_secs(5), both).await.expect("answered");
+        first.expect_err("it was not written");
+        second.expect_err("it was not written");
+        let third = tokio::time::timeout(Duration::from_secs(5), keeper.write_checkpoint()).await;
+        third.expect("answered").expect_err("it was not written");
     });
 }

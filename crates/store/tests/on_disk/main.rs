@@ -7,6 +7,8 @@
 //! - [`bytes`]: what samples cost.
 //! - [`startup`]: how much an opening reads, and whose directory it opens.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests end a test like the test itself")]
+
 mod amnesia;
 mod bytes;
 mod failures;

@@ -99,7 +99,7 @@ fn a_snapshot_built_beside_apply_and_purge_lies_between_floor_and_horizon() {
             while !*stopped.borrow() {
                 let floor = store.log().ends().floor.map_or(Position::ZERO, |floor| floor.index);
                 let snapshot = store.keeper().newest_snapshot().expect("it can be read");
-                let limit = store.keeper().read(holdfast_store::ledger::State::snapshot_limit);
+                let limit = store.keeper().read(|state| state.horizon);
                 if let Some(snapshot) = snapshot {
                     let at = snapshot.header.at.index;
                     let floor_after = store.log().ends().floor.map_or(Position::ZERO, |floor| floor.index);
@@ -373,17 +373,29 @@ fn checkpoints_share_documents_and_leave_none_behind() {
 }
 
 #[test]
-fn a_checkpoint_whose_page_cannot_be_written_is_not_listed() {
-    let disk = SimDisk::new(1);
-    life(true, async {
-        let opened = open_sim(&disk).await.unwrap();
-        let mut log = beginning();
-        log[2] = entry(1, 3, configure_with(9_000, 0, plant(&["historian"]), vec![7; 10_000]));
-        opened.commit(&log).await;
-        disk.fail(Operation::WriteFile, 1);
-        opened.store.keeper().write_checkpoint().await.expect_err("the disk said no");
-    });
-    assert_eq!(names(&disk), [""; 0]);
+fn a_checkpoint_is_listed_only_with_all_its_pages_and_what_is_left_of_one_goes() {
+    // Two files: the page with the document, and the checkpoint that names it.
+    for failing in 1..=2 {
+        let disk = SimDisk::new(1);
+        life(true, async {
+            let opened = open_sim(&disk).await.unwrap();
+            let mut log = beginning();
+            log[2] = entry(1, 3, configure_with(9_000, 0, plant(&["historian"]), vec![7; 10_000]));
+            opened.commit(&log).await;
+            until_flushed().await;
+            disk.fail(Operation::WriteFile, failing);
+            opened.store.keeper().write_checkpoint().await.expect_err("the disk said no");
+        });
+        let left = names(&disk);
+        assert_eq!(left.len() as u64, failing - 1, "what came before it was written: {left:?}");
+        assert!(left.iter().all(|name| name.starts_with("page-")), "{left:?}");
+        life(true, async {
+            let opened = open_sim(&disk).await.unwrap();
+            until_promised().await;
+            opened.stop().await;
+        });
+        assert_eq!(names(&disk), [""; 0], "it is gone after the next opening");
+    }
 }
 
 #[test]

@@ -127,7 +127,7 @@ impl Cluster {
                     nodes: (1..=voters).map(member).collect(),
                 })
             }
-            7 | 8 | 9 => {
+            7..=9 => {
                 let next = Cursor::at(Position(random.random_range(0..=applied + 1)));
                 let rejected = Vec::new();
                 command(self.clock, &Command::Acknowledge { destination: HISTORIAN, next, rejected })
