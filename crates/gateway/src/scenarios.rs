@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use destinations::NodeFacts;
 use model::batch::{Batch, Sample, Source};
 use model::command::{Command, Request};
 use model::plant::document::{Bundle, read_bundle};
@@ -19,7 +20,7 @@ use replication::{
     TcpConnector,
 };
 use runtime::random::generator;
-use runtime::{Spawner, Supervisor, SystemClock};
+use runtime::{Failure, Spawner, Supervisor, SystemClock};
 use store::engine::sim::{SimDisk, SimEngine};
 use store::ledger::{EffectRecord, State};
 use store::{Store, StoreOptions};
@@ -29,8 +30,9 @@ use tokio_util::sync::CancellationToken;
 use wire::EncodedBatch;
 
 use crate::acquisition::{self, AcquisitionParts, Batcher};
+use crate::leading::{Leading, LeadingParts};
 use crate::live::Live;
-use crate::retention;
+use crate::{retention, space};
 
 /// No test waits longer for what must happen.
 const SOON: Duration = Duration::from_secs(30);
@@ -88,11 +90,14 @@ async fn cluster(size: usize) -> Vec<Node> {
             (format!("node-{number}"), listener.local_addr().expect("bound").to_string())
         })
         .collect();
-    let starting = (1_u64..).zip(listeners).map(|(number, listener)| node(number, listener, members.clone()));
+    // Several nodes share the machine with other tests: nothing here is about who leads.
+    let times = if size > 1 { LeaseTimes::WAN } else { LeaseTimes::LAN };
+    let starting =
+        (1_u64..).zip(listeners).map(|(number, listener)| node(number, times, listener, members.clone()));
     timeout(SOON, futures::future::join_all(starting)).await.expect("they found their cluster")
 }
 
-async fn node(number: u64, listener: TcpListener, members: Vec<(String, String)>) -> Node {
+async fn node(number: u64, times: LeaseTimes, listener: TcpListener, members: Vec<(String, String)>) -> Node {
     let (supervisor, spawner) = Supervisor::new();
     let staging = tempfile::tempdir().expect("a temporary folder");
     let engine = SimEngine::open(&SimDisk::new(number)).expect("a fresh disk opens");
@@ -109,7 +114,7 @@ async fn node(number: u64, listener: TcpListener, members: Vec<(String, String)>
         boot: BootId::from(u128::from(number)),
         members,
         belonging: Belonging::default(),
-        times: LeaseTimes::LAN,
+        times,
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
         connector: Arc::new(TcpConnector::new(Duration::from_millis(250))),
         acceptor: Arc::new(PlainAcceptor),
@@ -142,7 +147,14 @@ fn plant(max_bytes: u64, when_full: WhenFull) -> Plant {
 
 impl Node {
     async fn propose(&self, command: Command) -> store::Outcome {
-        self.replica.propose(&command, PATIENCE).await.expect("it is committed").outcome
+        loop {
+            match self.replica.propose(&command, PATIENCE).await {
+                Ok(applied) => return applied.outcome,
+                // On a busy machine the lease may run out for a moment.
+                Err(ProposeError::NoQuorum) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(error) => panic!("it is not committed: {error}"),
+            }
+        }
     }
 
     async fn configure(&self, plant: Plant) {
@@ -164,6 +176,31 @@ impl Node {
 
     fn leads(&self) -> Leadership {
         self.replica.leadership().borrow().clone().expect("it leads")
+    }
+
+    /// Starts to lead whenever this node has leadership, and to hand over when its disk is full.
+    fn lead(&self) {
+        let facts = NodeFacts {
+            name: self.replica.name().to_owned(),
+            cluster: "plant-7".to_owned(),
+            data_dir: self._staging.path().to_owned(),
+            vars: BTreeMap::new(),
+        };
+        let (leading, switchover) = Leading::new(LeadingParts {
+            replica: self.replica.clone(),
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            live: Live::default(),
+            facts,
+            bind: None,
+            spawner: self.spawner.clone(),
+        });
+        self.spawner.spawn("leading", leading.run());
+        let yielding = space::hand_over_when_full(self.replica.clone(), switchover);
+        let stop = self.spawner.token().clone();
+        self.spawner.spawn("room", async move {
+            stop.run_until_cancelled(yielding).await;
+            Ok::<(), Failure>(())
+        });
     }
 
     /// Starts to keep the horizon and the gate.
@@ -212,8 +249,13 @@ impl Node {
     /// Pushes about 100 kB in ten samples.
     async fn push(&self, sequence: u64) -> Result<(), ProposeError> {
         let source = Source::Pushed { session: SessionId::from(7), sequence };
-        let batch = self.batch(source, 10, 10_000);
-        self.replica.append(&[EncodedBatch::encode(&batch).expect("it is small")], PATIENCE).await.map(|_| ())
+        let batch = EncodedBatch::encode(&self.batch(source, 10, 10_000)).expect("it is small");
+        loop {
+            match self.replica.append(std::slice::from_ref(&batch), PATIENCE).await {
+                Err(ProposeError::NoQuorum) => tokio::time::sleep(Duration::from_millis(20)).await,
+                other => return other.map(|_| ()),
+            }
+        }
     }
 
     fn polled(&self, group: GroupId, grid: GridId, slot: u64) -> Batch {
@@ -357,13 +399,13 @@ async fn a_full_disk_refuses_samples_and_lets_its_way_out_pass() {
     node.configure(plant(64 * MIB, WhenFull::Refuse)).await;
     node.retain();
     node.push(1).await.expect("there is room");
-    node.free.store(crate::space::ROOM_FOR_SAMPLES - 1, Ordering::Relaxed);
+    node.free.store(space::ROOM_FOR_SAMPLES - 1, Ordering::Relaxed);
     node.until_closed(true).await;
     assert!(matches!(node.push(2).await, Err(ProposeError::NoSpace { .. })));
     let next = node.read(|state| Cursor::at(state.applied_position().next()));
     node.propose(Command::Acknowledge { destination: HISTORIAN, next, rejected: Vec::new() }).await;
     node.until("what was delivered is given up", |state| state.horizon >= state.last_delivered).await;
-    node.free.store(crate::space::ROOM_AGAIN, Ordering::Relaxed);
+    node.free.store(space::ROOM_AGAIN, Ordering::Relaxed);
     node.until_closed(false).await;
     node.push(2).await.expect("there is room again");
 }
@@ -396,6 +438,24 @@ async fn a_follower_below_its_reserve_stays_up() {
     node.until_closed(false).await;
     node.push(21).await.expect("a majority has room again");
     one.until("it has caught up", |state| state.sessions.values().any(|session| session.last == 21)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_own_disk_is_full_hands_over_to_a_node_that_has_room() {
+    let nodes = cluster(3).await;
+    let first = leader(&nodes).await;
+    for node in &nodes {
+        node.lead();
+    }
+    nodes[first].push(1).await.expect("there is room");
+    nodes[first].free.store(0, Ordering::Relaxed);
+    let mut leadership = nodes[first].replica.leadership();
+    let yielded = leadership.wait_for(Option::is_none);
+    timeout(SOON, yielded).await.expect("it hands over").expect("the replica runs");
+    let second = leader(&nodes).await;
+    assert_ne!(second, first);
+    nodes[second].until_closed(false).await;
+    nodes[second].push(2).await.expect("a majority has room, and the new leader too");
 }
 
 #[tokio::test]

@@ -209,7 +209,7 @@ mod tests {
         losses.lost(&header(1, 5), Cause::NoQuorum);
         assert_eq!(losses.orphans(&state(1, None)), [], "its next batch will say it");
         let missed = Command::Missed { group: GROUP, grid: GridId(1), last: 5, cause: Cause::NoQuorum };
-        assert_eq!(losses.orphans(&state(2, Some(1))), [missed.clone()]);
+        assert_eq!(losses.orphans(&state(2, Some(1))), std::slice::from_ref(&missed));
         losses.settled(&missed);
         assert_eq!(losses.orphans(&state(2, Some(1))), []);
     }

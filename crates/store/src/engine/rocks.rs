@@ -291,7 +291,11 @@ impl Engine for RocksEngine {
 
     fn disk_usage(&self) -> Result<u64, EngineError> {
         self.shared.check()?;
-        files::size_of_directory(&self.shared.path).map_err(|error| file_error("disk_usage", &error))
+        // What others keep beside it is not the store's: a reserve, what is being received.
+        let own = ["rocksdb", "files", "slots"].iter().map(|name| self.shared.path.join(name));
+        own.map(|path| files::size_of_directory(&path))
+            .sum::<std::io::Result<u64>>()
+            .map_err(|error| file_error("disk_usage", &error))
     }
 
     fn write_file(&self, name: &str, bytes: Bytes) -> impl Future<Output = Result<(), EngineError>> + Send {
