@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures::future::BoxFuture;
 use holdfast_tests::nodes::{Nodes, SOON, code, refused_with, until};
 use serde_json::Value;
@@ -72,7 +72,7 @@ async fn push(nodes: &Nodes, from: u64, to: u64) -> Result<()> {
         while let Ok(Ok(Some(answer))) = timeout(SOON, answers.message()).await {
             match answer.content {
                 Some(Answer::Acknowledged(done)) => next = first + done.last,
-                Some(Answer::Rejected(rejected)) => anyhow::bail!("{rejected:?}"),
+                Some(Answer::Rejected(rejected)) => bail!("{rejected:?}"),
                 Some(Answer::Refused(_)) => break,
                 _ => {}
             }
@@ -129,7 +129,7 @@ async fn a_learner_gets_the_checkpoint_and_the_undelivered_backlog_and_then_its_
     let asks = || async {
         let log = nodes.node(fourth).log();
         ensure!(log.contains("holdfast member add node-4="), "it does not say what to type:\n{log}");
-        let refusal = nodes.node(fourth).status().await.expect_err("it belongs nowhere");
+        let Err(refusal) = nodes.node(fourth).status().await else { bail!("it belongs already") };
         let status = refusal.downcast_ref::<tonic::Status>().context("no status")?;
         ensure!(code(status) == "HF-3109", "its API says {status:?}");
         Ok(())
@@ -243,7 +243,9 @@ async fn a_removed_leader_hands_over_first() -> Result<()> {
 fn notices_of<'a>(nodes: &'a Nodes, index: usize) -> impl FnMut() -> BoxFuture<'a, Result<()>> {
     move || {
         Box::pin(async move {
-            let refusal = nodes.node(index).status().await.expect_err("it is no member");
+            let Err(refusal) = nodes.node(index).status().await else {
+                bail!("it takes itself for a member")
+            };
             let status = refusal.downcast_ref::<tonic::Status>().context("no status")?;
             ensure!(code(status) == "HF-3110", "{status:?}");
             Ok(())

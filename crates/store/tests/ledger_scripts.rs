@@ -62,6 +62,8 @@ scripts!(
     configure_is_compare_and_set_on_the_revision,
     an_unknown_name_is_refused,
     a_rejected_record_is_set_aside_and_can_be_retried,
+    a_removed_member_leaves_nothing_behind_but_its_number,
+    leadership_lost_soon_after_a_hand_over_is_a_relapse,
     standing_orders_last_until_they_are_taken_back,
     events_are_kept_in_order,
 );
