@@ -285,6 +285,40 @@ async fn a_drained_node_votes_and_never_leads() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drained_node_passes_on_what_it_alone_has() -> Result<()> {
+    let mut nodes = Nodes::founded().await?;
+    let first = nodes.leader().await?;
+    let name = nodes.node(first).name.clone();
+    nodes.ask(drained(&name), async |admin, question| admin.drain_member(question).await).await?;
+    let second = nodes.leader().await?;
+    let third = 3 - first - second;
+
+    // Committed by the leader and the drained node, and by nobody else; then the leader dies.
+    nodes.node(third).pause(true)?;
+    let file = pb::ConfigFile { name: "plant.toml".to_owned(), content: "version = 1\n".into() };
+    let apply = pb::ApplyConfigRequest { files: vec![file], ..pb::ApplyConfigRequest::default() };
+    let applied = nodes.node(second).client()?.apply_config(apply).await?.into_inner();
+    nodes.node_mut(second).kill()?;
+    nodes.node(third).pause(false)?;
+
+    // The third cannot win against the drained node's longer log, and the drained node never leads.
+    let leads = || async {
+        let leader = nodes.leading().await?;
+        ensure!(leader == third, "{} leads", nodes.node(leader).name);
+        let status = nodes.node(third).status().await?;
+        ensure!(status.revision == applied.revision, "what was committed is lost: {status:?}");
+        let cause = status.leader.context("a leader")?.cause;
+        ensure!(cause == "failover", "the reign before ended without order, and this one says {cause}");
+        Ok(())
+    };
+    nodes.explain(until("the third leads with all that was committed", leads).await)?;
+    let log = nodes.node(first).log();
+    ensure!(log.contains("leading only to hand over"), "it was not needed, so nothing is proven:\n{log}");
+    ensure!(log.matches("  INFO leading term=").count() == 1, "the drained node has led again:\n{log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn failback_waits_for_the_settle_time() -> Result<()> {
     const SETTLE: Duration = Duration::from_secs(3);
     let mut nodes = Nodes::founded().await?;
