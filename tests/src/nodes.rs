@@ -96,6 +96,15 @@ impl Node {
         Ok(())
     }
 
+    /// Lets its process stand still, or go on.
+    pub fn pause(&self, stands_still: bool) -> Result<()> {
+        let child = self.child.as_ref().context("it does not run")?;
+        let signal = if stands_still { "-STOP" } else { "-CONT" };
+        let done = Command::new("kill").args([signal, &child.id().to_string()]).status()?;
+        ensure!(done.success(), "kill {signal} ended with {done}");
+        Ok(())
+    }
+
     /// Whether its process runs.
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures::future::BoxFuture;
 use holdfast_tests::nodes::{Nodes, SOON, code, refused_with, until};
 use serde_json::Value;
@@ -72,7 +72,7 @@ async fn push(nodes: &Nodes, from: u64, to: u64) -> Result<()> {
         while let Ok(Ok(Some(answer))) = timeout(SOON, answers.message()).await {
             match answer.content {
                 Some(Answer::Acknowledged(done)) => next = first + done.last,
-                Some(Answer::Rejected(rejected)) => anyhow::bail!("{rejected:?}"),
+                Some(Answer::Rejected(rejected)) => bail!("{rejected:?}"),
                 Some(Answer::Refused(_)) => break,
                 _ => {}
             }
@@ -129,7 +129,7 @@ async fn a_learner_gets_the_checkpoint_and_the_undelivered_backlog_and_then_its_
     let asks = || async {
         let log = nodes.node(fourth).log();
         ensure!(log.contains("holdfast member add node-4="), "it does not say what to type:\n{log}");
-        let refusal = nodes.node(fourth).status().await.expect_err("it belongs nowhere");
+        let Err(refusal) = nodes.node(fourth).status().await else { bail!("it belongs already") };
         let status = refusal.downcast_ref::<tonic::Status>().context("no status")?;
         ensure!(code(status) == "HF-3109", "its API says {status:?}");
         Ok(())
@@ -243,7 +243,9 @@ async fn a_removed_leader_hands_over_first() -> Result<()> {
 fn notices_of<'a>(nodes: &'a Nodes, index: usize) -> impl FnMut() -> BoxFuture<'a, Result<()>> {
     move || {
         Box::pin(async move {
-            let refusal = nodes.node(index).status().await.expect_err("it is no member");
+            let Err(refusal) = nodes.node(index).status().await else {
+                bail!("it takes itself for a member")
+            };
             let status = refusal.downcast_ref::<tonic::Status>().context("no status")?;
             ensure!(code(status) == "HF-3110", "{status:?}");
             Ok(())
@@ -279,6 +281,40 @@ async fn a_drained_node_votes_and_never_leads() -> Result<()> {
     let transferred =
         nodes.ask(asked, async |admin, question| admin.transfer_leadership(question).await).await?;
     ensure!(transferred.to == name, "{transferred:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_node_passes_on_what_it_alone_has() -> Result<()> {
+    let mut nodes = Nodes::founded().await?;
+    let first = nodes.leader().await?;
+    let name = nodes.node(first).name.clone();
+    nodes.ask(drained(&name), async |admin, question| admin.drain_member(question).await).await?;
+    let second = nodes.leader().await?;
+    let third = 3 - first - second;
+
+    // Committed by the leader and the drained node, and by nobody else; then the leader dies.
+    nodes.node(third).pause(true)?;
+    let file = pb::ConfigFile { name: "plant.toml".to_owned(), content: "version = 1\n".into() };
+    let apply = pb::ApplyConfigRequest { files: vec![file], ..pb::ApplyConfigRequest::default() };
+    let applied = nodes.node(second).client()?.apply_config(apply).await?.into_inner();
+    nodes.node_mut(second).kill()?;
+    nodes.node(third).pause(false)?;
+
+    // The third cannot win against the drained node's longer log, and the drained node never leads.
+    let leads = || async {
+        let leader = nodes.leading().await?;
+        ensure!(leader == third, "{} leads", nodes.node(leader).name);
+        let status = nodes.node(third).status().await?;
+        ensure!(status.revision == applied.revision, "what was committed is lost: {status:?}");
+        let cause = status.leader.context("a leader")?.cause;
+        ensure!(cause == "failover", "the reign before ended without order, and this one says {cause}");
+        Ok(())
+    };
+    nodes.explain(until("the third leads with all that was committed", leads).await)?;
+    let log = nodes.node(first).log();
+    ensure!(log.contains("leading only to hand over"), "it was not needed, so nothing is proven:\n{log}");
+    ensure!(log.matches("  INFO leading term=").count() == 1, "the drained node has led again:\n{log}");
     Ok(())
 }
 

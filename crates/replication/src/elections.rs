@@ -5,6 +5,8 @@
 //!   waits for a random time.
 //! - After a start, a voter that may have promised a lease neither votes nor campaigns until that lease is over
 //!   (quarantine). Appends are acknowledged meanwhile.
+//! - A drained node campaigns in one case only: when it has just refused a candidate whose log is shorter than its own.
+//!   It leads then to hand over, and does nothing else ([`crate::reign`]): otherwise nobody could ever lead.
 //! - Policy is two pure functions, [`rank`] and [`turn`]; the loop only looks at the clock.
 
 use std::sync::Arc;
@@ -54,8 +56,12 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     }
 
     fn may_lead(&self) -> bool {
-        let drained = |state: &store::ledger::State| state.drained.contains_key(&self.inner.node);
-        !self.is_removed() && !self.inner.store.keeper().read(drained)
+        !self.is_removed() && !self.is_drained()
+    }
+
+    /// Whether an operator keeps this node from leading.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.inner.store.keeper().read(|state| state.drained.contains_key(&self.inner.node))
     }
 
     /// This node's turn in an election; none for a leader, a learner, a witness or a drained node.
@@ -88,7 +94,16 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                 .iter()
                 .filter(|(node, member)| member.role == Role::Gateway && !state.drained.contains_key(node))
                 .map(|(node, member)| (*node, preference(member)));
-            rank(inner.node, candidates, leader)
+            let candidates: Vec<_> = candidates.collect();
+            let is_voter = voters.iter().any(|(node, _)| *node == inner.node);
+            // It alone has what the others lack, and they cannot win against its vote: it leads once, to hand over.
+            let must_pass_on = is_voter
+                && state.drained.contains_key(&inner.node)
+                && inner.contact.has_refused_shorter(inner.times.lease * 2);
+            match must_pass_on {
+                true => u32::try_from(candidates.len()).ok(),
+                false => rank(inner.node, candidates, leader),
+            }
         })
     }
 }

@@ -1,6 +1,7 @@
 //! What stands behind the peer port: openraft, and the rules that it does not know.
 //!
 //! - A vote leaves this node only outside quarantine, and only when no leadership of its own can still be live.
+//! - A vote refused to a candidate with a shorter log is noted: if nobody else can win, this node must pass on what it has.
 //! - Hearing from a leader is noted when openraft has accepted what it sent.
 //! - What opens or closes schedules is stamped anew by the leader: grids lie on its clock, whoever was asked.
 
@@ -15,7 +16,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use model::command::Command;
-use model::{GroupId, Member, NodeId, Timestamp};
+use model::{GroupId, Member, NodeId, Term, Timestamp};
 use openraft::AsyncRuntime;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::{
@@ -35,7 +36,8 @@ use crate::network::{
     Applied, Identity, PeerHandler, Place, ProposeError, Refusal, SnapshotFile, SnapshotMeta, Stopped,
 };
 use crate::replica::Replica;
-use crate::type_config::{TypeConfig, Vote};
+use crate::storage::from_log_id;
+use crate::type_config::{LogId, TypeConfig, Vote};
 
 /// When this node last heard from a leader, was last asked to take over, and may vote again. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -49,6 +51,7 @@ struct ContactInner {
     origin: Instant,
     leader: AtomicU64,
     handed_over: AtomicU64,
+    refused_shorter: AtomicU64,
     quarantine_ends: Instant,
 }
 
@@ -59,6 +62,7 @@ impl Contact {
             origin,
             leader: AtomicU64::new(0),
             handed_over: AtomicU64::new(0),
+            refused_shorter: AtomicU64::new(0),
             quarantine_ends: origin + quarantine,
         };
         Self { inner: Arc::new(inner) }
@@ -77,9 +81,18 @@ impl Contact {
         self.inner.origin + Duration::from_nanos(self.inner.leader.load(Ordering::Relaxed))
     }
 
-    /// Whether a leader asked this node to take over within `window`.
+    /// Whether a leader that had begun a reign asked this node to take over within `window`.
     pub(crate) fn was_handed_over(&self, window: Duration) -> bool {
-        let at = self.inner.handed_over.load(Ordering::Relaxed);
+        self.is_within(&self.inner.handed_over, window)
+    }
+
+    /// Whether this node refused its vote within `window` to a candidate whose log is shorter than its own.
+    pub(crate) fn has_refused_shorter(&self, window: Duration) -> bool {
+        self.is_within(&self.inner.refused_shorter, window)
+    }
+
+    fn is_within(&self, at: &AtomicU64, window: Duration) -> bool {
+        let at = at.load(Ordering::Relaxed);
         at > 0 && self.now().saturating_sub(at) < u64::try_from(window.as_nanos()).unwrap_or(u64::MAX)
     }
 
@@ -104,6 +117,16 @@ pub(crate) struct Handler<E: Engine, RT: AsyncRuntime> {
 impl<E: Engine, RT: AsyncRuntime> Handler<E, RT> {
     fn replica(&self) -> Result<&Replica<E, RT>, Stopped> {
         self.replica.get().ok_or(Stopped)
+    }
+
+    /// Notes a vote that is refused because the candidate lacks what this node has.
+    fn note_refusal(&self, last: Option<&LogId>, answer: &VoteResponse<TypeConfig<RT>>) {
+        let Ok(replica) = self.replica() else { return };
+        let own = replica.inner.store.log().ends().last;
+        if !answer.vote_granted && last.map(from_log_id) < own {
+            let contact = &replica.inner.contact;
+            contact.inner.refused_shorter.fetch_max(contact.now(), Ordering::Relaxed);
+        }
     }
 }
 
@@ -173,14 +196,20 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
         &self,
         request: VoteRequest<TypeConfig<RT>>,
     ) -> Result<VoteResponse<TypeConfig<RT>>, Stopped> {
-        self.replica()?.inner.raft.vote(request).await.map_err(|_| Stopped)
+        let last = request.last_log_id;
+        let answer = self.replica()?.inner.raft.vote(request).await.map_err(|_| Stopped)?;
+        self.note_refusal(last.as_ref(), &answer);
+        Ok(answer)
     }
 
     async fn pre_vote(
         &self,
         request: VoteRequest<TypeConfig<RT>>,
     ) -> Result<VoteResponse<TypeConfig<RT>>, Stopped> {
-        self.replica()?.inner.raft.pre_vote(request).await.map_err(|_| Stopped)
+        let last = request.last_log_id;
+        let answer = self.replica()?.inner.raft.pre_vote(request).await.map_err(|_| Stopped)?;
+        self.note_refusal(last.as_ref(), &answer);
+        Ok(answer)
     }
 
     async fn transfer_leader(
@@ -188,7 +217,11 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
         request: TransferLeaderRequest<TypeConfig<RT>>,
     ) -> Result<TransferLeaderResponse<TypeConfig<RT>>, Stopped> {
         let inner = &self.replica()?.inner;
-        inner.contact.inner.handed_over.fetch_max(inner.contact.now(), Ordering::Relaxed);
+        // A leader that only passes on what it alone had has read nothing and ended nothing in order.
+        let reign = self.keeper.read(|state| state.reign().map(|reign| reign.term));
+        if reign == Some(Term(request.from_leader().leader_id().term)) {
+            inner.contact.inner.handed_over.fetch_max(inner.contact.now(), Ordering::Relaxed);
+        }
         inner.raft.handle_transfer_leader(request).await.map_err(|_| Stopped)
     }
 

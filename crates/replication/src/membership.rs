@@ -205,7 +205,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         if status.votes(node) {
             return Ok(());
         }
-        self.check_caught_up(&status, node)?;
+        self.check_caught_up(node)?;
         let change = ChangeMembers::AddVoterIds([node.0].into());
         self.change(self.inner.raft.change_membership(change, true)).await
     }
@@ -216,7 +216,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         let status = self.status();
         self.refuse_self(old)?;
         if !status.votes(new) {
-            self.check_caught_up(&status, new)?;
+            self.check_caught_up(new)?;
         }
         let Some(current) = status.voters.last() else { return Ok(()) };
         let mut voters = current.clone();
@@ -266,15 +266,17 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             })
     }
 
-    fn check_caught_up(&self, status: &Status, node: NodeId) -> Result<(), MembershipError> {
-        let name = status.members.get(&node).map_or_else(String::new, |member| member.name.clone());
-        if !self.is_live(status, node) {
+    /// Whether a member may become a voter now: it answers, has confirmed something, and lacks little.
+    pub fn check_caught_up(&self, node: NodeId) -> Result<(), MembershipError> {
+        let status = self.status();
+        let name = status.members.get(&node).map_or_else(|| format!("#{node}"), |member| member.name.clone());
+        if !self.is_live(&status, node) {
             return Err(MembershipError::Refused(format!(
                 "{name} does not answer: start it, then try again"
             )));
         }
         match self.lag(node) {
-            Some(lag) if is_caught_up(lag) => Ok(()),
+            Some(lag) if is_caught_up(lag) && status.behind(node).is_some() => Ok(()),
             lag => Err(MembershipError::Behind { name, lag: lag.unwrap_or(Lag { entries: 0, bytes: 0 }) }),
         }
     }

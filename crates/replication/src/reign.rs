@@ -27,6 +27,9 @@ use crate::type_config::{CommittedLeaderId, Payload, Reply, TypeConfig};
 /// the others from electing another.
 const MUTE_AFTER: Duration = Duration::from_secs(2);
 
+/// How often a leader that only hands over looks whether somebody has all it has.
+const PASS_ON_EVERY: Duration = Duration::from_millis(10);
+
 impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     /// Copies what openraft knows of leadership into the cell.
     pub(crate) async fn keep_lease(self, stop: CancellationToken) -> Result<(), String> {
@@ -137,6 +140,9 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
 
     async fn begin_reign(&self, term: Term, cluster: ClusterId, random: &mut Random) {
         let inner = &self.inner;
+        if self.is_drained() {
+            return self.pass_on(term).await;
+        }
         let handed_over = inner.contact.was_handed_over(inner.times.lease);
         let cause = if handed_over { Cause::Switchover } else { Cause::Failover };
         let lead = Command::Lead { node: inner.node, name: inner.name.clone(), cause };
@@ -152,6 +158,32 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         }
         info!(%term, %cause, "leading");
         inner.leadership.send_replace(Some(inner.cell.leadership(term)));
+    }
+
+    /// A drained node that had to lead, because it alone had what the others lacked: its log reaches them by itself, and
+    /// one of them takes over. No leadership is handed out and no `Lead` proposed meanwhile.
+    async fn pass_on(&self, term: Term) {
+        let inner = &self.inner;
+        inner.cell.raise_barrier(term);
+        info!(%term, "leading only to hand over, because this node is drained");
+        let mut asked = false;
+        while self.still_leads(term) {
+            let last = self.status().last;
+            let mut candidates = self.candidates();
+            candidates.retain(|candidate| candidate.confirmed >= last);
+            if !asked && let Ok(to) = crate::successor::choose(&candidates, None) {
+                info!(%to, "handing leadership over");
+                // Once: a failed transfer ends this term's leadership for good, and the others elect.
+                asked = inner.raft.trigger().transfer_leader(to.0).await.is_ok();
+            }
+            sleep(PASS_ON_EVERY).await;
+        }
+    }
+
+    fn still_leads(&self, term: Term) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let seen = metrics.borrow_watched();
+        seen.state == ServerState::Leader && seen.current_term == term.0
     }
 
     /// Proposes a command that must come first, until it is applied or the term is over.
@@ -174,12 +206,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             if matches!(outcome.await, Ok(Ok(_))) {
                 return true;
             }
-            let still_leads = {
-                let metrics = inner.raft.metrics();
-                let seen = metrics.borrow_watched();
-                seen.state == ServerState::Leader && seen.current_term == term.0
-            };
-            if !still_leads {
+            if !self.still_leads(term) {
                 return false;
             }
             // No majority has answered yet: it is about to, or this node will cease to lead.

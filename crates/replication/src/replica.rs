@@ -118,7 +118,7 @@ pub enum MembershipError {
     #[error("{0}")]
     NotTaken(String),
     /// It cannot become a voter yet.
-    #[error("{name} is not caught up: it lacks {} entries (about {} MiB)", .lag.entries, .lag.bytes >> 20)]
+    #[error("{name} is not caught up: it lacks {} entries (about {} KiB)", .lag.entries, .lag.bytes >> 10)]
     Behind {
         /// The learner.
         name: String,

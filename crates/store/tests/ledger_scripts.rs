@@ -65,6 +65,8 @@ scripts!(
     an_unknown_name_is_refused,
     a_rejected_record_is_set_aside_and_can_be_retried,
     a_full_quarantine_gives_up_its_oldest_records_and_says_so,
+    a_removed_member_leaves_nothing_behind_but_its_number,
+    leadership_lost_soon_after_a_hand_over_is_a_relapse,
     standing_orders_last_until_they_are_taken_back,
     events_are_kept_in_order,
 );

@@ -233,7 +233,10 @@ impl From<MembershipError> for Failure {
             MembershipError::NotLeader { .. } => Self::NotLeader { leader: None },
             MembershipError::Refused(reason) => Self::HandOver(reason),
             MembershipError::NotTaken(reason) => Self::NotTaken(reason),
-            behind @ MembershipError::Behind { .. } => Self::NotCaughtUp(behind.to_string()),
+            MembershipError::Behind { name, lag } => {
+                let bytes = model::plant::units::format_bytes(lag.bytes);
+                Self::NotCaughtUp(format!("{name} lacks {} entries (about {bytes})", lag.entries))
+            }
             MembershipError::QuorumAtStake(why) => Self::QuorumAtStake(why.to_string()),
             MembershipError::NoSuccessor(nobody) => nobody.into(),
             MembershipError::Unknown(patience) => Self::Unknown(patience),

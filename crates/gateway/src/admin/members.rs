@@ -10,7 +10,7 @@ use std::time::Duration;
 use model::command::{Command, Event, Severity};
 use model::ids::NodeId;
 use model::plant::Failback;
-use replication::{Candidate, Joiner, NoSuccessor, Status, check_removal, choose, is_caught_up};
+use replication::{Candidate, Joiner, NoSuccessor, Status, check_removal, choose};
 use store::engine::Engine;
 use tokio::time::{Instant, sleep};
 use wire::proto::v1 as pb;
@@ -202,14 +202,7 @@ impl<E: Engine> AdminService<E> {
     }
 
     fn check_caught_up(&self, node: NodeId) -> Result<(), Failure> {
-        match self.replica().lag(node) {
-            Some(lag) if !is_caught_up(lag) => {
-                let (name, bytes) = (self.name_of(node), model::plant::units::format_bytes(lag.bytes));
-                let text = format!("{name} lacks {} entries (about {bytes})", lag.entries);
-                Err(Failure::NotCaughtUp(text))
-            }
-            _ => Ok(()),
-        }
+        self.replica().check_caught_up(node).map_err(Failure::from_change)
     }
 
     /// Writes into the log what is about to be done, by whom and why.

@@ -112,11 +112,11 @@ impl<E: Engine> AdminService<E> {
                 member.free_bytes = self.free_bytes();
             }
             // What a voter lacks is on its way; what a learner lacks decides when it may vote.
-            if member.confirmed.is_some() || !member.voter {
+            if status.leader == Some(status.node) && !member.voter {
                 let lag = self.replica().lag(NodeId(member.id));
                 member.behind = member.behind.or(lag.map(|lag| lag.entries));
                 member.behind_bytes = lag.map(|lag| lag.bytes);
-                member.caught_up = lag.is_some_and(replication::is_caught_up);
+                member.caught_up = self.replica().check_caught_up(NodeId(member.id)).is_ok();
             }
         }
         members

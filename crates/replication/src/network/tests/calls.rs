@@ -334,3 +334,29 @@ async fn no_vote_is_taken_from_a_node_that_is_not_the_one_meant() {
         serving.abort();
     }
 }
+
+#[tokio::test]
+async fn a_node_learns_its_number_from_whoever_knows_its_data_directory() {
+    let known = Member { name: "gateway-1".into(), store: StoreId::from(1), ..Member::default() };
+    let stranger = Node::start(2, Handler::new()).await;
+    let member = Node::start(3, Handler { members: [(7, known.clone())].into(), ..Handler::new() }).await;
+    let caller = Caller::new();
+    let (peer, place) = soon("an answer", caller.network.ask_to_join(&stranger.address.to_string()))
+        .await
+        .expect("it answers");
+    assert_eq!((peer.node, place), (NodeId(2), Place::default()), "it knows of no members yet");
+    let (_, place) =
+        soon("an answer", caller.network.ask_to_join(&member.address.to_string())).await.expect("it answers");
+    assert_eq!(place, Place { node: NodeId(7), members: [(7, known)].into() });
+}
+
+#[tokio::test]
+async fn a_removed_node_is_told_so_and_asked_nothing() {
+    let node = Node::start(2, Handler { removed: vec![1], ..Handler::new() }).await;
+    let caller = Caller::new();
+    assert_unreachable(&soon("a refusal", caller.vote(2, &node.member(2), TTL)).await);
+    assert_eq!(caller.events(), [PeerEvent::Refused { node: NodeId(2), refusal: Refusal::Removed }]);
+    assert_eq!(node.handler.votes.load(Ordering::Relaxed), 0);
+    let asked = soon("an answer", caller.network.ask(&node.address.to_string())).await;
+    assert_eq!(asked.map(drop), Err(AskError::Refused(Refusal::Removed)));
+}
