@@ -58,7 +58,7 @@ pub(crate) async fn run(bench: &Bench, args: &Args) -> anyhow::Result<Vec<Figure
     let (p50, p99) = (Duration::from_secs_f64(median(p50s)), Duration::from_secs_f64(median(p99s)));
     Ok(vec![
         Figure::judged(
-            &format!("samples/s, batches of {}, {proposers} proposers", SHAPE.samples()),
+            &format!("samples/s, batches of {}, {proposers} proposers", grouped(SHAPE.samples() as f64)),
             "≥ 1,000,000",
             grouped(rate),
             rate >= RATE,

@@ -56,7 +56,6 @@ async fn measure(
 ) -> anyhow::Result<Vec<Figure>> {
     let replicas = Replicas::start(folder).await?;
     let own = std::process::id();
-    let empty = largest(folder);
     let written_before = process::usage(own)?.written;
     let (leader, before) = replicas.leader().await?;
     let done = load::run(leader, proposers, shape, Until::Samples(samples)).await?;
@@ -68,7 +67,7 @@ async fn measure(
         RocksEngine::open(&path, &RocksOptions::default())
             .context("a data directory cannot be opened again")?;
     }
-    let on_disk = largest(folder).saturating_sub(empty) as f64 / done.samples as f64;
+    let on_disk = largest(folder) as f64 / done.samples as f64;
     let encoded = done.entry_bytes as f64 / done.samples as f64;
     let per_byte = written as f64 / NODES as f64 / done.entry_bytes as f64;
     bench.say(&format!("{name}: {on_disk:.2} bytes a sample, {per_byte:.2} bytes written a byte"));

@@ -1,7 +1,8 @@
 //! What a group that is read every 100 ms sees of a failover: the leader killed, cut off from its peers, or relieved.
 //!
-//! - The gap is the longest time between two answered reads of any device, the last by the old leader, the first by the
-//!   new one, at the device.
+//! - The gap between reads is the longest time between two answered reads of any device, the last by the old leader,
+//!   the first by the new one, at the device. The gap in the data is longer by what the old leader still read and
+//!   could not commit: the missed slots of a device, and one period.
 //! - A planned switchover is judged by the slot rules: slots in gap records that reached the receiver.
 //! - The moment of each fault is random against the schedule; a fault is done to a whole cluster.
 
@@ -60,6 +61,8 @@ enum Fault {
 #[derive(Debug, Default)]
 struct Outcome {
     gaps: Times,
+    /// Gaps in the data that arrives.
+    data_gaps: Times,
     /// Slots missed, of all devices together.
     slots: u64,
     causes: Vec<String>,
@@ -124,6 +127,8 @@ impl Stage<'_> {
             let (slots, causes) = self.seen.look()?.slots_missed(began, SystemClock.now());
             self.bench.say(&format!("{fault:?} {time} of {times}: {}, {slots} slots missed", millis(gap)));
             outcome.gaps.record(gap);
+            let of_a_device = slots.div_ceil(DEVICES.count as u64) + 1;
+            outcome.data_gaps.record(DEVICES.period * u32::try_from(of_a_device)?);
             outcome.slots += slots;
             for cause in causes {
                 if !outcome.causes.contains(&cause) {
@@ -217,6 +222,7 @@ impl Fault {
                 ),
                 Figure::reported(&format!("{name}: p99"), millis(gap(0.99))),
                 Figure::judged(&format!("{name}: longest"), "< 1.2 s", millis(longest), longest < LONGEST),
+                Figure::reported(&format!("{name}: gap in the data"), outcome.data_gaps.summary()),
                 Figure::reported(&format!("{name}: slots missed"), missed),
             ],
         };

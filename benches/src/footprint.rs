@@ -58,10 +58,13 @@ pub(crate) async fn run(bench: &Bench, args: &Args) -> anyhow::Result<Vec<Figure
 async fn empty(bench: &Bench, idle: Duration) -> anyhow::Result<Figure> {
     let world = World::start(bench, "empty", LOOK_EVERY).await?;
     sleep(idle).await;
-    let resident: Vec<u64> = world.usage().await?.into_iter().map(|usage| usage.resident).collect();
+    let usage = world.usage().await?;
     world.end().await?;
-    let most = resident.iter().copied().max().unwrap_or_default();
-    let each: Vec<String> = resident.iter().map(|bytes| megabytes(*bytes)).collect();
+    let most = usage.iter().map(|usage| usage.resident).max().unwrap_or_default();
+    let each = usage.iter().map(|usage| {
+        format!("{} ({} of it without the program)", megabytes(usage.resident), megabytes(usage.anonymous))
+    });
+    let each: Vec<String> = each.collect();
     bench.say(&format!("empty plant: {}", each.join(", ")));
     Ok(Figure::judged(
         &format!("resident memory, empty plant, after {} s", idle.as_secs()),

@@ -6,13 +6,16 @@ use hdrhistogram::Histogram;
 
 use crate::table::millis;
 
-/// Durations from a microsecond to more than an hour, to three digits.
+/// In microseconds: an hour. What is longer counts as this.
+const LONGEST: u64 = 3_600_000_000;
+
+/// Durations from a microsecond to an hour, to three digits.
 #[derive(Debug, Clone)]
 pub(crate) struct Times(Histogram<u64>);
 
 impl Default for Times {
     fn default() -> Self {
-        Self(Histogram::new(3).expect("three digits are possible"))
+        Self(Histogram::new_with_max(LONGEST, 3).expect("these bounds are possible"))
     }
 }
 
@@ -24,7 +27,7 @@ impl Times {
 
     /// Adds what another one has seen.
     pub(crate) fn merge(&mut self, other: &Self) {
-        self.0.add(&other.0).expect("it grows as it must");
+        self.0.add(&other.0).expect("all have the same bounds");
     }
 
     /// How many were noted.

@@ -154,6 +154,10 @@ async fn measure(arguments: Arguments) -> anyhow::Result<bool> {
         told = told_to_stop() => Err(told),
     };
     process::end_all_below(folder.path());
+    if !arguments.keep {
+        // What was cut short in this process may still be writing for a moment.
+        world::clear(folder.path());
+    }
     folder.remove()?;
     measured
 }
@@ -206,8 +210,10 @@ fn clean_up_after_a_panic(folder: PathBuf, keep: bool) {
     std::panic::set_hook(Box::new(move |panic| {
         usual(panic);
         process::end_all_below(&folder);
-        if !keep && let Err(error) = std::fs::remove_dir_all(&folder) {
-            eprintln!("{}: {error}", folder.display());
+        if !keep {
+            world::clear(&folder);
+            // It is empty now, or has been complained about.
+            let _ = std::fs::remove_dir(&folder);
         }
     }));
 }

@@ -7,7 +7,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use model::Clock;
+use model::{Clock, Timestamp};
 use runtime::SystemClock;
 use simulator::history::monotonic_ns;
 use simulator::receiver::{Mode, Receiver};
@@ -102,6 +102,7 @@ async fn measure(
     let each: Vec<String> = nodes.iter().map(|cores| format!("{cores:.2}")).collect();
     let story = seen.look()?;
     let (slots, causes) = story.slots_missed(from, until);
+    let (at_first, first_causes) = story.slots_missed(Timestamp(0), from);
     let reads = story.reads_between(from_ns, until_ns);
     let mut jitter = story.jitter(devices.period, from_ns);
     bench.say(&format!("{slots} slots missed {causes:?}, {all:.2} cores, {counts:?}"));
@@ -122,6 +123,10 @@ async fn measure(
                 grouped(devices.count as f64 * elapsed.as_secs_f64())
             ),
             slots == 0,
+        ),
+        Figure::reported(
+            "slots missed before, while every device was connected to",
+            format!("{at_first} {}", first_causes.join(" ")),
         ),
         Figure::judged(
             "samples answered by devices that did not arrive",

@@ -17,8 +17,10 @@ const KILLED: Duration = Duration::from_secs(5);
 pub(crate) struct Usage {
     /// Processor time, its own and the kernel's on its behalf.
     pub(crate) cpu: Duration,
-    /// Resident memory.
+    /// Resident memory, with the pages of files that are mapped: the program itself.
     pub(crate) resident: u64,
+    /// Of that, what is no file.
+    pub(crate) anonymous: u64,
     /// Bytes handed to the storage layer (`write_bytes` of /proc/PID/io): pages, as often as they were written.
     pub(crate) written: u64,
 }
@@ -30,9 +32,11 @@ pub(crate) fn usage(id: u32) -> anyhow::Result<Usage> {
         std::fs::read_to_string(&path).context(path)
     };
     let found = |what: &'static str| format!("no {what} in /proc");
+    let status = read("status")?;
     Ok(Usage {
         cpu: cpu_of(&read("stat")?).with_context(|| found("processor time"))?,
-        resident: number(&read("status")?, "VmRSS:").with_context(|| found("resident memory"))? * 1024,
+        resident: number(&status, "VmRSS:").with_context(|| found("resident memory"))? * 1024,
+        anonymous: number(&status, "RssAnon:").with_context(|| found("anonymous memory"))? * 1024,
         written: number(&read("io")?, "write_bytes:").with_context(|| found("written bytes"))?,
     })
 }

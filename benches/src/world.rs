@@ -111,6 +111,24 @@ impl World {
     }
 }
 
+/// Removes everything in a folder, trying again for a while if something is still being written there.
+pub(crate) fn clear(folder: &Path) {
+    const TRIES: u32 = 100;
+    for tried in 1..=TRIES {
+        let Ok(entries) = std::fs::read_dir(folder) else { return };
+        let remove = |path: &Path| match path.is_dir() {
+            true => std::fs::remove_dir_all(path),
+            false => std::fs::remove_file(path),
+        };
+        let mut failed = entries.flatten().filter_map(|entry| remove(&entry.path()).err()).peekable();
+        match failed.peek() {
+            None => return,
+            Some(error) if tried == TRIES => eprintln!("{}: {error}", folder.display()),
+            Some(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
 /// Removes what a part of the run has written.
 pub(crate) fn remove(folder: &Path) -> anyhow::Result<()> {
     std::fs::remove_dir_all(folder).with_context(|| folder.display().to_string())

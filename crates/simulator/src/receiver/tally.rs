@@ -59,16 +59,17 @@ pub(super) enum Unreadable {
 
 #[derive(Debug)]
 pub(super) enum Tally {
-    Counting(Counting),
+    Counting(Box<Counting>),
     Recording(Box<Recording>),
 }
 
 impl Tally {
     pub(super) fn new(mode: Mode) -> Self {
         match mode {
-            Mode::Counting => Self::Counting(Counting::default()),
+            Mode::Counting => Self::Counting(Box::default()),
             Mode::CountingSamples(history, process) => {
-                Self::Counting(Counting { history: Some((history, process)), ..Counting::default() })
+                let counting = Counting { history: Some((history, process)), ..Counting::default() };
+                Self::Counting(Box::new(counting))
             }
             Mode::Recording(history) => {
                 Self::Recording(Box::new(Recording { history, ..Recording::default() }))
