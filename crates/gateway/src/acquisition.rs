@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drivers::modbus::{Endpoints, ModbusDevice, Setup, WarmConnections};
+use drivers::modbus::{Endpoints, ModbusDevice, NotPolled, Setup, WarmConnections};
 use model::command::Command;
 use model::ids::{GridId, GroupId, Revision};
 use model::plant::Device;
@@ -34,6 +34,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::field::{FieldDoor, Question};
 use crate::live::Live;
 pub(crate) use batcher::Batcher;
 use group::GroupTask;
@@ -54,6 +55,7 @@ pub(crate) struct AcquisitionParts<E: Engine> {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) live: Live,
     pub(crate) bind: Option<IpAddr>,
+    pub(crate) field: FieldDoor,
     pub(crate) spawner: Spawner,
 }
 
@@ -91,6 +93,7 @@ pub(crate) async fn run<E: Engine>(
     let mut running: BTreeMap<GroupId, Running> = BTreeMap::new();
     let groups = tokio_util::task::TaskTracker::new();
     let mut applied = parts.replica.store().keeper().applied();
+    let mut questions = parts.field.open();
     loop {
         // One look: what changes after it is noticed below.
         let look = |state: &State| (fingerprint(state), state.grids.clone(), state.catalog().cloned());
@@ -157,10 +160,19 @@ pub(crate) async fn run<E: Engine>(
                 warn!(ahead_nanos = ahead, "the wall clock was set: opening all grids anew");
                 timeline = open_grids_anew(&parts, &leadership, &stop).await;
             }
+            question = questions.next() => {
+                let known = devices.get(&question.device.id).filter(|(known, _)| *known == question.device);
+                let driver = match known {
+                    Some((_, driver)) => Ok(Arc::clone(driver)),
+                    None => endpoints.device(&question.device).map(Arc::new),
+                };
+                put(question, driver, &parts.clock, &leadership, &spawner);
+            }
             () = over(&leadership) => break,
             () = stop.cancelled() => break,
         }
     }
+    drop(questions);
     groups.close();
     if tokio::time::timeout(FINISH, groups.wait()).await.is_err() {
         warn!("scans were still running when acquisition ended");
@@ -170,6 +182,32 @@ pub(crate) async fn run<E: Engine>(
     spawner.token().cancel();
     info!(term = %leadership.term(), "acquisition has ended");
     Ok(())
+}
+
+/// Puts a question from outside to a device, in a task of its own. It ends with the reign.
+fn put(
+    question: Question,
+    driver: Result<Arc<ModbusDevice>, NotPolled>,
+    clock: &Arc<dyn Clock>,
+    leadership: &Leadership,
+    spawner: &Spawner,
+) {
+    let driver = match driver {
+        Ok(driver) => driver,
+        Err(reason) => {
+            warn!(device = question.device.id, %reason, "device cannot be asked");
+            return;
+        }
+    };
+    let (clock, leadership, stop) = (Arc::clone(clock), leadership.clone(), spawner.token().clone());
+    spawner.spawn(format!("probe {}", question.device.id), async move {
+        tokio::select! {
+            () = question.put(driver, clock) => {}
+            () = over(&leadership) => {}
+            () = stop.cancelled() => {}
+        }
+        Ok::<(), Failure>(())
+    });
 }
 
 /// Resolves when the leadership of this term can never be used again. A lease that has run out may be renewed.

@@ -1,22 +1,25 @@
 //! The gRPC service `holdfast.v1.Admin` of one node.
 //!
 //! - Reads are served from this node's ledger; changes are proposed through the replica, which reaches the leader.
-//! - What only the leader knows is answered by it alone: `AdminService::require_leader` is the one place that says so, and
-//!   where forwarding to it would be put.
+//! - What only the leader knows or does is answered by it alone: `forward` hands such a call on to it, once.
 //! - Every change bears its principal and its reason.
 //!
 //! `verdict` makes alarms of facts, `views` makes messages of the ledger; `failure` has the codes of all errors.
 
+mod acting;
 mod caller;
 mod config;
 mod failure;
+mod forward;
 mod gaps;
 mod members;
 mod operate;
+mod probe;
 mod service;
 mod status;
 mod verdict;
 mod views;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,15 +33,20 @@ use store::Outcome;
 use store::engine::Engine;
 use tls::Keeper;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use wire::proto::v1::admin_server::AdminServer;
 
-pub use caller::PRINCIPAL;
+pub use acting::LEADER_SERVICE;
+pub(crate) use acting::Acting;
+pub use caller::{HOP, PRINCIPAL};
 pub use failure::{CODE, LEADER};
 pub(crate) use verdict::CERTIFICATE_LIMIT;
-pub use verdict::Notices;
 
+use crate::field::FieldDoor;
 use crate::live::Live;
+use acting::Absence;
 use failure::Failure;
+use forward::{Forwarder, connector};
 use gaps::GapJournal;
 
 /// How long a change may take; an election fits into it.
@@ -54,11 +62,6 @@ const MAX_MESSAGE: usize = (64 << 20) + (1 << 20);
 pub trait Switchover: Send + Sync + 'static {
     /// Hands leadership to `to` without missing a slot: finish the running scans, drain, commit, transfer.
     fn switch_over(&self, to: NodeId) -> BoxFuture<'_, Result<(), MembershipError>>;
-
-    /// What the node has noticed that lies in no ledger.
-    fn notices(&self) -> Notices {
-        Notices::default()
-    }
 }
 
 /// Hands leadership over at once, without finishing anything first.
@@ -86,6 +89,11 @@ pub struct AdminService<E: Engine> {
     free_bytes: Option<FreeBytes>,
     gaps: GapJournal,
     certificates: Option<Keeper>,
+    forwarder: Forwarder,
+    absence: Absence,
+    field: FieldDoor,
+    /// Ends what goes on until somebody ends it: watching.
+    stop: CancellationToken,
 }
 
 /// Bytes free for the data directory above the reserve.
@@ -102,6 +110,10 @@ impl<E: Engine> Clone for AdminService<E> {
             free_bytes: self.free_bytes.clone(),
             gaps: self.gaps.clone(),
             certificates: self.certificates.clone(),
+            forwarder: self.forwarder.clone(),
+            absence: self.absence.clone(),
+            field: self.field.clone(),
+            stop: self.stop.clone(),
         }
     }
 }
@@ -126,12 +138,21 @@ impl<E: Engine> AdminService<E> {
             free_bytes: None,
             gaps,
             certificates: None,
+            forwarder: Forwarder::new(connector(None)),
+            absence: Absence::default(),
+            field: FieldDoor::default(),
+            stop: CancellationToken::new(),
         }
     }
 
-    /// Says whose certificates the node has seen.
+    /// Says how devices are asked; without it none can be.
+    pub fn with_field(self, field: FieldDoor) -> Self {
+        Self { field, ..self }
+    }
+
+    /// Says whose certificates the node has seen, and with which it asks other nodes; without any it asks in plaintext.
     pub fn with_certificates(self, keeper: Option<Keeper>) -> Self {
-        Self { certificates: keeper, ..self }
+        Self { forwarder: Forwarder::new(connector(keeper.clone())), certificates: keeper, ..self }
     }
 
     /// Says how much room the data directory has.
@@ -139,7 +160,8 @@ impl<E: Engine> AdminService<E> {
         Self { free_bytes: Some(free_bytes), ..self }
     }
 
-    /// Starts the task that notes gaps as they are applied. Without it only those still in the buffer are known.
+    /// Starts the task that notes gaps as they are applied, and ends with `spawner` what somebody watches. Without it
+    /// only gaps still in the buffer are known.
     pub fn keeping_gaps(self, spawner: &Spawner) -> Self {
         let (journal, keeper) = (self.gaps.clone(), self.replica.store().keeper().clone());
         let stop = spawner.token().clone();
@@ -147,7 +169,7 @@ impl<E: Engine> AdminService<E> {
             journal.follow(keeper, stop).await;
             Ok::<(), ProposeError>(())
         });
-        self
+        Self { stop: spawner.token().clone(), ..self }
     }
 
     /// The tonic service with its message limits, ready to be mounted.
@@ -194,18 +216,6 @@ impl<E: Engine> AdminService<E> {
 
     fn free_bytes(&self) -> Option<u64> {
         self.free_bytes.as_ref().map(|free_bytes| free_bytes())
-    }
-
-    /// Refuses what this node cannot answer as well as the leader. A node that knows of no leader answers itself.
-    fn require_leader(&self, this_node: bool) -> Result<(), Failure> {
-        let status = self.replica().status();
-        match status.leader {
-            _ if status.removed => Err(Failure::Removed),
-            Some(leader) if leader != status.node && !this_node => Err(Failure::NotLeader {
-                leader: status.members.get(&leader).map(|member| member.name.clone()),
-            }),
-            _ => Ok(()),
-        }
     }
 
     /// Proposes a command, again where it surely did not happen, and waits until this node has applied it: whoever is

@@ -62,6 +62,9 @@ pub struct Listen {
     pub health: Option<SocketAddr>,
     /// Where peers reach `peers`, `host:port`, if that is another address; only for a node that joins.
     pub advertise: Option<String>,
+    /// Where the other nodes reach this node's API, `host:port`, if that is not the address it listens on.
+    #[serde(rename = "advertise-admin")]
+    pub advertise_admin: Option<String>,
 }
 
 /// Commands that let other programs follow the active node.
@@ -232,6 +235,21 @@ impl NodeConfig {
     }
 }
 
+impl NodeConfig {
+    /// Where the other nodes reach this node's API: what is advertised, else where it listens; on all addresses, the
+    /// host under which its peers know it.
+    pub fn api_address(&self) -> String {
+        if let Some(advertised) = &self.listen.advertise_admin {
+            return advertised.clone();
+        }
+        let Some(admin) = self.listen.admin else { return String::new() };
+        match self.address.rsplit_once(':') {
+            Some((host, _)) if admin.ip().is_unspecified() => format!("{host}:{}", admin.port()),
+            _ => admin.to_string(),
+        }
+    }
+}
+
 impl NodeFile {
     fn replace_from(&mut self, environment: impl Fn(&str) -> Option<String>, problems: &mut Vec<String>) {
         if let Some(value) = environment("HOLDFAST_NAME") {
@@ -263,6 +281,9 @@ impl NodeFile {
             ("HOLDFAST_LISTEN_ADMIN", &mut self.listen.admin),
             ("HOLDFAST_LISTEN_HEALTH", &mut self.listen.health),
         ];
+        if let Some(value) = environment("HOLDFAST_LISTEN_ADVERTISE_ADMIN") {
+            self.listen.advertise_admin = Some(value);
+        }
         for (key, place) in listeners {
             match environment(key).map(|value| (value.parse(), value)) {
                 None => {}
@@ -347,6 +368,11 @@ fn check_dial(file: &NodeFile, problems: &mut Vec<String>) {
 }
 
 fn check_listeners(file: &NodeFile, problems: &mut Vec<String>) {
+    if let Some(advertise) = &file.listen.advertise_admin
+        && !is_host_and_port(advertise)
+    {
+        problems.push(format!("listen.advertise-admin: {advertise:?} is not HOST:PORT"));
+    }
     let required = [("listen.peers", file.listen.peers), ("listen.admin", file.listen.admin)];
     for (key, address) in required {
         if address.is_none() {
@@ -471,6 +497,20 @@ mod tests {
             let problems = NodeConfig::parse(&limited(wrong), nothing).expect_err("no room to work in");
             assert!(problems[0].starts_with("limits.disk:"), "{problems:?}");
         }
+    }
+
+    #[test]
+    fn the_api_is_reached_where_it_listens_or_where_it_is_advertised() {
+        let address = |text: &str| NodeConfig::parse(text, nothing).expect("it is valid").api_address();
+        assert_eq!(address(FILE), "127.0.0.1:7611");
+        let named = FILE.replace("admin =", "advertise-admin = \"gateway-a:8611\"\n admin =");
+        assert_eq!(address(&named), "gateway-a:8611");
+        let problems = NodeConfig::parse(&named.replace(":8611", ""), nothing).expect_err("no port");
+        assert!(problems[0].starts_with("listen.advertise-admin:"), "{problems:?}");
+        let mut everywhere = NodeConfig::parse(FILE, nothing).expect("it is valid");
+        everywhere.listen.admin = Some(([0, 0, 0, 0], 7611).into());
+        everywhere.address = "gateway-a:7610".to_owned();
+        assert_eq!(everywhere.api_address(), "gateway-a:7611");
     }
 
     #[test]

@@ -15,15 +15,12 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use model::Permit as _;
 use replication::Replica;
-use runtime::SystemClock;
 use store::engine::Engine;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::AdminService;
-use crate::live::Live;
+use crate::admin::{Acting, AdminService};
 
 pub use metrics::MetricsWriter;
 
@@ -40,19 +37,8 @@ pub struct HealthParts<E: Engine> {
     pub sources: Vec<MetricsSource>,
 }
 
-/// Serves what replica and live facts tell, until told to stop.
-pub async fn serve<E: Engine>(
-    listener: TcpListener,
-    replica: Replica<E>,
-    live: Live,
-    stop: CancellationToken,
-) -> Result<(), io::Error> {
-    let admin = AdminService::new(replica.clone(), live, replica.clone(), Arc::new(SystemClock), "");
-    serve_parts(listener, HealthParts { replica, admin, sources: Vec::new() }, stop).await
-}
-
 /// Serves until told to stop.
-pub async fn serve_parts<E: Engine>(
+pub async fn serve<E: Engine>(
     listener: TcpListener,
     parts: HealthParts<E>,
     stop: CancellationToken,
@@ -87,15 +73,11 @@ fn readiness(majority: bool, role: &str) -> Result<(), &'static str> {
 }
 
 async fn leader<E: Engine>(State(parts): State<Arc<HealthParts<E>>>) -> impl IntoResponse {
-    let live =
-        parts.replica.leadership().borrow().as_ref().is_some_and(|leadership| leadership.check().is_ok());
-    if live {
-        return (StatusCode::OK, format!("{}\n", parts.replica.name()));
+    match parts.admin.acting() {
+        Acting::Here => (StatusCode::OK, format!("{}\n", parts.replica.name())),
+        Acting::Elsewhere(name) => (StatusCode::SERVICE_UNAVAILABLE, format!("{name}\n")),
+        Acting::Nobody => (StatusCode::SERVICE_UNAVAILABLE, "no leader is known\n".to_owned()),
     }
-    let status = parts.replica.status();
-    let other = status.leader.filter(|leader| *leader != status.node);
-    let name = other.and_then(|leader| status.members.get(&leader)).map(|member| member.name.as_str());
-    (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", name.unwrap_or("no leader is known")))
 }
 
 async fn metrics<E: Engine>(State(parts): State<Arc<HealthParts<E>>>) -> impl IntoResponse {

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::acquisition::{self, AcquisitionParts, over};
+use crate::field::FieldDoor;
 use crate::forwarding::{self, ForwardingParts};
 use crate::live::Live;
 use crate::retention;
@@ -34,6 +35,7 @@ pub(crate) struct LeadingParts<E: Engine> {
     pub(crate) live: Live,
     pub(crate) facts: NodeFacts,
     pub(crate) bind: Option<IpAddr>,
+    pub(crate) field: FieldDoor,
     pub(crate) spawner: Spawner,
 }
 
@@ -169,6 +171,7 @@ impl<E: Engine> Leading<E> {
             clock: Arc::clone(&parts.clock),
             live: parts.live.clone(),
             bind: parts.bind,
+            field: parts.field.clone(),
             spawner: parts.spawner.clone(),
         });
         let run = acquisition::run(acquisition, leadership, reign.stop_acquisition.clone());

@@ -11,9 +11,11 @@
 
 mod acquisition;
 pub mod admin;
+mod api;
 pub mod config;
 mod dialing;
 mod failback;
+mod field;
 mod forwarding;
 pub mod health;
 pub mod leading;
@@ -30,4 +32,5 @@ mod space;
 mod waiting;
 
 pub use config::{ConfigError, NodeConfig};
+pub use field::FieldDoor;
 pub use node::{NodeError, RunningNode};

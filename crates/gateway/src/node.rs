@@ -23,13 +23,16 @@ use tls::Keeper;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
 use crate::admin::AdminService;
+use crate::api;
 use crate::config::NodeConfig;
 use crate::dialing::Redirecting;
 use crate::failback;
-use crate::health;
+use crate::field::FieldDoor;
+use crate::health::{self, HealthParts};
 use crate::leading::{Leading, LeadingParts, Switchover};
 use crate::live::Live;
 use crate::pushing::{PushedTags, ReplicatedLog};
@@ -181,6 +184,7 @@ impl RunningNode {
             members: config.members.clone(),
             belonging,
             times: config.times,
+            api: config.api_address(),
             clock: Arc::clone(&clock),
             connector: Arc::new(Redirecting::new(
                 security.connector(TcpConnector::new(config.times.lease / 2)),
@@ -203,15 +207,19 @@ impl RunningNode {
         if let Some(waiting) = waiting {
             waiting.cancel();
         }
-        let live = Live::default();
-        let switchover = start_leading(&config, &replica, &clock, &live, &outer_spawner);
+        let (live, field) = (Live::default(), FieldDoor::default());
+        let switchover = start_leading(&config, &replica, &clock, &live, &field, &outer_spawner);
         let yielding = space::hand_over_when_full(replica.clone(), switchover.clone());
         outer_spawner.spawn(
             "room",
             outer_spawner.token().clone().run_until_cancelled_owned(yielding).map(|_| Ok::<(), Failure>(())),
         );
-        let doors = Doors { admin, health, security };
-        serve(&config, &replica, &clock, &live, &switchover, doors, &outer_spawner);
+        let service =
+            AdminService::new(replica.clone(), live, switchover.clone(), Arc::clone(&clock), &*config.cluster)
+                .with_free_bytes(free_bytes(replica.clone()))
+                .with_certificates(security.keeper().cloned())
+                .with_field(field);
+        serve(service, &replica, &clock, Doors { admin, health, security }, &outer_spawner);
         info!(node = %replica.node(), name = config.name, cluster = config.cluster, "node is running");
         Ok(Self { replica, switchover, outer, inner, _raft_runtime: raft_runtime })
     }
@@ -291,6 +299,7 @@ fn start_leading(
     replica: &Replica<RocksEngine>,
     clock: &Arc<dyn Clock>,
     live: &Live,
+    field: &FieldDoor,
     spawner: &Spawner,
 ) -> Switchover {
     let facts = NodeFacts {
@@ -305,6 +314,7 @@ fn start_leading(
         live: live.clone(),
         facts,
         bind: config.field_bind,
+        field: field.clone(),
         spawner: spawner.clone(),
     });
     spawner.spawn("leading", leading.run());
@@ -313,12 +323,11 @@ fn start_leading(
     switchover
 }
 
+/// Opens the API and, where it is wanted, the health listener: both tell what the one admin service knows.
 fn serve(
-    config: &NodeConfig,
+    service: AdminService<RocksEngine>,
     replica: &Replica<RocksEngine>,
     clock: &Arc<dyn Clock>,
-    live: &Live,
-    switchover: &Switchover,
     Doors { admin, health, security }: Doors,
     spawner: &Spawner,
 ) {
@@ -334,23 +343,17 @@ fn serve(
         session,
         IngestConfig::default(),
     );
-    let service = AdminService::new(
-        replica.clone(),
-        live.clone(),
-        switchover.clone(),
-        Arc::clone(clock),
-        config.cluster.clone(),
-    )
-    .with_free_bytes(free_bytes(replica.clone()))
-    .with_certificates(security.keeper().cloned())
-    .keeping_gaps(spawner);
+    let reporter = HealthReporter::new();
+    let service = service.keeping_gaps(spawner).reporting_health(reporter.clone(), spawner);
+    let routes = api::health_and_reflection(reporter)
+        .add_service(service.clone().into_server())
+        .add_service(pushes.into_server());
     let api = tonic::transport::Server::builder()
         .layer(RoleLayer)
         // A client that is gone without a word must not hold its stream for ever.
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
-        .add_service(service.into_server())
-        .add_service(pushes.into_server());
+        .add_routes(routes);
     let stop = spawner.token().clone();
     let incoming = security.callers(admin);
     spawner.spawn(
@@ -359,7 +362,8 @@ fn serve(
     );
     if let Some(listener) = health {
         let stop = spawner.token().clone();
-        spawner.spawn("health", health::serve(listener, replica.clone(), live.clone(), stop));
+        let parts = HealthParts { replica: replica.clone(), admin: service, sources: Vec::new() };
+        spawner.spawn("health", health::serve(listener, parts, stop));
     }
 }
 

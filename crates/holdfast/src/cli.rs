@@ -20,6 +20,7 @@ mod leader;
 mod member;
 mod output;
 mod pki;
+mod probe;
 mod quarantine;
 mod status;
 mod tag;
@@ -108,8 +109,7 @@ pub(crate) fn make_files(global: &GlobalArgs, command: &FilesCommand) -> ExitCod
 
 fn ended(done: Result<Done, CliError>) -> ExitCode {
     match done {
-        Ok(Done::Well) => ExitCode::SUCCESS,
-        Ok(Done::Badly) => ExitCode::FAILURE,
+        Ok(done) => done.exit_code(),
         // Whoever reads our output has read enough.
         Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
@@ -135,6 +135,24 @@ async fn dispatch(global: GlobalArgs, command: Command) -> Result<Done, CliError
         Command::Gap(command) => gap::run(client, output, command).await,
         Command::Event(command) => event::run(client, output, command).await,
         Command::Alarm(command) => alarm::run(client, output, command).await,
+    }
+}
+
+/// Follows something until it fails, `duration` is over or Ctrl-C.
+async fn following(
+    duration: Option<Duration>,
+    follow: impl Future<Output = Result<(), CliError>>,
+) -> Result<(), CliError> {
+    let over = async {
+        match duration {
+            Some(duration) => tokio::time::sleep(duration).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        followed = follow => followed,
+        () = over => Ok(()),
+        _ = tokio::signal::ctrl_c() => Ok(()),
     }
 }
 

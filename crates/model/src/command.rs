@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::BatchHeader;
 use crate::gap::Cause;
-use crate::ids::{BootId, ClusterId, DestinationId, GridId, GroupId, Lineage, NodeId, Revision, SessionId};
+use crate::ids::{
+    BootId, ClusterId, DestinationId, DocumentId, GridId, GroupId, Lineage, NodeId, Revision, SessionId,
+};
 use crate::plant::Plant;
 use crate::position::{Cursor, Ordinal, Position};
 use crate::time::Timestamp;
@@ -101,6 +103,31 @@ pub enum Command {
         bundle: Vec<u8>,
         /// The plant they describe.
         plant: Box<Plant>,
+        /// Monotonic time since each group's last slot.
+        elapsed: Vec<(GroupId, Duration)>,
+        /// Destinations whose backlog may be discarded.
+        discard: Vec<String>,
+        /// Who and why.
+        request: Request,
+    },
+    /// A part of documents that are too large for one entry. Changes nothing until a
+    /// [`ConfigureStaged`](Self::ConfigureStaged) names them.
+    Stage {
+        /// What they are.
+        document: DocumentId,
+        /// Which part, from 0.
+        part: u32,
+        /// How many there are.
+        parts: u32,
+        /// The part.
+        data: Vec<u8>,
+    },
+    /// A new revision of the plant from documents that were staged before. Uses them up.
+    ConfigureStaged {
+        /// The revision this one was made from; refused if another is in force.
+        base: Revision,
+        /// The documents: files and plant.
+        document: DocumentId,
         /// Monotonic time since each group's last slot.
         elapsed: Vec<(GroupId, Duration)>,
         /// Destinations whose backlog may be discarded.

@@ -137,6 +137,10 @@ random_id!(
     ClusterId
 );
 random_id!(
+    /// Documents that are staged in parts: the first half of their BLAKE3, so that equal ones have equal ids.
+    DocumentId
+);
+random_id!(
     /// One run of one node process.
     BootId
 );

@@ -6,6 +6,7 @@
 //!
 //! - A [`Plant`] that exists is valid: ids are unique and well-formed, addresses fit their types, periods are not 0.
 //! - Order is that of the documents and carries no meaning except for the numbering of new ids.
+//! - A stored plant with a field that this version does not know is not read: what it means would be left out.
 
 pub mod address;
 pub mod document;
@@ -39,6 +40,7 @@ pub struct Plant {
 
 /// Who should lead, and what happens when it comes back.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ClusterPolicy {
     /// Node names, the most preferred first; nodes not named come after.
     pub preferred: Vec<String>,
@@ -48,7 +50,7 @@ pub struct ClusterPolicy {
 
 /// How leadership returns to a preferred node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Failback {
     /// An operator transfers it.
     #[default]
@@ -62,6 +64,7 @@ pub enum Failback {
 
 /// How much is kept and what happens when that is full.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Retention {
     /// Bytes of undelivered entries per node.
     pub max_bytes: u64,
@@ -90,6 +93,7 @@ pub enum WhenFull {
 
 /// One address, one connection, one owner task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Device {
     /// Its id; a tag's full id is `device/name`.
     pub id: String,
@@ -117,6 +121,7 @@ pub enum Link {
 
 /// How a Modbus TCP device is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModbusTcp {
     /// Host name or IP address.
     pub host: String,
@@ -147,6 +152,7 @@ pub enum Standby {
 
 /// Tags of a device that are read together, on one grid.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Group {
     /// Its id, unique in the device.
     pub id: String,
@@ -160,6 +166,7 @@ pub struct Group {
 
 /// When a group is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Schedule {
     /// From one slot to the next; at least 10 ms.
     pub period: Duration,
@@ -169,6 +176,7 @@ pub struct Schedule {
 
 /// A named point.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Tag {
     /// Its name below the device.
     pub name: String,
@@ -184,6 +192,7 @@ pub struct Tag {
 
 /// Where a value is in a Modbus device, and how its words are read.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModbusPoint {
     /// The address on the wire.
     pub address: ModbusAddress,
@@ -213,6 +222,7 @@ pub enum Encoding {
 
 /// A linear scale.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Scaling {
     /// What the raw number is multiplied with.
     pub factor: f64,
@@ -222,6 +232,7 @@ pub struct Scaling {
 
 /// Where records are delivered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Destination {
     /// Its id.
     pub id: String,
@@ -247,6 +258,7 @@ pub enum DestinationKind {
 
 /// An HTTP destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Http {
     /// Where to post, `http://` or `https://`, without credentials.
     pub url: String,
@@ -262,6 +274,7 @@ pub struct Http {
 
 /// A CSV destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Csv {
     /// Where the files go; may hold `${var.…}`, filled in by each node.
     pub directory: PathBuf,

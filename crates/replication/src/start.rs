@@ -54,6 +54,8 @@ pub struct ReplicaParts<E> {
     pub belonging: Belonging,
     /// The lease profile.
     pub times: LeaseTimes,
+    /// Where the other nodes reach this node's API, `host:port`; empty where it has none.
+    pub api: String,
     /// Wall clock.
     pub clock: Arc<dyn Clock>,
     /// Reaches peers.
@@ -127,6 +129,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             boot: parts.boot,
             pristine: parts.store.is_pristine() && bound.is_none(),
             address: parts.belonging.address.clone(),
+            api: parts.api.clone(),
         };
         let (identity, identity_seen) = watch::channel(identity);
         let table = PeerTable::new();

@@ -11,6 +11,7 @@ mod fill;
 mod quarantine;
 pub(crate) mod rows;
 mod samples;
+mod staged;
 mod state;
 
 use std::collections::{BTreeSet, HashMap};
@@ -23,6 +24,7 @@ use configure::ConfigureParts;
 pub use fill::{Fill, Mark};
 use rows::Row;
 pub use rows::{DamagedRow, Digest, RowChange};
+use staged::StagedParts;
 pub use state::{
     ClosedGrid, Cluster, DestinationState, EffectRecord, Effects, Grid, LogId, LoggedEvent, Membership,
     QuarantineKey, Quarantined, Reign, RevisionState, Session, Standing, State, Steady,

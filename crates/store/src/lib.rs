@@ -21,6 +21,7 @@ pub mod ledger;
 mod log;
 mod outcome;
 mod phase;
+pub mod staging;
 mod store;
 
 pub use checkpoint::{Checkpoint, CheckpointHeader};

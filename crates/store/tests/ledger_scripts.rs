@@ -62,6 +62,7 @@ scripts!(
     an_old_lead_changes_nothing,
     a_cluster_is_founded_once,
     configure_is_compare_and_set_on_the_revision,
+    a_large_plant_is_staged_in_parts_and_used_once,
     an_unknown_name_is_refused,
     a_rejected_record_is_set_aside_and_can_be_retried,
     a_full_quarantine_gives_up_its_oldest_records_and_says_so,

@@ -82,11 +82,15 @@ pub enum Kind {
     Event = 14,
     /// [`Command::EndSession`].
     EndSession = 15,
+    /// [`Command::Stage`].
+    Stage = 20,
+    /// [`Command::ConfigureStaged`].
+    ConfigureStaged = 21,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Found,
         Self::Lead,
         Self::Append,
@@ -101,6 +105,8 @@ impl Kind {
         Self::RetryQuarantine,
         Self::Event,
         Self::EndSession,
+        Self::Stage,
+        Self::ConfigureStaged,
     ];
 
     /// The kind with this number.
@@ -125,6 +131,8 @@ impl Kind {
             Command::RetryQuarantine { .. } => Self::RetryQuarantine,
             Command::Event(_) => Self::Event,
             Command::EndSession { .. } => Self::EndSession,
+            Command::Stage { .. } => Self::Stage,
+            Command::ConfigureStaged { .. } => Self::ConfigureStaged,
         }
     }
 
@@ -144,6 +152,8 @@ impl Kind {
             Body::RetryQuarantine(_) => Self::RetryQuarantine,
             Body::Event(_) => Self::Event,
             Body::EndSession(_) => Self::EndSession,
+            Body::Stage(_) => Self::Stage,
+            Body::ConfigureStaged(_) => Self::ConfigureStaged,
         }
     }
 }

@@ -8,7 +8,7 @@
 //! - [`packed`]: documents that travel inside a command: the plant and the files it was written in.
 //! - [`convert`]: the small messages of `holdfast.log.v1` to model and back, for the ledger too.
 //! - [`proto`]: the code generated from `/proto`.
-//! - [`times`]: moments and lengths of time in `holdfast.v1`.
+//! - [`times`], [`values`]: moments, lengths of time and readings in `holdfast.v1`.
 //!
 //! Invariants:
 //! - Everything that lies on a disk bears a version; what is newer is told from what is broken.
@@ -21,6 +21,7 @@ pub mod entry;
 pub mod packed;
 pub mod proto;
 pub mod times;
+pub mod values;
 
 #[cfg(test)]
 mod strategies;

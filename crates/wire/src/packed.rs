@@ -4,13 +4,16 @@
 //! plant is the JSON of [`Plant`]; version 1 of a bundle is bytes that are not looked into.
 //!
 //! - At most [`MAX_DOCUMENT`] bytes, checked before anything is allocated.
+//! - A plant with a field that this version does not know was written by a newer one, and is not read at all: left out,
+//!   it would be another plant here than there.
 //! - A plant is packed only if it comes back equal, so that no entry can be committed that nobody can read.
 
 use model::plant::Plant;
+use prost::Message as _;
 
 use crate::compress;
-use crate::convert::ConvertError;
-use crate::proto::log::Packed;
+use crate::convert::{ConvertError, required};
+use crate::proto::log::{Documents, Packed};
 
 /// The longest document, before compression: 64 MiB.
 pub const MAX_DOCUMENT: usize = 64 << 20;
@@ -62,7 +65,27 @@ pub fn pack_plant(plant: &Plant) -> Result<Packed, PackError> {
 
 /// Unpacks the canonical plant.
 pub fn unpack_plant(packed: &Packed) -> Result<Plant, ConvertError> {
-    plant_from_json(&unpack(packed)?).map_err(|_| ConvertError::Malformed("the JSON of a plant"))
+    plant_from_json(&unpack(packed)?).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => ConvertError::Unknown("something in the JSON of a plant"),
+        _ => ConvertError::Malformed("the JSON of a plant"),
+    })
+}
+
+/// Packs a bundle and its plant into the bytes that are staged in parts.
+pub fn pack_documents(bundle: &[u8], plant: &Plant) -> Result<Vec<u8>, PackError> {
+    let documents = Documents { bundle: Some(pack(bundle)?), plant: Some(pack_plant(plant)?) };
+    Ok(documents.encode_to_vec())
+}
+
+/// Unpacks what [`pack_documents`] gave.
+pub fn unpack_documents(bytes: &[u8]) -> Result<(Vec<u8>, Plant), ConvertError> {
+    let documents = Documents::decode(bytes).map_err(|_| ConvertError::Malformed("staged documents"))?;
+    // Fields that this version does not know were left out when the message was read.
+    if documents.encoded_len() < bytes.len() {
+        return Err(ConvertError::Unknown("a field of staged documents"));
+    }
+    let bundle = unpack(&required(documents.bundle, "a bundle")?)?;
+    Ok((bundle, unpack_plant(&required(documents.plant, "a plant")?)?))
 }
 
 /// The canonical plant as JSON: the same bytes for equal plants.
@@ -99,6 +122,12 @@ mod tests {
         }
 
         #[test]
+        fn staged_documents_come_back(bundle: Vec<u8>, plant in any_plant()) {
+            let bytes = pack_documents(&bundle, &plant).expect("representable");
+            prop_assert_eq!(unpack_documents(&bytes), Ok((bundle, plant)));
+        }
+
+        #[test]
         fn hostile_documents_are_refused(version in 0..3_u32, raw_length: u64, data: Vec<u8>) {
             let packed = Packed { version, raw_length, data: data.into() };
             prop_assert!(unpack(&packed).is_err());
@@ -121,6 +150,20 @@ mod tests {
         let liar = Packed { version: 1, raw_length: 1_000, data: bomb.into() };
         assert_eq!(unpack(&liar), Err(ConvertError::Malformed("a compressed document")));
         assert!(matches!(pack(&vec![0; MAX_DOCUMENT + 1]), Err(PackError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn a_plant_with_an_unknown_field_anywhere_was_written_by_a_newer_version() {
+        let newer = Err(ConvertError::Unknown("something in the JSON of a plant"));
+        let json = plant_to_json(&crate::strategies::scaled_plant(0.5)).expect("representable");
+        let json = String::from_utf8(json).expect("JSON");
+        for known in ["\"cluster\":{", "\"retention\":{", "\"scaling\":{", "\"address\":{"] {
+            assert_eq!(json.matches(known).count(), 1, "{known} in {json}");
+            let further = json.replace(known, &format!("{known}\"colour\":3,"));
+            assert_eq!(unpack_plant(&pack(further.as_bytes()).expect("short")), newer, "{known}");
+        }
+        let broken = unpack_plant(&pack(b"{").expect("short"));
+        assert_eq!(broken, Err(ConvertError::Malformed("the JSON of a plant")));
     }
 
     #[test]

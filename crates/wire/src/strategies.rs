@@ -214,6 +214,18 @@ fn any_admin_command() -> impl Strategy<Value = Command> {
                 request,
             }
         ),
+        (any::<u128>(), any::<u32>(), any::<u32>(), vec(any::<u8>(), 0..400)).prop_map(
+            |(document, part, parts, data)| Command::Stage { document: document.into(), part, parts, data }
+        ),
+        (any::<u64>(), any::<u128>(), any_elapsed(), vec(".{0,9}", 0..3), any_request()).prop_map(
+            |(base, document, elapsed, discard, request)| Command::ConfigureStaged {
+                base: Revision(base),
+                document: document.into(),
+                elapsed,
+                discard,
+                request,
+            }
+        ),
         (".{0,9}", any::<bool>(), option::of(any::<i64>()), any_elapsed(), any_request()).prop_map(
             |(device, enabled, until, elapsed, request)| Command::SetDeviceEnabled {
                 device,

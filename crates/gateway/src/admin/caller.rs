@@ -11,7 +11,10 @@ use crate::security::Identity;
 
 /// Metadata key of the claimed name.
 pub const PRINCIPAL: &str = "holdfast-principal";
+/// Metadata key of a call that another node handed on: that node's name.
+pub const HOP: &str = "holdfast-forwarded-by";
 const MAX_NAME: usize = 128;
+const CLAIMED: &str = " (claimed)";
 
 /// The name under which a request is kept in the log.
 pub(crate) fn principal<T>(request: &Request<T>) -> String {
@@ -24,8 +27,17 @@ pub(crate) fn principal<T>(request: &Request<T>) -> String {
             claimed.unwrap_or_else(|| format!("node {}", subject.name()))
         }
         Some(subject) => subject.name().to_owned(),
-        None => format!("{} (claimed)", claimed.as_deref().unwrap_or("unknown")),
+        None => {
+            let claimed = claimed.as_deref().unwrap_or("unknown");
+            // One that was handed on bears the mark already.
+            format!("{}{CLAIMED}", claimed.strip_suffix(CLAIMED).unwrap_or(claimed))
+        }
     }
+}
+
+/// Whether another node handed this call on.
+pub(crate) fn is_forwarded<T>(request: &Request<T>) -> bool {
+    request.metadata().contains_key(HOP)
 }
 
 #[cfg(test)]
@@ -45,9 +57,10 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_a_certificate_is_marked_as_a_claim() {
+    fn a_name_without_a_certificate_is_marked_as_a_claim_once() {
         assert_eq!(principal(&Request::new(())), "unknown (claimed)");
         assert_eq!(principal(&request(Some("anna"), None)), "anna (claimed)");
+        assert_eq!(principal(&request(Some("anna (claimed)"), None)), "anna (claimed)");
     }
 
     #[test]

@@ -3,20 +3,24 @@
 //! - What is stored is the bundle byte for byte beside the plant it describes; both come from the same files, here.
 //! - Nothing with an error in it is proposed. The ledger compares the revision again: it alone decides.
 //! - A backlog is given up only by name.
+//! - Documents too large for one entry of the log are handed over in parts before the one command that commits them.
 
 use std::sync::Arc;
 
 use model::command::Command;
-use model::ids::Revision;
+use model::ids::{DocumentId, Revision};
 use model::plant::Plant;
 use model::plant::document::{Bundle, Diagnostics, ReadPlant, read_bundle};
 use model::plant::plan::compare;
-use store::Outcome;
 use store::engine::Engine;
+use store::{Outcome, staging};
 use wire::proto::v1 as pb;
 
 use super::failure::Failure;
 use super::{AdminService, request, views};
+
+/// Documents of more bytes than this are staged.
+const IN_ONE_ENTRY: usize = staging::PART;
 
 impl<E: Engine> AdminService<E> {
     pub(super) async fn validate(
@@ -89,13 +93,16 @@ impl<E: Engine> AdminService<E> {
         if base == current && !at_stake.is_empty() {
             return Err(Failure::BacklogAtStake(at_stake));
         }
-        let configure = Command::Configure {
-            base,
-            bundle: packed,
-            plant: Box::new(plant),
-            elapsed: self.replica().elapsed(),
-            discard: apply.discard_backlog,
-            request: request(principal, &apply.comment),
+        let discard = apply.discard_backlog;
+        let request = request(principal, &apply.comment);
+        let (packed, plant, documents) = pack(packed, plant).await?;
+        let elapsed = || self.replica().elapsed();
+        let configure = if documents.len() <= IN_ONE_ENTRY {
+            let (bundle, plant) = (packed, Box::new(plant));
+            Command::Configure { base, bundle, plant, elapsed: elapsed(), discard, request }
+        } else {
+            let document = self.stage(&documents).await?;
+            Command::ConfigureStaged { base, document, elapsed: elapsed(), discard, request }
         };
         let applied = self.change(&configure).await?;
         let Outcome::Configured { revision } = applied.outcome else {
@@ -169,6 +176,18 @@ impl<E: Engine> AdminService<E> {
         self.apply(apply, principal).await
     }
 
+    /// Hands documents over in parts, one after the other.
+    async fn stage(&self, documents: &[u8]) -> Result<DocumentId, Failure> {
+        let document = staging::document_id(documents);
+        let all = staging::parts(documents);
+        let parts = u32::try_from(all.len()).map_err(|_| Failure::Internal("too many parts".to_owned()))?;
+        tracing::info!(%document, parts, bytes = documents.len(), "staging a large plant document");
+        for (part, data) in (0..).zip(all) {
+            self.change(&Command::Stage { document, part, parts, data: data.to_vec() }).await?;
+        }
+        Ok(document)
+    }
+
     fn in_force(&self) -> (Revision, Arc<Plant>) {
         self.replica().store().keeper().read(|state| (state.revision(), state.plant()))
     }
@@ -193,6 +212,16 @@ async fn read(bundle: Bundle) -> Result<(Bundle, Result<ReadPlant, Diagnostics>)
         (bundle, found)
     });
     reading.await.map_err(|error| Failure::Internal(error.to_string()))
+}
+
+/// Packs the documents of a revision, on a thread of its own like their reading.
+async fn pack(bundle: Vec<u8>, plant: Plant) -> Result<(Vec<u8>, Plant, Vec<u8>), Failure> {
+    let packing = tokio::task::spawn_blocking(move || {
+        let documents = wire::packed::pack_documents(&bundle, &plant);
+        documents.map(|documents| (bundle, plant, documents))
+    });
+    let packed = packing.await.map_err(|error| Failure::Internal(error.to_string()))?;
+    packed.map_err(|error| Failure::InvalidFiles(error.to_string()))
 }
 
 fn valid(found: Result<ReadPlant, Diagnostics>) -> Result<ReadPlant, Failure> {

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use model::Timestamp;
 use model::ids::Revision;
 use model::plant::document::Diagnostics;
 use replication::{MembershipError, NoSuccessor, ProposeError};
@@ -50,16 +51,29 @@ pub(crate) enum Failure {
     /// There is no such revision.
     #[error("there is no revision {0}; `holdfast config history` lists them")]
     NoSuchRevision(Revision),
-    /// Another node must be asked.
-    #[error("{}", match .leader {
-        Some(leader) => format!("this needs the leader, which is {leader}: ask it"),
-        None => "this needs the leader, and none is known: try again in a moment".to_owned(),
-    })]
-    NotLeader {
-        /// Who leads, if known.
-        leader: Option<String>,
+    /// The leader could not be asked by this node.
+    #[error("this needs the leader, {leader}, and it could not be asked: {reason}; ask another node, or again in a moment")]
+    LeaderElsewhere {
+        /// Who leads.
+        leader: String,
+        /// Why it could not be asked.
+        reason: String,
     },
+    /// Leadership left this node while it worked on the call.
+    #[error("leadership is just changing hands, nothing was done; try again in a moment")]
+    LedNoMore,
     /// Nobody leads.
+    #[error("no leader{}: no majority of the nodes answers; bring a node back, then try again", since(.0.as_ref()))]
+    NoLeader(Option<Timestamp>),
+    /// The connection to the leader was lost in the middle of a change.
+    #[error("the connection to the leader, {leader}, was lost ({reason}): the change may have happened; look before trying again")]
+    Interrupted {
+        /// Who leads.
+        leader: String,
+        /// How it was lost.
+        reason: String,
+    },
+    /// A majority does not answer.
     #[error(
         "nothing can be changed, no majority of the nodes answers ({0}); bring a node back, then try again"
     )]
@@ -70,6 +84,9 @@ pub(crate) enum Failure {
     /// Too much to do.
     #[error("the cluster is overloaded; try again in {0:?}")]
     Overloaded(Duration),
+    /// Other documents took the place of this one while it was handed over in parts.
+    #[error("other large plant documents were applied at the same time, nothing was changed; try again")]
+    Displaced,
     /// There is no such member.
     #[error("there is no member {0:?}; `holdfast member list` names them")]
     NoSuchMember(String),
@@ -97,6 +114,17 @@ pub(crate) enum Failure {
     /// There is no such device.
     #[error("there is no device {0:?}; `holdfast device list` names them")]
     NoSuchDevice(String),
+    /// An operator took the device out of service.
+    #[error("{device} was taken out of service by {principal}, and is not touched; `holdfast device enable {device}` puts it back")]
+    OutOfService {
+        /// The device.
+        device: String,
+        /// Who took it out.
+        principal: String,
+    },
+    /// There is no such tag.
+    #[error("there is no tag {0:?}; `holdfast tag list` names them")]
+    NoSuchTag(String),
     /// There is no such destination.
     #[error("there is no destination {0:?}; `holdfast destination list` names them")]
     NoSuchDestination(String),
@@ -142,10 +170,10 @@ impl Failure {
             Self::RevisionMoved { .. } => "HF-2003",
             Self::BacklogAtStake(_) => "HF-2004",
             Self::NoSuchRevision(_) => "HF-2005",
-            Self::NotLeader { .. } => "HF-3101",
-            Self::NoQuorum(_) => "HF-3102",
-            Self::Unknown(_) => "HF-3103",
-            Self::Overloaded(_) => "HF-3104",
+            Self::LeaderElsewhere { .. } | Self::LedNoMore => "HF-3101",
+            Self::NoQuorum(_) | Self::NoLeader(_) => "HF-3102",
+            Self::Unknown(_) | Self::Interrupted { .. } => "HF-3103",
+            Self::Overloaded(_) | Self::Displaced => "HF-3104",
             Self::NoSuchMember(_) => "HF-3105",
             Self::NoSuccessor(_) => "HF-3106",
             Self::HandOver(_) => "HF-3107",
@@ -156,6 +184,8 @@ impl Failure {
             Self::QuorumAtStake(_) => "HF-3113",
             Self::NotChanged(_) => "HF-3114",
             Self::NoSuchDevice(_) => "HF-5101",
+            Self::OutOfService { .. } => "HF-5102",
+            Self::NoSuchTag(_) => "HF-5103",
             Self::NoSuchDestination(_) => "HF-7101",
             Self::NoSuchRecord { .. } => "HF-7102",
             Self::BadArgument(_) => "HF-8101",
@@ -169,8 +199,8 @@ impl Failure {
             Self::InvalidDocument(_) | Self::InvalidFiles(_) | Self::BadArgument(_) => Code::InvalidArgument,
             Self::RevisionMoved { .. } => Code::Aborted,
             Self::BacklogAtStake(_)
-            | Self::NotLeader { .. }
             | Self::NoSuccessor(_)
+            | Self::OutOfService { .. }
             | Self::Removed
             | Self::NotTaken(_)
             | Self::NotCaughtUp(_)
@@ -179,10 +209,17 @@ impl Failure {
             Self::NoSuchRevision(_)
             | Self::NoSuchMember(_)
             | Self::NoSuchDevice(_)
+            | Self::NoSuchTag(_)
             | Self::NoSuchDestination(_)
             | Self::NoSuchRecord { .. } => Code::NotFound,
-            Self::NoQuorum(_) | Self::Overloaded(_) | Self::Stopping => Code::Unavailable,
-            Self::Unknown(_) | Self::HandOver(_) => Code::Unknown,
+            Self::LeaderElsewhere { .. }
+            | Self::LedNoMore
+            | Self::NoLeader(_)
+            | Self::NoQuorum(_)
+            | Self::Overloaded(_)
+            | Self::Displaced
+            | Self::Stopping => Code::Unavailable,
+            Self::Unknown(_) | Self::Interrupted { .. } | Self::HandOver(_) => Code::Unknown,
             Self::Internal(_) => Code::Internal,
             Self::Forbidden { .. } => Code::PermissionDenied,
         }
@@ -219,6 +256,7 @@ impl From<Refusal> for Failure {
             Refusal::Backlog { name } => Self::BacklogAtStake(vec![name]),
             Refusal::Unknown { what: "device", name } => Self::NoSuchDevice(name),
             Refusal::Unknown { what: "destination", name } => Self::NoSuchDestination(name),
+            Refusal::Unknown { what: "staged document", .. } => Self::Displaced,
             Refusal::Fenced { .. } => Self::NoQuorum("leadership changed hands meanwhile".to_owned()),
             other @ (Refusal::Horizon { .. } | Refusal::Unknown { .. }) => {
                 Self::BadArgument(other.to_string())
@@ -230,7 +268,7 @@ impl From<Refusal> for Failure {
 impl From<MembershipError> for Failure {
     fn from(error: MembershipError) -> Self {
         match error {
-            MembershipError::NotLeader { .. } => Self::NotLeader { leader: None },
+            MembershipError::NotLeader { .. } => Self::LedNoMore,
             MembershipError::Refused(reason) => Self::HandOver(reason),
             MembershipError::NotTaken(reason) => Self::NotTaken(reason),
             MembershipError::Behind { name, lag } => {
@@ -260,13 +298,19 @@ impl From<Failure> for Status {
         }
         let mut status = Self::new(failure.grpc_code(), message);
         status.metadata_mut().insert(CODE, MetadataValue::from_static(code));
-        if let Failure::NotLeader { leader: Some(leader) } = &failure
+        if let Failure::LeaderElsewhere { leader, .. } = &failure
             && let Ok(value) = MetadataValue::try_from(leader)
         {
             status.metadata_mut().insert(LEADER, value);
         }
         status
     }
+}
+
+/// ` since …`, to the second, where it is known.
+fn since(at: Option<&Timestamp>) -> String {
+    const SECONDS: usize = "2023-11-14T22:13:20".len();
+    at.map_or_else(String::new, |at| format!(" since {}Z", &at.to_string()[..SECONDS]))
 }
 
 /// The first errors, and how many there are besides.
@@ -293,10 +337,20 @@ mod tests {
     }
 
     #[test]
-    fn who_must_be_asked_instead_is_in_the_metadata() {
-        let status = Status::from(Failure::NotLeader { leader: Some("gateway-b".into()) });
+    fn the_leader_that_could_not_be_asked_is_in_the_metadata() {
+        let elsewhere = Failure::LeaderElsewhere { leader: "gateway-b".into(), reason: "refused".into() };
+        let status = Status::from(elsewhere);
         assert_eq!(status.metadata().get(LEADER).expect("present"), "gateway-b");
-        assert!(Status::from(Failure::NotLeader { leader: None }).metadata().get(LEADER).is_none());
+        assert_eq!(status.code(), Code::Unavailable);
+    }
+
+    #[test]
+    fn without_a_leader_it_is_said_since_when() {
+        let status = Status::from(Failure::NoLeader(Some(Timestamp::from_millis(1_700_000_000_000))));
+        assert_eq!(status.code(), Code::Unavailable);
+        let expected = "HF-3102: no leader since 2023-11-14T22:13:20Z: no majority of the nodes answers";
+        assert!(status.message().starts_with(expected), "{}", status.message());
+        assert!(Failure::NoLeader(None).to_string().starts_with("no leader: "));
     }
 
     #[test]

@@ -109,10 +109,6 @@ impl<E: Engine> AdminService<E> {
         let status = self.replica().status();
         let node = member_named(&status, name)?;
         let leads = status.leader == Some(node);
-        if status.leader != Some(status.node) {
-            // Who else could lead only the leader knows.
-            self.require_leader(false)?;
-        }
         let candidates = self.replica().candidates();
         let others: Vec<&Candidate> = candidates.iter().filter(|candidate| candidate.node != node).collect();
         let another_leads = !leads && status.leader.is_some();
@@ -191,13 +187,12 @@ impl<E: Engine> AdminService<E> {
         }
     }
 
-    /// What only the leader may do: its status, or where to ask.
+    /// What only the leader may do: its status.
     fn leading(&self) -> Result<Status, Failure> {
-        self.require_leader(false)?;
         let status = self.replica().status();
         match status.leader == Some(status.node) {
             true => Ok(status),
-            false => Err(Failure::NotLeader { leader: None }),
+            false => Err(Failure::LedNoMore),
         }
     }
 
@@ -238,7 +233,8 @@ impl<E: Engine> AdminService<E> {
         let command = Command::SetDrained { node: goes, drained: true, request: request(principal, reason) };
         self.change(&command).await?;
         let leader = self.hand_over(None).await?;
-        Err(Failure::NotLeader { leader: Some(self.name_of(leader)) })
+        let reason = "it leads from now on, and does the rest".to_owned();
+        Err(Failure::LeaderElsewhere { leader: self.name_of(leader), reason })
     }
 
     /// Hands leadership over and says who leads then. A drained leader may be handing over by itself already.

@@ -60,18 +60,7 @@ impl<E: Engine> AdminService<E> {
     }
 
     pub(super) fn tags(&self, asked: &pb::ListTagsRequest) -> Result<pb::ListTagsResponse, Failure> {
-        for pattern in &asked.patterns {
-            Pattern::parse(pattern).map_err(|error| Failure::BadArgument(error.to_string()))?;
-        }
-        let mut patterns = asked.patterns.clone();
-        // Refusing alone would take nothing: what is not refused is meant.
-        if !patterns.is_empty() && patterns.iter().all(|pattern| pattern.starts_with('!')) {
-            patterns.push("**".to_owned());
-        }
-        let wanted = match patterns.is_empty() {
-            true => CompiledRoutes::default(),
-            false => CompiledRoutes::new(&[Route { tags: patterns }]),
-        };
+        let wanted = patterns(&asked.patterns)?;
         let limit = limit(asked.limit, LISTED_TAGS);
         let keeper = self.replica().store().keeper();
         let (tags, total) = keeper.read(|state| views::tags(state, &wanted, asked.system, limit));
@@ -88,7 +77,18 @@ impl<E: Engine> AdminService<E> {
                 "" => None,
                 name => Some(number_of(state, name)?),
             };
-            let wanted = state.quarantine.iter().filter(|((id, ..), _)| only.is_none_or(|only| only == *id));
+            let keys = match only {
+                Some(number) => places(state, &asked.destination, number, &asked.keys)?,
+                None if asked.keys.is_empty() => Vec::new(),
+                None => {
+                    let text = "a key belongs to a destination: name it, too".to_owned();
+                    return Err(Failure::BadArgument(text));
+                }
+            };
+            let wanted = state.quarantine.iter().filter(|((id, position, ordinal), _)| {
+                only.is_none_or(|only| only == *id)
+                    && (keys.is_empty() || keys.contains(&(*position, *ordinal)))
+            });
             let total = wanted.clone().count() as u64;
             let records = wanted.take(limit).map(|(key, record)| quarantined(state, *key, record)).collect();
             Ok(pb::ListQuarantineResponse { records, total })
@@ -108,27 +108,11 @@ impl<E: Engine> AdminService<E> {
         let destination = asked.destination;
         let keys = self.replica().store().keeper().read(|state| {
             let number = number_of(state, &destination)?;
-            let known = |(position, ordinal): &(Position, Ordinal)| {
-                state.quarantine.contains_key(&(number, *position, *ordinal))
-            };
             if asked.all {
                 let own = state.quarantine.keys().filter(|(id, ..)| *id == number);
                 return Ok(own.map(|(_, position, ordinal)| (*position, *ordinal)).collect());
             }
-            let mut keys = Vec::with_capacity(asked.keys.len());
-            for text in &asked.keys {
-                let key: SampleKey =
-                    text.parse().map_err(|error| Failure::BadArgument(format!("{error}")))?;
-                let place = (key.position, key.ordinal);
-                if state.lineage_at(key.position) != Some(key.lineage) || !known(&place) {
-                    return Err(Failure::NoSuchRecord {
-                        destination: destination.clone(),
-                        key: text.clone(),
-                    });
-                }
-                keys.push(place);
-            }
-            Ok(keys)
+            places(state, &destination, number, &asked.keys)
         })?;
         let records = keys.len() as u64;
         if records > 0 {
@@ -171,12 +155,49 @@ impl<E: Engine> AdminService<E> {
     }
 }
 
+/// Tag patterns of a call; none takes every tag.
+pub(super) fn patterns(asked: &[String]) -> Result<CompiledRoutes, Failure> {
+    for pattern in asked {
+        Pattern::parse(pattern).map_err(|error| Failure::BadArgument(error.to_string()))?;
+    }
+    let mut patterns = asked.to_vec();
+    // Refusing alone would take nothing: what is not refused is meant.
+    if !patterns.is_empty() && patterns.iter().all(|pattern| pattern.starts_with('!')) {
+        patterns.push("**".to_owned());
+    }
+    Ok(match patterns.is_empty() {
+        true => CompiledRoutes::default(),
+        false => CompiledRoutes::new(&[Route { tags: patterns }]),
+    })
+}
+
 fn limit(asked: u32, otherwise: usize) -> usize {
     if asked == 0 { otherwise } else { asked as usize }
 }
 
 fn number_of(state: &State, name: &str) -> Result<DestinationId, Failure> {
     state.registry.destination(name).ok_or_else(|| Failure::NoSuchDestination(name.to_owned()))
+}
+
+/// The places of quarantined records, by their keys.
+fn places(
+    state: &State,
+    destination: &str,
+    number: DestinationId,
+    keys: &[String],
+) -> Result<Vec<(Position, Ordinal)>, Failure> {
+    let place = |text: &String| {
+        let key: SampleKey = text.parse().map_err(|error| Failure::BadArgument(format!("{error}")))?;
+        let is_known = state.lineage_at(key.position) == Some(key.lineage)
+            && state.quarantine.contains_key(&(number, key.position, key.ordinal));
+        match is_known {
+            true => Ok((key.position, key.ordinal)),
+            false => {
+                Err(Failure::NoSuchRecord { destination: destination.to_owned(), key: text.clone() })
+            }
+        }
+    };
+    keys.iter().map(place).collect()
 }
 
 fn quarantined(

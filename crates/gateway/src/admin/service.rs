@@ -1,11 +1,16 @@
 //! The calls, one by one: who asks, what it needs, and whose room it is done in. No rule lives here.
 
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use store::engine::Engine;
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use wire::proto::v1 as pb;
+use wire::proto::v1::admin_client::AdminClient;
 
 use super::caller::principal;
 use super::failure::Failure;
+use super::forward::Nature;
 use super::status::{moment_of, only};
 use super::{AdminService, views};
 
@@ -18,13 +23,24 @@ fn answer<T>(result: Result<T, Failure>) -> Answer<T> {
 #[tonic::async_trait]
 impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
     async fn get_status(&self, request: Request<pb::GetStatusRequest>) -> Answer<pb::ClusterStatus> {
-        let asked = request.into_inner();
-        self.require_leader(asked.this_node)?;
-        Ok(Response::new(self.cluster_status(moment_of(asked.gaps_since))))
+        let asked = *request.get_ref();
+        let at_leader = self.best_answer(&request, asked.this_node, |mut api, request| async move {
+            api.get_status(request).await
+        });
+        match at_leader.await {
+            Some(answered) => Ok(answered),
+            None => Ok(Response::new(self.cluster_status(moment_of(asked.gaps_since)))),
+        }
     }
 
     async fn list_alarms(&self, request: Request<pb::ListAlarmsRequest>) -> Answer<pb::ListAlarmsResponse> {
-        self.require_leader(request.into_inner().this_node)?;
+        let at_leader =
+            self.best_answer(&request, request.get_ref().this_node, |mut api, request| async move {
+                api.list_alarms(request).await
+            });
+        if let Some(answered) = at_leader.await {
+            return Ok(answered);
+        }
         let alarms = self.facts(&self.replica().status()).alarms();
         Ok(Response::new(pb::ListAlarmsResponse { alarms }))
     }
@@ -77,12 +93,22 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::ListMembersRequest>,
     ) -> Answer<pb::ListMembersResponse> {
-        self.require_leader(request.into_inner().this_node)?;
+        let at_leader =
+            self.best_answer(&request, request.get_ref().this_node, |mut api, request| async move {
+                api.list_members(request).await
+            });
+        if let Some(answered) = at_leader.await {
+            return Ok(answered);
+        }
         let members = self.members(&self.replica().status(), self.now());
         Ok(Response::new(pb::ListMembersResponse { members, waiting: self.waiting() }))
     }
 
     async fn add_member(&self, request: Request<pb::AddMemberRequest>) -> Answer<pb::AddMemberResponse> {
+        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
+            let call = |mut api: AdminClient<Channel>, request| async move { api.add_member(request).await };
+            return leader.ask(Nature::Change, &request, call).await;
+        }
         let principal = principal(&request);
         answer(self.add_member(request.into_inner(), &principal).await)
     }
@@ -91,6 +117,10 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::PromoteMemberRequest>,
     ) -> Answer<pb::PromoteMemberResponse> {
+        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
+            let call = |mut api: AdminClient<Channel>, request| async move { api.promote_member(request).await };
+            return leader.ask(Nature::Change, &request, call).await;
+        }
         let principal = principal(&request);
         let done = self.promote_member(&request.into_inner(), &principal).await;
         answer(done.map(|()| pb::PromoteMemberResponse {}))
@@ -100,6 +130,10 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::ReplaceMemberRequest>,
     ) -> Answer<pb::ReplaceMemberResponse> {
+        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
+            let call = |mut api: AdminClient<Channel>, request| async move { api.replace_member(request).await };
+            return leader.ask(Nature::Change, &request, call).await;
+        }
         let principal = principal(&request);
         let done = self.replace_member(&request.into_inner(), &principal).await;
         answer(done.map(|()| pb::ReplaceMemberResponse {}))
@@ -109,6 +143,10 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::RemoveMemberRequest>,
     ) -> Answer<pb::RemoveMemberResponse> {
+        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
+            let call = |mut api: AdminClient<Channel>, request| async move { api.remove_member(request).await };
+            return leader.ask(Nature::Change, &request, call).await;
+        }
         let principal = principal(&request);
         let done = self.remove_member(&request.into_inner(), &principal).await;
         answer(done.map(|()| pb::RemoveMemberResponse {}))
@@ -118,6 +156,10 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::DrainMemberRequest>,
     ) -> Answer<pb::DrainMemberResponse> {
+        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
+            let call = |mut api: AdminClient<Channel>, request| async move { api.drain_member(request).await };
+            return leader.ask(Nature::Change, &request, call).await;
+        }
         let principal = principal(&request);
         let asked = request.into_inner();
         let leader = self.drain(&asked.name, &asked.reason, &principal).await;
@@ -128,6 +170,10 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::ResumeMemberRequest>,
     ) -> Answer<pb::ResumeMemberResponse> {
+        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
+            let call = |mut api: AdminClient<Channel>, request| async move { api.resume_member(request).await };
+            return leader.ask(Nature::Change, &request, call).await;
+        }
         let principal = principal(&request);
         let asked = request.into_inner();
         let resumed = self.resume(&asked.name, &asked.reason, &principal).await;
@@ -138,6 +184,10 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::TransferLeadershipRequest>,
     ) -> Answer<pb::TransferLeadershipResponse> {
+        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
+            let call = |mut api: AdminClient<Channel>, request| async move { api.transfer_leadership(request).await };
+            return leader.ask(Nature::Change, &request, call).await;
+        }
         let principal = principal(&request);
         let asked = request.into_inner();
         answer(self.transfer(&asked.to, &asked.reason, &principal).await)
@@ -147,8 +197,11 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::ListDevicesRequest>,
     ) -> Answer<pb::ListDevicesResponse> {
+        if let Some(leader) = self.leader_elsewhere(&request, request.get_ref().this_node).await? {
+            let call = |mut api: AdminClient<Channel>, request| async move { api.list_devices(request).await };
+            return leader.ask(Nature::Look, &request, call).await;
+        }
         let asked = request.into_inner();
-        self.require_leader(asked.this_node)?;
         let (live, watching) = (self.live().devices(), self.replica().status().holds_lease);
         let all = self.replica().store().keeper().read(|state| views::devices(state, &live, watching));
         if let Some(unknown) = asked.ids.iter().find(|id| !all.iter().any(|device| device.id == **id)) {
@@ -167,6 +220,31 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         answer(done.map(|()| pb::SetDeviceEnabledResponse {}))
     }
 
+    async fn probe_device(
+        &self,
+        request: Request<pb::ProbeDeviceRequest>,
+    ) -> Answer<pb::ProbeDeviceResponse> {
+        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
+            let call = |mut api: AdminClient<Channel>, request| async move { api.probe_device(request).await };
+            return leader.ask(Nature::Look, &request, call).await;
+        }
+        answer(self.probe_device(request.get_ref()).await)
+    }
+
+    async fn read_tags(&self, request: Request<pb::ReadTagsRequest>) -> Answer<pb::ReadTagsResponse> {
+        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
+            let call = |mut api: AdminClient<Channel>, request| async move { api.read_tags(request).await };
+            return leader.ask(Nature::Look, &request, call).await;
+        }
+        answer(self.read_tags(request.into_inner()).await)
+    }
+
+    type WatchTagsStream = BoxStream<'static, Result<pb::WatchTagsResponse, Status>>;
+
+    async fn watch_tags(&self, request: Request<pb::WatchTagsRequest>) -> Answer<Self::WatchTagsStream> {
+        answer(self.watch(request.get_ref()).map(|readings| readings.boxed()))
+    }
+
     async fn list_tags(&self, request: Request<pb::ListTagsRequest>) -> Answer<pb::ListTagsResponse> {
         answer(self.tags(&request.into_inner()))
     }
@@ -175,8 +253,11 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::ListDestinationsRequest>,
     ) -> Answer<pb::ListDestinationsResponse> {
+        if let Some(leader) = self.leader_elsewhere(&request, request.get_ref().this_node).await? {
+            let call = |mut api: AdminClient<Channel>, request| async move { api.list_destinations(request).await };
+            return leader.ask(Nature::Look, &request, call).await;
+        }
         let asked = request.into_inner();
-        self.require_leader(asked.this_node)?;
         let live = self.live().destinations();
         let all = self.replica().store().keeper().read(|state| views::destinations(state, &live));
         if let Some(unknown) = asked.ids.iter().find(|id| !all.iter().any(|known| known.id == **id)) {
@@ -213,6 +294,13 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
 
     async fn get_buffer_stats(&self, _: Request<pb::GetBufferStatsRequest>) -> Answer<pb::BufferStats> {
         Ok(Response::new(self.buffer(&self.replica().status())))
+    }
+
+    async fn peek_buffer(
+        &self,
+        request: Request<pb::PeekBufferRequest>,
+    ) -> Answer<pb::PeekBufferResponse> {
+        answer(self.peek(request.get_ref()))
     }
 
     async fn list_gaps(&self, request: Request<pb::ListGapsRequest>) -> Answer<pb::ListGapsResponse> {

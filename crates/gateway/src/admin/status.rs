@@ -68,7 +68,7 @@ impl<E: Engine> AdminService<E> {
             devices,
             destinations,
             buffer: self.buffer(status),
-            notices: Notices { certificates: self.certificates(), ..self.switchover().notices() },
+            notices: Notices { certificates: self.certificates(), ..Notices::default() },
         }
     }
 

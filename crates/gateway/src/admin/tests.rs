@@ -61,6 +61,7 @@ async fn cluster() -> Cluster {
         members: vec![("solo".into(), address)],
         belonging: Belonging::default(),
         times: LeaseTimes::LAN,
+        api: String::new(),
         clock: Arc::clone(&clock),
         connector: Arc::new(TcpConnector::new(Duration::from_millis(250))),
         acceptor: Arc::new(PlainAcceptor),

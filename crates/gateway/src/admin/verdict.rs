@@ -42,7 +42,7 @@ pub(crate) struct Facts {
 
 /// What a node notices that lies in no ledger.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Notices {
+pub(crate) struct Notices {
     /// Certificates of nodes, and their dates.
     pub certificates: Vec<CertificateDates>,
     /// The last time the wall clock was set, and by how many nanoseconds.

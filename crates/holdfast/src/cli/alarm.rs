@@ -15,9 +15,9 @@ pub(crate) enum AlarmCommand {
 
 pub(super) async fn run(mut client: Client, output: Output, command: AlarmCommand) -> Result<Done, CliError> {
     let AlarmCommand::List = command;
-    let question = |this_node| pb::ListAlarmsRequest { this_node };
+    let question = pb::ListAlarmsRequest { this_node: false };
     let list =
-        client.look_at_leader(question, async |admin, question| admin.list_alarms(question).await).await?;
+        client.look(question, async |admin, question| admin.list_alarms(question).await).await?;
     output.show(&list, || render(&list.alarms))?;
     Ok(Done::Well)
 }

@@ -1,8 +1,9 @@
 //! Asks the cluster: tries the endpoints in order, and remembers which one answered.
 //!
 //! - A call has a deadline, and so has connecting.
-//! - A node that is not reached, or not the right one to ask, is passed over. A change whose connection breaks after it
-//!   was sent is not tried elsewhere: it may have happened.
+//! - Any node will do: it hands on to the leader what only the leader can do. A node that is not reached, is stopping or
+//!   cannot reach the leader has done nothing, and the next one is asked. A change whose connection breaks after it was
+//!   sent is not tried elsewhere: it may have happened.
 //! - A connection that TLS refused was never used: nothing can have happened on it.
 
 use std::time::Duration;
@@ -11,7 +12,7 @@ use gateway::security::{connect_api, reason_of};
 use tls::Keeper;
 use tokio::time::{Instant, sleep};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 use wire::proto::v1::admin_client::AdminClient;
 
 use super::access::Access;
@@ -92,19 +93,18 @@ impl Client {
         self.each(&question, &call, Nature::Look).await
     }
 
-    /// Asks something that the leader knows best; another node if the leader cannot be asked. `question` is told whether
-    /// the answer of any node will do.
-    pub(super) async fn look_at_leader<Q: Clone, A>(
+    /// Asks for a stream that goes on until it is dropped.
+    pub(super) async fn stream<Q: Clone, A>(
         &mut self,
-        question: impl Fn(bool) -> Q,
-        call: impl AsyncFn(&mut AdminClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
-    ) -> Result<A, CliError> {
-        match self.each(&question(false), &call, Nature::Look).await {
-            Err(CliError::Refused(status)) if code(&status) == Some("HF-3101") => {
-                self.each(&question(true), &call, Nature::Look).await
-            }
-            other => other,
-        }
+        question: Q,
+        call: impl AsyncFn(&mut AdminClient<Channel>, Request<Q>) -> Result<Response<Streaming<A>>, Status>,
+    ) -> Result<Streaming<A>, CliError> {
+        // A deadline would be that of the whole stream.
+        let endless = async |admin: &mut AdminClient<Channel>, mut question: Request<Q>| {
+            question.metadata_mut().remove("grpc-timeout");
+            call(admin, question).await
+        };
+        self.each(&question, &endless, Nature::Look).await
     }
 
     /// Changes something.

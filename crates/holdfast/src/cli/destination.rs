@@ -65,8 +65,8 @@ async fn destinations(
     client: &mut Client,
     ids: Vec<String>,
 ) -> Result<pb::ListDestinationsResponse, CliError> {
-    let question = |this_node| pb::ListDestinationsRequest { this_node, ids: ids.clone() };
-    client.look_at_leader(question, async |admin, question| admin.list_destinations(question).await).await
+    let question = pb::ListDestinationsRequest { ids, ..Default::default() };
+    client.look(question, async |admin, question| admin.list_destinations(question).await).await
 }
 
 async fn set_paused(

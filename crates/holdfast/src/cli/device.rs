@@ -19,6 +19,15 @@ pub(crate) enum DeviceCommand {
         /// Its id.
         id: String,
     },
+    /// Read a device now: whether it answers, and what its words say in every word order.
+    #[command(
+        long_about = "Read a device now, from the node that leads, and show the words with what they say in every \
+        word order. Its poll groups go on meanwhile; what is read here is not recorded.\n\n\
+        Examples:\n  holdfast device probe hall-2/press-1\n  \
+        holdfast device probe hall-2/press-1 --address 40101 --type f32\n  \
+        holdfast device probe hall-2/press-1 --address holding:110 --type string --length 16"
+    )]
+    Probe(ProbeArgs),
     /// Put a device back into service.
     Enable {
         /// Its id.
@@ -45,6 +54,27 @@ pub(crate) enum DeviceCommand {
     },
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProbeArgs {
+    /// Its id.
+    id: String,
+    /// An address, holding:100 or 40101, instead of the device's tags.
+    #[arg(long, value_name = "ADDRESS", default_value = "", hide_default_value = true)]
+    address: String,
+    /// Type of the value there; u16 (of a bit: bool) by default.
+    #[arg(long = "type", value_name = "TYPE", requires = "address", default_value = "", hide_default_value = true)]
+    kind: String,
+    /// Its length in bytes; string and bytes only.
+    #[arg(long, value_name = "BYTES", requires = "address", default_value_t = 0, hide_default_value = true)]
+    length: u32,
+    /// The word order to mark in what is shown.
+    #[arg(long, value_name = "ORDER", requires = "address", default_value = "", hide_default_value = true)]
+    word_order: String,
+    /// At most this many of the device's tags.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    limit: u32,
+}
+
 pub(super) async fn run(
     mut client: Client,
     output: Output,
@@ -60,6 +90,7 @@ pub(super) async fn run(
             let Some(device) = list.devices.first() else { return Ok(Done::Badly) };
             output.show(device, || render_one(device))?;
         }
+        DeviceCommand::Probe(args) => return probe(&mut client, output, args).await,
         DeviceCommand::Enable { id, reason } => {
             let question =
                 pb::SetDeviceEnabledRequest { id: id.clone(), enabled: true, reason, duration: None };
@@ -87,9 +118,17 @@ pub(super) async fn run(
     Ok(Done::Well)
 }
 
+async fn probe(client: &mut Client, output: Output, args: ProbeArgs) -> Result<Done, CliError> {
+    let ProbeArgs { id, address, kind, length, word_order, limit } = args;
+    let question = pb::ProbeDeviceRequest { id, address, r#type: kind, length, word_order, limit };
+    let answer = client.look(question, async |admin, question| admin.probe_device(question).await).await?;
+    output.show(&answer, || super::probe::render_device(&answer))?;
+    Ok(if answer.answers { Done::Well } else { Done::Badly })
+}
+
 async fn devices(client: &mut Client, ids: Vec<String>) -> Result<pb::ListDevicesResponse, CliError> {
-    let question = |this_node| pb::ListDevicesRequest { this_node, ids: ids.clone() };
-    client.look_at_leader(question, async |admin, question| admin.list_devices(question).await).await
+    let question = pb::ListDevicesRequest { ids, ..Default::default() };
+    client.look(question, async |admin, question| admin.list_devices(question).await).await
 }
 
 fn state(device: &pb::Device) -> &'static str {

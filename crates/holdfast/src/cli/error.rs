@@ -14,6 +14,8 @@ pub(super) enum Done {
     Well,
     /// What it shows is bad: alarms that stand, a document with errors.
     Badly,
+    /// What it shows is that no majority answers.
+    WithoutQuorum,
 }
 
 /// Why a command did not do what it was asked.
@@ -58,6 +60,16 @@ pub(super) enum CliError {
     /// The output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
+}
+
+impl Done {
+    pub(super) fn exit_code(self) -> ExitCode {
+        match self {
+            Self::Well => ExitCode::SUCCESS,
+            Self::Badly => ExitCode::FAILURE,
+            Self::WithoutQuorum => ExitCode::from(3),
+        }
+    }
 }
 
 impl CliError {

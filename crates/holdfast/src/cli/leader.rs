@@ -34,16 +34,16 @@ pub(super) async fn run(
 ) -> Result<Done, CliError> {
     match command {
         LeaderCommand::Show => {
-            let question = |this_node| pb::GetStatusRequest { this_node, gaps_since: None };
+            let question = pb::GetStatusRequest { this_node: false, gaps_since: None };
             let status = client
-                .look_at_leader(question, async |admin, question| admin.get_status(question).await)
+                .look(question, async |admin, question| admin.get_status(question).await)
                 .await?;
             let leader = status.leader.clone().unwrap_or_default();
             output.show(&leader, || match &status.leader {
                 Some(leader) => render(leader),
                 None => "Nobody is known to lead: no majority of the nodes answers.".to_owned(),
             })?;
-            Ok(if status.leader.is_some() { Done::Well } else { Done::Badly })
+            Ok(if status.leader.is_some() { Done::Well } else { Done::WithoutQuorum })
         }
         LeaderCommand::Transfer { to, reason } => {
             let question = pb::TransferLeadershipRequest { to, reason };

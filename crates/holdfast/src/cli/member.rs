@@ -177,8 +177,8 @@ pub(super) async fn run(
 
 /// All members, as the leader sees them where it can be asked.
 async fn list(client: &mut Client) -> Result<pb::ListMembersResponse, CliError> {
-    let question = |this_node| pb::ListMembersRequest { this_node };
-    client.look_at_leader(question, async |admin, question| admin.list_members(question).await).await
+    let question = pb::ListMembersRequest { this_node: false };
+    client.look(question, async |admin, question| admin.list_members(question).await).await
 }
 
 /// `NAME=HOST:PORT`.

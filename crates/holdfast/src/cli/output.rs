@@ -1,7 +1,7 @@
 //! Everything that is shown on standard output: tables for people, JSON for programs.
 //!
 //! - Colours only on a terminal, and not where NO_COLOR is set.
-//! - One answer is one JSON document.
+//! - One answer is one JSON document; of a stream each stands on a line of its own.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -56,6 +56,14 @@ impl Output {
         }
     }
 
+    /// Shows one of many answers: as JSON on a line of its own, or as `render` makes it for people.
+    pub(super) fn show_line<T: Serialize>(&self, answer: &T, render: impl FnOnce() -> String) -> io::Result<()> {
+        match self.format {
+            Format::Json => self.text(&to_json_line(answer)),
+            Format::Table => self.text(&render()),
+        }
+    }
+
     /// Writes text and the end of a line.
     pub(super) fn text(&self, text: &str) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
@@ -92,6 +100,11 @@ impl Output {
 /// An answer as JSON, indented.
 pub(super) fn to_json<T: Serialize>(answer: &T) -> String {
     serde_json::to_string_pretty(answer).expect("messages hold nothing that JSON cannot")
+}
+
+/// An answer as JSON, on one line.
+fn to_json_line<T: Serialize>(answer: &T) -> String {
+    serde_json::to_string(answer).expect("messages hold nothing that JSON cannot")
 }
 
 /// A table without lines; `nothing` where it has no rows.

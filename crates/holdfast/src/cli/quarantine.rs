@@ -18,6 +18,13 @@ pub(crate) enum QuarantineCommand {
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: u32,
     },
+    /// Show a refused record as it was sent, with what the destination said.
+    Show {
+        /// The destination.
+        destination: String,
+        /// The record's key.
+        key: String,
+    },
     /// Offer refused records again.
     #[command(long_about = "Offer refused records to their destination again.\n\n\
         Examples:\n  holdfast quarantine retry historian --all\n  \
@@ -44,10 +51,17 @@ pub(super) async fn run(
 ) -> Result<Done, CliError> {
     match command {
         QuarantineCommand::List { destination, limit } => {
-            let question = pb::ListQuarantineRequest { destination, limit };
+            let question = pb::ListQuarantineRequest { destination, limit, keys: Vec::new() };
             let list =
                 client.look(question, async |admin, question| admin.list_quarantine(question).await).await?;
             output.show(&list, || render(&list))?;
+        }
+        QuarantineCommand::Show { destination, key } => {
+            let question = pb::ListQuarantineRequest { destination, limit: 1, keys: vec![key] };
+            let list =
+                client.look(question, async |admin, question| admin.list_quarantine(question).await).await?;
+            let Some(record) = list.records.first() else { return Ok(Done::Badly) };
+            output.show(record, || render_one(record))?;
         }
         QuarantineCommand::Retry { destination, keys, all, reason } => {
             let question = pb::RetryQuarantineRequest { destination, keys, all, reason };
@@ -58,6 +72,19 @@ pub(super) async fn run(
         }
     }
     Ok(Done::Well)
+}
+
+fn render_one(record: &pb::QuarantinedRecord) -> String {
+    let state = if record.retrying { "is about to be offered again" } else { "held" };
+    [
+        format!("destination  {}", record.destination),
+        format!("key          {}", record.key),
+        format!("refused      {}", format::moment(record.at.as_ref())),
+        format!("reason       {}", format::or_nothing(&record.reason)),
+        format!("state        {state}"),
+        format!("record       {}", record.record),
+    ]
+    .join("\n")
 }
 
 fn render(list: &pb::ListQuarantineResponse) -> String {

@@ -45,8 +45,8 @@ pub(super) async fn run(mut client: Client, output: Output, args: StatusArgs) ->
 }
 
 async fn look(client: &mut Client) -> Result<pb::ClusterStatus, CliError> {
-    let question = |this_node| pb::GetStatusRequest { this_node, gaps_since: format::midnight() };
-    client.look_at_leader(question, async |admin, question| admin.get_status(question).await).await
+    let question = pb::GetStatusRequest { this_node: false, gaps_since: format::midnight() };
+    client.look(question, async |admin, question| admin.get_status(question).await).await
 }
 
 async fn watch(mut client: Client, output: Output) -> Result<Done, CliError> {

@@ -69,6 +69,7 @@ impl fmt::Display for Table {
 
 /// Where a value begins, counted from zero as on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModbusAddress {
     /// The table.
     pub table: Table,
@@ -206,6 +207,7 @@ fn digits(text: &str) -> Option<u32> {
 
 /// How the words and bytes of a number of more than 16 bits are ordered, relative to big-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct WordOrder {
     /// The two bytes of each word are exchanged.
     pub swap_bytes: bool,

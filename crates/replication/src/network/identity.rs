@@ -38,6 +38,9 @@ pub struct Identity {
     pub pristine: bool,
     /// Where its peers reach it, `host:port`.
     pub address: String,
+    /// Where the other nodes reach its API, `host:port`; empty where it does not say. Told anew in every handshake, so
+    /// that it may change at any restart.
+    pub api: String,
 }
 
 /// Whom a message is for.
@@ -137,6 +140,7 @@ impl Identity {
             boot: convert::id_to_bytes(self.boot.as_bytes()),
             pristine: self.pristine,
             address: self.address.clone(),
+            api: self.api.clone(),
         }
     }
 
@@ -155,6 +159,7 @@ impl Identity {
             boot: BootId(convert::id_from_bytes(&peer.boot)?),
             pristine: peer.pristine,
             address: peer.address,
+            api: peer.api,
         })
     }
 }
@@ -199,6 +204,7 @@ pub(super) mod tests {
             boot: BootId::from(0xB00 + u128::from(node)),
             pristine: false,
             address: format!("10.0.9.{node}:7610"),
+            api: format!("10.0.9.{node}:7611"),
         }
     }
 

@@ -9,7 +9,7 @@ use wire::proto::peer::{batch_outcome, outcome, outcome_refusal};
 use super::convert::Malformed;
 
 /// Kinds of things that a refusal may name; a static text inside, a word on the wire.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "device",
     "destination",
     "tag",
@@ -20,6 +20,7 @@ const KINDS: [&str; 10] = [
     "session",
     "quarantined record",
     "open grid",
+    "staged document",
 ];
 
 pub(super) fn to_proto(outcome: &Outcome) -> pb::Outcome {

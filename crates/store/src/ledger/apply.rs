@@ -15,7 +15,7 @@ use wire::entry::{OpenError, Opened};
 
 use super::rows::Row;
 use super::state::{Cluster, LogId, LoggedEvent, Membership, Reign, Session, State};
-use super::{Change, ConfigureParts};
+use super::{Change, ConfigureParts, StagedParts};
 use crate::outcome::{Outcome, Refusal};
 
 /// How many events are kept.
@@ -58,7 +58,7 @@ impl Change<'_> {
             Body::Command(bytes) => {
                 let unreadable = |source| ApplyError::Unreadable { position: id.index, source };
                 let opened = wire::entry::open(bytes.clone()).map_err(unreadable)?;
-                self.command(id, bytes.len(), opened)
+                self.command(id, bytes.len(), opened).map_err(unreadable)?
             }
         };
         self.state.applied = Some(id);
@@ -78,7 +78,7 @@ impl Change<'_> {
         Outcome::Nothing
     }
 
-    fn command(&mut self, id: LogId, size: usize, opened: Opened) -> Outcome {
+    fn command(&mut self, id: LogId, size: usize, opened: Opened) -> Result<Outcome, OpenError> {
         let Opened { stamp, command, .. } = opened;
         let reign = self.state.reign().map(|reign| reign.term).unwrap_or_default();
         let fenced = reign != id.term;
@@ -86,7 +86,7 @@ impl Change<'_> {
         if !fenced && self.state.reign().is_some_and(|reign| reign.boot == stamp.boot) {
             self.state.steady.follow(stamp.boot, stamp.at);
         }
-        match command {
+        Ok(match command {
             Command::Found { cluster, name, lineage } => {
                 self.found(at, Cluster { id: cluster, name }, lineage)
             }
@@ -127,7 +127,12 @@ impl Change<'_> {
                 self.touch(Row::Session(session));
                 Outcome::Done
             }
-        }
+            Command::Stage { document, part, parts, data } => self.stage(at, document, part, parts, data),
+            Command::ConfigureStaged { base, document, elapsed, discard, request } => {
+                let parts = StagedParts { base, document, elapsed, discard, request };
+                self.configure_staged(at, stamp, parts)?
+            }
+        })
     }
 
     fn found(&mut self, at: Position, cluster: Cluster, lineage: model::Lineage) -> Outcome {

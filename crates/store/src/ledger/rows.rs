@@ -1,6 +1,7 @@
 //! Rows: the ledger as keys and values, for the disk, for checkpoints and for the digest.
 //!
-//! - A key is one byte of kind and the id in big-endian; a value is JSON, but for revisions, whose bundle follows.
+//! - A key is one byte of kind and the id in big-endian; a value is JSON, but for revisions, whose bundle follows, and
+//!   staged documents, which are bytes.
 //!   JSON, because rows are few and small, must be readable in ten years, and gain fields without a migration.
 //! - The same state gives the same bytes: maps are ordered, and nothing here is local to a node.
 
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use model::catalog::Catalog;
-use model::ids::{DestinationId, GroupId, NodeId, Revision, SessionId};
+use model::ids::{DestinationId, DocumentId, GroupId, NodeId, Revision, SessionId};
 use model::plant::Plant;
 use model::{Lineage, Ordinal, Position, Timestamp};
 use serde::de::DeserializeOwned;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fill::Mark;
 use super::state::{Cluster, Grid, LogId, Membership, QuarantineKey, Reign, RevisionState, State, Steady};
+use crate::staging::Staged;
 
 /// One row, by what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,6 +40,7 @@ pub(crate) enum Row {
     Mark(Position),
     Quarantined(QuarantineKey),
     Event(Position),
+    Staged(DocumentId, u32),
 }
 
 /// A row that was set (`Some`) or removed.
@@ -121,7 +124,7 @@ struct RevisionRow {
 impl Row {
     /// The key on disk.
     pub(crate) fn key(self) -> Vec<u8> {
-        let mut key = Vec::with_capacity(17);
+        let mut key = Vec::with_capacity(21);
         key.push(self.kind());
         match self {
             Self::Applied
@@ -144,6 +147,10 @@ impl Row {
                 key.extend(id.0.to_be_bytes());
                 key.extend(position.0.to_be_bytes());
                 key.extend(ordinal.0.to_be_bytes());
+            }
+            Self::Staged(document, part) => {
+                key.extend(document.as_bytes());
+                key.extend(part.to_be_bytes());
             }
         }
         key
@@ -168,6 +175,7 @@ impl Row {
             Self::Mark(_) => b'k',
             Self::Quarantined(_) => b'q',
             Self::Event(_) => b'e',
+            Self::Staged(..) => b'p',
         }
     }
 
@@ -195,6 +203,7 @@ impl Row {
                 Self::Quarantined((DestinationId(u32_at(0)?), Position(u64_at(4)?), Ordinal(u32_at(12)?)))
             }
             b'e' => Self::Event(Position(u64_at(0)?)),
+            b'p' => Self::Staged(DocumentId(id.get(..16)?.try_into().ok()?), u32_at(16)?),
             _ => return None,
         })
     }
@@ -233,6 +242,7 @@ impl Row {
             Self::Mark(position) => json(state.fill.marks.get(&position)?),
             Self::Quarantined(key) => json(state.quarantine.get(&key)?),
             Self::Event(position) => json(state.events.get(&position)?),
+            Self::Staged(document, part) => encode_staged(state.staged.get(&document)?, part)?,
         })
     }
 }
@@ -298,6 +308,11 @@ impl Loader {
             Row::Event(position) => {
                 state.events.insert(position, parse(key, value)?);
             }
+            Row::Staged(document, part) => {
+                let (since, parts, data) = decode_staged(key, value)?;
+                let staged = || Staged { since, parts, received: BTreeMap::new() };
+                state.staged.entry(document).or_insert_with(staged).received.insert(part, data);
+            }
         }
         Ok(row)
     }
@@ -335,6 +350,24 @@ fn decode_revision(key: &[u8], value: &[u8]) -> Result<(RevisionRow, Bytes), Dam
     let (length, rest) = value.split_first_chunk::<4>().ok_or_else(short)?;
     let (header, bundle) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(short)?;
     Ok((parse(key, header)?, Bytes::copy_from_slice(bundle)))
+}
+
+/// `[position of the first part: u64 little-endian][number of parts: u32 little-endian][part]`.
+fn encode_staged(staged: &Staged, part: u32) -> Option<Vec<u8>> {
+    let data = staged.received.get(&part)?;
+    let mut value = Vec::with_capacity(12 + data.len());
+    value.extend(staged.since.0.to_le_bytes());
+    value.extend(staged.parts.to_le_bytes());
+    value.extend_from_slice(data);
+    Some(value)
+}
+
+fn decode_staged(key: &[u8], value: &[u8]) -> Result<(Position, u32, Bytes), DamagedRow> {
+    let short = || DamagedRow { key: key.to_owned(), reason: "too short".to_owned() };
+    let (since, rest) = value.split_first_chunk::<8>().ok_or_else(short)?;
+    let (parts, data) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+    let since = Position(u64::from_le_bytes(*since));
+    Ok((since, u32::from_le_bytes(*parts), Bytes::copy_from_slice(data)))
 }
 
 fn json<T: Serialize>(value: &T) -> Vec<u8> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use model::catalog::{Catalog, Registry};
 use model::command::Event;
 use model::ids::{
-    BootId, ClusterId, DestinationId, GridId, GroupId, Lineage, NodeId, Revision, SessionId, Term,
+    BootId, ClusterId, DestinationId, DocumentId, GridId, GroupId, Lineage, NodeId, Revision, SessionId, Term,
 };
 use model::plant::Plant;
 use model::slots::GridLine;
@@ -19,6 +19,7 @@ use model::{Cause, Cursor, Member, Ordinal, Position, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::fill::Fill;
+use crate::staging::Staged;
 
 /// (term, index) of an entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -314,6 +315,8 @@ pub struct State {
     pub relapses: BTreeMap<NodeId, u32>,
     /// Devices out of service by command.
     pub disabled: BTreeMap<String, Standing>,
+    /// Documents of which parts have arrived, and that no command has used yet.
+    pub staged: BTreeMap<DocumentId, Staged>,
 }
 
 impl State {

@@ -37,6 +37,8 @@ pub(super) struct Machine {
     term: u64,
     now: Timestamp,
     groups: BTreeMap<String, GroupId>,
+    /// What is staged under each name.
+    documents: BTreeMap<String, Vec<u8>>,
     pub(super) account: BTreeMap<(GroupId, GridId), Vec<Said>>,
 }
 
@@ -134,6 +136,14 @@ impl Machine {
                 base: Revision(arguments.get("base").unwrap_or(self.state().revision().0)),
                 bundle: b"bundle".to_vec(),
                 plant: Box::new(plant::parse(below.lines())),
+                elapsed: self.elapsed(arguments),
+                discard: arguments.list("discard").map(str::to_owned).collect(),
+                request: request(),
+            },
+            "stage" => self.stage(arguments, below),
+            "configure-staged" => Command::ConfigureStaged {
+                base: Revision(arguments.get("base").unwrap_or(self.state().revision().0)),
+                document: self.document(arguments.word(1)),
                 elapsed: self.elapsed(arguments),
                 discard: arguments.list("discard").map(str::to_owned).collect(),
                 request: request(),
@@ -258,6 +268,27 @@ impl Machine {
             other => panic!("a batch is polled or pushed, not {other}"),
         };
         encoded(source, arguments.get("count").unwrap_or(1), self.reigning())
+    }
+
+    /// One part of a plant's documents, which are cut into `of` equal parts.
+    fn stage(&mut self, arguments: &Arguments, below: &str) -> Command {
+        let name = arguments.word(1).to_owned();
+        if !below.is_empty() {
+            let plant = plant::parse(below.lines());
+            let bytes = wire::packed::pack_documents(b"bundle", &plant).expect("a small plant");
+            self.documents.insert(name.clone(), bytes);
+        }
+        let bytes = self.documents.get(&name).unwrap_or_else(|| panic!("what is in {name}?"));
+        let (part, parts): (u32, u32) = (arguments.need("part"), arguments.need("of"));
+        let length = bytes.len().div_ceil(parts as usize);
+        let data = bytes.chunks(length).nth(part as usize).unwrap_or_default().to_vec();
+        Command::Stage { document: self.document(&name), part, parts, data }
+    }
+
+    fn document(&self, name: &str) -> model::ids::DocumentId {
+        self.documents
+            .get(name)
+            .map_or(model::ids::DocumentId::from(99), |bytes| holdfast_store::staging::document_id(bytes))
     }
 
     fn append(&mut self, arguments: &Arguments, batches: &[EncodedBatch]) -> String {

@@ -12,6 +12,8 @@
 //!   device ID [off]
 //!   group ID period=TIME tags=a,b [off]          (of the device above, which is then polled)
 //!   destination ID [optional] [oldest]
+//! stage NAME part=N of=N                         (a part of the plant below, which is given once)
+//! configure-staged NAME [base=N] [elapsed=…] [discard=…]
 //! poll GROUP grid=N slots=FIRST-LAST             (an entry for each slot)
 //! append polled GROUP grid=N slot=N [skipped=CAUSE] [count=N] [ + pushed SESSION seq=N … ]
 //! missed GROUP grid=N last=N cause=CAUSE
@@ -25,7 +27,7 @@
 //! end-session SESSION
 //! pass TIME                                      (with a command of the leader every ten minutes)
 //! resume GROUP now=TIME [elapsed=TIME]           (what a new leader does; changes nothing)
-//! show grids|effects|cursors|horizon|sessions|reigns|revisions|quarantine|standing|events|account
+//! show grids|effects|cursors|horizon|sessions|reigns|revisions|quarantine|standing|events|staged|account
 //! ```
 //!
 //! Every command takes `at=TIME`, the proposer's wall clock in seconds since 1970 (by default that of the command

@@ -62,6 +62,7 @@ pub(super) fn show(machine: &Machine, what: &str) -> String {
         "members" => members(machine),
         "relapses" => relapses(machine),
         "events" => events(machine),
+        "staged" => staged(machine),
         "account" => account(machine),
         other => panic!("nothing is known of {other}"),
     };
@@ -84,6 +85,16 @@ fn grids(machine: &Machine) -> Vec<String> {
         )
     };
     machine.state().grids.iter().map(|(group, grid)| line((*group, grid))).collect()
+}
+
+fn staged(machine: &Machine) -> Vec<String> {
+    let line = |staged: &holdfast_store::staging::Staged| {
+        let parts: Vec<&u32> = staged.received.keys().collect();
+        format!("since {}: parts {parts:?} of {}", staged.since, staged.parts)
+    };
+    let mut all: Vec<_> = machine.state().staged.values().collect();
+    all.sort_by_key(|staged| staged.since);
+    all.into_iter().map(line).collect()
 }
 
 fn effects(machine: &Machine) -> Vec<String> {

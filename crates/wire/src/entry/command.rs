@@ -3,6 +3,7 @@
 
 use model::batch::BatchHeader;
 use model::command::{Command, Rejection};
+use model::ids::DocumentId;
 use model::{ClusterId, Cursor, DestinationId, GroupId, SessionId, Timestamp};
 
 use super::EncodeError;
@@ -81,6 +82,21 @@ pub(super) fn to_body(command: &Command) -> Result<Option<Body>, EncodeError> {
         Command::EndSession { session } => {
             Body::EndSession(proto::EndSession { session: id_bytes(session.0) })
         }
+        Command::Stage { document, part, parts, data } => Body::Stage(proto::Stage {
+            document: id_bytes(document.0),
+            part: *part,
+            parts: *parts,
+            data: data.clone().into(),
+        }),
+        Command::ConfigureStaged { base, document, elapsed, discard, request } => {
+            Body::ConfigureStaged(proto::ConfigureStaged {
+                base: base.0,
+                document: id_bytes(document.0),
+                elapsed: elapsed_to(elapsed),
+                discard: discard.clone(),
+                request: Some(request.into()),
+            })
+        }
     }))
 }
 
@@ -144,6 +160,22 @@ pub(super) fn from_body(body: Body) -> Result<Command, ConvertError> {
         Body::Event(event) => Command::Event(event.try_into()?),
         Body::EndSession(proto::EndSession { session }) => {
             Command::EndSession { session: SessionId(id_from(&session, "a session id")?) }
+        }
+        Body::Stage(proto::Stage { document, part, parts, data }) => Command::Stage {
+            document: DocumentId(id_from(&document, "the id of a document")?),
+            part,
+            parts,
+            data: data.to_vec(),
+        },
+        Body::ConfigureStaged(configure) => {
+            let proto::ConfigureStaged { base, document, elapsed, discard, request } = configure;
+            Command::ConfigureStaged {
+                base: base.into(),
+                document: DocumentId(id_from(&document, "the id of a document")?),
+                elapsed: elapsed_from(elapsed),
+                discard,
+                request: required(request, "a request")?.into(),
+            }
         }
     })
 }
