@@ -20,6 +20,8 @@ use tokio::time::{Instant, sleep};
 const SOON: Duration = Duration::from_secs(40);
 /// Tags of the long register list.
 const LONG: usize = 10_000;
+/// Tags that one group may have.
+const IN_GROUP: usize = 2_000;
 const NODES: usize = 3;
 
 /// The program, built beside the tests.
@@ -212,16 +214,18 @@ async fn device() -> ModbusServer {
 /// A plant with a long register list, too large for one entry of the log.
 fn write_plant(folder: &Path, device: SocketAddr, receiver: &str) {
     std::fs::create_dir_all(folder).expect("created");
+    let slow = |group: usize| format!("[[device.group]]\nid = \"slow-{group}\"\nperiod = \"60s\"\n");
+    let groups: String = (0..LONG / IN_GROUP).map(slow).collect();
     let document = format!(
-        "# The plant of the test.\nversion = 1\n[[device]]\nid = \"press\"\ndriver = \"modbus-tcp\"\naddress = \"{device}\"\n\
+        "# The plant of the test.\nversion = 1\ntags = \"lists/long.csv\"\n[[device]]\nid = \"press\"\ndriver = \"modbus-tcp\"\naddress = \"{device}\"\n\
          [[device.group]]\nid = \"fast\"\nperiod = \"200ms\"\n\
          tag = [\n  {{ name = \"level\", address = \"40101\", type = \"f32\", unit = \"m\" }},\n  \
          {{ name = \"count\", address = \"holding:7\", type = \"u16\" }},\n]\n\
-         [[device.group]]\nid = \"slow\"\nperiod = \"60s\"\ntags = \"lists/long.csv\"\n\
+         {groups}\
          [[destination]]\nid = \"historian\"\nkind = \"http\"\nurl = \"{receiver}\"\ntags = [\"press/level\", \"press/count\"]\n"
     );
     std::fs::write(folder.join("plant.toml"), document).expect("written");
-    let mut list = String::from("name,address,type,description\r\n");
+    let mut list = String::from("device,group,name,address,type,description\r\n");
     let mut noise = 7_u64;
     for number in 0..LONG {
         // Texts that do not compress, so that the documents are as large as a real plant's many revisions.
@@ -231,7 +235,8 @@ fn write_plant(folder: &Path, device: SocketAddr, receiver: &str) {
                 format!("{:011x}", noise >> 20)
             })
             .collect();
-        list.push_str(&format!("word-{number},holding:{},u16,{text}\r\n", 200 + number));
+        let group = number / IN_GROUP;
+        list.push_str(&format!("press,slow-{group},word-{number},holding:{},u16,{text}\r\n", 200 + number));
     }
     std::fs::create_dir_all(folder.join("lists")).expect("created");
     std::fs::write(folder.join("lists/long.csv"), list).expect("written");

@@ -316,6 +316,11 @@ impl Machine {
         self.note(body, &outcome);
         self.check_account();
         let mut printed = format!("{}: {}\n", self.position, show::outcome(&outcome));
+        // The id is that of compressed bytes: another version of the library gives another.
+        for (name, bytes) in &self.documents {
+            let id = holdfast_store::staging::document_id(bytes);
+            printed = printed.replace(&id.to_string(), name);
+        }
         let records = self.state().effects.get(&id.index).map(|effects| effects.records.as_slice());
         for record in records.unwrap_or_default() {
             writeln!(printed, "   {}", show::record(self, record)).expect("a string takes everything");
