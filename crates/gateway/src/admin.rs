@@ -221,10 +221,15 @@ impl<E: Engine> AdminService<E> {
     /// Proposes a command, again where it surely did not happen, and waits until this node has applied it: whoever is
     /// answered can read what they wrote.
     async fn change(&self, command: &Command) -> Result<Applied, Failure> {
+        self.change_within(PATIENCE, command).await
+    }
+
+    /// The same, for what may take longer.
+    async fn change_within(&self, patience: Duration, command: &Command) -> Result<Applied, Failure> {
         if self.replica().is_removed() {
             return Err(Failure::Removed);
         }
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patience;
         let applied = loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.replica().propose(command, left).await {
@@ -234,7 +239,7 @@ impl<E: Engine> AdminService<E> {
                 ) if Instant::now() + PROPOSE_AGAIN < until => {
                     sleep(PROPOSE_AGAIN).await;
                 }
-                Err(error) => return Err(Failure::from_propose(error, PATIENCE)),
+                Err(error) => return Err(Failure::from_propose(error, patience)),
             }
         };
         let mut reached = self.replica().store().keeper().applied();

@@ -294,6 +294,7 @@ mod tests {
             boot: BootId::from(1),
             pristine: cluster == 0,
             address: format!("10.0.0.{node}:7610"),
+            api: String::new(),
         }
     }
 

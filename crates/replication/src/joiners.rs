@@ -88,6 +88,7 @@ mod tests {
             boot: BootId::from(1),
             pristine: true,
             address: "10.0.0.4:7610".into(),
+            api: String::new(),
         }
     }
 

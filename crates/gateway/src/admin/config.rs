@@ -6,6 +6,7 @@
 //! - Documents too large for one entry of the log are handed over in parts before the one command that commits them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::command::Command;
 use model::ids::{DocumentId, Revision};
@@ -19,6 +20,8 @@ use wire::proto::v1 as pb;
 use super::failure::Failure;
 use super::{AdminService, request, views};
 
+/// How long one step of configuring may take: a slow box takes a while to apply ten thousand tags.
+const PATIENCE: Duration = Duration::from_secs(12);
 /// Documents of more bytes than this are staged.
 const IN_ONE_ENTRY: usize = staging::PART;
 
@@ -104,7 +107,7 @@ impl<E: Engine> AdminService<E> {
             let document = self.stage(&documents).await?;
             Command::ConfigureStaged { base, document, elapsed: elapsed(), discard, request }
         };
-        let applied = self.change(&configure).await?;
+        let applied = self.change_within(PATIENCE, &configure).await?;
         let Outcome::Configured { revision } = applied.outcome else {
             return Err(Failure::Internal(format!("configuring gave {}", applied.outcome)));
         };
@@ -183,7 +186,8 @@ impl<E: Engine> AdminService<E> {
         let parts = u32::try_from(all.len()).map_err(|_| Failure::Internal("too many parts".to_owned()))?;
         tracing::info!(%document, parts, bytes = documents.len(), "staging a large plant document");
         for (part, data) in (0..).zip(all) {
-            self.change(&Command::Stage { document, part, parts, data: data.to_vec() }).await?;
+            let stage = Command::Stage { document, part, parts, data: data.to_vec() };
+            self.change_within(PATIENCE, &stage).await?;
         }
         Ok(document)
     }
