@@ -41,7 +41,7 @@ fn command() -> Command {
             command.env_remove(key);
         }
     }
-    command.env("HOLDFAST_PROFILE_FILE", "/nowhere/profile.toml").stdin(Stdio::null()).kill_on_drop(true);
+    command.env("XDG_CONFIG_HOME", "/nowhere").stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 
@@ -141,7 +141,10 @@ impl Cluster {
                 let follower = self.nodes.iter().find(|node| node.name != leader).expect("two follow");
                 return (leader.to_owned(), follower.admin);
             }
-            self.must_not_be_late(until, &format!("all nodes to be well: {}{}", status.output, status.errors));
+            self.must_not_be_late(
+                until,
+                &format!("all nodes to be well: {}{}", status.output, status.errors),
+            );
             sleep(Duration::from_millis(100)).await;
         }
     }
@@ -298,7 +301,8 @@ async fn configuration(cluster: &Cluster, follower: SocketAddr, plant: &Path) {
         .expect("written");
     let refused = ask(follower, &["config", "apply", path(&wrong)]).await;
     let diagnostics = refused.parsed()["diagnostics"].clone();
-    let places: Vec<_> = diagnostics.as_array().expect("a list").iter().map(|found| number(&found["line"])).collect();
+    let places: Vec<_> =
+        diagnostics.as_array().expect("a list").iter().map(|found| number(&found["line"])).collect();
     assert!(refused.code == 1 && places.contains(&2) && places.contains(&4), "{}", refused.output);
 
     // Compare-and-set, history, diff, rollback.
@@ -346,7 +350,8 @@ async fn devices_and_tags(cluster: &Cluster, follower: SocketAddr, leader: &str)
     ask(follower, &["tag", "read", "press/nothing"]).await.refused(1, "HF-5103");
     let listed = ask(follower, &["tag", "list", "press/level"]).await.json();
     assert_eq!(listed["tags"][0]["destinations"], serde_json::json!(["historian"]), "{listed}");
-    let watched = ask(follower, &["tag", "watch", "press/level", "--every", "200ms", "--for", "3s"]).await.lines();
+    let watched =
+        ask(follower, &["tag", "watch", "press/level", "--every", "200ms", "--for", "3s"]).await.lines();
     let seen = watched.first().map(|answer| answer["readings"][0].clone()).expect("something is recorded");
     assert_eq!((&seen["tag"], &seen["reading"]["value"]), (&"press/level".into(), &42.5.into()));
 
@@ -359,9 +364,7 @@ async fn devices_and_tags(cluster: &Cluster, follower: SocketAddr, leader: &str)
 }
 
 async fn destinations(cluster: &Cluster, follower: SocketAddr, receiver: &Receiver) {
-    let held = cluster
-        .until(follower, &["quarantine", "list"], |list| number(&list["total"]) > 0)
-        .await;
+    let held = cluster.until(follower, &["quarantine", "list"], |list| number(&list["total"]) > 0).await;
     let key = held["records"][0]["key"].as_str().expect("a key").to_owned();
     let check = ask(follower, &["status", "--check"]).await;
     assert_eq!(check.code, 1, "a quarantine that is not empty is an alarm: {}", check.output);
@@ -404,7 +407,8 @@ async fn what_happened(cluster: &Cluster, follower: SocketAddr) {
 async fn leadership(cluster: &Cluster, follower: SocketAddr, leader: &str) -> (String, SocketAddr) {
     let members = ask(follower, &["member", "list"]).await.json();
     let members = members["members"].as_array().expect("a list").clone();
-    let reached = |member: &Value| matches!(member["reach"].as_str(), Some("REACH_ITSELF" | "REACH_REACHABLE"));
+    let reached =
+        |member: &Value| matches!(member["reach"].as_str(), Some("REACH_ITSELF" | "REACH_REACHABLE"));
     assert!(members.len() == NODES && members.iter().all(reached), "the leader answers: {members:?}");
     let shown = ask(follower, &["leader", "show"]).await.json();
     assert_eq!(shown["name"], leader, "{shown}");
@@ -416,7 +420,12 @@ async fn leadership(cluster: &Cluster, follower: SocketAddr, leader: &str) -> (S
         assert_eq!(get(node.health, "/readyz").await.0, 200, "at {}", node.name);
     }
 
-    let next = &cluster.nodes.iter().find(|node| node.name != leader && node.admin != follower).expect("a third").name;
+    let next = &cluster
+        .nodes
+        .iter()
+        .find(|node| node.name != leader && node.admin != follower)
+        .expect("a third")
+        .name;
     ask(follower, &["member", "drain", next, "--reason", "new disk"]).await.json();
     ask(follower, &["leader", "transfer", "--to", next]).await.refused(1, "HF-3106");
     ask(follower, &["member", "resume", next]).await.json();
@@ -427,7 +436,12 @@ async fn leadership(cluster: &Cluster, follower: SocketAddr, leader: &str) -> (S
     (next.clone(), follower)
 }
 
-async fn losing_what_is_undelivered(cluster: &Cluster, follower: SocketAddr, plant: &Path, mut receiver: Receiver) {
+async fn losing_what_is_undelivered(
+    cluster: &Cluster,
+    follower: SocketAddr,
+    plant: &Path,
+    mut receiver: Receiver,
+) {
     receiver.go_down().await;
     let has_backlog = |list: &Value| number(&list["destinations"][0]["backlog"]["entries"]) > 0;
     cluster.until(follower, &["destination", "list"], has_backlog).await;
@@ -493,7 +507,7 @@ async fn the_profile_file_names_the_nodes_to_ask() {
     let profile = folder.path().join("profile.toml");
     std::fs::write(&profile, "endpoints = [\"127.0.0.1:1\"]\n").expect("written");
     let mut status = command();
-    status.arg("status").env("HOLDFAST_PROFILE_FILE", &profile);
+    status.arg("status").env("HOLDFAST_CLIENT_PROFILE", &profile);
     let said = run(status).await;
     said.refused(4, "127.0.0.1:1:");
 }

@@ -36,8 +36,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use wire::proto::v1::admin_server::AdminServer;
 
-pub use acting::LEADER_SERVICE;
 pub(crate) use acting::Acting;
+pub use acting::LEADER_SERVICE;
 pub use caller::{HOP, PRINCIPAL};
 pub use failure::{CODE, LEADER};
 pub(crate) use verdict::CERTIFICATE_LIMIT;

@@ -214,11 +214,16 @@ impl RunningNode {
             "room",
             outer_spawner.token().clone().run_until_cancelled_owned(yielding).map(|_| Ok::<(), Failure>(())),
         );
-        let service =
-            AdminService::new(replica.clone(), live, switchover.clone(), Arc::clone(&clock), &*config.cluster)
-                .with_free_bytes(free_bytes(replica.clone()))
-                .with_certificates(security.keeper().cloned())
-                .with_field(field);
+        let service = AdminService::new(
+            replica.clone(),
+            live,
+            switchover.clone(),
+            Arc::clone(&clock),
+            &*config.cluster,
+        )
+        .with_free_bytes(free_bytes(replica.clone()))
+        .with_certificates(security.keeper().cloned())
+        .with_field(field);
         serve(service, &replica, &clock, Doors { admin, health, security }, &outer_spawner);
         info!(node = %replica.node(), name = config.name, cluster = config.cluster, "node is running");
         Ok(Self { replica, switchover, outer, inner, _raft_runtime: raft_runtime })

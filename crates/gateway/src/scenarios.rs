@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use wire::EncodedBatch;
 
 use crate::acquisition::{self, AcquisitionParts, Batcher};
+use crate::field::FieldDoor;
 use crate::leading::{Leading, LeadingParts};
 use crate::live::Live;
 use crate::{retention, space};
@@ -115,6 +116,7 @@ async fn node(number: u64, times: LeaseTimes, listener: TcpListener, members: Ve
         members,
         belonging: Belonging::default(),
         times,
+        api: String::new(),
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
         connector: Arc::new(TcpConnector::new(Duration::from_millis(250))),
         acceptor: Arc::new(PlainAcceptor),
@@ -192,6 +194,7 @@ impl Node {
             live: Live::default(),
             facts,
             bind: None,
+            field: FieldDoor::default(),
             spawner: self.spawner.clone(),
         });
         self.spawner.spawn("leading", leading.run());
@@ -218,6 +221,7 @@ impl Node {
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             live: Live::default(),
             bind: None,
+            field: FieldDoor::default(),
             spawner: self.spawner.clone(),
         };
         let stop = self.spawner.token().child_token();

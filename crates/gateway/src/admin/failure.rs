@@ -52,7 +52,9 @@ pub(crate) enum Failure {
     #[error("there is no revision {0}; `holdfast config history` lists them")]
     NoSuchRevision(Revision),
     /// The leader could not be asked by this node.
-    #[error("this needs the leader, {leader}, and it could not be asked: {reason}; ask another node, or again in a moment")]
+    #[error(
+        "this needs the leader, {leader}, and it could not be asked: {reason}; ask another node, or again in a moment"
+    )]
     LeaderElsewhere {
         /// Who leads.
         leader: String,
@@ -66,7 +68,9 @@ pub(crate) enum Failure {
     #[error("no leader{}: no majority of the nodes answers; bring a node back, then try again", since(.0.as_ref()))]
     NoLeader(Option<Timestamp>),
     /// The connection to the leader was lost in the middle of a change.
-    #[error("the connection to the leader, {leader}, was lost ({reason}): the change may have happened; look before trying again")]
+    #[error(
+        "the connection to the leader, {leader}, was lost ({reason}): the change may have happened; look before trying again"
+    )]
     Interrupted {
         /// Who leads.
         leader: String,
@@ -115,7 +119,9 @@ pub(crate) enum Failure {
     #[error("there is no device {0:?}; `holdfast device list` names them")]
     NoSuchDevice(String),
     /// An operator took the device out of service.
-    #[error("{device} was taken out of service by {principal}, and is not touched; `holdfast device enable {device}` puts it back")]
+    #[error(
+        "{device} was taken out of service by {principal}, and is not touched; `holdfast device enable {device}` puts it back"
+    )]
     OutOfService {
         /// The device.
         device: String,

@@ -42,9 +42,9 @@ type ApiConnector = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Channel, Str
 pub(super) fn connector(keeper: Option<Keeper>) -> ApiConnector {
     Arc::new(move |address| {
         let keeper = keeper.clone();
-        Box::pin(async move {
-            connect_api(keeper, &address, |endpoint| endpoint.connect_timeout(CONNECT)).await
-        })
+        Box::pin(
+            async move { connect_api(keeper, &address, |endpoint| endpoint.connect_timeout(CONNECT)).await },
+        )
     })
 }
 

@@ -192,9 +192,7 @@ fn places(
             && state.quarantine.contains_key(&(number, key.position, key.ordinal));
         match is_known {
             true => Ok((key.position, key.ordinal)),
-            false => {
-                Err(Failure::NoSuchRecord { destination: destination.to_owned(), key: text.clone() })
-            }
+            false => Err(Failure::NoSuchRecord { destination: destination.to_owned(), key: text.clone() }),
         }
     };
     keys.iter().map(place).collect()

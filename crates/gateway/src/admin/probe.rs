@@ -124,7 +124,9 @@ impl<E: Engine> AdminService<E> {
             });
             let (device, _, tag) = found.ok_or_else(|| Failure::NoSuchTag(id.clone()))?;
             let point = tag.point.ok_or_else(|| {
-                Failure::BadArgument(format!("{id} is pushed: it cannot be asked for; `holdfast tag watch` shows it"))
+                Failure::BadArgument(format!(
+                    "{id} is pushed: it cannot be asked for; `holdfast tag watch` shows it"
+                ))
             })?;
             places.push((device.id.clone(), Wanted { tag: id.clone(), point }));
         }
@@ -271,12 +273,16 @@ mod tests {
     #[test]
     fn what_is_not_said_is_a_word_or_a_bit() {
         let kind = |address: &str| type_name(point_at(&asked(address, "")).expect(address).encoding);
-        assert_eq!(["40101", "holding:3", "holding:3.2", "coil:7", "00008"].map(kind), ["u16", "u16", "bool", "bool", "bool"]);
+        assert_eq!(
+            ["40101", "holding:3", "holding:3.2", "coil:7", "00008"].map(kind),
+            ["u16", "u16", "bool", "bool", "bool"]
+        );
     }
 
     #[test]
     fn what_is_wrong_with_an_address_is_said_as_in_a_plant_document() {
-        let wrong = |address: &str, kind: &str| point_at(&asked(address, kind)).expect_err(address).to_string();
+        let wrong =
+            |address: &str, kind: &str| point_at(&asked(address, kind)).expect_err(address).to_string();
         assert!(wrong("holding:70000", "u16").contains("65535"), "{}", wrong("holding:70000", "u16"));
         assert!(wrong("40101", "real").contains("f32"), "{}", wrong("40101", "real"));
         assert!(wrong("40101", "string").contains("length"), "{}", wrong("40101", "string"));
@@ -289,8 +295,7 @@ mod tests {
         let wanted = ["a", "b", "c"].map(|tag| Wanted { tag: tag.into(), point });
         let silence = ScanError::from(Silence::NoAnswer { after: Duration::from_secs(1) });
         let refused = Reading::Bad(StatusCode::BAD_NODE_ID_UNKNOWN);
-        let shown =
-            described(&wanted, vec![(Timestamp(1), Ok(Err(refused))), (Timestamp(2), Err(silence))]);
+        let shown = described(&wanted, vec![(Timestamp(1), Ok(Err(refused))), (Timestamp(2), Err(silence))]);
         let errors: Vec<&str> = shown.iter().map(|probe| probe.error.as_str()).collect();
         assert_eq!(
             errors,

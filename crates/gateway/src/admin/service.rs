@@ -118,7 +118,8 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         request: Request<pb::PromoteMemberRequest>,
     ) -> Answer<pb::PromoteMemberResponse> {
         if let Some(leader) = self.leader_elsewhere(&request, false).await? {
-            let call = |mut api: AdminClient<Channel>, request| async move { api.promote_member(request).await };
+            let call =
+                |mut api: AdminClient<Channel>, request| async move { api.promote_member(request).await };
             return leader.ask(Nature::Change, &request, call).await;
         }
         let principal = principal(&request);
@@ -131,7 +132,8 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         request: Request<pb::ReplaceMemberRequest>,
     ) -> Answer<pb::ReplaceMemberResponse> {
         if let Some(leader) = self.leader_elsewhere(&request, false).await? {
-            let call = |mut api: AdminClient<Channel>, request| async move { api.replace_member(request).await };
+            let call =
+                |mut api: AdminClient<Channel>, request| async move { api.replace_member(request).await };
             return leader.ask(Nature::Change, &request, call).await;
         }
         let principal = principal(&request);
@@ -144,7 +146,8 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         request: Request<pb::RemoveMemberRequest>,
     ) -> Answer<pb::RemoveMemberResponse> {
         if let Some(leader) = self.leader_elsewhere(&request, false).await? {
-            let call = |mut api: AdminClient<Channel>, request| async move { api.remove_member(request).await };
+            let call =
+                |mut api: AdminClient<Channel>, request| async move { api.remove_member(request).await };
             return leader.ask(Nature::Change, &request, call).await;
         }
         let principal = principal(&request);
@@ -157,7 +160,8 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         request: Request<pb::DrainMemberRequest>,
     ) -> Answer<pb::DrainMemberResponse> {
         if let Some(leader) = self.leader_elsewhere(&request, false).await? {
-            let call = |mut api: AdminClient<Channel>, request| async move { api.drain_member(request).await };
+            let call =
+                |mut api: AdminClient<Channel>, request| async move { api.drain_member(request).await };
             return leader.ask(Nature::Change, &request, call).await;
         }
         let principal = principal(&request);
@@ -171,7 +175,8 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         request: Request<pb::ResumeMemberRequest>,
     ) -> Answer<pb::ResumeMemberResponse> {
         if let Some(leader) = self.leader_elsewhere(&request, false).await? {
-            let call = |mut api: AdminClient<Channel>, request| async move { api.resume_member(request).await };
+            let call =
+                |mut api: AdminClient<Channel>, request| async move { api.resume_member(request).await };
             return leader.ask(Nature::Change, &request, call).await;
         }
         let principal = principal(&request);
@@ -185,7 +190,9 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         request: Request<pb::TransferLeadershipRequest>,
     ) -> Answer<pb::TransferLeadershipResponse> {
         if let Some(leader) = self.leader_elsewhere(&request, false).await? {
-            let call = |mut api: AdminClient<Channel>, request| async move { api.transfer_leadership(request).await };
+            let call = |mut api: AdminClient<Channel>, request| async move {
+                api.transfer_leadership(request).await
+            };
             return leader.ask(Nature::Change, &request, call).await;
         }
         let principal = principal(&request);
@@ -198,7 +205,8 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         request: Request<pb::ListDevicesRequest>,
     ) -> Answer<pb::ListDevicesResponse> {
         if let Some(leader) = self.leader_elsewhere(&request, request.get_ref().this_node).await? {
-            let call = |mut api: AdminClient<Channel>, request| async move { api.list_devices(request).await };
+            let call =
+                |mut api: AdminClient<Channel>, request| async move { api.list_devices(request).await };
             return leader.ask(Nature::Look, &request, call).await;
         }
         let asked = request.into_inner();
@@ -225,7 +233,8 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         request: Request<pb::ProbeDeviceRequest>,
     ) -> Answer<pb::ProbeDeviceResponse> {
         if let Some(leader) = self.leader_elsewhere(&request, false).await? {
-            let call = |mut api: AdminClient<Channel>, request| async move { api.probe_device(request).await };
+            let call =
+                |mut api: AdminClient<Channel>, request| async move { api.probe_device(request).await };
             return leader.ask(Nature::Look, &request, call).await;
         }
         answer(self.probe_device(request.get_ref()).await)
@@ -254,7 +263,8 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         request: Request<pb::ListDestinationsRequest>,
     ) -> Answer<pb::ListDestinationsResponse> {
         if let Some(leader) = self.leader_elsewhere(&request, request.get_ref().this_node).await? {
-            let call = |mut api: AdminClient<Channel>, request| async move { api.list_destinations(request).await };
+            let call =
+                |mut api: AdminClient<Channel>, request| async move { api.list_destinations(request).await };
             return leader.ask(Nature::Look, &request, call).await;
         }
         let asked = request.into_inner();
@@ -296,10 +306,7 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         Ok(Response::new(self.buffer(&self.replica().status())))
     }
 
-    async fn peek_buffer(
-        &self,
-        request: Request<pb::PeekBufferRequest>,
-    ) -> Answer<pb::PeekBufferResponse> {
+    async fn peek_buffer(&self, request: Request<pb::PeekBufferRequest>) -> Answer<pb::PeekBufferResponse> {
         answer(self.peek(request.get_ref()))
     }
 

@@ -151,8 +151,9 @@ fn note(
     }
     let opened = wire::entry::open(command.clone()).map_err(unreadable)?;
     let Command::Append { batches } = &opened.command else { return Ok(()) };
-    let is_wanted =
-        |tag| catalog.tag(tag).is_some_and(|entry: &model::catalog::TagEntry| wanted.matches(&entry.facts.id));
+    let is_wanted = |tag| {
+        catalog.tag(tag).is_some_and(|entry: &model::catalog::TagEntry| wanted.matches(&entry.facts.id))
+    };
     for (number, header) in batches.iter().enumerate() {
         if effects.refused.contains(&(number as u32)) {
             continue;

@@ -16,8 +16,7 @@ pub(crate) enum AlarmCommand {
 pub(super) async fn run(mut client: Client, output: Output, command: AlarmCommand) -> Result<Done, CliError> {
     let AlarmCommand::List = command;
     let question = pb::ListAlarmsRequest { this_node: false };
-    let list =
-        client.look(question, async |admin, question| admin.list_alarms(question).await).await?;
+    let list = client.look(question, async |admin, question| admin.list_alarms(question).await).await?;
     output.show(&list, || render(&list.alarms))?;
     Ok(Done::Well)
 }

@@ -12,9 +12,11 @@ pub(crate) enum BufferCommand {
     /// Show how much is kept, and where everything stands, on the node that answers.
     Stats,
     /// List entries of the buffer on the node that answers: what they are, and how much is in them.
-    #[command(long_about = "List entries of the buffer on the node that answers: what they are, and how much is in \
+    #[command(
+        long_about = "List entries of the buffer on the node that answers: what they are, and how much is in \
         them. Values are not shown: `holdfast tag watch` does.\n\n\
-        Examples:\n  holdfast buffer peek\n  holdfast buffer peek --from 48213 --limit 5")]
+        Examples:\n  holdfast buffer peek\n  holdfast buffer peek --from 48213 --limit 5"
+    )]
     Peek {
         /// From this position on; the newest by default.
         #[arg(long, value_name = "POSITION", default_value_t = 0, hide_default_value = true)]

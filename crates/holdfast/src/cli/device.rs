@@ -62,7 +62,13 @@ pub(crate) struct ProbeArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "", hide_default_value = true)]
     address: String,
     /// Type of the value there; u16 (of a bit: bool) by default.
-    #[arg(long = "type", value_name = "TYPE", requires = "address", default_value = "", hide_default_value = true)]
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        requires = "address",
+        default_value = "",
+        hide_default_value = true
+    )]
     kind: String,
     /// Its length in bytes; string and bytes only.
     #[arg(long, value_name = "BYTES", requires = "address", default_value_t = 0, hide_default_value = true)]

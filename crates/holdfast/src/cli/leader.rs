@@ -35,9 +35,8 @@ pub(super) async fn run(
     match command {
         LeaderCommand::Show => {
             let question = pb::GetStatusRequest { this_node: false, gaps_since: None };
-            let status = client
-                .look(question, async |admin, question| admin.get_status(question).await)
-                .await?;
+            let status =
+                client.look(question, async |admin, question| admin.get_status(question).await).await?;
             let leader = status.leader.clone().unwrap_or_default();
             output.show(&leader, || match &status.leader {
                 Some(leader) => render(leader),

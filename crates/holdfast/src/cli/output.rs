@@ -57,7 +57,11 @@ impl Output {
     }
 
     /// Shows one of many answers: as JSON on a line of its own, or as `render` makes it for people.
-    pub(super) fn show_line<T: Serialize>(&self, answer: &T, render: impl FnOnce() -> String) -> io::Result<()> {
+    pub(super) fn show_line<T: Serialize>(
+        &self,
+        answer: &T,
+        render: impl FnOnce() -> String,
+    ) -> io::Result<()> {
         match self.format {
             Format::Json => self.text(&to_json_line(answer)),
             Format::Table => self.text(&render()),

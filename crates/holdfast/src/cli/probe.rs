@@ -20,7 +20,8 @@ pub(super) fn reading(reading: Option<&pb::Reading>) -> String {
 /// One line for each address.
 pub(super) fn render(probes: &[pb::Probe]) -> String {
     let row = |probe: &pb::Probe| {
-        let value = if probe.error.is_empty() { reading(probe.reading.as_ref()) } else { probe.error.clone() };
+        let value =
+            if probe.error.is_empty() { reading(probe.reading.as_ref()) } else { probe.error.clone() };
         [format::or_nothing(&probe.tag), probe.address.clone(), probe.r#type.clone(), value]
     };
     table(["tag", "address", "type", "value"], probes.iter().map(row).collect(), "Nothing was asked for.")
