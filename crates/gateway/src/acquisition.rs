@@ -38,7 +38,7 @@ use crate::field::{FieldDoor, Question};
 use crate::live::Live;
 pub(crate) use batcher::Batcher;
 use group::GroupTask;
-use timeline::Timeline;
+use timeline::{Looks, Timeline};
 
 /// How long a scan in progress is waited for when acquisition stops in order.
 const FINISH: Duration = Duration::from_secs(2);
@@ -255,13 +255,16 @@ fn clocks_disagree<E: Engine>(parts: &AcquisitionParts<E>) -> bool {
     })
 }
 
-/// Resolves when the wall clock is further from the timeline than some open grid bears; says how far it is ahead.
+/// Resolves when the wall clock is further from the timeline than some open grid bears, and stays there: a clock that
+/// jumps to and fro is not followed. Says how far it is ahead.
 async fn clock_was_set<E: Engine>(parts: &AcquisitionParts<E>, timeline: &Timeline) -> i64 {
+    let mut looks = Looks::default();
     loop {
         sleep(FOLLOW_EVERY).await;
         let ahead = timeline.follow(Instant::now(), parts.clock.now());
         let bears = |grid: &Grid| ahead.unsigned_abs() <= tolerance(grid.line.period);
-        if !parts.replica.store().keeper().read(|state| state.grids.values().all(bears)) {
+        let borne = parts.replica.store().keeper().read(|state| state.grids.values().all(bears));
+        if looks.believe(ahead, borne) {
             return ahead;
         }
     }
