@@ -4,7 +4,7 @@
 //! - Bytes on disk: the files of a data directory after it was opened again, when the write-ahead log has become
 //!   files, divided by the samples in it. A running node has up to 128 MiB of write-ahead log besides.
 //! - Bytes written: what the kernel counted for this process (`write_bytes`), a third of it for each node, from the
-//!   first proposal to the end of the stores.
+//!   first proposal until everything lies in files.
 
 use std::path::Path;
 
@@ -61,12 +61,12 @@ async fn measure(
     let done = load::run(leader, proposers, shape, Until::Samples(samples)).await?;
     let (_, after) = replicas.leader().await?;
     replicas.stop().await?;
-    let written = process::usage(own)?.written - written_before;
     for node in 1..=NODES {
         let path = directory(folder, node);
         RocksEngine::open(&path, &RocksOptions::default())
             .context("a data directory cannot be opened again")?;
     }
+    let written = process::usage(own)?.written - written_before;
     let on_disk = largest(folder) as f64 / done.samples as f64;
     let encoded = done.entry_bytes as f64 / done.samples as f64;
     let per_byte = written as f64 / NODES as f64 / done.entry_bytes as f64;

@@ -13,9 +13,25 @@ pub(crate) fn replace(path: &Path, section: &Section, circumstances: &str) -> an
     std::fs::write(path, new).with_context(|| path.display().to_string())
 }
 
-/// How this program was called, for whoever wants to repeat it.
+/// How this program was called, for whoever wants to repeat it; not where on this machine.
 pub(crate) fn command_line() -> String {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    command_of(std::env::args().skip(1))
+}
+
+fn command_of(all: impl IntoIterator<Item = String>) -> String {
+    const PATHS: [&str; 3] = ["--write", "--dir", "--program"];
+    let mut arguments: Vec<String> = Vec::new();
+    let mut all = all.into_iter();
+    while let Some(argument) = all.next() {
+        let is_path = |name: &&&str| {
+            argument.strip_prefix(**name).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        };
+        match PATHS.iter().find(is_path) {
+            Some(name) if argument == **name => drop(all.next()),
+            Some(_) => {}
+            None => arguments.push(argument),
+        }
+    }
     if arguments.is_empty() {
         "make bench".to_owned()
     } else {
@@ -52,6 +68,13 @@ mod tests {
         );
         assert_eq!(replaced(&new, &section, "here, now").expect("still"), new);
         assert!(replaced("nothing", &section, "here").is_err());
+    }
+
+    #[test]
+    fn the_command_is_told_without_paths() {
+        let told = |text: &str| command_of(text.split_whitespace().map(str::to_owned));
+        assert_eq!(told("--write a.md --dir=/tmp/x"), "make bench");
+        assert_eq!(told("failover --kills 3 --write a.md"), "make bench ARGS=\"failover --kills 3\"");
     }
 
     #[test]

@@ -117,8 +117,9 @@ fn disk_of(mounts: &str, folder: &Path) -> String {
     let name = device.rsplit('/').next().unwrap_or_default();
     let turns = std::fs::read_to_string(format!("/sys/class/block/{name}/queue/rotational"));
     let kind = match turns.as_deref().map(str::trim) {
-        Ok("0") => ", no rotating disk",
-        Ok("1") => ", rotating disk",
+        // What a virtual disk says of itself may be a default.
+        Ok("0") => " (not rotating, by its own word)",
+        Ok("1") => " (rotating, by its own word)",
         _ => "",
     };
     format!("{system} on {device}{kind}")
