@@ -295,6 +295,15 @@ async fn a_drained_node_passes_on_what_it_alone_has() -> Result<()> {
 
     // Committed by the leader and the drained node, and by nobody else; then the leader dies.
     nodes.node(third).pause(true)?;
+    let gone = nodes.node(third).name.clone();
+    let cut_off = || async {
+        let members = nodes.members().await?;
+        let paused = members.iter().find(|member| member.name == gone).context("a member")?;
+        // Otherwise what is applied next would wait for it in a socket.
+        ensure!(paused.reach() == pb::member::Reach::Unreachable, "it is {:?}", paused.reach());
+        Ok(())
+    };
+    nodes.explain(until("the leader gives the paused node up", cut_off).await)?;
     let file = pb::ConfigFile { name: "plant.toml".to_owned(), content: "version = 1\n".into() };
     let apply = pb::ApplyConfigRequest { files: vec![file], ..pb::ApplyConfigRequest::default() };
     let applied = nodes.node(second).client()?.apply_config(apply).await?.into_inner();
