@@ -10,11 +10,12 @@ mod faults;
 mod leases;
 mod wires;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use model::{BootId, NodeId, Permit as _, Role, StoreId};
+use model::{BootId, NodeId, Permit as _, Position, Role, StoreId};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft_rt_tokio::TokioRuntime;
 use runtime::random::{Random, generator};
@@ -184,6 +185,19 @@ impl Cluster {
             sleep(LOOK).await;
             self.look();
         }
+    }
+
+    fn applied(&self, node: u64) -> Position {
+        self.replica(node).store().keeper().read(|state| state.applied_position())
+    }
+
+    async fn until_all_applied_alike(&mut self) {
+        self.until("all nodes to have applied the same", |cluster| {
+            let applied: BTreeSet<_> =
+                cluster.nodes.iter().map(|node| cluster.applied(node.number)).collect();
+            applied.len() == 1
+        })
+        .await;
     }
 
     /// Lets time pass.

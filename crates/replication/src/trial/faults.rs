@@ -2,7 +2,6 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test is the end that everything it spawned comes to")]
 
-use std::collections::BTreeSet;
 use std::process::{Command as Process, Stdio};
 
 use futures::future::join_all;
@@ -72,19 +71,6 @@ impl Cluster {
             }
         }
         found
-    }
-
-    fn applied(&self, node: u64) -> Position {
-        self.replica(node).store().keeper().read(|state| state.applied_position())
-    }
-
-    async fn until_all_applied_alike(&mut self) {
-        self.until("all nodes to have applied the same", |cluster| {
-            let applied: BTreeSet<_> =
-                cluster.nodes.iter().map(|node| cluster.applied(node.number)).collect();
-            applied.len() == 1
-        })
-        .await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test is the end that everything it spawned comes to")]
 
+use model::command::{Command, Request};
 use openraft::ChangeMembers;
 
 use super::*;
@@ -106,7 +107,7 @@ async fn a_removed_leader_does_not_transfer_by_itself() {
     let (leader, second, third) = cluster.three();
     let (term, replica) = (cluster.term(leader), cluster.replica(leader).clone());
     let removal = ChangeMembers::RemoveVoters([leader].into());
-    replica.inner.raft.change_membership(removal, true).await.expect("a majority is there");
+    replica.inner.raft.change_membership(removal, false).await.expect("a majority is there");
     cluster.run_for(L * 6).await;
     for other in [second, third] {
         assert!(
@@ -137,6 +138,10 @@ async fn a_higher_vote_ends_the_leadership_before_it_is_answered() {
     let mut cluster = Cluster::found([LAN; 3]).await;
     let (leader, voter, third) = cluster.three();
     let held = cluster.leadership(leader);
+    // So that it does not stand again itself.
+    let drain = Command::SetDrained { node: NodeId(leader), drained: true, request: Request::default() };
+    cluster.replica(leader).propose(&drain, PATIENCE).await.expect("a majority is there");
+    cluster.until_all_applied_alike().await;
     cluster.isolate(third, true);
     let candidate = cluster.replica(third).clone();
     candidate.inner.raft.trigger().elect(false).await.expect("raft runs");
