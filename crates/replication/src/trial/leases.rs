@@ -105,7 +105,7 @@ async fn a_transfer_succeeds_at_once() {
 async fn a_removed_leader_does_not_transfer_by_itself() {
     let mut cluster = Cluster::found([LAN; 3]).await;
     let (leader, second, third) = cluster.three();
-    let (term, replica) = (cluster.term(leader), cluster.replica(leader).clone());
+    let replica = cluster.replica(leader).clone();
     let removal = ChangeMembers::RemoveVoters([leader].into());
     replica.inner.raft.change_membership(removal, false).await.expect("a majority is there");
     cluster.run_for(L * 6).await;
@@ -114,7 +114,6 @@ async fn a_removed_leader_does_not_transfer_by_itself() {
             !cluster.replica(other).inner.contact.was_handed_over(PATIENCE),
             "node {other} was told to lead"
         );
-        assert_eq!(cluster.term(other), term);
     }
 }
 
