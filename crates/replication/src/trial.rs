@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::founding::Belonging;
 use crate::lease::{Leadership, LeaseTimes};
-use crate::network::PeerEvents;
+use crate::network::{PeerEvents, PlainAcceptor};
 use crate::replica::Replica;
 use crate::start::ReplicaParts;
 use wires::{Wire, Wires};
@@ -301,6 +301,7 @@ impl Node {
             times: self.times,
             clock: Arc::new(SystemClock),
             connector: Arc::new(Wire::of(number, wires)),
+            acceptor: Arc::new(PlainAcceptor),
             listener: Some(listener),
             staging: self.staging.path().join(self.boots.to_string()),
             free_bytes: Arc::new(|| 1 << 30),

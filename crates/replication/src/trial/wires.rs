@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::network::{Connector, PeerIo};
+use crate::network::{ConnectError, Connector, PeerConnection};
 
 /// How often a cut direction is looked at.
 const LOOK: Duration = Duration::from_millis(1);
@@ -88,7 +88,7 @@ impl Wire {
 
 #[tonic::async_trait]
 impl Connector for Wire {
-    async fn connect(&self, address: &str) -> io::Result<Box<dyn PeerIo>> {
+    async fn connect(&self, address: &str, _: Option<&str>) -> Result<PeerConnection, ConnectError> {
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
         let (to, socket) = self.wires.state().sockets.get(address).copied().ok_or_else(refused)?;
         // A handshake needs both directions.
@@ -100,7 +100,15 @@ impl Connector for Wire {
         stream.set_nodelay(true)?;
         let pause = || Box::pin(sleep(Duration::ZERO));
         let wires = Arc::clone(&self.wires);
-        Ok(Box::new(Line { stream, from: self.from, to, plugs, wires, reading: pause(), writing: pause() }))
+        Ok(PeerConnection::plain(Line {
+            stream,
+            from: self.from,
+            to,
+            plugs,
+            wires,
+            reading: pause(),
+            writing: pause(),
+        }))
     }
 }
 
