@@ -3,6 +3,8 @@
 //! Owns the question, not the answer: that is the [`Permit`]'s. Knows no protocol.
 //! - No call of `poll_write` reaches the stream below without an `Ok` from the permit at that moment, so a frame
 //!   built before a pause of the process does not leave after it.
+//! - The permit must outlast what remains of the operation that the bytes belong to: nothing is asked whose answer could
+//!   come under another's right.
 //! - A refusal is an [`io::Error`] that [`is_fenced`] recognises through any library that passes it on.
 
 use std::fmt;
@@ -10,6 +12,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use model::{Fenced, Permit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -22,12 +25,14 @@ pub struct FencedStream<S> {
     facts: Arc<LineFacts>,
 }
 
-/// What passed over a [`FencedStream`] since the last [`LineFacts::reset`]; shared with whoever times the exchange.
+/// What passed over a [`FencedStream`] since the last [`LineFacts::begin`]; shared with whoever times the exchange.
 #[derive(Debug, Default)]
 pub struct LineFacts(Mutex<Facts>);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Facts {
+    /// How long what is being asked for may take.
+    operation: Duration,
     first_sent: Option<Instant>,
     received: u64,
     ended: bool,
@@ -46,9 +51,15 @@ impl<S> FencedStream<S> {
 }
 
 impl LineFacts {
-    /// Forgets what passed.
-    pub fn reset(&self) {
-        self.update(|facts| *facts = Facts::default());
+    /// Forgets what passed: an operation begins that ends within `operation` of its first byte.
+    pub fn begin(&self, operation: Duration) {
+        self.update(|facts| *facts = Facts { operation, ..Facts::default() });
+    }
+
+    /// What remains of the operation.
+    fn rest(&self, now: Instant) -> Duration {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        self.update(|facts| facts.operation.saturating_sub(facts.first_sent.map_or(Duration::ZERO, since)))
     }
 
     /// When the first byte left.
@@ -79,10 +90,10 @@ pub(crate) fn is_fenced(error: &io::Error) -> bool {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for FencedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if let Err(fenced) = self.permit.check() {
+        let asked = Instant::now();
+        if let Err(fenced) = self.permit.check_for(self.facts.rest(asked)) {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::PermissionDenied, fenced)));
         }
-        let asked = Instant::now();
         let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
         if written > 0 {
             self.facts.update(|facts| facts.first_sent.get_or_insert(asked).to_owned());
@@ -125,7 +136,6 @@ impl<S> fmt::Debug for FencedStream<S> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -139,7 +149,15 @@ mod tests {
         }
 
         fn remaining(&self) -> Duration {
-            if self.check().is_ok() { Duration::MAX } else { Duration::ZERO }
+            if self.check().is_ok() { Duration::from_secs(1) } else { Duration::ZERO }
+        }
+
+        fn usual_operation(&self) -> Duration {
+            Duration::from_secs(1)
+        }
+
+        fn held_for(&self) -> Duration {
+            Duration::MAX
         }
     }
 
@@ -154,6 +172,22 @@ mod tests {
 
         permit.0.store(true, Ordering::SeqCst);
         stream.write_all(b"ok").await.expect("there is a permit");
+        drop(stream);
+        let mut seen = Vec::new();
+        far.read_to_end(&mut seen).await.expect("reads from memory");
+        assert_eq!(seen, b"ok");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_begun_that_could_outlast_the_permit() {
+        let permit = Arc::new(Switch(AtomicBool::new(true)));
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut stream = FencedStream::new(near, permit);
+        stream.facts().begin(Duration::from_millis(1_001));
+        let refusal = stream.write_all(b"refused").await.expect_err("the permit lasts a second");
+        assert!(is_fenced(&refusal), "{refusal:?}");
+        stream.facts().begin(Duration::from_millis(1_000));
+        stream.write_all(b"ok").await.expect("it lasts long enough");
         drop(stream);
         let mut seen = Vec::new();
         far.read_to_end(&mut seen).await.expect("reads from memory");
@@ -195,7 +229,7 @@ mod tests {
         let mut seen = Vec::new();
         stream.read_to_end(&mut seen).await.expect("reads from memory");
         assert_eq!((facts.received(), facts.has_ended()), (6, true));
-        facts.reset();
+        facts.begin(Duration::ZERO);
         assert_eq!((facts.first_sent(), facts.received(), facts.has_ended()), (None, 0, false));
     }
 }

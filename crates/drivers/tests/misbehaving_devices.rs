@@ -505,12 +505,65 @@ async fn without_a_permit_not_one_byte_reaches_the_device() {
 async fn a_request_in_flight_ends_with_the_lease_and_its_connection_is_reset() {
     let server = Misbehaving::start(|_| Act::Nothing).await;
     let bench = Bench::new();
-    let device = bench.device(server.address, registers([10]));
+    let device = bench.slow_unit(server.address, 1, registers([10]));
+    // Usual operations would end in time.
+    bench.permit.usually_takes(CAP / 6);
     bench.permit.end_after(CAP / 3);
     let began = Instant::now();
     assert_eq!(scan(&device).await, Err(ScanError::Fenced));
     assert!(began.elapsed() < CAP, "ended by the lease, not by the cap");
     server.until("a reset", |seen| seen.resets == 1).await;
+}
+
+#[tokio::test]
+async fn a_request_is_not_sent_when_its_answer_could_outlive_the_lease() {
+    let server = Misbehaving::start(|asked| Act::Send(asked.right())).await;
+    let bench = Bench::new();
+    let device = bench.device(server.address, registers([10]));
+    assert!(scan(&device).await.is_ok());
+    bench.permit.end_after(CAP * 9 / 10);
+    assert_eq!(scan(&device).await, Err(ScanError::Fenced));
+    bench.permit.end_after(CAP * 100);
+    assert!(scan(&device).await.is_ok(), "the lease was renewed");
+    assert_eq!(server.asked().len(), 2);
+    assert_eq!(server.connections(), 1, "a request that is not sent costs no connection");
+}
+
+#[tokio::test]
+async fn a_device_that_is_not_slow_has_no_more_time_than_an_operation_may_usually_take() {
+    let server = Misbehaving::start(|_| Act::Nothing).await;
+    let bench = Bench::new();
+    bench.permit.usually_takes(CAP / 3);
+    let device = bench.device(server.address, registers([10]));
+    assert_eq!(silence(scan(&device).await), Silence::NoAnswer { after: CAP / 3 });
+}
+
+#[tokio::test]
+async fn a_slow_devices_first_read_waits_for_the_predecessors_last() {
+    let server = Misbehaving::start(|asked| match asked.unit {
+        1 => Act::SendAfter(CAP / 2, asked.right()),
+        _ => Act::Send(asked.right()),
+    })
+    .await;
+    let bench = Bench::new();
+    let slow = bench.slow_unit(server.address, 1, registers([1]));
+    let other = bench.unit(server.address, 2, registers([2]));
+    let began = Instant::now();
+    bench.permit.usually_takes(CAP / 3);
+    bench.permit.begins_now();
+    assert_eq!(
+        scan_by(&slow, CAP / 3).await,
+        Err(ScanError::Late),
+        "not before its predecessor's last has ended"
+    );
+    let (slow_scan, other_scan) = tokio::join!(scan(&slow), scan(&other));
+    let (slow_scan, other_scan) =
+        (slow_scan.expect("it has its whole timeout"), other_scan.expect("it answers"));
+    assert!(slow_scan.started >= began + CAP * 2 / 3, "{:?} after the beginning", slow_scan.started - began);
+    assert!(other_scan.finished < slow_scan.started, "others on the same socket do not wait");
+    // Later scans do not wait.
+    let asked = Instant::now();
+    assert!(scan(&slow).await.expect("it answers").started < asked + CAP / 3);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use destinations::NodeFacts;
 use futures::FutureExt as _;
 use ingest::IngestConfig;
-use model::{BootId, Clock, SessionId, StoreId};
+use model::{BootId, Clock, Permit as _, SessionId, StoreId};
 use replication::{Belonging, PeerEvent, PeerEvents, Replica, ReplicaParts, StartError, TcpConnector};
 use runtime::random::{generator, id_bits};
 use runtime::{Failure, Spawner, Supervisor, SystemClock};
@@ -257,7 +257,10 @@ impl RunningNode {
 
     /// A leader hands over before it goes, if anybody can take over.
     async fn yield_leadership(&self) {
-        if self.replica.leadership().borrow().is_none() {
+        let Some(held) = self.replica.leadership().borrow().clone() else { return };
+        if held.check().is_err() {
+            // Without a majority nobody can be elected, and what is not committed will not be.
+            warn!("leadership is not handed over: no majority answers");
             return;
         }
         match tokio::time::timeout(GRACE, self.switchover.request(None)).await {

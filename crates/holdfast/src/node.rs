@@ -15,7 +15,10 @@ use model::Clock;
 use runtime::SystemClock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::dynamic_filter_fn;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt};
 
 /// Run one node.
 #[derive(Debug, clap::Args)]
@@ -33,10 +36,10 @@ pub(crate) struct NodeArgs {
 
 /// Runs the node.
 pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
-    start_logging(args.log_json);
+    let stop = CancellationToken::new();
+    start_logging(args.log_json, stop.clone());
     end_on_panic();
     let config = NodeConfig::read(&args.config)?;
-    let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;
     let node = RunningNode::start_with_clock(config, clock(), stop.clone())
         .await
@@ -52,10 +55,15 @@ fn clock() -> Arc<dyn Clock> {
     }
 }
 
-fn start_logging(json: bool) {
+/// From `stop` on, the Raft library is not heard: it reports each call that its own orderly end refuses as an error.
+fn start_logging(json: bool, stop: CancellationToken) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if json { logs.json().init() } else { logs.with_ansi(false).with_target(false).init() }
+    let is_heard = dynamic_filter_fn(move |event, _| {
+        !(event.target().starts_with("openraft") && event.is_event() && stop.is_cancelled())
+    });
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = if json { lines.json().boxed() } else { lines.with_ansi(false).with_target(false).boxed() };
+    tracing_subscriber::registry().with(lines.with_filter(is_heard)).with(filter).init();
 }
 
 /// A task that panics would leave the others running, the Raft core among them saying that it leads.
@@ -86,4 +94,42 @@ fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Set in the process that is going to end.
+    const CHILD: &str = "HOLDFAST_TEST_CHILD";
+
+    #[test]
+    fn a_panic_in_any_task_ends_the_process() {
+        if std::env::var_os(CHILD).is_some() {
+            return panic_in_a_task();
+        }
+        let this = std::env::current_exe().expect("this program");
+        let ended = Command::new(this)
+            .args(["--exact", "node::tests::a_panic_in_any_task_ends_the_process", "--nocapture"])
+            .env(CHILD, "1")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .expect("it can be started again");
+        assert_eq!(ended.signal(), Some(rustix::process::Signal::ABORT.as_raw()), "{ended}");
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the process ends before the task does")]
+    fn panic_in_a_task() {
+        end_on_panic();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            tokio::spawn(async { panic!("expected in this test") });
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        });
+    }
 }

@@ -16,4 +16,17 @@ pub trait Permit: Send + Sync + 'static {
 
     /// How long from now the right surely lasts; zero when it has ended. It may be renewed meanwhile.
     fn remaining(&self) -> Duration;
+
+    /// The longest that an operation may take without anybody having to wait for it: whoever has this right next waits
+    /// for the rest of a longer one.
+    fn usual_operation(&self) -> Duration;
+
+    /// How long ago this right began. Before that another node may have had it.
+    fn held_for(&self) -> Duration;
+
+    /// `Ok` while an operation that takes no longer than `operation` would end before the right does.
+    fn check_for(&self, operation: Duration) -> Result<(), Fenced> {
+        self.check()?;
+        if self.remaining() < operation { Err(Fenced) } else { Ok(()) }
+    }
 }

@@ -129,8 +129,13 @@ pub struct ModbusTcp {
     pub port: u16,
     /// Unit id (slave address), 0–255; 255 and 0 address the device itself.
     pub unit_id: u8,
-    /// Response cap: the socket is closed when a request has taken this long.
+    /// The socket is closed when connecting, or a request, has taken this long. A device that is not slow has no more
+    /// time for a request than what an operation may usually take (see [`Permit`](crate::Permit)).
     pub timeout: Duration,
+    /// It may take the whole timeout to answer. A new leader waits with its first request until one of the leader before
+    /// it has surely ended.
+    #[serde(default)]
+    pub slow: bool,
     /// What followers do meanwhile.
     pub standby: Standby,
     /// Registers (or bits) that one request may read although no tag wants them, to join neighbours.

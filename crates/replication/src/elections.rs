@@ -4,7 +4,7 @@
 //!   `last contact + L + 2 ms + rank · 60 ms`, and again every 60 ms, so that the best candidate goes first and nobody
 //!   waits for a random time.
 //! - After a start, a voter that may have promised a lease neither votes nor campaigns until that lease is over
-//!   (quarantine). Appends are acknowledged meanwhile.
+//!   (quarantine), be it a longer one than it grants now. Appends are acknowledged meanwhile.
 //! - A drained node campaigns in one case only: when it has just refused a candidate whose log is shorter than its own.
 //!   It leads then to hand over, and does nothing else ([`crate::reign`]): otherwise nobody could ever lead.
 //! - Policy is two pure functions, [`rank`] and [`turn`]; the loop only looks at the clock.
@@ -18,6 +18,7 @@ use openraft::{AsyncRuntime, ServerState};
 use store::engine::Engine;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 use crate::lease::LeaseTimes;
 use crate::replica::Replica;
@@ -32,6 +33,8 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     pub(crate) async fn campaign(self, stop: CancellationToken) -> Result<(), String> {
         let inner = &self.inner;
         let mut next = inner.contact.quarantine_ends();
+        let granted = inner.store.granted_lease().map_err(|error| error.to_string())?;
+        let mut longer_lease = granted.filter(|granted| *granted > inner.times.lease);
         loop {
             tokio::select! {
                 () = sleep_until(next) => {}
@@ -42,6 +45,10 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             if now < inner.contact.quarantine_ends() {
                 continue;
             }
+            if let Some(longer) = longer_lease.take() {
+                debug!(?longer, lease = ?inner.times.lease, "no lease of an earlier process is left");
+                inner.store.grant_lease(inner.times.lease).await.map_err(|error| error.to_string())?;
+            }
             inner.raft.runtime_config().elect(self.may_lead());
             let Some(rank) = self.own_rank() else { continue };
             let my_turn = turn(inner.contact.last_leader(), rank, &inner.times);
@@ -49,10 +56,16 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                 next = my_turn.min(now + inner.times.lease);
                 continue;
             }
-            if inner.raft.trigger().elect(true).await.is_err() {
+            if !self.stand().await {
                 return Err("raft has ended".to_owned());
             }
         }
+    }
+
+    /// Campaigns now, unless this node's own lease or that of most others runs. `false` if Raft has ended.
+    pub(crate) async fn stand(&self) -> bool {
+        // With a pre-vote: without one a node would bypass the lease that it has granted.
+        self.inner.raft.trigger().elect(true).await.is_ok()
     }
 
     fn may_lead(&self) -> bool {

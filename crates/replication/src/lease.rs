@@ -4,9 +4,15 @@
 //!   else reads the cell. A stale cell is safe: its deadline only lies too early.
 //! - `deadline = acknowledged + L·(1 − 2ρ) − guard`, where acknowledged is when a request that a majority has answered was
 //!   *sent*: no voter that answered helps to elect another leader before `acknowledged + L`.
+//! - L is the shortest lease of all voters ([`shortest`]): the one with the shortest is the first to help another.
+//! - What was promised to an operation holds: however leadership ends, this node votes for nobody before the last deadline
+//!   that it let an operation rely on. Only a barrier, raised when all operations have ended, releases it.
 //! - A barrier ends leadership for the rest of its term: it is raised before a transfer, whose failure cannot be seen.
+//! - Monotonic clocks stand still while a machine is suspended, leases do not: acknowledgements of requests that were sent
+//!   before the machine woke up count for nothing.
 //! - A [`Leadership`] is made here and nowhere else, after the `Lead` of its term was applied.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +22,8 @@ use tokio::time::{Instant, sleep_until};
 
 /// How far two monotonic clocks may differ in rate (0.5 %), as the fault budget says.
 const RATE_ERROR: f64 = 0.005;
+/// The part of L that an operation on the outside world may usually take.
+const USUAL_OPERATION: f64 = 0.3;
 
 /// The times of one lease profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,16 +51,52 @@ impl LeaseTimes {
             guard: Duration::from_millis(guard),
         }
     }
+}
 
-    /// `L·(1 − 2ρ)`: L on the slowest clock of two.
-    pub fn shortened(&self) -> Duration {
-        self.lease.mul_f64(1.0 - 2.0 * RATE_ERROR)
-    }
+/// `L·(1 + 2ρ) + 100 ms`: how long a restarted voter keeps its vote, because it may have promised a lease.
+pub(crate) fn quarantine(lease: Duration) -> Duration {
+    lease.mul_f64(1.0 + 2.0 * RATE_ERROR) + Duration::from_millis(100)
+}
 
-    /// `L·(1 + 2ρ) + 100 ms`: how long a restarted voter keeps its vote, because it may have promised a lease.
-    pub fn quarantine(&self) -> Duration {
-        self.lease.mul_f64(1.0 + 2.0 * RATE_ERROR) + Duration::from_millis(100)
+/// The lease that counts: the shortest of this node's and all voters'. A voter's word of itself counts more than what the
+/// membership says it once was configured with (zero: nothing).
+pub(crate) fn shortest(
+    own: Duration,
+    voters: impl IntoIterator<Item = (Duration, Option<Duration>)>,
+) -> Duration {
+    let lease = |(configured, said): (Duration, Option<Duration>)| said.unwrap_or(configured);
+    voters.into_iter().map(lease).filter(|lease| !lease.is_zero()).fold(own, Duration::min)
+}
+
+/// How long this machine has been suspended in all.
+#[derive(Clone)]
+pub(crate) struct Suspension(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl Suspension {
+    /// As the machine's clocks tell.
+    pub(crate) fn of_this_machine() -> Self {
+        Self(Arc::new(runtime::suspended))
     }
+}
+
+impl fmt::Debug for Suspension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Suspension").field(&(self.0)()).finish()
+    }
+}
+
+/// Suspension below this is the inexactness of comparing two clocks.
+const AWAKE: Duration = Duration::from_millis(1);
+
+/// What openraft says of this node's leadership.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct News {
+    /// The term in which it leads.
+    pub(crate) leads: Option<Term>,
+    /// When the request was sent that a majority has acknowledged last.
+    pub(crate) acknowledged: Option<Instant>,
+    /// The shortest lease of all voters.
+    pub(crate) lease: Duration,
 }
 
 /// What is known of this node's own leadership.
@@ -62,8 +106,16 @@ struct Lease {
     leads: Option<Term>,
     /// When the request was sent that a majority has acknowledged last.
     acknowledged: Option<Instant>,
+    /// The shortest lease of all voters.
+    length: Duration,
     /// No leadership in this term or an earlier one any more.
     barrier: Option<Term>,
+    /// Until when an operation may be acting under a lease that this node held.
+    promised: Option<Instant>,
+    /// How long the machine had been suspended when somebody looked last.
+    suspended: Duration,
+    /// What was sent before proves nothing: the machine was suspended since.
+    awake_since: Option<Instant>,
 }
 
 /// Where the lease is kept. Cheap to clone.
@@ -71,26 +123,49 @@ struct Lease {
 pub(crate) struct LeaseCell {
     lease: Arc<watch::Sender<Lease>>,
     times: LeaseTimes,
+    suspension: Suspension,
 }
 
 impl LeaseCell {
-    pub(crate) fn new(times: LeaseTimes) -> Self {
-        let lease = Lease { leads: None, acknowledged: None, barrier: None };
-        Self { lease: Arc::new(watch::Sender::new(lease)), times }
+    pub(crate) fn new(times: LeaseTimes, suspension: Suspension) -> Self {
+        let lease = Lease {
+            leads: None,
+            acknowledged: None,
+            length: times.lease,
+            barrier: None,
+            promised: None,
+            suspended: (suspension.0)(),
+            awake_since: None,
+        };
+        Self { lease: Arc::new(watch::Sender::new(lease)), times, suspension }
     }
 
     /// Notes what openraft says.
-    pub(crate) fn update(&self, leads: Option<Term>, acknowledged: Option<Instant>) {
+    pub(crate) fn update(&self, news: News) {
+        let suspended = (self.suspension.0)();
         self.lease.send_if_modified(|lease| {
-            let changed = (lease.leads, lease.acknowledged) != (leads, acknowledged);
-            (lease.leads, lease.acknowledged) = (leads, acknowledged);
-            changed
+            let before = *lease;
+            if suspended > lease.suspended + AWAKE {
+                (lease.suspended, lease.awake_since) = (suspended, Some(Instant::now()));
+            }
+            let proves = |at: &Instant| lease.awake_since.is_none_or(|since| *at >= since);
+            lease.acknowledged = news.acknowledged.filter(proves);
+            (lease.leads, lease.length) = (news.leads, news.lease);
+            if lease.leads > lease.barrier
+                && let Some(acknowledged) = lease.acknowledged
+            {
+                lease.promised = lease.promised.max(Some(acknowledged + lease.length));
+            }
+            *lease != before
         });
     }
 
-    /// Ends leadership for the rest of `term`.
+    /// Ends leadership for the rest of `term`. Every operation must have ended: this node is free to vote at once.
     pub(crate) fn raise_barrier(&self, term: Term) {
-        self.lease.send_modify(|lease| lease.barrier = lease.barrier.max(Some(term)));
+        self.lease.send_modify(|lease| {
+            lease.barrier = lease.barrier.max(Some(term));
+            lease.promised = None;
+        });
     }
 
     /// Whether leadership in `term` was given up.
@@ -100,18 +175,12 @@ impl LeaseCell {
 
     /// The leadership of `term`, to be handed out once its `Lead` is applied.
     pub(crate) fn leadership(&self, term: Term) -> Leadership {
-        Leadership { term, cell: self.clone() }
+        Leadership { term, since: Instant::now(), cell: self.clone() }
     }
 
-    /// Whether no request of this node can be acting under an unexpired lease: only then may it help to elect another.
+    /// Whether no operation of this node can be acting under an unexpired lease: only then may it help to elect another.
     pub(crate) fn is_over(&self) -> bool {
-        let lease = *self.lease.borrow();
-        match (lease.leads, lease.acknowledged) {
-            // Given up by a barrier: nothing acts under it any more, and the successor needs this vote.
-            (Some(term), _) if lease.barrier >= Some(term) => true,
-            (Some(_), Some(acknowledged)) => Instant::now() >= acknowledged + self.times.lease,
-            _ => true,
-        }
+        self.lease.borrow().promised.is_none_or(|until| Instant::now() >= until)
     }
 
     fn deadline(&self, term: Term) -> Option<Instant> {
@@ -119,8 +188,18 @@ impl LeaseCell {
         if lease.leads != Some(term) || lease.barrier >= Some(term) {
             return None;
         }
-        Some(lease.acknowledged? + self.times.shortened() - self.times.guard)
+        Some((lease.acknowledged? + shortened(lease.length)).checked_sub(self.times.guard)?)
     }
+
+    /// Whether the machine was suspended since the lease was last confirmed.
+    fn has_overslept(&self) -> bool {
+        (self.suspension.0)() > self.lease.borrow().suspended + AWAKE
+    }
+}
+
+/// `L·(1 − 2ρ)`: L on the slowest clock of two.
+fn shortened(lease: Duration) -> Duration {
+    lease.mul_f64(1.0 - 2.0 * RATE_ERROR)
 }
 
 /// The right to touch devices and destinations: this node leads in `term`, has applied its `Lead`, and a majority has
@@ -128,6 +207,8 @@ impl LeaseCell {
 #[derive(Debug, Clone)]
 pub struct Leadership {
     term: Term,
+    /// When it was handed out.
+    since: Instant,
     cell: LeaseCell,
 }
 
@@ -178,9 +259,7 @@ impl Leadership {
     pub async fn ended(&self) {
         let mut changes = self.cell.lease.subscribe();
         loop {
-            let Some(deadline) = self.deadline().filter(|deadline| *deadline > Instant::now()) else {
-                return;
-            };
+            let Some(deadline) = self.deadline().filter(|_| self.check().is_ok()) else { return };
             tokio::select! {
                 () = sleep_until(deadline) => {}
                 changed = changes.changed() => {
@@ -201,28 +280,42 @@ impl PartialEq for Leadership {
 
 impl Permit for Leadership {
     fn check(&self) -> Result<(), Fenced> {
-        match self.deadline() {
-            Some(deadline) if Instant::now() < deadline => Ok(()),
-            _ => Err(Fenced),
-        }
+        if self.remaining().is_zero() { Err(Fenced) } else { Ok(()) }
     }
 
     fn remaining(&self) -> Duration {
+        if self.cell.has_overslept() {
+            return Duration::ZERO;
+        }
         self.deadline().map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    fn usual_operation(&self) -> Duration {
+        self.cell.lease.borrow().length.mul_f64(USUAL_OPERATION)
+    }
+
+    fn held_for(&self) -> Duration {
+        self.since.elapsed()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use tokio::time::advance;
 
     use super::*;
 
     const TIMES: LeaseTimes = LeaseTimes::LAN;
 
+    fn news(term: u64, acknowledged: Instant) -> News {
+        News { leads: Some(Term(term)), acknowledged: Some(acknowledged), lease: TIMES.lease }
+    }
+
     fn leading() -> (LeaseCell, Leadership) {
-        let cell = LeaseCell::new(TIMES);
-        cell.update(Some(Term(3)), Some(Instant::now()));
+        let cell = LeaseCell::new(TIMES, Suspension(Arc::new(|| Duration::ZERO)));
+        cell.update(news(3, Instant::now()));
         let leadership = cell.leadership(Term(3));
         (cell, leadership)
     }
@@ -230,10 +323,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn leadership_ends_before_another_node_can_be_elected() {
         let (_cell, leadership) = leading();
+        let began = Instant::now();
         assert_eq!(leadership.check(), Ok(()));
         leadership.ended().await;
-        let elapsed = TIMES.shortened() - TIMES.guard;
-        assert!(elapsed < TIMES.lease);
+        assert!(began.elapsed() + TIMES.guard < TIMES.lease);
         assert_eq!(leadership.check(), Err(Fenced));
         assert_eq!(leadership.remaining(), Duration::ZERO);
     }
@@ -242,7 +335,7 @@ mod tests {
     async fn an_acknowledged_heartbeat_extends_it() {
         let (cell, leadership) = leading();
         advance(Duration::from_millis(300)).await;
-        cell.update(Some(Term(3)), Some(Instant::now()));
+        cell.update(news(3, Instant::now()));
         advance(Duration::from_millis(300)).await;
         assert_eq!(leadership.check(), Ok(()));
     }
@@ -251,9 +344,9 @@ mod tests {
     async fn a_barrier_ends_it_for_the_rest_of_the_term() {
         let (cell, leadership) = leading();
         cell.raise_barrier(Term(3));
-        cell.update(Some(Term(3)), Some(Instant::now()));
+        cell.update(news(3, Instant::now()));
         assert_eq!(leadership.check(), Err(Fenced));
-        cell.update(Some(Term(4)), Some(Instant::now()));
+        cell.update(news(4, Instant::now()));
         assert_eq!(leadership.check(), Err(Fenced), "the old term stays over");
         assert_eq!(cell.leadership(Term(4)).check(), Ok(()));
     }
@@ -266,18 +359,53 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_vote_leaves_a_node_whose_leadership_is_live() {
-        let (cell, _leadership) = leading();
-        assert!(!cell.is_over());
-        advance(TIMES.lease).await;
+    async fn a_leadership_that_ends_early_keeps_its_vote_until_its_operations_have_ended() {
+        let (cell, leadership) = leading();
+        advance(TIMES.lease / 5).await;
+        cell.update(News { leads: None, acknowledged: None, lease: TIMES.lease });
+        assert_eq!(leadership.check(), Err(Fenced), "a higher vote was seen");
+        assert!(!cell.is_over(), "a request may be under way");
+        advance(TIMES.lease * 4 / 5).await;
         assert!(cell.is_over());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_leader_that_hands_over_may_vote_for_its_successor() {
         let (cell, leadership) = leading();
+        assert!(!cell.is_over());
         cell.raise_barrier(Term(3));
         assert_eq!(leadership.check(), Err(Fenced), "nothing acts any more");
         assert!(cell.is_over());
+        cell.update(news(3, Instant::now()));
+        assert!(cell.is_over(), "later acknowledgements of the same term promise nothing");
+    }
+
+    #[test]
+    fn what_a_voter_says_of_its_lease_counts_more_than_what_it_was_configured_with() {
+        let ms = Duration::from_millis;
+        assert_eq!(shortest(ms(500), []), ms(500));
+        assert_eq!(shortest(ms(500), [(ms(300), None), (ms(500), Some(ms(500)))]), ms(300));
+        assert_eq!(shortest(ms(3_000), [(ms(500), Some(ms(3_000)))]), ms(3_000), "it was configured anew");
+        assert_eq!(shortest(ms(500), [(ms(500), Some(ms(300)))]), ms(300));
+        assert_eq!(shortest(ms(500), [(ms(0), None)]), ms(500), "nothing is known of it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_was_suspended_acts_only_after_a_new_acknowledgement() {
+        let slept = Arc::new(AtomicU64::new(7_000));
+        let clock = Arc::clone(&slept);
+        let suspension = Suspension(Arc::new(move || Duration::from_millis(clock.load(Ordering::SeqCst))));
+        let cell = LeaseCell::new(TIMES, suspension);
+        let before = Instant::now();
+        cell.update(news(3, before));
+        let leadership = cell.leadership(Term(3));
+        assert_eq!(leadership.check(), Ok(()));
+        slept.fetch_add(60_000, Ordering::SeqCst);
+        assert_eq!(leadership.check(), Err(Fenced), "the monotonic clock stood still, the others went on");
+        advance(Duration::from_millis(10)).await;
+        cell.update(news(3, before));
+        assert_eq!(leadership.check(), Err(Fenced), "sent before the machine slept");
+        cell.update(news(3, Instant::now()));
+        assert_eq!(leadership.check(), Ok(()));
     }
 }

@@ -6,6 +6,7 @@ mod handler;
 mod joiners;
 mod lease;
 mod membership;
+mod muting;
 mod network;
 mod proposer;
 mod reign;
@@ -16,6 +17,8 @@ mod storage;
 mod successor;
 #[cfg(test)]
 mod suite;
+#[cfg(test)]
+mod trial;
 mod type_config;
 
 pub use founding::{Belonging, Waiting};

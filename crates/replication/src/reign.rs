@@ -19,13 +19,10 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::lease::Leadership;
+use crate::lease::{Leadership, News, shortest};
+use crate::muting::{MUTE_AFTER, Muting};
 use crate::replica::Replica;
 use crate::type_config::{CommittedLeaderId, Payload, Reply, TypeConfig};
-
-/// How long the lease may be lost before a leader stops its heartbeats, so that a link that only sends does not keep
-/// the others from electing another.
-const MUTE_AFTER: Duration = Duration::from_secs(2);
 
 /// How often a leader that only hands over looks whether somebody has all it has.
 const PASS_ON_EVERY: Duration = Duration::from_millis(10);
@@ -35,10 +32,10 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     pub(crate) async fn keep_lease(self, stop: CancellationToken) -> Result<(), String> {
         let inner = &self.inner;
         let mut metrics = inner.raft.metrics();
-        let mut muted_until: Option<Instant> = None;
-        let mut leading_since: Option<(Term, Instant)> = None;
+        let mut muting = Muting::default();
+        let mut sends = true;
         loop {
-            let (leads, acknowledged) = {
+            let news = {
                 let seen = metrics.borrow_and_update();
                 if let Err(fatal) = &seen.running_state {
                     return if stop.is_cancelled() {
@@ -47,33 +44,16 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                         Err(format!("raft has ended: {fatal}"))
                     };
                 }
-                let leads = (seen.state == ServerState::Leader).then_some(Term(seen.current_term));
-                let memberships = [&seen.membership_config, &seen.committed_membership_config];
-                // A change that is not committed may still be undone, and with it that nobody else votes.
-                let alone = memberships.iter().all(|known| is_alone(known.membership(), inner.node));
-                let acknowledged = seen.last_quorum_acked.as_ref().map(|at| **at).map(to_instant::<RT>);
-                let shortest = self.shortest_lease(seen.membership_config.membership());
-                let acknowledged = if alone { Some(Instant::now()) } else { acknowledged };
-                (leads, acknowledged.map(|at| counted_from(at, inner.times.lease, shortest)))
+                self.news(&seen)
             };
-            inner.cell.update(leads, acknowledged);
-            let now = Instant::now();
-            leading_since = leads.map(|term| match leading_since {
-                Some((known, since)) if known == term => (known, since),
-                _ => (term, now),
-            });
-            let lost = is_mute(acknowledged, leading_since, now, inner.times.lease);
-            match muted_until {
-                None if lost => {
+            inner.cell.update(news);
+            let before = sends;
+            sends = muting.sends(Instant::now(), news.leads, news.acknowledged, inner.times.lease);
+            if sends != before {
+                if !sends {
                     warn!("no majority has answered for {MUTE_AFTER:?}: heartbeats stop for a while");
-                    inner.raft.runtime_config().heartbeat(false);
-                    muted_until = Some(now + inner.times.lease * 2);
                 }
-                Some(until) if leads.is_none() || now >= until => {
-                    inner.raft.runtime_config().heartbeat(true);
-                    muted_until = None;
-                }
-                _ => {}
+                inner.raft.runtime_config().heartbeat(sends);
             }
             tokio::select! {
                 changed = metrics.changed() => {
@@ -81,26 +61,31 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                         return if stop.is_cancelled() { Ok(()) } else { Err("raft has ended".to_owned()) };
                     }
                 }
-                // A single voter gets no acknowledgements; and muting must end although nothing changes.
+                // A single voter gets no acknowledgements; muting must end, and a suspension be noticed, although
+                // nothing changes.
                 () = sleep(inner.times.heartbeat) => {}
                 () = stop.cancelled() => return Ok(()),
             }
         }
     }
 
-    /// The shortest lease that any voter promises: what it said of itself last and what the membership says, because it
-    /// may be about to start again with either.
-    fn shortest_lease(&self, membership: &openraft::Membership<u64, Member>) -> Duration {
-        let own = self.inner.times.lease;
-        let peers = self.inner.peers.subscribe();
-        let peers = peers.borrow();
-        let voters = membership.voter_ids().filter(|id| *id != self.inner.node.0);
-        let leases = voters.flat_map(|id| {
-            let recorded = membership.get_node(&id).map(|member| member.lease);
-            let said = peers.get(&NodeId(id)).and_then(|peer| Some(peer.identity.as_ref()?.lease));
-            [recorded, said]
+    fn news(&self, seen: &openraft::RaftMetrics<TypeConfig<RT>>) -> News {
+        let inner = &self.inner;
+        let leads = (seen.state == ServerState::Leader).then_some(Term(seen.current_term));
+        let membership = seen.membership_config.membership();
+        let memberships = [&seen.membership_config, &seen.committed_membership_config];
+        // A change that is not committed may still be undone, and with it that nobody else votes.
+        let alone = memberships.iter().all(|known| is_alone(known.membership(), inner.node));
+        let acknowledged = match seen.last_quorum_acked.as_ref() {
+            _ if alone => Some(Instant::now()),
+            at => at.map(|at| to_instant::<RT>(**at)),
+        };
+        let voters = membership.voter_ids().map(|id| {
+            let configured = membership.get_node(&id).map(|member| member.lease).unwrap_or_default();
+            let said = inner.peers.get(NodeId(id)).and_then(|peer| peer.identity).map(|peer| peer.lease);
+            (configured, if id == inner.node.0 { Some(inner.times.lease) } else { said })
         });
-        leases.flatten().filter(|lease| !lease.is_zero()).fold(own, Duration::min)
+        News { leads, acknowledged, lease: shortest(inner.times.lease, voters) }
     }
 
     /// Begins this node's reigns: proposes `Lead`, waits for it, hands out leadership; takes it back at the end.
@@ -221,28 +206,6 @@ fn is_alone(membership: &openraft::Membership<u64, Member>, node: NodeId) -> boo
     voters.next() == Some(node.0) && voters.next().is_none()
 }
 
-/// When an acknowledgement must be taken to have been sent, so that a lease of our own length, counted from there, ends
-/// no later than the shortest one that a voter has promised.
-fn counted_from(acknowledged: Instant, own: Duration, shortest: Duration) -> Instant {
-    let shift = own.saturating_sub(shortest);
-    // A clock that has not run that long cannot be shifted: then nothing is promised at all.
-    acknowledged.checked_sub(shift).unwrap_or(acknowledged)
-}
-
-/// Whether no majority has answered for so long that a leader must fall silent. One that was never answered counts from
-/// when it began to lead.
-fn is_mute(
-    acknowledged: Option<Instant>,
-    leading_since: Option<(Term, Instant)>,
-    now: Instant,
-    lease: Duration,
-) -> bool {
-    let Some((_, since)) = leading_since else { return false };
-    // Acknowledged under an earlier reign says nothing of this one.
-    let heard = acknowledged.map_or(since, |at| at.max(since));
-    now.duration_since(heard) > lease + MUTE_AFTER
-}
-
 fn to_instant<RT: AsyncRuntime>(at: openraft::alias::InstantOf<TypeConfig<RT>>) -> Instant {
     // Every runtime we use has tokio's clock; its age is what counts.
     use openraft::Instant as _;
@@ -254,23 +217,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::lease::{LeaseCell, LeaseTimes};
-
-    #[tokio::test(start_paused = true)]
-    async fn a_voter_with_a_shorter_lease_shortens_the_leaders() {
-        tokio::time::advance(Duration::from_secs(60)).await;
-        let (own, short) = (LeaseTimes::LAN, LeaseTimes::LAN_FAST);
-        let sent = Instant::now();
-        let cell = LeaseCell::new(own);
-        cell.update(Some(Term(3)), Some(counted_from(sent, own.lease, short.lease)));
-        let deadline = cell.leadership(Term(3)).deadline().expect("it leads");
-        assert!(
-            deadline < sent + short.lease,
-            "the voter may help to elect another from {:?} on",
-            short.lease
-        );
-        assert_eq!(counted_from(sent, own.lease, own.lease), sent);
-    }
 
     #[test]
     fn a_learner_does_not_keep_a_voter_from_being_alone() {
@@ -281,17 +227,5 @@ mod tests {
         assert!(is_alone(&membership(vec![[1].into()]), NodeId(1)));
         assert!(!is_alone(&membership(vec![[1].into(), [1, 2].into()]), NodeId(1)));
         assert!(!is_alone(&membership(vec![[2].into()]), NodeId(1)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_leader_that_no_majority_ever_answered_falls_silent() {
-        let lease = Duration::from_millis(500);
-        let since = Instant::now();
-        let leading = Some((Term(3), since));
-        let late = since + lease + MUTE_AFTER + Duration::from_millis(1);
-        assert!(!is_mute(None, leading, since + lease, lease), "it has only begun");
-        assert!(is_mute(None, leading, late, lease));
-        assert!(!is_mute(Some(since + lease), leading, late, lease), "a majority has answered since");
-        assert!(!is_mute(None, None, late, lease), "who does not lead has nothing to keep silent about");
     }
 }

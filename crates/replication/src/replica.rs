@@ -35,6 +35,9 @@ use crate::type_config::TypeConfig;
 
 pub(crate) type RaftOf<E, RT> = Raft<TypeConfig<RT>, StateMachine<E>>;
 
+/// How long the end of Raft is waited for.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A replica of the cluster. Cheap to clone.
 pub struct Replica<E: Engine, RT: AsyncRuntime = TokioRuntime> {
     pub(crate) inner: Arc<Inner<E, RT>>,
@@ -360,8 +363,11 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     /// Ends Raft on this node.
     pub async fn shut_down(&self) {
         self.inner.spawner.token().cancel();
-        if let Err(error) = self.inner.raft.shutdown().await {
-            tracing::warn!(%error, "raft did not end in order");
+        match timeout(SHUTDOWN_PATIENCE, self.inner.raft.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "raft did not end in order"),
+            // It waits for a disk that does not answer, and will end with the process.
+            Err(_) => tracing::warn!("raft had not ended after {SHUTDOWN_PATIENCE:?}"),
         }
     }
 }

@@ -24,7 +24,7 @@ use tracing::info;
 use crate::founding::{self, Belonging};
 use crate::handler::{Contact, Handler};
 use crate::joiners::Joiners;
-use crate::lease::{LeaseCell, LeaseTimes};
+use crate::lease::{self, LeaseCell, LeaseTimes, Suspension};
 use crate::network::{
     Acceptor, Connector, Identity, NetworkOptions, NetworkParts, PeerEvents, PeerNetworkFactory, PeerService,
     PeerTable, Proposals, ServiceParts, accept_peers, clear_staging, serve,
@@ -74,6 +74,9 @@ pub struct ReplicaParts<E> {
     pub spawner: Spawner,
     /// For ids.
     pub random: Random,
+    /// What goes wrong inside.
+    #[cfg(test)]
+    pub(crate) mischief: crate::trial::Mischief,
 }
 
 /// Why a replica cannot start.
@@ -239,6 +242,8 @@ async fn assemble<E: Engine, RT: AsyncRuntime>(
     let config = raft_config(&parts.cluster_name, &parts.times).map_err(StartError::Raft)?;
     let machine = StateMachine::new(parts.store.keeper().clone());
     let log = LogStore::new(&parts.store);
+    #[cfg(test)]
+    let (machine, log) = (machine.with(&parts.mischief), log.with(&parts.mischief));
     let raft: RaftOf<E, RT> = openraft::Raft::new(node.0, Arc::new(config), network.clone(), log, machine)
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
@@ -246,7 +251,7 @@ async fn assemble<E: Engine, RT: AsyncRuntime>(
     parts.spawner.spawn("proposals", proposing.run(parts.spawner.token().clone()));
     let (leader, leader_seen) = watch::channel(None);
     follow_leader(&raft, node, leader, &parts.spawner);
-    let quarantine = if parts.store.is_pristine() { Duration::ZERO } else { quarantine(parts, node) };
+    let quarantine = quarantine(parts, node).await?;
     Ok(Inner {
         node,
         cluster,
@@ -257,7 +262,7 @@ async fn assemble<E: Engine, RT: AsyncRuntime>(
         clock: Arc::clone(&parts.clock),
         store: parts.store.clone(),
         raft,
-        cell: LeaseCell::new(parts.times),
+        cell: LeaseCell::new(parts.times, Suspension::of_this_machine()),
         leadership: watch::Sender::new(None),
         proposer,
         forward: Proposals::start(network.clone(), leader_seen, options, &parts.spawner),
@@ -272,12 +277,21 @@ async fn assemble<E: Engine, RT: AsyncRuntime>(
     })
 }
 
-/// How long this node keeps its vote after its start: for the longest lease that a leader may count on, which is that of
-/// its profile or the one that the membership has recorded.
-fn quarantine<E: Engine>(parts: &ReplicaParts<E>, node: NodeId) -> Duration {
+/// How long this node votes for nobody: for the longest lease that a leader may count on, which is that of its profile, the
+/// one that the membership has recorded, or one that an earlier process of it has granted. A node that never answered
+/// anything need not wait.
+async fn quarantine<E: Engine>(parts: &ReplicaParts<E>, node: NodeId) -> Result<Duration, StartError> {
+    let granted = parts.store.granted_lease().map_err(io::Error::from)?;
+    let longest = granted.unwrap_or_default().max(parts.times.lease);
+    if granted != Some(longest) {
+        // Before the first one is granted.
+        parts.store.grant_lease(longest).await.map_err(io::Error::from)?;
+    }
+    if parts.store.is_pristine() {
+        return Ok(Duration::ZERO);
+    }
     let recorded = parts.store.keeper().read(|state| Some(state.membership.nodes.get(&node.0)?.lease));
-    let lease = recorded.unwrap_or_default().max(parts.times.lease);
-    LeaseTimes { lease, ..parts.times }.quarantine()
+    Ok(lease::quarantine(longest.max(recorded.unwrap_or_default())))
 }
 
 /// Tells the forwarder who leads.

@@ -99,17 +99,34 @@ pub(crate) struct LogStore<E> {
     log: Log<E>,
     /// Purges, because the ledger that covers a floor must be durable before it.
     keeper: Keeper<E>,
+    #[cfg(test)]
+    mischief: crate::trial::Mischief,
 }
 
 impl<E> Clone for LogStore<E> {
     fn clone(&self) -> Self {
-        Self { log: self.log.clone(), keeper: self.keeper.clone() }
+        Self {
+            log: self.log.clone(),
+            keeper: self.keeper.clone(),
+            #[cfg(test)]
+            mischief: self.mischief.clone(),
+        }
     }
 }
 
 impl<E: Engine> LogStore<E> {
     pub(crate) fn new(store: &Store<E>) -> Self {
-        Self { log: store.log().clone(), keeper: store.keeper().clone() }
+        Self {
+            log: store.log().clone(),
+            keeper: store.keeper().clone(),
+            #[cfg(test)]
+            mischief: Default::default(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with(self, mischief: &crate::trial::Mischief) -> Self {
+        Self { mischief: mischief.clone(), ..self }
     }
 
     fn read<RB: RangeBounds<u64>>(&self, range: RB, limit_bytes: usize) -> Result<Vec<Entry>, io::Error> {
@@ -177,6 +194,8 @@ impl<E: Engine, RT: AsyncRuntime> RaftLogStorage<TypeConfig<RT>> for LogStore<E>
         let done = Box::new(move |outcome: Result<(), store::engine::EngineError>| {
             callback.io_completed(outcome.map_err(io::Error::from));
         });
+        #[cfg(test)]
+        self.mischief.on_append();
         self.log.append(entries.into_iter().map(from_entry), done);
         Ok(())
     }
@@ -193,17 +212,32 @@ impl<E: Engine, RT: AsyncRuntime> RaftLogStorage<TypeConfig<RT>> for LogStore<E>
 /// The ledger, as openraft asks for it.
 pub(crate) struct StateMachine<E> {
     keeper: Keeper<E>,
+    #[cfg(test)]
+    mischief: crate::trial::Mischief,
 }
 
 impl<E> Clone for StateMachine<E> {
     fn clone(&self) -> Self {
-        Self { keeper: self.keeper.clone() }
+        Self {
+            keeper: self.keeper.clone(),
+            #[cfg(test)]
+            mischief: self.mischief.clone(),
+        }
     }
 }
 
 impl<E: Engine> StateMachine<E> {
     pub(crate) fn new(keeper: Keeper<E>) -> Self {
-        Self { keeper }
+        Self {
+            keeper,
+            #[cfg(test)]
+            mischief: Default::default(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with(self, mischief: &crate::trial::Mischief) -> Self {
+        Self { mischief: mischief.clone(), ..self }
     }
 
     fn current<RT: AsyncRuntime>(
@@ -264,6 +298,8 @@ impl<E: Engine, RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for StateMach
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
             let entry = from_entry(entry);
+            #[cfg(test)]
+            self.mischief.before_apply().await;
             let outcome = self.keeper.apply(entry.id, &entry.body).map_err(io::Error::other)?;
             if let Some(responder) = responder {
                 responder.send(outcome);

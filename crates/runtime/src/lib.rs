@@ -2,13 +2,14 @@
 //!
 //! - [`Supervisor`] and [`Spawner`]: no task is detached. Each is spawned under a name, and an error or panic of
 //!   an essential one ends the node; a restarting one is started again with growing pauses.
-//! - [`SystemClock`]: the wall clock of this machine. Monotonic time is tokio's.
+//! - [`SystemClock`]: the wall clock of this machine. Monotonic time is tokio's; it stands still while the machine is
+//!   [`suspended`].
 //! - [`random`]: one seed for a whole process, so that a run can be repeated.
 
 pub mod random;
 mod supervise;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::{Clock, Timestamp};
 
@@ -27,4 +28,21 @@ impl Clock for SystemClock {
         };
         Timestamp(nanos)
     }
+}
+
+/// How long this machine has been suspended in all: what the monotonic clock has not counted. Never too much.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn suspended() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    // In this order, so that a thread that is held up in between sees less and never more.
+    let all = clock_gettime(ClockId::Boottime);
+    let counted = clock_gettime(ClockId::Monotonic);
+    let nanos = |at: rustix::time::Timespec| i128::from(at.tv_sec) * 1_000_000_000 + i128::from(at.tv_nsec);
+    Duration::from_nanos(u64::try_from(nanos(all) - nanos(counted)).unwrap_or(0))
+}
+
+/// Not known here.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn suspended() -> Duration {
+    Duration::ZERO
 }

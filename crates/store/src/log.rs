@@ -470,7 +470,10 @@ mod tests {
     use crate::ledger::Body;
 
     fn entry(term: u64, index: u64) -> Entry {
-        Entry { id: LogId { term: Term(term), index: Position(index) }, body: Body::Blank }
+        Entry {
+            id: LogId { term: Term(term), index: Position(index) },
+            body: Body::Command(Bytes::from_static(b"some bytes")),
+        }
     }
 
     #[test]

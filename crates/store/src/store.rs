@@ -5,6 +5,7 @@
 //! - `floor <= applied <= last` on disk, the log is contiguous at both ends, and a floor has its checkpoint.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use model::Position;
@@ -21,6 +22,9 @@ use crate::floor::{FloorFile, Promise};
 use crate::keeper::Keeper;
 use crate::ledger::{Body, Effects, Ledger, LogId};
 use crate::log::{Log, Stored, load};
+
+/// Holds the longest lease that was granted, in nanoseconds.
+const LEASE_FILE: &str = "lease";
 
 /// Version of everything below the data directory.
 const FORMAT: u32 = 1;
@@ -151,6 +155,22 @@ impl<E: Engine> Store<E> {
     /// Whether it had never voted nor held an entry when it was opened.
     pub fn is_pristine(&self) -> bool {
         self.pristine
+    }
+
+    /// The longest lease that a process on this directory may have granted; absent if none ever ran.
+    pub fn granted_lease(&self) -> Result<Option<Duration>, EngineError> {
+        let Some(bytes) = self.engine.read_file(LEASE_FILE)? else { return Ok(None) };
+        let nanos = bytes.as_ref().try_into().map(u64::from_be_bytes);
+        let nanos =
+            nanos.map_err(|_| EngineError::Damaged(format!("file {LEASE_FILE} of {} bytes", bytes.len())))?;
+        Ok(Some(Duration::from_nanos(nanos)))
+    }
+
+    /// Notes that leases of this length are granted from now on; durable when it returns. A longer one that was granted
+    /// before must have run out.
+    pub async fn grant_lease(&self, lease: Duration) -> Result<(), EngineError> {
+        let nanos = u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX);
+        self.engine.write_file(LEASE_FILE, Bytes::copy_from_slice(&nanos.to_be_bytes())).await
     }
 
     /// The log.

@@ -265,13 +265,14 @@ pub(crate) fn any_plant() -> impl Strategy<Value = Plant> {
 }
 
 fn any_device() -> impl Strategy<Value = Device> {
-    let modbus = (any::<u16>(), any::<u8>(), any_duration(), any::<bool>()).prop_map(
-        |(port, unit_id, timeout, warm)| {
+    let modbus = (any::<u16>(), any::<u8>(), any_duration(), any::<bool>(), any::<bool>()).prop_map(
+        |(port, unit_id, timeout, slow, warm)| {
             Link::ModbusTcp(ModbusTcp {
                 host: "10.0.5.11".into(),
                 port,
                 unit_id,
                 timeout,
+                slow,
                 standby: if warm { Standby::Warm } else { Standby::Cold },
                 max_gap: 8,
                 max_registers: 125,

@@ -139,6 +139,13 @@ impl Permit for Granted {
     fn remaining(&self) -> Duration {
         Duration::from_secs(1)
     }
+    fn usual_operation(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn held_for(&self) -> Duration {
+        Duration::MAX
+    }
 }
 
 /// Allowed for so many questions, or until it is ended.
@@ -166,5 +173,12 @@ impl Permit for Limited {
 
     fn remaining(&self) -> Duration {
         Duration::ZERO
+    }
+    fn usual_operation(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn held_for(&self) -> Duration {
+        Duration::MAX
     }
 }

@@ -22,6 +22,7 @@ use tokio_modbus::client::{Client as _, Context, tcp};
 use tokio_modbus::slave::SlaveContext as _;
 use tokio_modbus::{Error, ExceptionCode, ProtocolError, Request, Response, Slave};
 
+use super::endpoint::Ask;
 use super::plan::Span;
 use crate::driver::Silence;
 use crate::fenced::{FencedStream, LineFacts, is_fenced};
@@ -81,15 +82,11 @@ impl Connection {
         self.facts.received() == 0
     }
 
-    /// Reads `span` from `unit` within `cap`, and not beyond the end of the permit.
-    pub(super) async fn read(
-        &mut self,
-        unit: u8,
-        span: Span,
-        cap: Duration,
-        clock: &dyn Clock,
-    ) -> Result<Answer, Failure> {
-        self.facts.reset();
+    /// Reads `span` from `unit` within its cap, and not beyond the end of the permit. Sends nothing if the permit could
+    /// end before the operation does.
+    pub(super) async fn read(&mut self, ask: &Ask, clock: &dyn Clock) -> Result<Answer, Failure> {
+        let Ask { unit, span, cap, operation, .. } = *ask;
+        self.facts.begin(operation);
         self.context.set_slave(Slave(unit));
         let call = self.context.call(request_for(span));
         let result = match within(cap, self.permit.as_ref(), call).await {
@@ -271,6 +268,14 @@ mod tests {
             let renewals = self.renewals.load(Ordering::SeqCst);
             (self.end + Duration::from_millis(100) * renewals as u32)
                 .saturating_duration_since(Instant::now())
+        }
+
+        fn usual_operation(&self) -> Duration {
+            Duration::from_millis(150)
+        }
+
+        fn held_for(&self) -> Duration {
+            Duration::MAX
         }
     }
 

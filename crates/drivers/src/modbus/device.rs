@@ -8,14 +8,19 @@
 //! - tags that were refused alone stay alone, and are bad in each slot until the device knows them;
 //! - the others are joined again, but only with immediate neighbours; if that is refused too, they stay alone.
 //!
+//! A device has for each answer what an operation may usually take, so that a new leader need not wait for it. One that is
+//! declared slow has its whole timeout; its first request under a new leader waits for what is more than usual, because a
+//! last one of the leader before may still be under way.
+//!
 //! After [`FORGET_AFTER`] the merged plan is tried again: devices are extended while gateways run.
 
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use model::plant::{Device, Link, ModbusPoint};
-use model::{Reading, StatusCode, Timestamp};
-use tokio::time::Instant;
+use model::{Permit, Reading, StatusCode, Timestamp};
+use tokio::time::{Instant, sleep_until};
 
 use super::connection::{Answer, Data};
 use super::decode::{Raw, RawView, decode, view};
@@ -29,12 +34,13 @@ use crate::driver::{Driver, GroupIndex, Scan, ScanError, Silence};
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
 /// A Modbus device and the connection it shares.
-#[derive(Debug)]
 pub struct ModbusDevice {
     unit: u8,
-    cap: Duration,
+    timeout: Duration,
+    is_slow: bool,
     limits: Limits,
     groups: Vec<Group>,
+    permit: Arc<dyn Permit>,
     endpoint: EndpointHandle,
 }
 
@@ -78,7 +84,11 @@ struct Progress<'a> {
 
 impl ModbusDevice {
     /// A driver for `device` over `endpoint`.
-    pub(super) fn new(device: &Device, endpoint: EndpointHandle) -> Result<Self, NotPolled> {
+    pub(super) fn new(
+        device: &Device,
+        permit: Arc<dyn Permit>,
+        endpoint: EndpointHandle,
+    ) -> Result<Self, NotPolled> {
         let Link::ModbusTcp(link) = &device.link else { return Err(NotPolled::Pushes) };
         let limits = Limits { max_gap: link.max_gap, max_registers: link.max_registers };
         let groups = device.groups.iter().map(|group| {
@@ -88,7 +98,8 @@ impl ModbusDevice {
             Ok(Group::new(group.tags.iter().map(point).collect::<Result<_, _>>()?, limits))
         });
         let groups = groups.collect::<Result<_, _>>()?;
-        Ok(Self { unit: link.unit_id, cap: link.timeout, limits, groups, endpoint })
+        let (unit, timeout, is_slow) = (link.unit_id, link.timeout, link.slow);
+        Ok(Self { unit, timeout, is_slow, limits, groups, permit, endpoint })
     }
 
     /// Reads one point by itself and shows its words in every order: `Err` holds the reading where the device
@@ -115,12 +126,39 @@ impl ModbusDevice {
     }
 
     async fn ask(&self, span: Span, start_by: Option<Instant>) -> Result<Answer, ScanError> {
-        let ask = Ask { unit: self.unit, span, cap: self.cap };
+        let usual = self.permit.usual_operation();
+        let cap = response_cap(self.timeout, self.is_slow, usual);
+        let ask = Ask { unit: self.unit, span, cap, operation: cap.min(usual), connect: self.timeout };
         match start_by {
-            Some(start_by) => self.endpoint.begin(ask, start_by).await,
+            Some(start_by) => {
+                self.outwait_predecessor(cap.saturating_sub(usual), start_by).await?;
+                self.endpoint.begin(ask, start_by).await
+            }
             None => self.endpoint.go_on(ask).await,
         }
     }
+
+    /// Waits until nothing that another node asked this device can still be under way, `grace` after this one has begun
+    /// to lead. Here, so that others behind the same socket do not wait.
+    async fn outwait_predecessor(&self, grace: Duration, start_by: Instant) -> Result<(), ScanError> {
+        let over = Instant::now() + grace.saturating_sub(self.permit.held_for());
+        if over > start_by {
+            return Err(ScanError::Late);
+        }
+        sleep_until(over).await;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ModbusDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ModbusDevice").field("unit", &self.unit).finish_non_exhaustive()
+    }
+}
+
+/// How long a device may take to answer, if an operation usually takes no longer than `usual`.
+fn response_cap(timeout: Duration, is_slow: bool, usual: Duration) -> Duration {
+    if is_slow { timeout } else { timeout.min(usual) }
 }
 
 impl Driver for ModbusDevice {
@@ -301,6 +339,14 @@ mod tests {
 
     fn split(group: &Group, block: &[usize], refused: &[usize], now: Instant) {
         group.with_learnt(|learnt| learnt.split(block, refused, &group.points, LIMITS, now));
+    }
+
+    #[test]
+    fn only_a_slow_device_has_more_time_than_usual() {
+        let ms = Duration::from_millis;
+        assert_eq!(response_cap(ms(1_000), false, ms(150)), ms(150));
+        assert_eq!(response_cap(ms(1_000), true, ms(150)), ms(1_000));
+        assert_eq!(response_cap(ms(50), false, ms(150)), ms(50));
     }
 
     #[test]

@@ -54,8 +54,12 @@ pub(super) struct WeakEndpointHandle {
 pub(super) struct Ask {
     pub(super) unit: u8,
     pub(super) span: Span,
-    /// How long the device may take; also how long connecting may take.
+    /// How long the device may take to answer.
     pub(super) cap: Duration,
+    /// How long the permit must last when the request is sent.
+    pub(super) operation: Duration,
+    /// How long connecting may take.
+    pub(super) connect: Duration,
 }
 
 /// What an endpoint needs to know.
@@ -177,11 +181,11 @@ impl Endpoint {
         }
         let connection = if let Some(reason) = self.reason_to_wait(ask.unit) {
             Err(Failure::Silent(reason))
-        } else if self.surroundings.permit.check().is_err() {
+        } else if self.surroundings.permit.check_for(ask.operation).is_err() {
             Err(Failure::Fenced)
         } else {
             // Not given up when the caller leaves: its slot may be shorter than connecting takes.
-            self.ready_connection(ask.cap).await
+            self.ready_connection(ask.connect).await
         };
         let outcome = match connection {
             Err(failure) => Err(failure),
@@ -229,12 +233,12 @@ impl Endpoint {
         was_idle: bool,
     ) -> Result<Answer, Failure> {
         let clock = Arc::clone(&self.surroundings.clock);
-        let mut outcome = connection.read(ask.unit, ask.span, ask.cap, clock.as_ref()).await;
+        let mut outcome = connection.read(&ask, clock.as_ref()).await;
         if was_idle && is_broken(&outcome) && connection.has_heard_nothing() {
             // The device closed the idle connection while the request was under way: not a failure of the device.
             drop(connection);
-            connection = self.connect(ask.cap).await?;
-            outcome = connection.read(ask.unit, ask.span, ask.cap, clock.as_ref()).await;
+            connection = self.connect(ask.connect).await?;
+            outcome = connection.read(&ask, clock.as_ref()).await;
         }
         self.account(ask.unit, &outcome, is_broken(&outcome) && connection.has_heard_nothing());
         if outcome.is_ok() {

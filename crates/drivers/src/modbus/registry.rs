@@ -76,7 +76,9 @@ impl Endpoints {
     pub fn device(&self, device: &Device) -> Result<ModbusDevice, NotPolled> {
         let Link::ModbusTcp(link) = &device.link else { return Err(NotPolled::Pushes) };
         let remote = HostPort { host: link.host.clone(), port: link.port };
-        ModbusDevice::new(device, self.endpoint(remote))
+        let endpoint = self.endpoint(remote);
+        let setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
+        ModbusDevice::new(device, Arc::clone(&setup.permit), endpoint)
     }
 
     /// Resets all connections, and returns when that is done.

@@ -230,11 +230,27 @@ impl Asked {
 pub(crate) struct TestPermit {
     ended: AtomicBool,
     lease_end: Mutex<Option<Instant>>,
+    usual_operation: Mutex<Duration>,
+    began: Mutex<Option<Instant>>,
 }
 
 impl TestPermit {
     pub(crate) fn lasting() -> Arc<Self> {
-        Arc::new(Self { ended: AtomicBool::new(false), lease_end: Mutex::new(None) })
+        Arc::new(Self {
+            ended: AtomicBool::new(false),
+            lease_end: Mutex::new(None),
+            usual_operation: Mutex::new(PATIENCE),
+            began: Mutex::new(None),
+        })
+    }
+
+    /// Another node had this right until now.
+    pub(crate) fn begins_now(&self) {
+        *self.began.lock().expect("no test panics while it holds this") = Some(Instant::now());
+    }
+
+    pub(crate) fn usually_takes(&self, operation: Duration) {
+        *self.usual_operation.lock().expect("no test panics while it holds this") = operation;
     }
 
     pub(crate) fn end(&self) {
@@ -257,6 +273,15 @@ impl Permit for TestPermit {
         }
         let lease_end = *self.lease_end.lock().expect("no test panics while it holds this");
         lease_end.map_or(Duration::from_secs(60), |end| end.saturating_duration_since(Instant::now()))
+    }
+
+    fn usual_operation(&self) -> Duration {
+        *self.usual_operation.lock().expect("no test panics while it holds this")
+    }
+
+    fn held_for(&self) -> Duration {
+        let began = *self.began.lock().expect("no test panics while it holds this");
+        began.map_or(Duration::MAX, |began| began.elapsed())
     }
 }
 
@@ -295,6 +320,14 @@ impl Bench {
     pub(crate) fn unit(&self, address: SocketAddr, unit: u8, tags: Vec<ModbusPoint>) -> ModbusDevice {
         self.endpoints.device(&plant_device(address, unit, tags)).expect("a polled device")
     }
+
+    pub(crate) fn slow_unit(&self, address: SocketAddr, unit: u8, tags: Vec<ModbusPoint>) -> ModbusDevice {
+        let mut device = plant_device(address, unit, tags);
+        if let Link::ModbusTcp(link) = &mut device.link {
+            link.slow = true;
+        }
+        self.endpoints.device(&device).expect("a polled device")
+    }
 }
 
 pub(crate) fn plant_device(address: SocketAddr, unit_id: u8, points: Vec<ModbusPoint>) -> Device {
@@ -312,6 +345,7 @@ pub(crate) fn plant_device(address: SocketAddr, unit_id: u8, points: Vec<ModbusP
             port: address.port(),
             unit_id,
             timeout: CAP,
+            slow: false,
             standby: Standby::Warm,
             max_gap: 8,
             max_registers: 125,

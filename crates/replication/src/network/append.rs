@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use openraft::AsyncRuntime;
 use openraft::errors::RPCError;
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
@@ -63,17 +63,30 @@ enum Answers {
     Open(Box<Streaming<pb::AppendResponse>>),
 }
 
-/// Opens a stream to `peer` and answers `input` on it. The returned stream ends after the first error, after an
-/// answer that is no acknowledgement, or when all of `input` is answered.
-pub(super) async fn open<RT, S>(
-    peer: Arc<Peer>,
-    input: S,
-    patience: Duration,
-) -> Result<BoxStream<'static, Answer<RT>>, CallFailure>
+/// Answers `input` on a stream to `peer`, which is opened when there is a first request. The returned stream ends after
+/// the first error, after an answer that is no acknowledgement, or when all of `input` is answered.
+pub(super) fn open<RT, S>(peer: Arc<Peer>, mut input: S, patience: Duration) -> BoxStream<'static, Answer<RT>>
 where
     RT: AsyncRuntime,
     S: Stream<Item = AppendEntriesRequest<TypeConfig<RT>>> + Send + Unpin + 'static,
 {
+    let opening = async move {
+        // Before anything can fail: it is when it is asked for a request that openraft waits after failures. A stream
+        // that failed earlier would be tried again without a pause for as long as the peer is down.
+        let Some(first) = input.next().await else { return futures::stream::empty().boxed() };
+        match begin(peer, input, patience).await {
+            Ok(mut session) => {
+                session.send(first);
+                let next = |mut session: Session<S>| async move { Some((session.next().await?, session)) };
+                futures::stream::unfold(session, next).boxed()
+            }
+            Err(failure) => futures::stream::iter([Err(failure.into_rpc())]).boxed(),
+        }
+    };
+    opening.into_stream().flatten().boxed()
+}
+
+async fn begin<S>(peer: Arc<Peer>, input: S, patience: Duration) -> Result<Session<S>, CallFailure> {
     peer.check_wire()?;
     let connection = peer.bulk.connection(Instant::now() + patience).await?;
     let window = peer.context.options.append_window;
@@ -81,7 +94,7 @@ where
     let mut client = connection.client.clone();
     let opening: Opening = Box::pin(async move { client.append(ReceiverStream::new(outgoing)).await });
     let stall_limit = peer.context.options.stall_limit.max(patience);
-    let session = Session {
+    Ok(Session {
         peer,
         connection,
         input: Some(input),
@@ -93,12 +106,7 @@ where
         sent: 0,
         stall_limit,
         over: false,
-    };
-    let answers = futures::stream::unfold(session, |mut session| async move {
-        let answer = session.next().await?;
-        Some((answer, session))
-    });
-    Ok(answers.boxed())
+    })
 }
 
 impl<S> Session<S> {

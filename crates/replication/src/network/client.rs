@@ -291,11 +291,7 @@ impl<RT: AsyncRuntime> NetStreamAppend<TypeConfig<RT>> for PeerNetwork<RT> {
     {
         let (peer, patience) = (self.peer.clone(), option.soft_ttl());
         match self.appends {
-            Appends::Streamed => async move {
-                let answers = append::open::<RT, S>(peer, input, patience).await;
-                answers.map_err(CallFailure::into_rpc)
-            }
-            .boxed(),
+            Appends::Streamed => std::future::ready(Ok(append::open::<RT, S>(peer, input, patience))).boxed(),
             Appends::OneByOne => {
                 let answers = input.then(move |request| {
                     let peer = peer.clone();

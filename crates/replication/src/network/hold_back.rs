@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ack_never_claims_a_later_sending_time_than_the_request_it_answers() {
+    fn an_acknowledgement_counts_from_the_send_of_its_own_request() {
         // Every interleaving of five requests (data or commit-only) with their answers.
         for kinds in 0..32_u32 {
             for schedule in 0..1_024_u32 {

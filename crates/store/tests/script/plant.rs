@@ -34,6 +34,7 @@ fn device(id: &str, enabled: bool) -> Device {
         port: 502,
         unit_id: 1,
         timeout: Duration::from_secs(1),
+        slow: false,
         standby: Standby::Cold,
         max_gap: 8,
         max_registers: 120,

@@ -353,6 +353,7 @@ impl Inherited<'_, '_> {
             timeout: self
                 .nearest(|settings| settings.timeout)
                 .map_or(Duration::from_secs(1), |cap| cap.value),
+            slow: self.nearest(|settings| settings.slow).is_some_and(|slow| slow.value),
             standby: self
                 .nearest(|settings| settings.standby)
                 .map(|standby| standby.value)
@@ -371,6 +372,7 @@ fn refuse_polling(layers: &[&RawDevice<'_>], notes: &Notes<'_>) {
             ("address", layer.address.as_ref().map(|given| given.place)),
             ("unit-id", settings.unit_id.map(|given| given.place)),
             ("timeout", settings.timeout.map(|given| given.place)),
+            ("slow", settings.slow.map(|given| given.place)),
             ("standby", settings.standby.map(|given| given.place)),
             ("max-gap", settings.max_gap.map(|given| given.place)),
             ("max-registers", settings.max_registers.map(|given| given.place)),

@@ -73,6 +73,7 @@ pub(super) struct Endpoint {
 pub(super) struct Settings {
     pub(super) unit_id: Option<Spanned<u8>>,
     pub(super) timeout: Option<Spanned<Duration>>,
+    pub(super) slow: Option<Spanned<bool>>,
     pub(super) standby: Option<Spanned<Standby>>,
     pub(super) max_gap: Option<Spanned<u16>>,
     pub(super) max_registers: Option<Spanned<u16>>,
@@ -202,6 +203,7 @@ fn read_settings(fields: &mut Fields<'_>) -> Settings {
             .integer("unit-id", 0, 255)
             .map(|unit| unit.map(|value| u8::try_from(value).expect("within its bounds"))),
         timeout: fields.duration("timeout", "10ms", "60s"),
+        slow: fields.flag("slow"),
         standby: fields.choice("standby", &[("cold", Standby::Cold), ("warm", Standby::Warm)]),
         max_gap: fields.integer("max-gap", 0, 124).map(small),
         max_registers: fields.integer("max-registers", 1, 125).map(small),

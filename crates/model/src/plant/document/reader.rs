@@ -144,9 +144,14 @@ impl<'d> Fields<'d> {
 
     /// True or false.
     pub(super) fn boolean(&mut self, key: &'static str) -> Option<bool> {
+        self.flag(key).map(|flag| flag.value)
+    }
+
+    /// True or false, and where that is said.
+    pub(super) fn flag(&mut self, key: &'static str) -> Option<Spanned<bool>> {
         let item = self.item(key)?;
         match item.value.as_bool() {
-            Some(value) => Some(value),
+            Some(value) => Some(Spanned { value, place: item.place }),
             None => self.wrong(item, "true or false"),
         }
     }

@@ -278,11 +278,12 @@ fn device_fields(old: &Device, new: &Device) -> Fields {
 }
 
 fn modbus_fields(fields: &mut Fields, old: &ModbusTcp, new: &ModbusTcp) {
-    let ModbusTcp { host, port, unit_id, timeout, standby, max_gap, max_registers } = old;
+    let ModbusTcp { host, port, unit_id, timeout, slow, standby, max_gap, max_registers } = old;
     let endpoint = |(host, port): &(&String, u16)| endpoint(host, *port);
     fields.compare("address", &(host, *port), &(&new.host, new.port), endpoint);
     fields.compare("unit-id", unit_id, &new.unit_id, u8::to_string);
     fields.compare("timeout", timeout, &new.timeout, duration);
+    fields.compare("slow", slow, &new.slow, bool::to_string);
     fields.compare("standby", standby, &new.standby, |standby| match standby {
         Standby::Cold => "cold".to_owned(),
         Standby::Warm => "warm".to_owned(),

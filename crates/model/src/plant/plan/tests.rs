@@ -139,7 +139,7 @@ prop_compose! {
         label in "[ab]?", description in "[ab]?", standby in pick(&[Standby::Cold, Standby::Warm]),
     ) -> Device {
         let link = ModbusTcp {
-            host: "h".into(), port, unit_id: 1, timeout: Duration::from_secs(1), standby, max_gap: 0, max_registers: 125,
+            host: "h".into(), port, unit_id: 1, timeout: Duration::from_secs(1), slow: false, standby, max_gap: 0, max_registers: 125,
         };
         let mut groups: Vec<Group> = groups.into_iter().map(|(id, (enabled, schedule))| {
             let schedule = schedule.map(|(period, offset)| Schedule {

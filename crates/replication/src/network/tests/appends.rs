@@ -223,6 +223,7 @@ async fn a_shortened_log_is_refused_before_openraft_sees_it() {
     // Neither streams nor heartbeats bring it back, and the alarm is raised once.
     shortened.store(false, Ordering::Relaxed);
     let mut again = Feed::open(&caller, &member).await;
+    again.send(append(10, 11, 1)).await;
     assert_unreachable(&again.next().await.expect("an error"));
     assert_unreachable(&caller.heartbeat(2, &member).await);
     assert_eq!(caller.events(), [alarm]);
@@ -303,4 +304,17 @@ async fn the_window_bounds_what_is_in_flight() {
     for last in 1..=12 {
         assert_eq!(feed.acknowledged().await, last);
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_is_down_is_not_called_before_there_is_a_request() {
+    let nobody = member_at(2, "127.0.0.1:1");
+    let caller = Caller::new();
+    let mut feed = Feed::open(&caller, &nobody).await;
+    tokio::task::yield_now().await;
+    assert!(feed.is_silent(), "openraft waits, after a failure, with its next request");
+    assert_eq!(caller.attempts(), 0);
+    feed.send(append(5, 6, 1)).await;
+    assert_unreachable(&feed.next().await.expect("an error"));
+    assert!(feed.next().await.is_none(), "the stream has ended");
 }

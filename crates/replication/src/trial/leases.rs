@@ -1,0 +1,197 @@
+//! Every way in which a lease could be broken, tried on real replicas. The cluster itself watches for overlaps.
+
+#![allow(clippy::disallowed_methods, reason = "a test is the end that everything it spawned comes to")]
+
+use model::command::{Command, Request};
+use openraft::ChangeMembers;
+
+use super::*;
+
+const LAN: LeaseTimes = LeaseTimes::LAN;
+const L: Duration = LAN.lease;
+
+impl Cluster {
+    pub(super) async fn until_another_leads(&mut self, than: u64) -> u64 {
+        self.until("another leader", |cluster| cluster.leader().is_some_and(|leader| leader != than)).await;
+        self.leader().expect("just seen")
+    }
+
+    /// The lease of `leader` comes to rest on `voter` alone, whose log is that of `third`; then the leader is cut off.
+    async fn leave_lease_to(&mut self, leader: u64, third: u64) {
+        self.isolate(third, true);
+        self.run_for(L * 2).await;
+        assert_eq!(self.leader(), Some(leader), "one voter is enough");
+        self.isolate(leader, true);
+        for other in self.others(third) {
+            let cut = other == leader;
+            self.wires.cut(third, other, cut);
+            self.wires.cut(other, third, cut);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_leader_is_succeeded_when_its_lease_is_over() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    let (leader, ..) = cluster.three();
+    let crashed = Instant::now();
+    cluster.crash(leader);
+    cluster.until_another_leads(leader).await;
+    assert!(crashed.elapsed() < L * 3, "after {:?}", crashed.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_voter_refuses_votes_for_a_lease() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    let (leader, voter, third) = cluster.three();
+    cluster.leave_lease_to(leader, third).await;
+    cluster.crash(voter);
+    cluster.restart(voter).await;
+    assert!(cluster.leadership(leader).check().is_ok(), "its lease rests on what the voter had promised");
+    cluster.until_another_leads(leader).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_restarted_with_a_shorter_lease_keeps_the_longer_one_it_has_granted() {
+    let mut cluster = Cluster::found([LeaseTimes::WAN; 3]).await;
+    let (leader, voter, third) = cluster.three();
+    for node in [voter, third] {
+        cluster.crash(node);
+        cluster.nodes[node as usize - 1].times = if node == third { LAN } else { LeaseTimes::WAN };
+        cluster.restart(node).await;
+    }
+    cluster.until("the lease is renewed", |cluster| cluster.leader() == Some(leader)).await;
+    cluster.isolate(third, true);
+    cluster.run_for(LeaseTimes::WAN.lease * 2).await;
+    cluster.isolate(leader, true);
+    cluster.wires.cut(third, voter, false);
+    cluster.wires.cut(voter, third, false);
+    cluster.crash(voter);
+    cluster.nodes[voter as usize - 1].times = LAN;
+    cluster.restart(voter).await;
+    cluster.until_another_leads(leader).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_transfer_leaves_no_leadership_in_its_term() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    let (leader, target, _) = cluster.three();
+    let held = cluster.leadership(leader);
+    cluster.wires.cut(leader, target, true);
+    let replica = cluster.replica(leader).clone();
+    let handing = tokio::spawn(async move { replica.transfer_leadership(NodeId(target)).await });
+    tokio::task::yield_now().await;
+    while cluster.leader().is_none_or(|now| cluster.leadership(now).term() == held.term()) {
+        assert!(held.check().is_err(), "term {} is over, whether the transfer succeeds or not", held.term());
+        assert_eq!(held.deadline(), None);
+        cluster.run_for(LOOK).await;
+    }
+    cluster.wires.cut(leader, target, false);
+    handing.await.expect("no panic").expect("somebody else leads");
+    assert!(held.check().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transfer_succeeds_at_once() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    let (leader, target, _) = cluster.three();
+    let began = Instant::now();
+    cluster.replica(leader).clone().transfer_leadership(NodeId(target)).await.expect("it can take over");
+    assert_eq!(cluster.until_another_leads(leader).await, target);
+    assert!(began.elapsed() < L / 2, "after {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_leader_does_not_transfer_by_itself() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    let (leader, second, third) = cluster.three();
+    let replica = cluster.replica(leader).clone();
+    let removal = ChangeMembers::RemoveVoters([leader].into());
+    replica.inner.raft.change_membership(removal, false).await.expect("a majority is there");
+    cluster.run_for(L * 6).await;
+    for other in [second, third] {
+        assert!(
+            !cluster.replica(other).inner.contact.was_handed_over(PATIENCE),
+            "node {other} was told to lead"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_election_bypasses_the_nodes_own_lease() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    let (leader, second, third) = cluster.three();
+    let term = cluster.term(leader);
+    for _ in 0..5 {
+        for follower in [second, third] {
+            assert!(cluster.replica(follower).stand().await, "raft runs");
+        }
+        cluster.run_for(LAN.heartbeat).await;
+    }
+    assert_eq!([leader, second, third].map(|node| cluster.term(node)), [term; 3]);
+    assert_eq!(cluster.leader(), Some(leader));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_higher_vote_ends_the_leadership_before_it_is_answered() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    let (leader, voter, third) = cluster.three();
+    let held = cluster.leadership(leader);
+    // So that it does not stand again itself.
+    let drain = Command::SetDrained { node: NodeId(leader), drained: true, request: Request::default() };
+    cluster.replica(leader).propose(&drain, PATIENCE).await.expect("a majority is there");
+    cluster.until_all_applied_alike().await;
+    cluster.isolate(third, true);
+    let candidate = cluster.replica(third).clone();
+    candidate.inner.raft.trigger().elect(false).await.expect("raft runs");
+    cluster.run_for(L * 2).await;
+    // From now on only the leader's own vote can elect the third.
+    cluster.isolate(voter, true);
+    cluster.wires.cut(leader, third, false);
+    cluster.wires.cut(third, leader, false);
+    cluster.until("the leader sees the higher vote", |_| held.deadline().is_none()).await;
+    assert!(held.check().is_err());
+    cluster.until_another_leads(leader).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_forwards_no_vote_while_its_leadership_is_live() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    let (leader, follower, _) = cluster.three();
+    cluster.run_for(L * 2).await;
+    let may_vote = |cluster: &Cluster, node: u64| {
+        let replica = &cluster.replica(node).inner;
+        replica.cell.is_over() && Instant::now() >= replica.contact.quarantine_ends()
+    };
+    assert!(!may_vote(&cluster, leader));
+    assert!(may_vote(&cluster, follower), "its own lease is openraft's affair");
+    cluster.isolate(leader, true);
+    cluster.run_for(L).await;
+    assert!(may_vote(&cluster, leader));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_is_the_shortest_of_all_voters() {
+    let mut cluster = Cluster::found([LAN, LAN, LeaseTimes::LAN_FAST]).await;
+    let leader = cluster.leader().expect("somebody leads");
+    assert_ne!(leader, 3, "the first founds");
+    let third = 3 - leader;
+    let most = LeaseTimes::LAN_FAST.lease - LAN.guard;
+    for _ in 0..500 {
+        cluster.run_for(LOOK).await;
+        assert!(cluster.leadership(leader).remaining() < most, "node 3 helps another after 300 ms");
+    }
+    cluster.leave_lease_to(leader, third).await;
+    cluster.until_another_leads(leader).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_single_voter_leads_without_acks() {
+    let mut cluster = Cluster::found([LAN]).await;
+    let held = cluster.leadership(1);
+    for _ in 0..(L * 10).as_millis() {
+        cluster.run_for(LOOK).await;
+        assert!(held.check().is_ok(), "nobody is there to answer, and nobody to lead instead");
+    }
+    assert_eq!(cluster.leadership(1).term(), held.term());
+}
