@@ -297,6 +297,7 @@ impl Node {
             role: Role::Gateway,
             boot: BootId::from(u128::from(number << 32 | self.boots)),
             members: members.to_vec(),
+            api: String::new(),
             belonging: Belonging { address: address(number), ..Belonging::default() },
             times: self.times,
             clock: Arc::new(SystemClock),
