@@ -83,6 +83,10 @@ mod tests {
                 let path = format!("{path} {}", verb.get_name());
                 assert!(verb.get_about().is_some(), "`{path}` has no help");
                 for argument in verb.get_arguments() {
+                    let id = argument.get_id();
+                    let root = Arguments::command();
+                    let is_global = root.get_arguments().any(|global| global.get_id() == id);
+                    assert!(!is_global, "`{path}`: {id} is the name of an option of every verb");
                     assert!(argument.get_help().is_some(), "`{path}`: {} has no help", argument.get_id());
                 }
                 check(verb, &path);

@@ -23,7 +23,8 @@ pub(crate) enum QuarantineCommand {
         /// The destination.
         destination: String,
         /// The record's key.
-        key: String,
+        #[arg(value_name = "KEY")]
+        record: String,
     },
     /// Offer refused records again.
     #[command(long_about = "Offer refused records to their destination again.\n\n\
@@ -56,8 +57,8 @@ pub(super) async fn run(
                 client.look(question, async |admin, question| admin.list_quarantine(question).await).await?;
             output.show(&list, || render(&list))?;
         }
-        QuarantineCommand::Show { destination, key } => {
-            let question = pb::ListQuarantineRequest { destination, limit: 1, keys: vec![key] };
+        QuarantineCommand::Show { destination, record } => {
+            let question = pb::ListQuarantineRequest { destination, limit: 1, keys: vec![record] };
             let list =
                 client.look(question, async |admin, question| admin.list_quarantine(question).await).await?;
             let Some(record) = list.records.first() else { return Ok(Done::Badly) };
