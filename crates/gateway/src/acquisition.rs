@@ -5,6 +5,7 @@
 //! - Every slot becomes a batch, or part of a gap: a batch carries the cause of the slots that were skipped before it,
 //!   and a silent device's slots are proposed as missed, in pieces.
 //! - Nothing is retried: what was not committed is a gap, said by the next batch that is.
+//! - A run of missed slots that goes on when leadership is handed over is committed first, with its own cause.
 //! - Within a reign slots run on the monotonic clock, which is drawn towards the wall clock. When that was set, or does not
 //!   agree with the grids of the leader before, the grids are opened anew before anything more is read.
 
@@ -16,10 +17,11 @@ mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use drivers::modbus::{Endpoints, ModbusDevice, NotPolled, Setup, WarmConnections};
+use futures::future::join_all;
 use model::command::Command;
 use model::ids::{GridId, GroupId, Revision};
 use model::plant::Device;
@@ -92,6 +94,7 @@ pub(crate) async fn run<E: Engine>(
     let mut devices: BTreeMap<String, (Device, Arc<ModbusDevice>)> = BTreeMap::new();
     let mut running: BTreeMap<GroupId, Running> = BTreeMap::new();
     let groups = tokio_util::task::TaskTracker::new();
+    let last_words = LastWords::default();
     let mut applied = parts.replica.store().keeper().applied();
     let mut questions = parts.field.open();
     loop {
@@ -141,12 +144,13 @@ pub(crate) async fn run<E: Engine>(
                     .insert(entry.id, Running { grid: grid.id, device: device.clone(), stop: token.clone() });
                 let task =
                     GroupTask::new(&parts, &leadership, (&batcher, &timeline), entry, device, *grid, driver);
-                let guarded = leadership.clone();
+                let (guarded, words, stop) = (leadership.clone(), last_words.clone(), stop.clone());
                 spawner.spawn(
                     format!("group {}/{}", entry.device, entry.name),
                     groups.track_future(async move {
                         tokio::select! {
-                            () = task.run(token) => {}
+                            // Where only this group was stopped, its grid was closed, and the ledger has said why.
+                            said = task.run(token) => words.keep(said.filter(|_| stop.is_cancelled())),
                             () = over(&guarded) => {}
                         }
                         Ok::<(), Failure>(())
@@ -178,6 +182,8 @@ pub(crate) async fn run<E: Engine>(
         warn!("scans were still running when acquisition ended");
     }
     batcher.drain().await;
+    // Behind the batches: a gap must not overtake what was read before it.
+    last_words.say(&parts.replica, &leadership).await;
     endpoints.close().await;
     spawner.token().cancel();
     info!(term = %leadership.term(), "acquisition has ended");
@@ -208,6 +214,25 @@ fn put(
         }
         Ok::<(), Failure>(())
     });
+}
+
+/// What groups that ended in order had still to say of slots that were not read. Cheap to clone.
+#[derive(Clone, Default)]
+struct LastWords(Arc<Mutex<Vec<Command>>>);
+
+impl LastWords {
+    fn keep(&self, command: Option<Command>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(command);
+    }
+
+    /// Proposes all of it, in the reign of those who said it or not at all.
+    async fn say<E: Engine>(&self, replica: &Replica<E>, leadership: &Leadership) {
+        let words = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let said = words.iter().map(|missed| replica.propose_in(leadership, missed, FINISH));
+        for error in join_all(said).await.into_iter().filter_map(Result::err) {
+            debug!(%error, "the end of a gap was not committed; the next leader says it");
+        }
+    }
 }
 
 /// Resolves when the leadership of this term can never be used again. A lease that has run out may be renewed.

@@ -41,6 +41,7 @@ pub use acting::LEADER_SERVICE;
 pub use caller::{HOP, PRINCIPAL};
 pub use failure::{CODE, LEADER};
 pub(crate) use verdict::CERTIFICATE_LIMIT;
+pub(crate) use verdict::{Facts, key as alarm_key};
 
 use crate::field::FieldDoor;
 use crate::live::Live;
@@ -182,16 +183,22 @@ impl<E: Engine> AdminService<E> {
         self.cluster_status(None)
     }
 
+    /// The devices as this node sees them, for the health listener.
+    pub(crate) fn devices_here(&self) -> Vec<wire::proto::v1::Device> {
+        let (live, watching) = (self.live().devices(), self.replica().status().holds_lease);
+        self.replica().store().keeper().read(|state| views::devices(state, &live, watching))
+    }
+
     /// Whether a majority is known to answer.
     pub(crate) fn has_majority(&self) -> bool {
         self.has_quorum(&self.replica().status())
     }
 
-    fn replica(&self) -> &Replica<E> {
+    pub(crate) fn replica(&self) -> &Replica<E> {
         &self.replica
     }
 
-    fn live(&self) -> &Live {
+    pub(crate) fn live(&self) -> &Live {
         &self.live
     }
 
@@ -205,7 +212,7 @@ impl<E: Engine> AdminService<E> {
         &*self.switchover
     }
 
-    fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use model::Role;
 use model::plant::units::{format_bytes, parse_bytes};
@@ -67,14 +68,29 @@ pub struct Listen {
     pub advertise_admin: Option<String>,
 }
 
-/// Commands that let other programs follow the active node.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+/// Commands that let other programs follow the active node. Each is a program and its arguments; empty: none.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hooks {
     /// Run when this node begins to lead.
-    pub on_lead: Option<String>,
-    /// Run when it ceases to lead.
-    pub on_yield: Option<String>,
+    pub on_lead: Vec<String>,
+    /// Run when it ceases to lead, and once when it starts.
+    pub on_yield: Vec<String>,
+    /// How long each may take.
+    pub timeout: Duration,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { on_lead: Vec::new(), on_yield: Vec::new(), timeout: Duration::from_secs(5) }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct HooksFile {
+    on_lead: Option<Vec<String>>,
+    on_yield: Option<Vec<String>>,
+    timeout: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -99,7 +115,7 @@ struct NodeFile {
     #[serde(default)]
     limits: LimitsFile,
     #[serde(default)]
-    hooks: Hooks,
+    hooks: HooksFile,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -209,6 +225,7 @@ impl NodeConfig {
             address.or_else(|| file.listen.peers.map(|peers| peers.to_string())).unwrap_or_default();
         check_dial(&file, &mut problems);
         let disk_limit = disk_limit(&file, &mut problems);
+        let hooks = hooks(&file.hooks, &mut problems);
         check_listeners(&file, &mut problems);
         let tls = load_tls(&file, folder, &mut problems);
         if !problems.is_empty() {
@@ -230,7 +247,7 @@ impl NodeConfig {
             dial: file.dial,
             vars: file.vars,
             disk_limit,
-            hooks: file.hooks,
+            hooks,
         })
     }
 }
@@ -357,6 +374,39 @@ fn disk_limit(file: &NodeFile, problems: &mut Vec<String>) -> Option<u64> {
             None
         }
     }
+}
+
+/// The longest time that a hook may be given: a hand-over waits for it.
+const LONGEST_HOOK: Duration = Duration::from_secs(60);
+
+fn hooks(file: &HooksFile, problems: &mut Vec<String>) -> Hooks {
+    let mut command = |key: &str, command: &Option<Vec<String>>| match command.as_deref() {
+        Some([]) => {
+            problems.push(format!("hooks.{key}: expected a program and its arguments, found nothing"));
+            Vec::new()
+        }
+        Some([program, ..]) if program.is_empty() => {
+            problems.push(format!("hooks.{key}: expected a program, found an empty text"));
+            Vec::new()
+        }
+        Some(command) => command.to_vec(),
+        None => Vec::new(),
+    };
+    let on_lead = command("on-lead", &file.on_lead);
+    let on_yield = command("on-yield", &file.on_yield);
+    let timeout = match file.timeout.as_deref().map(model::plant::units::parse_duration) {
+        None => Hooks::default().timeout,
+        Some(Ok(timeout)) if !timeout.is_zero() && timeout <= LONGEST_HOOK => timeout,
+        Some(Ok(_)) => {
+            problems.push("hooks.timeout: expected more than nothing and at most 60s".to_owned());
+            Hooks::default().timeout
+        }
+        Some(Err(error)) => {
+            problems.push(format!("hooks.timeout: {error}"));
+            Hooks::default().timeout
+        }
+    };
+    Hooks { on_lead, on_yield, timeout }
 }
 
 fn check_dial(file: &NodeFile, problems: &mut Vec<String>) {
@@ -511,6 +561,21 @@ mod tests {
         everywhere.listen.admin = Some(([0, 0, 0, 0], 7611).into());
         everywhere.address = "gateway-a:7610".to_owned();
         assert_eq!(everywhere.api_address(), "gateway-a:7611");
+    }
+
+    #[test]
+    fn hooks_are_programs_with_arguments_and_a_time() {
+        let text =
+            format!("{FILE}\n[hooks]\non-lead = [\"systemctl\", \"start\", \"line\"]\ntimeout = \"2s\"\n");
+        let hooks = NodeConfig::parse(&text, nothing).expect("it is valid").hooks;
+        assert_eq!(
+            (hooks.on_lead.len(), hooks.on_yield.len(), hooks.timeout),
+            (3, 0, Duration::from_secs(2))
+        );
+        assert_eq!(NodeConfig::parse(FILE, nothing).expect("it is valid").hooks, Hooks::default());
+        let text = format!("{FILE}\n[hooks]\non-lead = []\non-yield = [\"\"]\ntimeout = \"5m\"\n");
+        let problems = NodeConfig::parse(&text, nothing).expect_err("three problems");
+        assert_eq!(problems.len(), 3, "{problems:?}");
     }
 
     #[test]

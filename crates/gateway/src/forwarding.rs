@@ -248,7 +248,9 @@ impl<E: Engine> Forwarder<E> {
                 if taken.position <= upto {
                     continue;
                 }
-                self.live.destination(&self.name).progress(acknowledged, 0, 0.0, self.clock.now());
+                let entry = self.live.destination(&self.name);
+                entry.progress(acknowledged, 0, self.clock.now());
+                entry.waiting(None, self.clock.now());
                 tokio::select! {
                     changed = applied.changed() => if changed.is_err() { return Ok(()) },
                     () = due(held) => {
@@ -267,6 +269,8 @@ impl<E: Engine> Forwarder<E> {
                 }
                 continue;
             }
+            let oldest = run.records.iter().find_map(gateway_time);
+            self.live.destination(&self.name).waiting(oldest, self.clock.now());
             if self.is_paused() {
                 self.live.destination(&self.name).set(DestinationState::Paused, self.clock.now(), None);
                 tokio::select! {
@@ -334,10 +338,10 @@ impl<E: Engine> Forwarder<E> {
 
     fn progress(&self, delivery: &Delivery, acknowledged: Cursor, records: u64) {
         let now = self.clock.now();
-        let newest = delivery.records.iter().rev().find_map(gateway_time);
-        let backlog = newest.map_or(0.0, |newest| (now.nanos_since(newest).max(0)) as f64 / 1e9);
         let entry = self.live.destination(&self.name);
-        entry.progress(acknowledged, records, backlog, now);
+        entry.progress(acknowledged, records, now);
+        // What comes behind is read next, and says itself how old it is; until then it is no older than this.
+        entry.waiting(delivery.records.iter().rev().find_map(gateway_time), now);
         entry.set(DestinationState::Accepting, now, None);
     }
 
@@ -350,6 +354,21 @@ impl<E: Engine> Forwarder<E> {
             warn!(destination = %self.name, %error, "delivery failed; it is tried again");
         }
         self.live.destination(&self.name).set(state, self.clock.now(), Some(error.to_string()));
+        self.note_waiting();
+    }
+
+    /// Says how old the backlog is of a destination that could not even be begun with.
+    fn note_waiting(&self) {
+        let entry = self.live.destination(&self.name);
+        if entry.is_waiting() {
+            return;
+        }
+        let look = |state: &store::ledger::State| state.destinations.get(&self.id).map(|known| known.cursor);
+        let Some(cursor) = self.replica.store().keeper().read(look) else { return };
+        match self.read(&mut RecordMaker::new(self.id, &self.spec), cursor) {
+            Ok(run) => entry.waiting(run.records.iter().find_map(gateway_time), self.clock.now()),
+            Err(reason) => warn!(destination = %self.name, reason, "its backlog cannot be read"),
+        }
     }
 
     fn is_paused(&self) -> bool {
@@ -370,6 +389,8 @@ async fn due(at: Option<Instant>) {
 fn gateway_time(record: &Record) -> Option<Timestamp> {
     match record {
         Record::Sample(sample) => Some(sample.gateway_time),
-        Record::Gap(_) | Record::Opening(_) | Record::Expiry(_) => None,
+        // The end of a gap is when it could first have been delivered.
+        Record::Gap(gap) => Some(gap.to),
+        Record::Opening(_) | Record::Expiry(_) => None,
     }
 }

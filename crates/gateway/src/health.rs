@@ -83,6 +83,7 @@ async fn leader<E: Engine>(State(parts): State<Arc<HealthParts<E>>>) -> impl Int
 async fn metrics<E: Engine>(State(parts): State<Arc<HealthParts<E>>>) -> impl IntoResponse {
     let mut writer = MetricsWriter::default();
     metrics::write_status(&mut writer, &parts.admin.status_here());
+    metrics::write_lateness(&mut writer, &parts.admin.devices_here());
     for source in &parts.sources {
         source(&mut writer);
     }

@@ -3,6 +3,7 @@
 //! - One task follows this node's leadership. A reign begins with forwarding and ends with it; acquisition is opened
 //!   last and closed first.
 //! - A planned switchover ends acquisition between two slots, waits until what was read is committed, and hands over.
+//! - Before it, what follows this node outside is ended (`hooks`): bounded in time, and while devices are still read.
 //! - When leadership is lost instead, everything ends at once: nothing may be sent any more.
 
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ use tracing::{info, warn};
 use crate::acquisition::{self, AcquisitionParts, over};
 use crate::field::FieldDoor;
 use crate::forwarding::{self, ForwardingParts};
+use crate::hooks::HookHandle;
 use crate::live::Live;
 use crate::retention;
 
@@ -36,6 +38,7 @@ pub(crate) struct LeadingParts<E: Engine> {
     pub(crate) facts: NodeFacts,
     pub(crate) bind: Option<IpAddr>,
     pub(crate) field: FieldDoor,
+    pub(crate) hooks: HookHandle,
     pub(crate) spawner: Spawner,
 }
 
@@ -133,6 +136,11 @@ impl<E: Engine> Leading<E> {
                     return Ok(());
                 }
                 End::HandOver(request, to) => {
+                    // Devices are read meanwhile: a hook costs no slot.
+                    tokio::select! {
+                        () = self.parts.hooks.end_and_wait() => {}
+                        () = over(&reign.leadership) => {}
+                    }
                     reign.end_in_order().await;
                     let outcome = self.hand_over(to).await;
                     drop(request.answer.send(outcome));
@@ -142,12 +150,14 @@ impl<E: Engine> Leading<E> {
                     return Ok(());
                 }
             }
+            self.parts.hooks.end();
             self.parts.live.clear();
         }
     }
 
     fn begin(&self, leadership: Leadership) -> Reign {
         let parts = &self.parts;
+        parts.hooks.begin(leadership.clone());
         let reign = Reign {
             leadership: leadership.clone(),
             stop_acquisition: CancellationToken::new(),

@@ -7,6 +7,7 @@
 //! - [`failback`]: leadership returns to the preferred node; [`waiting`]: what a node answers before it belongs.
 //! - [`acquisition`], [`forwarding`], [`retention`]: the three loops of a leader.
 //! - [`space`]: room on this node's disk, and the reserve for the time when there is none.
+//! - `hooks`: what lets programs outside follow the active node; `watching`: system tags, alarms, what has its time.
 //! - [`admin`], [`health`]: what people and machines ask a node; [`live`]: what only the running node knows.
 
 mod acquisition;
@@ -18,6 +19,7 @@ mod failback;
 mod field;
 mod forwarding;
 pub mod health;
+mod hooks;
 pub mod leading;
 pub mod live;
 pub mod node;
@@ -30,6 +32,7 @@ mod scenarios;
 pub mod security;
 mod space;
 mod waiting;
+mod watching;
 
 pub use config::{ConfigError, NodeConfig};
 pub use field::FieldDoor;

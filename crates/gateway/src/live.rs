@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use model::{Cursor, Timestamp};
 
@@ -18,6 +19,53 @@ pub struct Live {
 struct Inner {
     devices: BTreeMap<String, DeviceLive>,
     destinations: BTreeMap<String, DestinationLive>,
+    /// Not of a reign: the last time the wall clock was set, and by how many nanoseconds.
+    clock_step: Option<(Timestamp, i64)>,
+}
+
+/// Reads of a group that its lateness is said of.
+const READS_SEEN: usize = 128;
+
+/// How late the last reads of a group began after their slots.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lateness {
+    /// Microseconds, a ring.
+    reads: Vec<u32>,
+    next: usize,
+}
+
+/// A summary of [`Lateness`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LatenessSummary {
+    /// Half of the reads began no later than this.
+    pub median: Duration,
+    /// Of a hundred reads one began later.
+    pub p99: Duration,
+    /// The latest.
+    pub max: Duration,
+}
+
+impl Lateness {
+    fn note(&mut self, late: Duration) {
+        let micros = u32::try_from(late.as_micros()).unwrap_or(u32::MAX);
+        if self.reads.len() < READS_SEEN {
+            self.reads.push(micros);
+        } else {
+            self.reads[self.next] = micros;
+        }
+        self.next = (self.next + 1) % READS_SEEN;
+    }
+
+    /// The summary of the last reads; `None` before the first.
+    pub fn summary(&self) -> Option<LatenessSummary> {
+        let mut sorted = self.reads.clone();
+        sorted.sort_unstable();
+        let at = |percent: usize| {
+            let place = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+            sorted.get(place).map(|micros| Duration::from_micros(u64::from(*micros)))
+        };
+        Some(LatenessSummary { median: at(50)?, p99: at(99)?, max: at(100)? })
+    }
 }
 
 /// Whether a device answers.
@@ -40,6 +88,8 @@ pub struct DeviceLive {
     pub last_good: Option<Timestamp>,
     /// Why it does not.
     pub reason: Option<String>,
+    /// How late its reads began, by group.
+    pub lateness: BTreeMap<String, Lateness>,
 }
 
 /// How a destination does.
@@ -68,8 +118,16 @@ pub struct DestinationLive {
     pub cursor: Cursor,
     /// Records delivered in this reign.
     pub delivered: u64,
-    /// Age of the oldest record not delivered, seconds; 0 when there is none.
-    pub backlog_seconds: f64,
+    /// When the gateway got the oldest record that waits for it; `None` when none does.
+    pub waiting_since: Option<Timestamp>,
+}
+
+impl DestinationLive {
+    /// Age of the oldest record that waits for it.
+    pub fn backlog(&self, now: Timestamp) -> Duration {
+        let age = self.waiting_since.map_or(0, |since| now.nanos_since(since));
+        Duration::from_nanos(u64::try_from(age).unwrap_or(0))
+    }
 }
 
 /// One device's place in the registry.
@@ -109,7 +167,17 @@ impl Live {
         self.inner().destinations.clone()
     }
 
-    /// Forgets everything: this node does not lead any more.
+    /// Notes that the wall clock was set.
+    pub fn note_clock_step(&self, at: Timestamp, nanos: i64) {
+        self.inner().clock_step = Some((at, nanos));
+    }
+
+    /// The last time the wall clock was set, and by how many nanoseconds.
+    pub fn clock_step(&self) -> Option<(Timestamp, i64)> {
+        self.inner().clock_step
+    }
+
+    /// Forgets what a reign knew: this node does not lead any more.
     pub fn clear(&self) {
         let mut inner = self.inner();
         inner.devices.clear();
@@ -131,8 +199,22 @@ impl DeviceEntry<'_> {
                 device.reason = reason;
             }
             None => {
-                let device = DeviceLive { state, since: now, last_good, reason };
+                let lateness = BTreeMap::new();
+                let device = DeviceLive { state, since: now, last_good, reason, lateness };
                 inner.devices.insert(self.id.to_owned(), device);
+            }
+        }
+    }
+}
+
+impl DeviceEntry<'_> {
+    /// Notes how late a read of a group began. Of a device that has answered; [`DeviceEntry::set`] comes first.
+    pub fn note_lateness(&self, group: &str, late: Duration) {
+        let mut inner = self.live.inner();
+        if let Some(device) = inner.devices.get_mut(self.id) {
+            match device.lateness.get_mut(group) {
+                Some(lateness) => lateness.note(late),
+                None => device.lateness.entry(group.to_owned()).or_default().note(late),
             }
         }
     }
@@ -149,13 +231,22 @@ impl DestinationEntry<'_> {
         });
     }
 
-    /// Notes what it has confirmed, how many records more, and how old the oldest one is that it has not.
-    pub fn progress(&self, cursor: Cursor, delivered: u64, backlog_seconds: f64, now: Timestamp) {
+    /// Notes what it has confirmed, and how many records more it has taken.
+    pub fn progress(&self, cursor: Cursor, delivered: u64, now: Timestamp) {
         self.update(now, |destination| {
             destination.cursor = cursor;
             destination.delivered += delivered;
-            destination.backlog_seconds = backlog_seconds;
         });
+    }
+
+    /// Notes when the gateway got the oldest record that waits for it; `None` when none does.
+    pub fn waiting(&self, since: Option<Timestamp>, now: Timestamp) {
+        self.update(now, |destination| destination.waiting_since = since);
+    }
+
+    /// Whether something is known to wait for it.
+    pub fn is_waiting(&self) -> bool {
+        self.live.inner().destinations.get(self.id).is_some_and(|known| known.waiting_since.is_some())
     }
 
     fn update(&self, now: Timestamp, change: impl FnOnce(&mut DestinationLive)) {
@@ -166,7 +257,7 @@ impl DestinationEntry<'_> {
             reason: None,
             cursor: Cursor::default(),
             delivered: 0,
-            backlog_seconds: 0.0,
+            waiting_since: None,
         });
         change(destination);
     }
@@ -175,6 +266,33 @@ impl DestinationEntry<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lateness_is_that_of_the_last_reads() {
+        let mut lateness = Lateness::default();
+        assert_eq!(lateness.summary(), None);
+        for _ in 0..READS_SEEN {
+            lateness.note(Duration::from_secs(9));
+        }
+        for millis in 1..=128 {
+            lateness.note(Duration::from_millis(millis));
+        }
+        let expected = LatenessSummary {
+            median: Duration::from_millis(64),
+            p99: Duration::from_millis(127),
+            max: Duration::from_millis(128),
+        };
+        assert_eq!(lateness.summary(), Some(expected));
+    }
+
+    #[test]
+    fn a_backlog_grows_while_nothing_is_delivered() {
+        let live = Live::default();
+        live.destination("historian").waiting(Some(Timestamp::from_millis(1_000)), Timestamp(0));
+        let historian = live.destinations()["historian"].clone();
+        assert_eq!(historian.backlog(Timestamp::from_millis(61_000)), Duration::from_secs(60));
+        assert_eq!(historian.backlog(Timestamp::from_millis(500)), Duration::ZERO, "the clock was set back");
+    }
 
     #[test]
     fn a_state_keeps_the_time_when_it_began() {

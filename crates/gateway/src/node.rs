@@ -33,6 +33,7 @@ use crate::dialing::Redirecting;
 use crate::failback;
 use crate::field::FieldDoor;
 use crate::health::{self, HealthParts};
+use crate::hooks;
 use crate::leading::{Leading, LeadingParts, Switchover};
 use crate::live::Live;
 use crate::pushing::{PushedTags, ReplicatedLog};
@@ -40,6 +41,7 @@ use crate::roles::RoleLayer;
 use crate::security::Security;
 use crate::space::{self, Space};
 use crate::waiting::{self, WaitingListeners};
+use crate::watching::Watch;
 
 /// Bytes of the log's tail that are kept in memory.
 const TAIL_BYTES: usize = 32 << 20;
@@ -92,6 +94,8 @@ pub enum NodeError {
 pub struct RunningNode {
     replica: Replica<RocksEngine>,
     switchover: Switchover,
+    /// How long hooks may take: a hand-over waits for them.
+    hook_limit: Duration,
     /// Ends first: what touches the outside world.
     outer: Supervisor,
     /// Ends last: Raft and the store.
@@ -224,9 +228,11 @@ impl RunningNode {
         .with_free_bytes(free_bytes(replica.clone()))
         .with_certificates(security.keeper().cloned())
         .with_field(field);
-        serve(service, &replica, &clock, Doors { admin, health, security }, &outer_spawner);
+        let doors = Doors { admin, health, security };
+        serve(service, node_facts(&config), &replica, &clock, doors, &outer_spawner);
         info!(node = %replica.node(), name = config.name, cluster = config.cluster, "node is running");
-        Ok(Self { replica, switchover, outer, inner, _raft_runtime: raft_runtime })
+        let hook_limit = config.hooks.timeout;
+        Ok(Self { replica, switchover, hook_limit, outer, inner, _raft_runtime: raft_runtime })
     }
 
     /// Runs until `stop`, or until something essential fails. Ends in order either way.
@@ -242,7 +248,7 @@ impl RunningNode {
             info!("stopping");
             self.yield_leadership().await;
         }
-        if !self.outer.shut_down(GRACE).await {
+        if !self.outer.shut_down(GRACE + self.hook_limit).await {
             warn!("some tasks were still running at the end");
         }
         self.replica.shut_down().await;
@@ -263,7 +269,7 @@ impl RunningNode {
             warn!("leadership is not handed over: no majority answers");
             return;
         }
-        match tokio::time::timeout(GRACE, self.switchover.request(None)).await {
+        match tokio::time::timeout(GRACE + self.hook_limit, self.switchover.request(None)).await {
             Ok(Ok(to)) => info!(%to, "leadership was handed over"),
             Ok(Err(error)) => warn!(%error, "leadership was not handed over"),
             Err(_) => warn!("leadership was not handed over in time"),
@@ -310,19 +316,15 @@ fn start_leading(
     field: &FieldDoor,
     spawner: &Spawner,
 ) -> Switchover {
-    let facts = NodeFacts {
-        name: config.name.clone(),
-        cluster: config.cluster.clone(),
-        data_dir: config.data_dir.clone(),
-        vars: config.vars.clone(),
-    };
+    let hooks = hooks::start(config.hooks.clone(), &config.cluster, replica, spawner);
     let (leading, switchover) = Leading::new(LeadingParts {
         replica: replica.clone(),
         clock: Arc::clone(clock),
         live: live.clone(),
-        facts,
+        facts: node_facts(config),
         bind: config.field_bind,
         field: field.clone(),
+        hooks,
         spawner: spawner.clone(),
     });
     spawner.spawn("leading", leading.run());
@@ -331,9 +333,19 @@ fn start_leading(
     switchover
 }
 
+fn node_facts(config: &NodeConfig) -> NodeFacts {
+    NodeFacts {
+        name: config.name.clone(),
+        cluster: config.cluster.clone(),
+        data_dir: config.data_dir.clone(),
+        vars: config.vars.clone(),
+    }
+}
+
 /// Opens the API and, where it is wanted, the health listener: both tell what the one admin service knows.
 fn serve(
     service: AdminService<RocksEngine>,
+    facts: NodeFacts,
     replica: &Replica<RocksEngine>,
     clock: &Arc<dyn Clock>,
     Doors { admin, health, security }: Doors,
@@ -356,6 +368,8 @@ fn serve(
     let routes = api::health_and_reflection(reporter)
         .add_service(service.clone().into_server())
         .add_service(pushes.into_server());
+    let watch = Watch::new(service.clone(), facts);
+    spawner.spawn("watch", watch.run(spawner.token().clone()));
     let api = tonic::transport::Server::builder()
         .layer(RoleLayer)
         // A client that is gone without a word must not hold its stream for ever.

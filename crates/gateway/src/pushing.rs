@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use wire::EncodedBatch;
 
 /// How long an answer is waited for before it counts as unknown.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Proposes pushed batches through this node's replica.
 pub(crate) struct ReplicatedLog<E: Engine> {

@@ -30,10 +30,11 @@ use tokio_util::sync::CancellationToken;
 use wire::EncodedBatch;
 
 use crate::acquisition::{self, AcquisitionParts, Batcher};
+use crate::config::Hooks;
 use crate::field::FieldDoor;
 use crate::leading::{Leading, LeadingParts};
 use crate::live::Live;
-use crate::{retention, space};
+use crate::{hooks, retention, space};
 
 /// No test waits longer for what must happen.
 const SOON: Duration = Duration::from_secs(30);
@@ -195,6 +196,7 @@ impl Node {
             facts,
             bind: None,
             field: FieldDoor::default(),
+            hooks: hooks::start(Hooks::default(), "plant-7", &self.replica, &self.spawner),
             spawner: self.spawner.clone(),
         });
         self.spawner.spawn("leading", leading.run());

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{DestinationId, DeviceId, GroupId, Revision, TagId};
 use crate::plant::{Destination, Device, Group, Link, Plant};
 use crate::record::TagFacts;
-use crate::value::ValueType;
+use crate::system::SystemTag;
 
 /// Numbers given to names, once and for ever.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,14 +45,21 @@ impl Registry {
                 self.destinations.insert(destination.id.clone(), DestinationId(self.next_destination));
             }
         }
-        for (name, _) in system_tags(plant, &self.nodes) {
-            number(&mut self.tags, &name, TagId);
+        for tag in system_tags(plant, &self.nodes) {
+            number(&mut self.tags, &tag.to_string(), TagId);
         }
     }
 
-    /// Notes the names of members, so that each has its system tags.
-    pub fn add_nodes<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
-        self.nodes.extend(names.into_iter().map(str::to_owned));
+    /// Gives the members of these names their system tags. Whether one of them is new.
+    pub fn add_nodes<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) -> bool {
+        let mut is_new = false;
+        for name in names {
+            if self.nodes.insert(name.to_owned()) {
+                number(&mut self.tags, &SystemTag::NodeUp(name.to_owned()).to_string(), TagId);
+                is_new = true;
+            }
+        }
+        is_new
     }
 
     /// The number of a current destination.
@@ -133,8 +140,9 @@ impl Catalog {
                 catalog.destinations.push((id, place));
             }
         }
-        for (name, value_type) in system_tags(&plant, &registry.nodes) {
-            let facts = TagFacts { id: name, value_type, ..TagFacts::default() };
+        for tag in system_tags(&plant, &registry.nodes) {
+            let (value_type, unit) = (tag.value_type(), tag.unit().to_owned());
+            let facts = TagFacts { id: tag.to_string(), value_type, unit, ..TagFacts::default() };
             catalog.add_tag(registry, facts, false);
         }
         catalog
@@ -215,20 +223,15 @@ impl Catalog {
 }
 
 /// The tags that the cluster itself writes, for what exists in `plant` and among `nodes`.
-pub(crate) fn system_tags(plant: &Plant, nodes: &BTreeSet<String>) -> Vec<(String, ValueType)> {
-    let mut tags = vec![
-        ("$cluster/leader".to_owned(), ValueType::String),
-        ("$cluster/redundant".to_owned(), ValueType::Bool),
-        ("$cluster/heartbeat".to_owned(), ValueType::U64),
-    ];
-    tags.extend(nodes.iter().map(|name| (format!("$node/{name}/up"), ValueType::Bool)));
+pub(crate) fn system_tags(plant: &Plant, nodes: &BTreeSet<String>) -> Vec<SystemTag> {
+    let mut tags = vec![SystemTag::Leader, SystemTag::Redundant, SystemTag::Heartbeat];
+    tags.extend(nodes.iter().cloned().map(SystemTag::NodeUp));
     for device in plant.devices.iter().filter(|device| !matches!(device.link, Link::Push)) {
-        tags.push((format!("$device/{}/state", device.id), ValueType::String));
-        tags.push((format!("$device/{}/last-good", device.id), ValueType::String));
+        tags.push(SystemTag::DeviceState(device.id.clone()));
+        tags.push(SystemTag::DeviceLastGood(device.id.clone()));
     }
-    for destination in &plant.destinations {
-        tags.push((format!("$destination/{}/backlog-seconds", destination.id), ValueType::F64));
-    }
+    let destinations = plant.destinations.iter();
+    tags.extend(destinations.map(|destination| SystemTag::DestinationBacklog(destination.id.clone())));
     tags
 }
 
@@ -236,6 +239,7 @@ pub(crate) fn system_tags(plant: &Plant, nodes: &BTreeSet<String>) -> Vec<(Strin
 mod tests {
     use super::*;
     use crate::plant::Tag;
+    use crate::value::ValueType;
 
     fn plant(tags: &[&str]) -> Plant {
         let tags = tags.iter().map(|name| Tag {
@@ -269,6 +273,20 @@ mod tests {
         }
         let numbers: BTreeSet<_> = registry.tags.values().collect();
         assert_eq!(numbers.len(), registry.tags.len(), "no number is given twice");
+    }
+
+    #[test]
+    fn a_member_that_joins_later_has_its_tag_at_once() {
+        let mut registry = Registry::default();
+        assert!(registry.add_nodes(["a", "b"]));
+        let plant = Arc::new(plant(&["x"]));
+        registry.assign(&plant);
+        assert!(!registry.add_nodes(["b"]));
+        assert!(registry.add_nodes(["c"]));
+        let catalog = Catalog::new(Revision(1), plant, &registry);
+        let numbers: BTreeSet<TagId> =
+            ["a", "b", "c"].map(|name| catalog.tag_named(&format!("$node/{name}/up")).expect(name).id).into();
+        assert_eq!(numbers.len(), 3);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::alarm::AlarmKind;
 use crate::batch::BatchHeader;
 use crate::gap::Cause;
 use crate::ids::{
@@ -141,7 +142,8 @@ pub enum Command {
         device: String,
         /// In or out.
         enabled: bool,
-        /// When it comes back by itself.
+        /// Taken out: when it comes back by itself. Put back: only if it was taken out until just then, so that who
+        /// was faster with another order is not overruled.
         until: Option<Timestamp>,
         /// Monotonic time since each group's last slot.
         elapsed: Vec<(GroupId, Duration)>,
@@ -181,6 +183,19 @@ pub enum Command {
     EndSession {
         /// The session.
         session: SessionId,
+    },
+    /// An alarm is raised or cleared. One that stands already and is no graver, or does not stand, is left as it is.
+    SetAlarm {
+        /// What.
+        kind: AlarmKind,
+        /// Whom it concerns: name of a member, id of a device or destination; empty for the cluster.
+        subject: String,
+        /// Raised or cleared.
+        raised: bool,
+        /// How grave.
+        severity: Severity,
+        /// What is wrong, in half a sentence; for a cleared one how it ended.
+        text: String,
     },
 }
 

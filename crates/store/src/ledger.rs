@@ -7,6 +7,7 @@
 mod apply;
 mod configure;
 mod delivery;
+mod events;
 mod fill;
 mod quarantine;
 pub(crate) mod rows;
@@ -26,8 +27,9 @@ use rows::Row;
 pub use rows::{DamagedRow, Digest, RowChange};
 use staged::StagedParts;
 pub use state::{
-    ClosedGrid, Cluster, DestinationState, EffectRecord, Effects, Grid, LogId, LoggedEvent, Membership,
-    QuarantineKey, Quarantined, Reign, RevisionState, Session, Standing, State, Steady,
+    AlarmKey, ClosedGrid, Cluster, DestinationState, EffectRecord, Effects, Grid, LogId, LoggedEvent,
+    Membership, QuarantineKey, Quarantined, Reign, RevisionState, Session, Standing, StandingAlarm, State,
+    Steady,
 };
 
 use crate::outcome::Outcome;

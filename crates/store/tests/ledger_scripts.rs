@@ -70,6 +70,10 @@ scripts!(
     leadership_lost_soon_after_a_hand_over_is_a_relapse,
     standing_orders_last_until_they_are_taken_back,
     events_are_kept_in_order,
+    what_operators_do_is_an_event_with_who_and_why,
+    an_alarm_stands_from_its_raising_to_its_clearing,
+    a_device_comes_back_only_from_the_end_that_was_set,
+    a_member_that_joins_has_its_system_tag_at_once,
 );
 
 #[test]

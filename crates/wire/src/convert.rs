@@ -11,7 +11,8 @@ use model::batch::BatchHeader;
 use model::command::{Event, Rejection, Request, Severity, Stamp};
 use model::slots::GridLine;
 use model::{
-    BootId, Cause, Cursor, GroupId, NodeId, Ordinal, Position, Revision, SessionId, Source, Timestamp,
+    AlarmKind, BootId, Cause, Cursor, GroupId, NodeId, Ordinal, Position, Revision, SessionId, Source,
+    Timestamp,
 };
 
 use crate::proto::log as proto;
@@ -122,6 +123,59 @@ impl TryFrom<proto::Severity> for Severity {
 /// The severity with this number.
 pub fn severity_from(number: i32) -> Result<Severity, ConvertError> {
     proto::Severity::try_from(number).map_err(|_| ConvertError::Unknown("a severity"))?.try_into()
+}
+
+impl From<AlarmKind> for proto::AlarmKind {
+    fn from(kind: AlarmKind) -> Self {
+        match kind {
+            AlarmKind::NoQuorum => Self::NoQuorum,
+            AlarmKind::CannotLoseAnotherNode => Self::CannotLoseAnotherNode,
+            AlarmKind::DeviceDown => Self::DeviceDown,
+            AlarmKind::LeaderReachesFewDevices => Self::LeaderReachesFewDevices,
+            AlarmKind::DestinationStalled => Self::DestinationStalled,
+            AlarmKind::DiskFilling => Self::DiskFilling,
+            AlarmKind::Clock => Self::Clock,
+            AlarmKind::CertificateExpires => Self::CertificateExpires,
+            AlarmKind::TwoVotersOnly => Self::TwoVotersOnly,
+            AlarmKind::FilesNotOnAShare => Self::FilesNotOnAShare,
+            AlarmKind::QuarantineNotEmpty => Self::QuarantineNotEmpty,
+            AlarmKind::ProfilesDiffer => Self::ProfilesDiffer,
+            AlarmKind::MemberUnreachable => Self::MemberUnreachable,
+        }
+    }
+}
+
+impl TryFrom<proto::AlarmKind> for AlarmKind {
+    type Error = ConvertError;
+
+    fn try_from(kind: proto::AlarmKind) -> Result<Self, ConvertError> {
+        Ok(match kind {
+            proto::AlarmKind::Unspecified => return Err(ConvertError::Malformed("a kind of alarm")),
+            proto::AlarmKind::NoQuorum => Self::NoQuorum,
+            proto::AlarmKind::CannotLoseAnotherNode => Self::CannotLoseAnotherNode,
+            proto::AlarmKind::DeviceDown => Self::DeviceDown,
+            proto::AlarmKind::LeaderReachesFewDevices => Self::LeaderReachesFewDevices,
+            proto::AlarmKind::DestinationStalled => Self::DestinationStalled,
+            proto::AlarmKind::DiskFilling => Self::DiskFilling,
+            proto::AlarmKind::Clock => Self::Clock,
+            proto::AlarmKind::CertificateExpires => Self::CertificateExpires,
+            proto::AlarmKind::TwoVotersOnly => Self::TwoVotersOnly,
+            proto::AlarmKind::FilesNotOnAShare => Self::FilesNotOnAShare,
+            proto::AlarmKind::QuarantineNotEmpty => Self::QuarantineNotEmpty,
+            proto::AlarmKind::ProfilesDiffer => Self::ProfilesDiffer,
+            proto::AlarmKind::MemberUnreachable => Self::MemberUnreachable,
+        })
+    }
+}
+
+/// The number of a kind of alarm as a message field holds it.
+pub fn alarm_kind_number(kind: AlarmKind) -> i32 {
+    proto::AlarmKind::from(kind).into()
+}
+
+/// The kind of alarm with this number.
+pub fn alarm_kind_from(number: i32) -> Result<AlarmKind, ConvertError> {
+    proto::AlarmKind::try_from(number).map_err(|_| ConvertError::Unknown("a kind of alarm"))?.try_into()
 }
 
 impl From<&Stamp> for proto::Stamp {
@@ -343,6 +397,9 @@ mod tests {
         for cause in Cause::ALL {
             assert_eq!(cause_from(cause_number(cause)), Ok(cause));
         }
+        for kind in AlarmKind::ALL {
+            assert_eq!(alarm_kind_from(alarm_kind_number(kind)), Ok(kind));
+        }
         for severity in [Severity::Info, Severity::Warning, Severity::Alarm] {
             assert_eq!(severity_from(proto::Severity::from(severity).into()), Ok(severity));
         }
@@ -352,6 +409,8 @@ mod tests {
     fn a_number_that_is_not_in_use_yet_is_newer_and_zero_is_malformed() {
         assert_eq!(cause_from(99), Err(ConvertError::Unknown("a cause")));
         assert_eq!(cause_from(0), Err(ConvertError::Malformed("a cause")));
+        assert_eq!(alarm_kind_from(99), Err(ConvertError::Unknown("a kind of alarm")));
+        assert_eq!(alarm_kind_from(0), Err(ConvertError::Malformed("a kind of alarm")));
         assert_eq!(severity_from(4), Err(ConvertError::Unknown("a severity")));
         assert_eq!(severity_from(0), Err(ConvertError::Malformed("a severity")));
     }

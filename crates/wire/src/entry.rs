@@ -82,6 +82,8 @@ pub enum Kind {
     Event = 14,
     /// [`Command::EndSession`].
     EndSession = 15,
+    /// [`Command::SetAlarm`].
+    SetAlarm = 16,
     /// [`Command::Stage`].
     Stage = 20,
     /// [`Command::ConfigureStaged`].
@@ -90,7 +92,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Found,
         Self::Lead,
         Self::Append,
@@ -105,6 +107,7 @@ impl Kind {
         Self::RetryQuarantine,
         Self::Event,
         Self::EndSession,
+        Self::SetAlarm,
         Self::Stage,
         Self::ConfigureStaged,
     ];
@@ -131,6 +134,7 @@ impl Kind {
             Command::RetryQuarantine { .. } => Self::RetryQuarantine,
             Command::Event(_) => Self::Event,
             Command::EndSession { .. } => Self::EndSession,
+            Command::SetAlarm { .. } => Self::SetAlarm,
             Command::Stage { .. } => Self::Stage,
             Command::ConfigureStaged { .. } => Self::ConfigureStaged,
         }
@@ -152,6 +156,7 @@ impl Kind {
             Body::RetryQuarantine(_) => Self::RetryQuarantine,
             Body::Event(_) => Self::Event,
             Body::EndSession(_) => Self::EndSession,
+            Body::SetAlarm(_) => Self::SetAlarm,
             Body::Stage(_) => Self::Stage,
             Body::ConfigureStaged(_) => Self::ConfigureStaged,
         }

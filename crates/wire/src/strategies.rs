@@ -14,8 +14,8 @@ use model::plant::{
     ModbusPoint, ModbusTcp, Plant, Retention, Scaling, Schedule, Secret, Standby, Start, Tag, WhenFull,
 };
 use model::{
-    BootId, Cause, ClusterId, Cursor, GroupId, Lineage, NodeId, Ordinal, Position, Reading, Revision,
-    SessionId, Source, StatusCode, TagId, Timestamp, Value, ValueType,
+    AlarmKind, BootId, Cause, ClusterId, Cursor, GroupId, Lineage, NodeId, Ordinal, Position, Reading,
+    Revision, SessionId, Source, StatusCode, TagId, Timestamp, Value, ValueType,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -183,6 +183,15 @@ fn any_reign_command() -> impl Strategy<Value = Command> {
         any_elapsed().prop_map(|elapsed| Command::Reclock { elapsed }),
         any::<u128>().prop_map(|session| Command::EndSession { session: SessionId::from(session) }),
         any_event().prop_map(Command::Event),
+        (proptest::sample::select(&AlarmKind::ALL[..]), any::<bool>(), any_event()).prop_map(
+            |(kind, raised, Event { severity, subject, text })| Command::SetAlarm {
+                kind,
+                subject,
+                raised,
+                severity,
+                text
+            }
+        ),
     ]
 }
 

@@ -37,6 +37,7 @@ pub(super) struct GroupTask<E: Engine> {
     driver: Arc<ModbusDevice>,
     index: GroupIndex,
     device: String,
+    name: Arc<str>,
     tags: Arc<[TagId]>,
     group: model::GroupId,
     schedule: Schedule,
@@ -44,6 +45,8 @@ pub(super) struct GroupTask<E: Engine> {
     silence: Silence,
     /// Why slots before the next batch were skipped, if any were.
     skipped: Option<Cause>,
+    /// Whether the slot before was skipped, and nothing has been said of it.
+    is_unsaid: bool,
 }
 
 impl<E: Engine> GroupTask<E> {
@@ -70,17 +73,20 @@ impl<E: Engine> GroupTask<E> {
             driver,
             index: GroupIndex(index),
             device: device.id.clone(),
+            name: Arc::clone(&entry.name),
             tags: Arc::clone(&entry.tags),
             group: entry.id,
             schedule,
             grid,
             silence: Silence::default(),
             skipped: None,
+            is_unsaid: false,
         }
     }
 
-    /// Reads until stopped or fenced.
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    /// Reads until stopped or fenced. Stopped in order within a run of slots without samples, it gives what is to be
+    /// said of them.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Option<Command> {
         let began = Instant::now();
         let mut slot = self.first_slot();
         loop {
@@ -89,18 +95,21 @@ impl<E: Engine> GroupTask<E> {
             let awake_by = start.max(Instant::now());
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.last_words(slot),
                 () = sleep_until(start) => {}
             }
             if awake_by.elapsed() > self.schedule.period.max(STOOD_STILL) {
                 self.skip(Cause::Paused);
             }
             if !self.read(slot, start).await {
-                return;
+                return None;
             }
             let next = (slot + 1).max(self.slots_begun());
-            if next > slot + 1 && !self.silence.is_silent() {
-                self.skip(Cause::Late);
+            if next > slot + 1 {
+                self.is_unsaid = true;
+                if !self.silence.is_silent() {
+                    self.skip(Cause::Late);
+                }
             }
             slot = next;
         }
@@ -110,6 +119,18 @@ impl<E: Engine> GroupTask<E> {
     fn slots_begun(&self) -> u64 {
         let now = self.timeline.at(Instant::now());
         self.grid.line.slots_until(now.plus_nanos(-nanos(self.schedule.offset)))
+    }
+
+    /// A run of slots without samples that goes on when this task ends in order: its cause is known here, and the next
+    /// leader could only say that leadership was handed over.
+    fn last_words(&self, next: u64) -> Option<Command> {
+        let last = next.checked_sub(1).filter(|_| self.is_unsaid)?;
+        Some(Command::Missed {
+            group: self.group,
+            grid: self.grid.id,
+            last,
+            cause: self.skipped.unwrap_or(Cause::Late),
+        })
     }
 
     /// Where a reign begins to read. Slots that have begun are passed over: who led before may have read them. After a
@@ -134,6 +155,7 @@ impl<E: Engine> GroupTask<E> {
 
     /// Reads one slot. `false` when this task is over.
     async fn read(&mut self, slot: u64, start: Instant) -> bool {
+        self.is_unsaid = true;
         let start_by = start + self.schedule.period.mul_f64(0.9);
         match self.driver.scan(self.index, start_by).await {
             Ok(scan) => {
@@ -141,7 +163,9 @@ impl<E: Engine> GroupTask<E> {
                     self.skipped = Some(Cause::DeviceDown);
                     info!(device = self.device, "device answers again");
                 }
-                self.live.device(&self.device).set(DeviceState::Answering, self.clock.now(), None);
+                let entry = self.live.device(&self.device);
+                entry.set(DeviceState::Answering, self.clock.now(), None);
+                entry.note_lateness(&self.name, scan.started.saturating_duration_since(start));
                 self.hand_over(slot, scan.readings);
                 true
             }
@@ -208,7 +232,10 @@ impl<E: Engine> GroupTask<E> {
         let revision = self.replica.store().keeper().read(store::ledger::State::revision);
         let batch = Batch::new(source, self.replica.node(), revision, self.clock.now(), samples);
         match batch.map(|batch| self.batcher.push(&batch)) {
-            Ok(Ok(())) => self.skipped = None,
+            Ok(Ok(())) => {
+                self.skipped = None;
+                self.is_unsaid = false;
+            }
             Ok(Err(cause)) => self.skip(cause),
             Err(error) => warn!(device = self.device, %error, "a group without tags is not read"),
         }

@@ -60,10 +60,20 @@ impl<E: Engine> AdminService<E> {
     }
 
     pub(super) fn tags(&self, asked: &pb::ListTagsRequest) -> Result<pb::ListTagsResponse, Failure> {
-        let wanted = patterns(&asked.patterns)?;
+        let names_system = asked.patterns.iter().any(|pattern| pattern.starts_with('$'));
+        let mut asked_for = asked.patterns.clone();
+        // Asked for besides: what the patterns say is about the plant's.
+        if asked.system && !asked_for.is_empty() && !names_system {
+            if asked_for.iter().all(|pattern| pattern.starts_with('!')) {
+                asked_for.push("**".to_owned());
+            }
+            asked_for.push("$*/**".to_owned());
+        }
+        let system = asked.system || names_system;
+        let wanted = patterns(&asked_for)?;
         let limit = limit(asked.limit, LISTED_TAGS);
         let keeper = self.replica().store().keeper();
-        let (tags, total) = keeper.read(|state| views::tags(state, &wanted, asked.system, limit));
+        let (tags, total) = keeper.read(|state| views::tags(state, &wanted, system, limit));
         Ok(pb::ListTagsResponse { tags, total })
     }
 

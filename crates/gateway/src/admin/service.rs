@@ -268,8 +268,8 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
             return leader.ask(Nature::Look, &request, call).await;
         }
         let asked = request.into_inner();
-        let live = self.live().destinations();
-        let all = self.replica().store().keeper().read(|state| views::destinations(state, &live));
+        let (live, now) = (self.live().destinations(), self.now());
+        let all = self.replica().store().keeper().read(|state| views::destinations(state, &live, now));
         if let Some(unknown) = asked.ids.iter().find(|id| !all.iter().any(|known| known.id == **id)) {
             return Err(Failure::NoSuchDestination(unknown.clone()).into());
         }

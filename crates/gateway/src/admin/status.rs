@@ -54,21 +54,28 @@ impl<E: Engine> AdminService<E> {
 
     /// Everything the verdict is made from.
     pub(super) fn facts(&self, status: &Status) -> Facts {
+        self.facts_with(status, self.buffer(status))
+    }
+
+    /// The same with figures of the buffer from before: they cost a look at the disk.
+    pub(crate) fn facts_with(&self, status: &Status, buffer: pb::BufferStats) -> Facts {
         let at = self.now();
         let keeper = self.replica().store().keeper();
         let (live_devices, live_destinations) = (self.live().devices(), self.live().destinations());
-        let (devices, destinations) = keeper.read(|state| {
+        let (devices, destinations, standing) = keeper.read(|state| {
             let devices = views::devices(state, &live_devices, status.holds_lease);
-            (devices, views::destinations(state, &live_destinations))
+            (devices, views::destinations(state, &live_destinations, at), state.alarms.clone())
         });
+        let notices = Notices { certificates: self.certificates(), clock_step: self.live().clock_step() };
         Facts {
             at,
             quorum: self.has_quorum(status),
             members: self.members(status, at),
             devices,
             destinations,
-            buffer: self.buffer(status),
-            notices: Notices { certificates: self.certificates(), ..Notices::default() },
+            buffer,
+            notices,
+            standing,
         }
     }
 
@@ -123,7 +130,7 @@ impl<E: Engine> AdminService<E> {
     }
 
     /// The buffer's figures.
-    pub(super) fn buffer(&self, status: &Status) -> pb::BufferStats {
+    pub(crate) fn buffer(&self, status: &Status) -> pb::BufferStats {
         let store = self.replica().store();
         let floor = store.log().ends().floor.map_or(0, |floor| floor.index.0);
         let disk_bytes = store.disk_usage().unwrap_or_else(|error| {

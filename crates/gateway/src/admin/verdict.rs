@@ -3,9 +3,11 @@
 //! - The list of kinds is closed. What is not known raises no alarm.
 //! - The gravest come first; within a gravity the order is that of the kinds, so that equal facts give equal lists.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use model::Timestamp;
+use model::{AlarmKind, Timestamp};
+use store::ledger::{AlarmKey, StandingAlarm};
 use tls::{CertificateDates, Standing};
 use wire::proto::v1 as pb;
 use wire::times::{nanos_from_proto, timestamp_from_proto, timestamp_to_proto};
@@ -14,6 +16,8 @@ use pb::alarm::Kind;
 
 /// How far the clocks of two members may be apart.
 const CLOCK_LIMIT: Duration = Duration::from_millis(100);
+/// How long it is told that a clock was set.
+const STEP_TOLD: Duration = Duration::from_secs(3_600);
 /// How long a destination may be away before somebody is told.
 const AWAY_LIMIT: Duration = Duration::from_secs(30);
 /// From when on a certificate is told of.
@@ -38,6 +42,8 @@ pub(crate) struct Facts {
     pub(crate) buffer: pb::BufferStats,
     /// What the node itself has noticed.
     pub(crate) notices: Notices,
+    /// The alarms that were raised and not cleared, by this leader or an earlier one.
+    pub(crate) standing: BTreeMap<AlarmKey, StandingAlarm>,
 }
 
 /// What a node notices that lies in no ledger.
@@ -47,8 +53,6 @@ pub(crate) struct Notices {
     pub certificates: Vec<CertificateDates>,
     /// The last time the wall clock was set, and by how many nanoseconds.
     pub clock_step: Option<(Timestamp, i64)>,
-    /// Destinations whose directory is not the same one on all nodes.
-    pub unshared: Vec<String>,
 }
 
 impl Facts {
@@ -61,8 +65,45 @@ impl Facts {
         self.disk_alarms(&mut alarms);
         self.member_alarms(&mut alarms);
         self.certificate_alarms(&mut alarms);
+        for alarm in &mut alarms {
+            self.date(alarm);
+        }
         alarms.sort_by_key(|alarm| (!alarm.severe, alarm.kind));
         alarms
+    }
+
+    /// An alarm that was raised before began then, whatever a new leader has seen of it.
+    fn date(&self, alarm: &mut pb::Alarm) {
+        let Some(standing) = key(alarm).and_then(|key| self.standing.get(&key)) else { return };
+        let seen = alarm.since.as_ref().map(timestamp_from_proto);
+        if seen.is_none_or(|seen| standing.since < seen) {
+            alarm.since = Some(timestamp_to_proto(standing.since));
+        }
+    }
+
+    /// Whether too little is known to say that an alarm which is not raised now is over.
+    pub(crate) fn is_undecided(&self, (kind, subject): &AlarmKey) -> bool {
+        use pb::{destination, device};
+        let unknown = |device: &&pb::Device| {
+            matches!(device.state(), device::State::Unspecified | device::State::Connecting)
+        };
+        match kind {
+            AlarmKind::DeviceDown => self.devices.iter().filter(unknown).any(|device| device.id == *subject),
+            AlarmKind::LeaderReachesFewDevices => self.devices.iter().any(|device| unknown(&device)),
+            AlarmKind::DestinationStalled => self.destinations.iter().any(|destination| {
+                // Away, and not yet for long by the watch of a new leader, is still away.
+                let is_open = matches!(
+                    destination.state(),
+                    destination::State::Unspecified | destination::State::Retrying
+                );
+                destination.id == *subject && is_open
+            }),
+            // Followers say it and take it back: the leader sees its own directory alone.
+            AlarmKind::FilesNotOnAShare => {
+                self.destinations.iter().any(|destination| destination.id == *subject)
+            }
+            _ => false,
+        }
     }
 
     /// The verdict that `alarms` amount to.
@@ -112,7 +153,8 @@ impl Facts {
                 alarms.push(alarm(Kind::Clock, &member.name, &text, None, false));
             }
         }
-        if let Some((at, nanos)) = self.notices.clock_step {
+        let recent = |(at, _): &(Timestamp, i64)| self.at.nanos_since(*at) < nanos(STEP_TOLD);
+        if let Some((at, nanos)) = self.notices.clock_step.filter(recent) {
             let text = format!("the clock was set by {}", in_words(nanos.unsigned_abs()));
             alarms.push(alarm(Kind::Clock, "", &text, Some(timestamp_to_proto(at)), false));
         }
@@ -168,9 +210,11 @@ impl Facts {
                 alarms.push(alarm(Kind::QuarantineNotEmpty, &destination.id, &text, None, false));
             }
         }
-        for id in &self.notices.unshared {
-            let text = "its directory is not a share: files will lie on several machines";
-            alarms.push(alarm(Kind::FilesNotOnAShare, id, text, None, false));
+        // Said by those who know: the followers, who look for the leader's marker.
+        for ((kind, subject), standing) in &self.standing {
+            if *kind == AlarmKind::FilesNotOnAShare {
+                alarms.push(alarm(Kind::FilesNotOnAShare, subject, &standing.text, None, false));
+            }
         }
     }
 
@@ -211,8 +255,15 @@ impl Facts {
     }
 }
 
+/// What identifies an alarm.
+pub(crate) fn key(alarm: &pb::Alarm) -> Option<AlarmKey> {
+    // Both lists have the same numbers; a test compares their names.
+    let kind = wire::convert::alarm_kind_from(alarm.kind).ok()?;
+    Some((kind, alarm.subject.clone()))
+}
+
 /// Whether a member can be counted on. One that the answering node has no reason to talk to is.
-fn is_well(member: &pb::Member) -> bool {
+pub(crate) fn is_well(member: &pb::Member) -> bool {
     !matches!(member.reach(), pb::member::Reach::Unreachable | pb::member::Reach::Refused)
 }
 
@@ -230,7 +281,7 @@ fn clock_complaint(member: &pb::Member) -> Option<String> {
         .then(|| format!("its clock is {} {direction}", in_words(offset.unsigned_abs())))
 }
 
-fn in_words(nanos: u64) -> String {
+pub(crate) fn in_words(nanos: u64) -> String {
     let millis = nanos / 1_000_000;
     if millis < 10_000 { format!("{millis} ms") } else { format!("{} s", millis / 1_000) }
 }

@@ -3,21 +3,22 @@
 //! Owns the translation and nothing else: pure functions of what they are given. Decides no alarm.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use model::ids::Revision;
 use model::plant::document::{Diagnostics, Severity};
 use model::plant::plan::{Action, Change, Effect, Plan};
 use model::plant::route::CompiledRoutes;
 use model::plant::{DestinationKind, Device, Link, Plant};
-use model::{Position, Timestamp};
+use model::{Position, SystemTag, Timestamp};
 use store::ledger::{DestinationState as Ledgered, RevisionState, Standing, State};
 use wire::proto::v1 as pb;
 use wire::times::{duration_to_proto, timestamp_to_proto};
 
-use crate::live::{DestinationLive, DestinationState, DeviceLive, DeviceState};
+use crate::live::{DestinationLive, DestinationState, DeviceLive, DeviceState, Lateness};
 
 /// A backlog younger than this is no more than what is on its way.
-const CURRENT_SECONDS: f64 = 5.0;
+const CURRENT: Duration = Duration::from_secs(5);
 
 /// A standing order.
 pub(super) fn standing(standing: &Standing) -> pb::Standing {
@@ -51,6 +52,9 @@ pub(super) fn devices(state: &State, live: &BTreeMap<String, DeviceLive>, watchi
             Link::Push => ("push".into(), String::new()),
         };
         describe_device(&mut view, device, disabled, live.get(&device.id), watching);
+        if let Some(live) = live.get(&device.id) {
+            describe_lateness(&mut view.groups, live);
+        }
         view
     };
     plant.devices.iter().map(one).collect()
@@ -87,6 +91,15 @@ fn describe_device(
     view.state = state.into();
 }
 
+fn describe_lateness(groups: &mut [pb::Group], live: &DeviceLive) {
+    for group in groups {
+        let Some(lateness) = live.lateness.get(&group.id).and_then(Lateness::summary) else { continue };
+        group.lateness_median = Some(duration_to_proto(lateness.median));
+        group.lateness_p99 = Some(duration_to_proto(lateness.p99));
+        group.lateness_max = Some(duration_to_proto(lateness.max));
+    }
+}
+
 fn groups_by_device(state: &State) -> BTreeMap<&str, Vec<pb::Group>> {
     let mut groups: BTreeMap<&str, Vec<pb::Group>> = BTreeMap::new();
     let Some(catalog) = state.catalog() else { return groups };
@@ -98,6 +111,7 @@ fn groups_by_device(state: &State) -> BTreeMap<&str, Vec<pb::Group>> {
             tags: count(group.tags.len()),
             grid: grid.map_or(0, |grid| grid.id.0),
             next_slot: grid.map_or(0, |grid| grid.next),
+            ..pb::Group::default()
         });
     }
     groups
@@ -118,7 +132,11 @@ pub(super) fn device_counts(devices: &[pb::Device]) -> pb::DeviceCounts {
 }
 
 /// The destinations of the plant in force.
-pub(super) fn destinations(state: &State, live: &BTreeMap<String, DestinationLive>) -> Vec<pb::Destination> {
+pub(super) fn destinations(
+    state: &State,
+    live: &BTreeMap<String, DestinationLive>,
+    now: Timestamp,
+) -> Vec<pb::Destination> {
     let plant = state.plant();
     let mut views = Vec::with_capacity(plant.destinations.len());
     for destination in &plant.destinations {
@@ -141,7 +159,12 @@ pub(super) fn destinations(state: &State, live: &BTreeMap<String, DestinationLiv
             let cursor = ledgered.cursor;
             view.cursor = Some(pb::Cursor { position: cursor.position.0, ordinal: cursor.ordinal.0 });
             view.paused = ledgered.paused.as_ref().map(standing);
-            describe_destination(&mut view, ledgered, live.get(&destination.id), state.last_delivered);
+            describe_destination(&mut view, ledgered, live.get(&destination.id), state.last_delivered, now);
+            if let Some(backlog) = view.backlog.as_mut() {
+                let behind = Position(cursor.position.0.saturating_sub(1));
+                let bytes = || state.fill.bytes_behind(behind, state.applied_position());
+                backlog.bytes = Some(if backlog.entries == 0 { 0 } else { bytes() });
+            }
         }
         views.push(view);
     }
@@ -153,15 +176,12 @@ fn describe_destination(
     ledgered: &Ledgered,
     live: Option<&DestinationLive>,
     last_delivered: Position,
+    now: Timestamp,
 ) {
     use pb::destination::State as Is;
     let entries = undelivered(ledgered, last_delivered);
-    let age = live.map(|live| live.backlog_seconds.max(0.0));
-    view.backlog = Some(pb::Backlog {
-        entries,
-        bytes: None,
-        age: age.map(|seconds| duration_to_proto(std::time::Duration::from_secs_f64(seconds.min(1e9)))),
-    });
+    let age = live.map(|live| live.backlog(now));
+    view.backlog = Some(pb::Backlog { entries, bytes: None, age: age.map(duration_to_proto) });
     let state = match (&ledgered.paused, live) {
         (Some(paused), _) => {
             view.since = Some(timestamp_to_proto(paused.at));
@@ -172,7 +192,7 @@ fn describe_destination(
             view.since = Some(timestamp_to_proto(live.since));
             view.reason = live.reason.clone().unwrap_or_default();
             match live.state {
-                DestinationState::Accepting if live.backlog_seconds > CURRENT_SECONDS => Is::CatchingUp,
+                DestinationState::Accepting if live.backlog(now) > CURRENT => Is::CatchingUp,
                 DestinationState::Accepting => Is::Current,
                 DestinationState::Unavailable => Is::Retrying,
                 DestinationState::Stalled => Is::Stalled,
@@ -247,17 +267,16 @@ pub(super) fn tags(
 fn system_tags(state: &State) -> BTreeSet<(String, String)> {
     let Some(catalog) = state.catalog() else { return BTreeSet::new() };
     let plant = catalog.plant();
-    let mut names: Vec<String> =
-        ["leader", "redundant", "heartbeat"].map(|name| format!("$cluster/{name}")).into();
-    names.extend(state.node_names.values().map(|name| format!("$node/{name}/up")));
+    let mut tags = vec![SystemTag::Leader, SystemTag::Redundant, SystemTag::Heartbeat];
+    tags.extend(state.node_names.values().cloned().map(SystemTag::NodeUp));
     for device in &plant.devices {
-        names.extend(["state", "last-good"].map(|name| format!("$device/{}/{name}", device.id)));
+        tags.extend([SystemTag::DeviceState, SystemTag::DeviceLastGood].map(|make| make(device.id.clone())));
     }
     let destinations = plant.destinations.iter();
-    names.extend(destinations.map(|destination| format!("$destination/{}/backlog-seconds", destination.id)));
-    let known = names.into_iter().filter_map(|name| {
-        let tag = catalog.tag_named(&name)?;
-        Some((name, tag.facts.value_type.to_string()))
+    tags.extend(destinations.map(|destination| SystemTag::DestinationBacklog(destination.id.clone())));
+    let known = tags.iter().filter_map(|tag| {
+        let tag = catalog.tag_named(&tag.to_string())?;
+        Some((tag.facts.id.clone(), tag.facts.value_type.to_string()))
     });
     known.collect()
 }
@@ -376,6 +395,6 @@ pub(super) fn count(number: usize) -> u32 {
 }
 
 /// A moment that lies `age` before `now`.
-pub(super) fn moment(now: Timestamp, age: std::time::Duration) -> wire::times::ProtoTimestamp {
+pub(super) fn moment(now: Timestamp, age: Duration) -> wire::times::ProtoTimestamp {
     timestamp_to_proto(now.plus_nanos(-i64::try_from(age.as_nanos()).unwrap_or(i64::MAX)))
 }

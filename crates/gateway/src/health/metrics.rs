@@ -84,6 +84,10 @@ pub(super) fn write_status(writer: &mut MetricsWriter, status: &pb::ClusterStatu
         let backlog = destination.backlog.unwrap_or_default();
         let help = "Entries that the destination has not confirmed.";
         writer.gauge("holdfast_destination_backlog_entries", help, &labels, backlog.entries as f64);
+        if let Some(bytes) = backlog.bytes {
+            let help = "Bytes of the entries that the destination has not confirmed, about.";
+            writer.gauge("holdfast_destination_backlog_bytes", help, &labels, bytes as f64);
+        }
         if let Some(age) = &backlog.age {
             let help = "Age of the oldest record that the destination has not confirmed.";
             writer.gauge(
@@ -122,6 +126,12 @@ fn write_agreement(writer: &mut MetricsWriter, status: &pb::ClusterStatus) {
     }
     let help = "How many further members may fail.";
     writer.gauge("holdfast_failures_allowed_count", help, &[], f64::from(status.may_fail));
+    for alarm in &status.alarms {
+        let kind = alarm.kind().as_str_name().trim_start_matches("KIND_").to_lowercase().replace('_', "-");
+        let severity = if alarm.severe { "alarm" } else { "warning" };
+        let labels = [("kind", kind.as_str()), ("subject", alarm.subject.as_str()), ("severity", severity)];
+        writer.gauge("holdfast_alarm_state", "1 for each alarm that stands.", &labels, 1.0);
+    }
     writer.gauge("holdfast_alarms_count", "Alarms that stand.", &[], status.alarms.len() as f64);
     writer.gauge("holdfast_configuration_revision", "Revision of the plant.", &[], status.revision as f64);
     for member in &status.members {
@@ -142,6 +152,22 @@ fn write_agreement(writer: &mut MetricsWriter, status: &pb::ClusterStatus) {
     }
     let at = status.at.as_ref().map_or(Timestamp(0), timestamp_from_proto);
     writer.gauge("holdfast_clock_seconds", "This node's wall clock.", &[], seconds(at.0));
+}
+
+/// How late reads begin after their slots, by group.
+pub(super) fn write_lateness(writer: &mut MetricsWriter, devices: &[pb::Device]) {
+    let groups = devices.iter().flat_map(|device| device.groups.iter().map(move |group| (device, group)));
+    for (device, group) in groups {
+        let quantiles =
+            [("0.5", &group.lateness_median), ("0.99", &group.lateness_p99), ("1", &group.lateness_max)];
+        for (quantile, late) in quantiles {
+            let Some(late) = late else { continue };
+            let labels =
+                [("device", device.id.as_str()), ("group", group.id.as_str()), ("quantile", quantile)];
+            let help = "How late the last reads of a group began after their slots.";
+            writer.gauge("holdfast_group_lateness_seconds", help, &labels, seconds(nanos_from_proto(late)));
+        }
+    }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "Prometheus has nothing but 64-bit floats")]
@@ -198,10 +224,19 @@ mod tests {
         let status = pb::ClusterStatus {
             leader: Some(pb::Leader { name: "a".into(), ..pb::Leader::default() }),
             destinations: vec![pb::Destination { id: "d".into(), ..pb::Destination::default() }],
+            alarms: vec![pb::Alarm {
+                kind: pb::alarm::Kind::DeviceDown.into(),
+                subject: "p1".into(),
+                ..pb::Alarm::default()
+            }],
             ..pb::ClusterStatus::default()
         };
+        let late = Some(wire::times::nanos_to_proto(2_000_000));
+        let group = pb::Group { id: "fast".into(), lateness_p99: late, ..pb::Group::default() };
+        let device = pb::Device { id: "p1".into(), groups: vec![group], ..pb::Device::default() };
         let mut writer = MetricsWriter::default();
         write_status(&mut writer, &status);
+        write_lateness(&mut writer, &[device]);
         let text = writer.into_text();
         let units = [
             "_count",
@@ -218,6 +253,12 @@ mod tests {
             let name = line.split(' ').nth(2).expect("a name");
             assert!(name.starts_with("holdfast_") && units.iter().any(|unit| name.ends_with(unit)), "{name}");
         }
-        assert!(text.contains("holdfast_position_index{of=\"horizon\"} 0\n"), "{text}");
+        for line in [
+            "holdfast_position_index{of=\"horizon\"} 0\n",
+            "holdfast_alarm_state{kind=\"device-down\",subject=\"p1\",severity=\"warning\"} 1\n",
+            "holdfast_group_lateness_seconds{device=\"p1\",group=\"fast\",quantile=\"0.99\"} 0.002\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
     }
 }

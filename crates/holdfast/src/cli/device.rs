@@ -151,7 +151,12 @@ fn state(device: &pb::Device) -> &'static str {
 
 fn enabled(device: &pb::Device) -> String {
     match (&device.disabled, device.enabled_in_plant) {
-        (Some(standing), _) => format!("no, by {}", standing.principal),
+        (Some(standing), _) => match &standing.until {
+            Some(until) => {
+                format!("no, until {} by {}", format::moment_short(until, format::now()), standing.principal)
+            }
+            None => format!("no, by {}", standing.principal),
+        },
         (None, false) => "no, in the plant".to_owned(),
         (None, true) => "yes".to_owned(),
     }
@@ -198,9 +203,10 @@ fn render_one(device: &pb::Device) -> String {
             group.tags.to_string(),
             grid,
             group.next_slot.to_string(),
+            format::lateness(group),
         ]
     };
-    let header = ["group", "period", "tags", "grid", "next slot"];
+    let header = ["group", "period", "tags", "grid", "next slot", "late p50/p99/max"];
     lines.push(table(header, device.groups.iter().map(row).collect(), "No groups."));
     lines.join("\n")
 }
@@ -215,5 +221,26 @@ mod tests {
         assert_eq!(enabled(&device), "yes");
         device.disabled = Some(pb::Standing { principal: "anna".into(), ..pb::Standing::default() });
         assert_eq!(enabled(&device), "no, by anna");
+        let until = format::now().plus(Duration::from_secs(3_600));
+        if let Some(standing) = &mut device.disabled {
+            standing.until = Some(wire::times::timestamp_to_proto(until));
+        }
+        assert_eq!(enabled(&device), format!("no, until {} by anna", until.to_local_time_of_day()));
+    }
+
+    #[test]
+    fn how_late_a_group_is_read_is_shown_with_the_group() {
+        let millis = |millis: i64| Some(wire::times::nanos_to_proto(millis * 1_000_000));
+        let group = pb::Group {
+            id: "fast".into(),
+            lateness_median: millis(1),
+            lateness_p99: millis(12),
+            lateness_max: millis(700),
+            ..pb::Group::default()
+        };
+        let device = pb::Device { groups: vec![group], ..pb::Device::default() };
+        assert!(render_one(&device).contains("1 ms / 12 ms / 0.7 s"), "{}", render_one(&device));
+        let unread = pb::Device { groups: vec![pb::Group::default()], ..pb::Device::default() };
+        assert!(!render_one(&unread).contains(" ms"), "{}", render_one(&unread));
     }
 }

@@ -84,6 +84,15 @@ pub(super) fn backlog(backlog: Option<&pb::Backlog>) -> String {
     parts.join(", ")
 }
 
+/// How late the last reads of a group began after their slots.
+pub(super) fn lateness(group: &pb::Group) -> String {
+    let parts = [&group.lateness_median, &group.lateness_p99, &group.lateness_max];
+    match parts.map(Option::as_ref) {
+        [None, None, None] => NOTHING.to_owned(),
+        parts => parts.map(duration).join(" / "),
+    }
+}
+
 /// A text, or the mark for nothing.
 pub(super) fn or_nothing(text: &str) -> String {
     if text.is_empty() { NOTHING.to_owned() } else { text.to_owned() }

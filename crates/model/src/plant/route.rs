@@ -6,6 +6,8 @@
 //! - `*` stands for any run of characters inside one part, also none; `**` alone between slashes for any number of
 //!   parts, also none. Nothing else is special.
 //! - `!` in front refuses. A route takes a tag if some pattern takes it and no `!` pattern refuses it.
+//! - A star at the beginning does not stand for the `$` of a system tag, as in MQTT: `**` is the plant's tags, and
+//!   `$cluster/**` or `$*/**` are the cluster's own. No route at all takes both.
 
 use serde::{Deserialize, Serialize};
 
@@ -132,6 +134,9 @@ impl Pattern {
 
     /// Whether the pattern (without regard to `!`) fits a tag of this full id.
     pub fn matches(&self, tag: &str) -> bool {
+        if tag.starts_with('$') && self.parts.first().is_some_and(Part::begins_with_a_star) {
+            return false;
+        }
         // Greedy with one place to return to: the latest `**` suffices, because an earlier one that took more could
         // only leave less for the parts behind it. So the time is at most parts of the tag × parts of the pattern.
         let mut rest = tag.split('/');
@@ -161,6 +166,14 @@ impl Pattern {
 }
 
 impl Part {
+    fn begins_with_a_star(&self) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exactly(_) => false,
+            Self::Like(runs) => runs.first().is_some_and(String::is_empty),
+        }
+    }
+
     /// Whether one part of a tag id fits one part of a pattern.
     fn fits(&self, word: &str) -> bool {
         match self {
@@ -283,6 +296,33 @@ mod tests {
         assert!(!route(&["!a/**"]).matches("b/c"));
         let both = CompiledRoutes::new(&[route(&["a/**", "!a/b"]), route(&["a/b"])]);
         assert!(both.matches("a/b"), "one route's exclusion does not bind another route");
+    }
+
+    #[test]
+    fn system_tags_are_taken_and_refused_by_name_only() {
+        for (pattern, takes) in [
+            ("**", false),
+            ("*/leader", false),
+            ("**/leader", false),
+            ("*cluster/leader", false),
+            ("$cluster/**", true),
+            ("$cluster/leader", true),
+            ("$*/**", true),
+            ("$*/leader", true),
+            ("$node/**", false),
+        ] {
+            assert_eq!(
+                Pattern::parse(pattern).expect("legal").matches("$cluster/leader"),
+                takes,
+                "{pattern}"
+            );
+        }
+        assert!(
+            route(&["$cluster/**", "!**/leader"]).matches("$cluster/leader"),
+            "a star refuses none either"
+        );
+        assert!(!route(&["$cluster/**", "!$cluster/leader"]).matches("$cluster/leader"));
+        assert!(route(&["**"]).matches("a/$b"), "only at the beginning");
     }
 
     #[test]

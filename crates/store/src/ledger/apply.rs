@@ -6,20 +6,21 @@
 //!   is refused.
 //! - An entry that cannot be read is not skipped: the node stops, because going on would make replicas differ.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use model::command::{Command, Event, Stamp};
+use model::catalog::Catalog;
+use model::command::{Command, Stamp};
 use model::ids::{NodeId, SessionId};
 use model::{Cause, Position, Timestamp};
 use wire::entry::{OpenError, Opened};
 
+use super::events::by;
 use super::rows::Row;
-use super::state::{Cluster, LogId, LoggedEvent, Membership, Reign, Session, State};
+use super::state::{Cluster, LogId, Membership, Reign, Session, State};
 use super::{Change, ConfigureParts, StagedParts};
 use crate::outcome::{Outcome, Refusal};
 
-/// How many events are kept.
-const EVENTS_KEPT: usize = 2_000;
 /// A push session unused for this long is forgotten, in steady command time: a clock that is set ends none.
 const SESSION_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
 /// A reign that lasted this long is no relapse when it ends.
@@ -70,12 +71,23 @@ impl Change<'_> {
         for (id, member) in &membership.nodes {
             self.state.node_names.insert(NodeId(*id), member.name.clone());
         }
-        self.state.registry.add_nodes(membership.nodes.values().map(|member| member.name.as_str()));
+        let names = membership.nodes.values().map(|member| member.name.as_str());
+        if self.state.registry.add_nodes(names) {
+            self.renew_catalog();
+        }
         self.state.membership = membership.clone();
         self.forget_standing_of_removed();
         self.touch(Row::Membership);
         self.touch(Row::Registry);
         Outcome::Nothing
+    }
+
+    /// The catalog in force names members that have joined since: they have system tags.
+    fn renew_catalog(&mut self) {
+        if let Some((number, revision)) = self.state.revisions.iter_mut().next_back() {
+            let plant = Arc::clone(revision.catalog.plant());
+            revision.catalog = Arc::new(Catalog::new(*number, plant, &self.state.registry));
+        }
     }
 
     fn command(&mut self, id: LogId, size: usize, opened: Opened) -> Result<Outcome, OpenError> {
@@ -108,9 +120,12 @@ impl Change<'_> {
                 self.set_device_enabled(at, stamp, device, enabled, until, &elapsed, request)
             }
             Command::SetDestinationPaused { destination, paused, request } => {
-                self.set_destination_paused(stamp, &destination, paused, request)
+                self.set_destination_paused(at, stamp, &destination, paused, request)
             }
             Command::SetDrained { node, drained, request } => {
+                let name = self.state.node_names.get(&node).cloned().unwrap_or_else(|| node.to_string());
+                let what = if drained { "drained" } else { "may lead again," };
+                self.tell(at, stamp.at, format!("node/{name}"), format!("{what} {}", by(&request)));
                 let standing = super::standing(request, stamp.at, None);
                 if drained {
                     self.state.drained.insert(node, standing);
@@ -120,7 +135,14 @@ impl Change<'_> {
                 self.touch(Row::Drained);
                 Outcome::Done
             }
-            Command::RetryQuarantine { destination, keys, .. } => self.retry_quarantine(&destination, &keys),
+            Command::RetryQuarantine { destination, keys, request } => {
+                let outcome = self.retry_quarantine(&destination, &keys);
+                if outcome == Outcome::Done {
+                    let text = format!("refused records are offered again {}", by(&request));
+                    self.tell(at, stamp.at, format!("destination/{destination}"), text);
+                }
+                outcome
+            }
             Command::Event(event) => self.event(at, stamp.at, event),
             Command::EndSession { session } => {
                 self.state.sessions.remove(&session);
@@ -131,6 +153,9 @@ impl Change<'_> {
             Command::ConfigureStaged { base, document, elapsed, discard, request } => {
                 let parts = StagedParts { base, document, elapsed, discard, request };
                 self.configure_staged(at, stamp, parts)?
+            }
+            Command::SetAlarm { kind, subject, raised, severity, text } => {
+                self.set_alarm(at, stamp, kind, subject, raised, severity, text)
             }
         })
     }
@@ -161,6 +186,7 @@ impl Change<'_> {
                     boot: stamp.boot,
                     since: stamp.at,
                 };
+                self.tell_reign(&reign);
                 self.state.reigns.push(reign);
                 self.touch(Row::Reigns);
                 self.state.steady.follow(stamp.boot, stamp.at);
@@ -197,16 +223,6 @@ impl Change<'_> {
             self.touch(Row::Drained);
             self.touch(Row::Relapses);
         }
-    }
-
-    pub(super) fn event(&mut self, at: Position, time: Timestamp, event: Event) -> Outcome {
-        self.state.events.insert(at, LoggedEvent { at: time, event });
-        self.touch(Row::Event(at));
-        while self.state.events.len() > EVENTS_KEPT {
-            let (oldest, _) = self.state.events.pop_first().expect("longer than the limit");
-            self.touch(Row::Event(oldest));
-        }
-        Outcome::Done
     }
 
     fn forget_old_sessions(&mut self) {

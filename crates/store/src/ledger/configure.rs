@@ -12,6 +12,7 @@ use model::plant::{Plant, Schedule, Start};
 use model::slots::GridLine;
 use model::{Cause, Cursor, Position, Timestamp};
 
+use super::events::by;
 use super::rows::Row;
 use super::state::{DestinationState, EffectRecord, RevisionState};
 use super::{Change, standing};
@@ -38,6 +39,8 @@ impl Change<'_> {
         }
         let before = self.state.catalog().cloned();
         let revision = Revision(current.0 + 1);
+        let text = format!("revision {revision} of the plant {}", by(&parts.request));
+        self.tell(at, stamp.at, "cluster".to_owned(), text);
         let plant = Arc::new(parts.plant);
         self.state.registry.assign(&plant);
         let catalog = Arc::new(Catalog::new(revision, Arc::clone(&plant), &self.state.registry));
@@ -74,6 +77,16 @@ impl Change<'_> {
         if !catalog.plant().devices.iter().any(|known| known.id == device) {
             return Outcome::Refused(Refusal::Unknown { what: "device", name: device });
         }
+        let known = self.state.disabled.get(&device);
+        if enabled && until.is_some() && known.is_none_or(|known| known.until != until) {
+            return Outcome::Done;
+        }
+        let what = match (enabled, until) {
+            (true, _) => "put back into service".to_owned(),
+            (false, None) => "taken out of service".to_owned(),
+            (false, Some(until)) => format!("taken out of service until {until}"),
+        };
+        self.tell(at, stamp.at, format!("device/{device}"), format!("{what} {}", by(&request)));
         if enabled {
             self.state.disabled.remove(&device);
         } else {
@@ -86,6 +99,7 @@ impl Change<'_> {
 
     pub(super) fn set_destination_paused(
         &mut self,
+        at: Position,
         stamp: Stamp,
         name: &str,
         paused: bool,
@@ -94,6 +108,8 @@ impl Change<'_> {
         let Some(id) = self.state.registry.destination(name) else {
             return Outcome::Refused(Refusal::Unknown { what: "destination", name: name.to_owned() });
         };
+        let what = if paused { "held" } else { "released" };
+        self.tell(at, stamp.at, format!("destination/{name}"), format!("{what} {}", by(&request)));
         if let Some(destination) = self.state.destinations.get_mut(&id) {
             destination.paused = paused.then(|| standing(request, stamp.at, None));
             self.touch(Row::Destination(id));

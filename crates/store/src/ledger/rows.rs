@@ -17,7 +17,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::fill::Mark;
-use super::state::{Cluster, Grid, LogId, Membership, QuarantineKey, Reign, RevisionState, State, Steady};
+use super::state::{
+    AlarmKey, Cluster, Grid, LogId, Membership, QuarantineKey, Reign, RevisionState, StandingAlarm, State,
+    Steady,
+};
 use crate::staging::Staged;
 
 /// One row, by what it holds.
@@ -32,6 +35,7 @@ pub(crate) enum Row {
     Relapses,
     Disabled,
     Closed,
+    Alarms,
     Grid(GroupId),
     Session(SessionId),
     Destination(DestinationId),
@@ -135,7 +139,8 @@ impl Row {
             | Self::Drained
             | Self::Relapses
             | Self::Disabled
-            | Self::Closed => {}
+            | Self::Closed
+            | Self::Alarms => {}
             Self::Grid(group) => key.extend(group.0.to_be_bytes()),
             Self::Session(session) => key.extend(session.as_bytes()),
             Self::Destination(id) => key.extend(id.0.to_be_bytes()),
@@ -167,6 +172,7 @@ impl Row {
             Self::Relapses => b'b',
             Self::Disabled => b'x',
             Self::Closed => b'z',
+            Self::Alarms => b't',
             Self::Grid(_) => b'g',
             Self::Session(_) => b's',
             Self::Destination(_) => b'd',
@@ -193,6 +199,7 @@ impl Row {
             b'b' => Self::Relapses,
             b'x' => Self::Disabled,
             b'z' => Self::Closed,
+            b't' => Self::Alarms,
             b'g' => Self::Grid(GroupId(u32_at(0)?)),
             b's' => Self::Session(SessionId(id.try_into().ok()?)),
             b'd' => Self::Destination(DestinationId(u32_at(0)?)),
@@ -234,6 +241,8 @@ impl Row {
             Self::Relapses => json(&state.relapses),
             Self::Disabled => json(&state.disabled),
             Self::Closed => json(&state.closed),
+            // A list: JSON has no maps with keys of two parts.
+            Self::Alarms => json(&state.alarms.iter().collect::<Vec<_>>()),
             Self::Grid(group) => json(state.grids.get(&group)?),
             Self::Session(session) => json(state.sessions.get(&session)?),
             Self::Destination(id) => json(state.destinations.get(&id)?),
@@ -283,6 +292,9 @@ impl Loader {
             Row::Relapses => state.relapses = parse(key, value)?,
             Row::Disabled => state.disabled = parse(key, value)?,
             Row::Closed => state.closed = parse(key, value)?,
+            Row::Alarms => {
+                state.alarms = parse::<Vec<(AlarmKey, StandingAlarm)>>(key, value)?.into_iter().collect();
+            }
             Row::Grid(group) => {
                 state.grids.insert(group, parse::<Grid>(key, value)?);
             }

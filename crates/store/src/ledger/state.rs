@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::catalog::{Catalog, Registry};
-use model::command::Event;
+use model::command::{Event, Severity};
 use model::ids::{
     BootId, ClusterId, DestinationId, DocumentId, GridId, GroupId, Lineage, NodeId, Revision, SessionId, Term,
 };
 use model::plant::Plant;
 use model::slots::GridLine;
-use model::{Cause, Cursor, Member, Ordinal, Position, Timestamp};
+use model::{AlarmKind, Cause, Cursor, Member, Ordinal, Position, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::fill::Fill;
@@ -263,6 +263,20 @@ pub struct LoggedEvent {
     pub event: Event,
 }
 
+/// An alarm that was raised and not cleared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandingAlarm {
+    /// When it was raised, by the proposer's wall clock.
+    pub since: Timestamp,
+    /// How grave it is.
+    pub severity: Severity,
+    /// What was wrong when it was raised.
+    pub text: String,
+}
+
+/// Key of an alarm: what, and whom it concerns (empty for the cluster).
+pub type AlarmKey = (AlarmKind, String);
+
 /// Key of a quarantined record.
 pub type QuarantineKey = (DestinationId, Position, Ordinal);
 
@@ -309,6 +323,8 @@ pub struct State {
     pub quarantine: BTreeMap<QuarantineKey, Quarantined>,
     /// The newest events.
     pub events: BTreeMap<Position, LoggedEvent>,
+    /// The alarms that stand.
+    pub alarms: BTreeMap<AlarmKey, StandingAlarm>,
     /// Nodes that may not lead.
     pub drained: BTreeMap<NodeId, Standing>,
     /// How often in a row each node lost leadership soon after it had been handed over to it.

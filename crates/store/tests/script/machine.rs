@@ -205,6 +205,13 @@ impl Machine {
                 subject: arguments.word(2).to_owned(),
                 text: arguments.words[3..].join(" "),
             }),
+            "alarm" => Command::SetAlarm {
+                kind: arguments.word(1).parse().expect("a kind of alarm"),
+                subject: arguments.get("subject").unwrap_or_default(),
+                raised: arguments.word(2) == "raised",
+                severity: if arguments.has("(severe)") { Severity::Alarm } else { Severity::Warning },
+                text: arguments.words[3..].join(" "),
+            },
             "end-session" => Command::EndSession { session: session(arguments.word(1)) },
             other => panic!("no command {other}"),
         }

@@ -18,16 +18,18 @@
 //! append polled GROUP grid=N slot=N [skipped=CAUSE] [count=N] [ + pushed SESSION seq=N … ]
 //! missed GROUP grid=N last=N cause=CAUSE
 //! reclock [elapsed=GROUP:TIME,…]
-//! disable DEVICE [elapsed=…] | enable DEVICE
+//! disable DEVICE [until=TIME] [elapsed=…] | enable DEVICE [until=TIME]
 //! ack DESTINATION next=POSITION/ORDINAL [rejected=POSITION/ORDINAL,…] [bytes=N]
 //! truncate below=POSITION [overrun=DESTINATION:SAMPLES,…]
 //! pause DESTINATION | release DESTINATION | retry DESTINATION [POSITION/ORDINAL …]
 //! drain NODE | undrain NODE
 //! event SEVERITY SUBJECT TEXT…
+//! alarm KIND raised|cleared [subject=NAME] TEXT…
 //! end-session SESSION
 //! pass TIME                                      (with a command of the leader every ten minutes)
 //! resume GROUP now=TIME [elapsed=TIME]           (what a new leader does; changes nothing)
-//! show grids|effects|cursors|horizon|sessions|reigns|revisions|quarantine|standing|events|staged|account
+//! show grids|effects|cursors|horizon|sessions|reigns|revisions|quarantine|standing|events|alarms|
+//!   node-tags|staged|account
 //! ```
 //!
 //! Every command takes `at=TIME`, the proposer's wall clock in seconds since 1970 (by default that of the command

@@ -63,6 +63,8 @@ pub(super) fn show(machine: &Machine, what: &str) -> String {
         "relapses" => relapses(machine),
         "events" => events(machine),
         "staged" => staged(machine),
+        "alarms" => alarms(machine),
+        "node-tags" => node_tags(machine),
         "account" => account(machine),
         other => panic!("nothing is known of {other}"),
     };
@@ -235,6 +237,22 @@ fn events(machine: &Machine) -> Vec<String> {
             )
         })
         .collect()
+}
+
+fn alarms(machine: &Machine) -> Vec<String> {
+    let alarms = machine.state().alarms.iter();
+    alarms
+        .map(|((kind, subject), alarm)| {
+            format!("{kind} {subject} since {}: {}", seconds(alarm.since.0), alarm.text)
+        })
+        .collect()
+}
+
+fn node_tags(machine: &Machine) -> Vec<String> {
+    let state = machine.state();
+    let names = state.node_names.values().map(|name| format!("$node/{name}/up"));
+    let number = |name: &String| state.catalog()?.tag_named(name).map(|tag| tag.id);
+    names.filter_map(|name| Some(format!("{name} #{}", number(&name)?))).collect()
 }
 
 fn account(machine: &Machine) -> Vec<String> {

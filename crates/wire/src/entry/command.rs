@@ -7,7 +7,10 @@ use model::ids::DocumentId;
 use model::{ClusterId, Cursor, DestinationId, GroupId, SessionId, Timestamp};
 
 use super::EncodeError;
-use crate::convert::{ConvertError, cause_from, cause_number, id_bytes, id_from, required};
+use crate::convert::{
+    ConvertError, alarm_kind_from, alarm_kind_number, cause_from, cause_number, id_bytes, id_from, required,
+    severity_from,
+};
 use crate::packed::{pack, pack_plant, unpack, unpack_plant};
 use crate::proto::log as proto;
 use proto::entry_header::Command as Body;
@@ -82,6 +85,13 @@ pub(super) fn to_body(command: &Command) -> Result<Option<Body>, EncodeError> {
         Command::EndSession { session } => {
             Body::EndSession(proto::EndSession { session: id_bytes(session.0) })
         }
+        Command::SetAlarm { kind, subject, raised, severity, text } => Body::SetAlarm(proto::SetAlarm {
+            kind: alarm_kind_number(*kind),
+            subject: subject.clone(),
+            raised: *raised,
+            severity: proto::Severity::from(*severity).into(),
+            text: text.clone(),
+        }),
         Command::Stage { document, part, parts, data } => Body::Stage(proto::Stage {
             document: id_bytes(document.0),
             part: *part,
@@ -161,6 +171,13 @@ pub(super) fn from_body(body: Body) -> Result<Command, ConvertError> {
         Body::EndSession(proto::EndSession { session }) => {
             Command::EndSession { session: SessionId(id_from(&session, "a session id")?) }
         }
+        Body::SetAlarm(proto::SetAlarm { kind, subject, raised, severity, text }) => Command::SetAlarm {
+            kind: alarm_kind_from(kind)?,
+            subject,
+            raised,
+            severity: severity_from(severity)?,
+            text,
+        },
         Body::Stage(proto::Stage { document, part, parts, data }) => Command::Stage {
             document: DocumentId(id_from(&document, "the id of a document")?),
             part,

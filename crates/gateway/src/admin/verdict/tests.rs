@@ -142,9 +142,10 @@ fn what_a_node_notices_is_told() {
     let notices = Notices {
         certificates: vec![dates("a", -9, 12), dates("b", -9, 200), dates("c", -9, -1), dates("d", 1, 200)],
         clock_step: Some((well().at, 3_000_000_000)),
-        unshared: vec!["files".into()],
     };
-    let mut facts = Facts { notices, ..well() };
+    let unshared = (AlarmKind::FilesNotOnAShare, "files".to_owned());
+    let standing = BTreeMap::from([(unshared, standing(0))]);
+    let mut facts = Facts { notices, standing, ..well() };
     facts.members[0].lease = Some(nanos_to_proto(3_000_000_000));
     assert_eq!(
         kinds(&facts),
@@ -166,4 +167,68 @@ fn what_a_node_notices_is_told() {
     assert!(alarms[0].text.starts_with("its certificate ended at"), "{}", alarms[0].text);
     assert!(alarms[1].text.ends_with("is a clock wrong?"), "{}", alarms[1].text);
     assert_eq!(alarms[3].text, "its certificate ends in 12 days");
+}
+
+fn standing(millis: i64) -> StandingAlarm {
+    StandingAlarm {
+        since: Timestamp::from_millis(millis),
+        severity: model::command::Severity::Warning,
+        text: "gateway-c does not see it".into(),
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_is_told_for_an_hour() {
+    let at = |seconds: i64| {
+        let notices = Notices { clock_step: Some((Timestamp(0), 1_000_000_000)), ..Notices::default() };
+        kinds(&Facts { notices, at: Timestamp(seconds * 1_000_000_000), ..well() })
+    };
+    assert_eq!(at(3_599), [Kind::Clock]);
+    assert_eq!(at(3_600), []);
+}
+
+#[test]
+fn an_alarm_is_as_old_as_its_raising_whoever_leads_now() {
+    use pb::device::State;
+    let mut facts = well();
+    facts.devices =
+        vec![pb::Device { since: Some(timestamp_to_proto(well().at)), ..device("p1", State::Down) }];
+    assert_eq!(facts.alarms()[0].since, Some(timestamp_to_proto(well().at)));
+    facts.standing.insert((AlarmKind::DeviceDown, "p1".into()), standing(7));
+    assert_eq!(facts.alarms()[0].since, Some(timestamp_to_proto(Timestamp::from_millis(7))));
+}
+
+#[test]
+fn what_a_new_leader_does_not_know_yet_is_neither_raised_nor_over() {
+    use pb::{destination, device as dev};
+    let mut facts = well();
+    let press = (AlarmKind::DeviceDown, "p1".to_owned());
+    for (state, undecided) in [
+        (dev::State::Connecting, true),
+        (dev::State::Unspecified, true),
+        (dev::State::Answering, false),
+        (dev::State::Disabled, false),
+    ] {
+        facts.devices = vec![device("p1", state)];
+        assert_eq!((kinds(&facts), facts.is_undecided(&press)), (vec![], undecided), "{state:?}");
+    }
+    facts.devices.clear();
+    assert!(!facts.is_undecided(&press), "what is no longer in the plant is nobody's alarm");
+    let historian = (AlarmKind::DestinationStalled, "historian".to_owned());
+    for (state, undecided) in [(destination::State::Retrying, true), (destination::State::CatchingUp, false)]
+    {
+        let destination =
+            pb::Destination { id: "historian".into(), state: state.into(), ..pb::Destination::default() };
+        facts.destinations = vec![destination];
+        assert_eq!(facts.is_undecided(&historian), undecided, "{state:?}");
+    }
+}
+
+#[test]
+fn alarms_have_the_same_numbers_in_the_log_and_in_the_api() {
+    for kind in AlarmKind::ALL {
+        let number = wire::convert::alarm_kind_number(kind);
+        let shown = Kind::try_from(number).expect("as many kinds").as_str_name().to_lowercase();
+        assert_eq!(shown.trim_start_matches("kind_").replace('_', "-"), kind.name());
+    }
 }

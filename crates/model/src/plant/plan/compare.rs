@@ -199,7 +199,7 @@ fn tag_ids(plant: &Plant) -> Vec<String> {
     let mut ids: Vec<String> = plant.tags().map(|(device, _, tag)| device.tag_id(tag)).collect();
     // Which nodes there are is not the plant's: one stands for all.
     let any_node = BTreeSet::from(["any".to_owned()]);
-    ids.extend(system_tags(plant, &any_node).into_iter().map(|(id, _)| id));
+    ids.extend(system_tags(plant, &any_node).iter().map(ToString::to_string));
     ids
 }
 

@@ -84,7 +84,7 @@ fn what_only_adds_or_describes_stops_nothing() {
         ("unit = \"bar\"", "unit = \"MPa\""),
         ("\"127.0.0.1:5022\"", "\"127.0.0.1:5032\""),
         ("timeout = \"1s\"", "timeout = \"2s\""),
-        ("tags = [\"hall-2/**\", \"$cluster/**\"]", "tags = [\"**\"]"),
+        ("tags = [\"hall-2/**\", \"$cluster/**\"]", "tags = [\"**\", \"$*/**\"]"),
         ("failback = \"manual\"", "failback = \"auto\""),
     ]);
     assert!(!plan.is_empty() && !plan.stops_or_loses(), "{plan}");
