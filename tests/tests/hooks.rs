@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use holdfast_tests::nodes::{Nodes, until};
+use holdfast_tests::trio::{Nodes, until};
 
 /// Lines of `NODE HOOK TERM` that hooks have written, in order.
 fn lines(file: &Path) -> Vec<(String, String)> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use holdfast_tests::nodes::{Nodes, until};
+use holdfast_tests::trio::{Nodes, until};
 use model::SampleKey;
 use serde_json::Value;
 use simulator::history::{self, History};
