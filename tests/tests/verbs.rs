@@ -455,7 +455,7 @@ async fn losing_what_is_undelivered(
     let agreed = ["config", "apply", path(&without), "-y", "--discard-backlog", "historian"];
     assert_eq!(number(&ask(follower, &agreed).await.json()["revision"]), 4);
     let none = ask(follower, &["destination", "list"]).await.json();
-    assert_eq!(none["destinations"], serde_json::json!([]), "{none}");
+    assert!(none["destinations"].is_null(), "what is empty is left out: {none}");
 }
 
 async fn without_a_majority(mut cluster: Cluster, leader: &str) {

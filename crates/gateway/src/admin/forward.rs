@@ -136,7 +136,10 @@ impl<E: Engine> AdminService<E> {
             if status.removed {
                 return Err(Failure::Removed);
             }
-            match route(status.node, status.leader, status.holds_lease, caller::is_forwarded(request)) {
+            // A leader that is not heard any more is named until there is another.
+            let is_heard = |leader: &NodeId| *leader == status.node || self.has_quorum(&status);
+            let leader = status.leader.filter(is_heard);
+            match route(status.node, leader, status.holds_lease, caller::is_forwarded(request)) {
                 Route::Here => return Ok(None),
                 Route::To(leader) => return self.reach(leader).await.map(Some),
                 Route::Twice(leader) => {
