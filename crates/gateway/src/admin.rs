@@ -238,6 +238,14 @@ impl<E: Engine> AdminService<E> {
         }
         let until = Instant::now() + patience;
         let applied = loop {
+            // Sent to a leader that is gone, its outcome would not be known; not sent, it surely did not happen.
+            if self.acting() == Acting::Nobody {
+                if Instant::now() + PROPOSE_AGAIN > until {
+                    return Err(self.no_leader());
+                }
+                sleep(PROPOSE_AGAIN).await;
+                continue;
+            }
             let left = until.saturating_duration_since(Instant::now());
             match self.replica().propose(command, left).await {
                 Ok(applied) => break applied,
