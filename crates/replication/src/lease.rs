@@ -188,7 +188,7 @@ impl LeaseCell {
         if lease.leads != Some(term) || lease.barrier >= Some(term) {
             return None;
         }
-        Some((lease.acknowledged? + shortened(lease.length)).checked_sub(self.times.guard)?)
+        (lease.acknowledged? + shortened(lease.length)).checked_sub(self.times.guard)
     }
 
     /// Whether the machine was suspended since the lease was last confirmed.
