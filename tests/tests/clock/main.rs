@@ -122,6 +122,8 @@ impl Account {
                 *account.grids.entry(number("grid")).or_default().entry(slot).or_default() += 1;
             };
             match line.op.as_str() {
+                // Pushed, and what the cluster says of itself: in no slot.
+                "sample" if record["grid"].is_null() => {}
                 "sample" => say(number("slot")),
                 "gap" => {
                     let (first, last) = (number("first_slot"), number("last_slot"));

@@ -153,25 +153,28 @@ impl<E: Engine> AdminService<E> {
     }
 
     /// The leader's answer to what any node can answer, and the leader answers better; `None` where it cannot be had
-    /// soon.
+    /// soon. A node that was removed knows nothing.
     pub(super) async fn best_answer<Q, A, F>(
         &self,
         request: &Request<Q>,
         this_node: bool,
         call: impl FnOnce(AdminClient<Channel>, Request<Q>) -> F,
-    ) -> Option<Response<A>>
+    ) -> Result<Option<Response<A>>, Failure>
     where
         Q: Clone,
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let status = self.replica().status();
+        if status.removed {
+            return Err(Failure::Removed);
+        }
         let route = route(status.node, status.leader, status.holds_lease, caller::is_forwarded(request));
-        let Route::To(leader) = route else { return None };
+        let Route::To(leader) = route else { return Ok(None) };
         if this_node || !self.has_quorum(&status) {
-            return None;
+            return Ok(None);
         }
         let answer = async { self.reach(leader).await.ok()?.ask(Nature::Look, request, call).await.ok() };
-        tokio::time::timeout(SOON, answer).await.ok().flatten()
+        Ok(tokio::time::timeout(SOON, answer).await.ok().flatten())
     }
 
     async fn reach(&self, leader: NodeId) -> Result<Leader, Failure> {

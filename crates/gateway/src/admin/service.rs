@@ -27,7 +27,7 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         let at_leader = self.best_answer(&request, asked.this_node, |mut api, request| async move {
             api.get_status(request).await
         });
-        match at_leader.await {
+        match at_leader.await? {
             Some(answered) => Ok(answered),
             None => Ok(Response::new(self.cluster_status(moment_of(asked.gaps_since)))),
         }
@@ -38,7 +38,7 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
             self.best_answer(&request, request.get_ref().this_node, |mut api, request| async move {
                 api.list_alarms(request).await
             });
-        if let Some(answered) = at_leader.await {
+        if let Some(answered) = at_leader.await? {
             return Ok(answered);
         }
         let alarms = self.facts(&self.replica().status()).alarms();
@@ -97,7 +97,7 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
             self.best_answer(&request, request.get_ref().this_node, |mut api, request| async move {
                 api.list_members(request).await
             });
-        if let Some(answered) = at_leader.await {
+        if let Some(answered) = at_leader.await? {
             return Ok(answered);
         }
         let members = self.members(&self.replica().status(), self.now());

@@ -223,10 +223,11 @@ fn is_passed_on(status: &Status) -> bool {
     matches!(code(status), Some("HF-3101" | "HF-3108" | "HF-3109" | "HF-3110"))
 }
 
-/// Whether a node decided this, rather than the way to it.
+/// Whether a node decided this, rather than the way to it: what came over the wire has no cause on this side.
 fn is_ours(status: &Status) -> bool {
     let transport = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown];
-    code(status).is_some() || !transport.contains(&status.code())
+    let came_from_there = std::error::Error::source(status).is_none();
+    code(status).is_some() || (came_from_there && !transport.contains(&status.code()))
 }
 
 /// The address of an endpoint, and how it is talked to.
