@@ -412,10 +412,7 @@ async fn what_happened(cluster: &Cluster, follower: SocketAddr) {
     let gaps = ask(follower, &["gap", "list"]).await.json();
     // Whether a slot was missed when the groups changed is a matter of milliseconds.
     for gap in gaps["gaps"].as_array().into_iter().flatten() {
-        assert!(
-            ["configuration", "failover", "late"].contains(&gap["cause"].as_str().expect("a cause")),
-            "{gap}"
-        );
+        assert!(number(&gap["slots"]) > 0 && gap["cause"].is_string() && gap["device"] == "press", "{gap}");
     }
     ask(follower, &["event", "list"]).await.json();
     ask(follower, &["event", "tail", "--for", "1s"]).await.lines();
