@@ -101,11 +101,14 @@ pub fn resume(line: &GridLine, next: u64, now: Timestamp, elapsed: Option<Durati
     }
 }
 
-/// Whether a grid may have been opened a moment ago by a clock that shows `now`.
+/// How long after its opening a grid may be seen for the first time: it took that long to commit and apply.
+const SEEN_AFTER: Duration = Duration::from_secs(10);
+
+/// Whether a grid may have been opened lately by a clock that shows `now`.
 pub fn opens_now(line: &GridLine, now: Timestamp) -> bool {
     let ahead = line.first.nanos_since(now);
     let slack = i64::try_from(tolerance(line.period)).unwrap_or(i64::MAX);
-    ahead >= -slack && ahead <= nanos(line.period).saturating_add(slack)
+    ahead >= -slack.saturating_add(nanos(SEEN_AFTER)) && ahead <= nanos(line.period).saturating_add(slack)
 }
 
 /// How far two clocks may differ before a grid is opened anew, in nanoseconds: half a period or 100 ms.
@@ -180,6 +183,7 @@ mod tests {
             assert!(matches!(resume(&line(), 0, at(now), since), Resumption::Reclock { .. }), "{now}");
         }
         assert!(opens_now(&line(), at(9.0)) && opens_now(&line(), at(10.0)));
+        assert!(opens_now(&line(), at(15.0)), "a large plant takes its time to be applied");
         assert!(!opens_now(&line(), at(3_600.0)) && !opens_now(&line(), at(8.0)));
     }
 

@@ -283,7 +283,9 @@ fn on_our_clock(
 ) -> Option<Result<Bytes, EncodeError>> {
     let Opened { mut stamp, mut command, .. } = opened;
     match &mut command {
-        Command::Configure { elapsed, .. } | Command::Reclock { elapsed } => *elapsed = ours(),
+        Command::Configure { elapsed, .. }
+        | Command::ConfigureStaged { elapsed, .. }
+        | Command::Reclock { elapsed } => *elapsed = ours(),
         Command::SetDeviceEnabled { elapsed, until, .. } => {
             *elapsed = ours();
             // "For four hours" means four hours from now, whatever the clock that it was counted on shows.
@@ -298,6 +300,7 @@ fn on_our_clock(
 #[cfg(test)]
 mod tests {
     use model::command::{Request, Stamp};
+    use model::ids::{DocumentId, Revision};
 
     use super::*;
 
@@ -327,6 +330,14 @@ mod tests {
             panic!("the same command")
         };
         assert_eq!((until, elapsed.len()), (Some(NOW.plus_nanos(5)), 1));
+        let staged = Command::ConfigureStaged {
+            base: Revision(1),
+            document: DocumentId::from(7),
+            elapsed: Vec::new(),
+            discard: Vec::new(),
+            request: Request::default(),
+        };
+        assert_eq!(stamped(&staged).expect("it opens schedules").stamp.at, NOW);
     }
 
     #[test]
