@@ -15,6 +15,7 @@ use model::Clock;
 use runtime::SystemClock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 use tracing_subscriber::filter::dynamic_filter_fn;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -50,7 +51,10 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
 
 fn clock() -> Arc<dyn Clock> {
     match std::env::var_os(bent_clock::VARIABLE) {
-        Some(file) => Arc::new(bent_clock::BentClock::follow(file.into())),
+        Some(file) => {
+            warn!(?file, "the wall clock of this node is bent by {}: for tests alone", bent_clock::VARIABLE);
+            Arc::new(bent_clock::BentClock::follow(file.into()))
+        }
         None => Arc::new(SystemClock),
     }
 }

@@ -69,6 +69,7 @@ scripts!(
     a_removed_member_leaves_nothing_behind_but_its_number,
     leadership_lost_soon_after_a_hand_over_is_a_relapse,
     standing_orders_last_until_they_are_taken_back,
+    an_order_about_a_device_ends_with_it,
     events_are_kept_in_order,
     what_operators_do_is_an_event_with_who_and_why,
     an_alarm_stands_from_its_raising_to_its_clearing,

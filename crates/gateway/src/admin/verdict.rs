@@ -212,7 +212,8 @@ impl Facts {
         }
         // Said by those who know: the followers, who look for the leader's marker.
         for ((kind, subject), standing) in &self.standing {
-            if *kind == AlarmKind::FilesNotOnAShare {
+            let is_there = self.destinations.iter().any(|destination| destination.id == *subject);
+            if *kind == AlarmKind::FilesNotOnAShare && is_there {
                 alarms.push(alarm(Kind::FilesNotOnAShare, subject, &standing.text, None, false));
             }
         }

@@ -55,9 +55,20 @@ impl Change<'_> {
         self.state.revisions.insert(revision, state);
         self.touch(Row::Registry);
         self.touch(Row::Revision(revision));
+        self.forget_orders_of_removed_devices(&catalog);
         self.renew_grids(at, stamp, before.as_deref(), &catalog, &parts.elapsed);
         self.renew_destinations(at, &catalog);
         Outcome::Configured { revision }
+    }
+
+    /// An order about a device ends with it: nobody could take it back any more.
+    fn forget_orders_of_removed_devices(&mut self, catalog: &Catalog) {
+        let before = self.state.disabled.len();
+        let devices = &catalog.plant().devices;
+        self.state.disabled.retain(|device, _| devices.iter().any(|known| known.id == *device));
+        if self.state.disabled.len() != before {
+            self.touch(Row::Disabled);
+        }
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of one command")]

@@ -143,9 +143,11 @@ fn what_a_node_notices_is_told() {
         certificates: vec![dates("a", -9, 12), dates("b", -9, 200), dates("c", -9, -1), dates("d", 1, 200)],
         clock_step: Some((well().at, 3_000_000_000)),
     };
-    let unshared = (AlarmKind::FilesNotOnAShare, "files".to_owned());
-    let standing = BTreeMap::from([(unshared, standing(0))]);
-    let mut facts = Facts { notices, standing, ..well() };
+    let unshared = |id: &str| ((AlarmKind::FilesNotOnAShare, id.to_owned()), standing(0));
+    // The second destination is gone, and its alarm with it.
+    let standing = BTreeMap::from([unshared("files"), unshared("removed")]);
+    let destinations = vec![pb::Destination { id: "files".into(), ..pb::Destination::default() }];
+    let mut facts = Facts { notices, standing, destinations, ..well() };
     facts.members[0].lease = Some(nanos_to_proto(3_000_000_000));
     assert_eq!(
         kinds(&facts),
