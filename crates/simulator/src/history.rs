@@ -150,9 +150,12 @@ impl History {
     }
 }
 
-/// Reads a history; the error says which line is not one.
+/// Reads a history; the error says which line is not one. A last line without its end is still being written, and is
+/// passed over.
 pub fn read<D: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<Vec<Entry<D>>> {
-    let text = std::fs::read_to_string(path)?;
+    let mut bytes = std::fs::read(path)?;
+    bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+    let text = String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     let entry = |(number, line)| {
         serde_json::from_str(line).map_err(|error| {
             io::Error::new(io::ErrorKind::InvalidData, format!("{}:{}: {error}", path.display(), number + 1))
@@ -196,6 +199,11 @@ mod tests {
             details: Details { unit: 1, values: vec![1, 2] },
         };
         assert_eq!(entries[1..], [expected]);
+        // The next line, half written.
+        let mut bytes = std::fs::read(&path).expect("it is there");
+        bytes.extend_from_within(..20);
+        std::fs::write(&path, bytes).expect("room");
+        assert_eq!(read::<Details>(&path).expect("two lines and a half").len(), 2);
     }
 
     #[test]
