@@ -3,6 +3,8 @@
 //! - openraft's own timer is only the backstop. Each eligible follower campaigns (with a pre-vote) at
 //!   `last contact + L + 2 ms + rank · 60 ms`, and again every 60 ms, so that the best candidate goes first and nobody
 //!   waits for a random time.
+//! - Who has given its vote to another waits as if it had heard from a leader: a leader that hands over is silent about
+//!   itself, and would otherwise take the turn of its own successor.
 //! - After a start, a voter that may have promised a lease neither votes nor campaigns until that lease is over
 //!   (quarantine), be it a longer one than it grants now. Appends are acknowledged meanwhile.
 //! - A drained node campaigns in one case only: when it has just refused a candidate whose log is shorter than its own.
@@ -12,7 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Member, NodeId, Role};
+use model::{Member, NodeId, Role, Term};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{AsyncRuntime, ServerState};
 use store::engine::Engine;
@@ -35,6 +37,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         let mut next = inner.contact.quarantine_ends();
         let granted = inner.store.granted_lease().map_err(|error| error.to_string())?;
         let mut longer_lease = granted.filter(|granted| *granted > inner.times.lease);
+        let mut voted = Voted::default();
         loop {
             tokio::select! {
                 () = sleep_until(next) => {}
@@ -42,6 +45,9 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             }
             let now = Instant::now();
             next = now + TURN;
+            let rank = self.own_rank();
+            // Looked at after the rank, so that no vote given in between is overlooked.
+            let voted_at = voted.look(self.vote(), now);
             if now < inner.contact.quarantine_ends() {
                 continue;
             }
@@ -50,8 +56,9 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                 inner.store.grant_lease(inner.times.lease).await.map_err(|error| error.to_string())?;
             }
             inner.raft.runtime_config().elect(self.may_lead());
-            let Some(rank) = self.own_rank() else { continue };
-            let my_turn = turn(inner.contact.last_leader(), rank, &inner.times);
+            let Some(rank) = rank else { continue };
+            let heard = inner.contact.last_leader();
+            let my_turn = turn(voted_at.map_or(heard, |at| at.max(heard)), rank, &inner.times);
             if my_turn > now {
                 next = my_turn.min(now + inner.times.lease);
                 continue;
@@ -66,6 +73,14 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     pub(crate) async fn stand(&self) -> bool {
         // With a pre-vote: without one a node would bypass the lease that it has granted.
         self.inner.raft.trigger().elect(true).await.is_ok()
+    }
+
+    /// The term this node is in, and whether it has voted there for another that does not lead yet.
+    fn vote(&self) -> (Term, bool) {
+        let metrics = self.inner.raft.metrics();
+        let seen = metrics.borrow_watched();
+        let is_own = seen.vote.leader_id.voted_for == self.inner.node.0;
+        (Term(seen.current_term), !is_own && !seen.vote.committed)
     }
 
     fn may_lead(&self) -> bool {
@@ -121,6 +136,25 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     }
 }
 
+/// When this node was last seen to have voted for another.
+#[derive(Debug, Default)]
+struct Voted {
+    term: Option<Term>,
+    at: Option<Instant>,
+}
+
+impl Voted {
+    /// Takes a look at the vote; a term that was there from the beginning was not voted in by this process.
+    fn look(&mut self, (term, for_another): (Term, bool), now: Instant) -> Option<Instant> {
+        let is_new = self.term.is_some_and(|known| known < term);
+        self.term = Some(term);
+        if is_new && for_another {
+            self.at = Some(now);
+        }
+        self.at
+    }
+}
+
 /// The place of `me` among those who may campaign: preferred nodes first, in order, then by number. `None` if it may
 /// not campaign at all.
 fn rank(
@@ -164,6 +198,19 @@ mod tests {
     #[test]
     fn who_is_no_candidate_has_no_turn() {
         assert_eq!(rank(NodeId(4), THREE, None), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_voted_for_another_waits_for_it() {
+        let mut voted = Voted::default();
+        let start = Instant::now();
+        assert_eq!(voted.look((Term(4), true), start), None, "before this process");
+        let later = start + TURN;
+        assert_eq!(voted.look((Term(5), false), later), None, "its own candidacy");
+        assert_eq!(voted.look((Term(6), true), later), Some(later));
+        assert_eq!(voted.look((Term(6), true), later + TURN), Some(later), "once for each vote");
+        assert_eq!(voted.look((Term(6), false), later + TURN), Some(later), "it leads now");
+        assert!(turn(later, 0, &LeaseTimes::LAN) > later + LeaseTimes::LAN.lease);
     }
 
     #[tokio::test(start_paused = true)]

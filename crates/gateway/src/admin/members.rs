@@ -257,6 +257,9 @@ impl<E: Engine> AdminService<E> {
                 (Some(_), Err(failure)) if self.replica().leadership().borrow().is_some() => {
                     return Err(failure.clone());
                 }
+                (Some(_), Ok(_)) if self.replica().leadership().borrow().is_some() => {
+                    return Err(Failure::HandOver("leadership came back to this node".to_owned()));
+                }
                 _ if Instant::now() >= until => {
                     return Err(Failure::HandOver("nobody is known to lead".to_owned()));
                 }
