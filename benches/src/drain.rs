@@ -32,7 +32,6 @@ const DRAINING: Duration = Duration::from_secs(900);
 const TRIED_AGAIN: Duration = Duration::from_secs(120);
 /// 1,000 samples a second.
 const LIVE: Devices = Devices { count: 5, registers: 22, period: Duration::from_millis(100) };
-const STARTING: Duration = Duration::from_secs(60);
 /// Live samples that are not measured at the beginning.
 const SETTLING: Duration = Duration::from_secs(3);
 
@@ -126,13 +125,7 @@ async fn live(bench: &Bench, args: &Args) -> anyhow::Result<Vec<Figure>> {
     world.apply(&plant::document(Some((&LIVE, &running)), &[], Some(&receiver.url()))).await?;
     let from_ns = monotonic_ns();
     let read = || seen.look().map(|story| story.reads_since(LIVE.count, from_ns, |_| true));
-    world
-        .nodes
-        .until("every device to be read", STARTING, || match read() {
-            Ok(0) => None,
-            other => Some(other),
-        })
-        .await??;
+    world.until_all_read(read).await?;
     sleep_until(Instant::now() + SETTLING).await;
     let term = world.term().await?;
     seen.look()?.latencies = Times::default();

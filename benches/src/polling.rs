@@ -24,8 +24,6 @@ const REGISTERS: u16 = 62;
 const PERIOD: Duration = Duration::from_secs(1);
 /// Nodes are asked how they are seldom: it is work.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Until every device is read.
-const STARTING: Duration = Duration::from_secs(120);
 /// What is not measured at the beginning.
 const SETTLING: Duration = Duration::from_secs(5);
 /// Until the samples of the last read measured have arrived.
@@ -54,13 +52,7 @@ pub(crate) async fn run(bench: &Bench, args: &Args) -> anyhow::Result<Vec<Figure
     world.apply(&plant::document(Some((&devices, &running)), &[], Some(&receiver.url()))).await?;
     let applied_ns = monotonic_ns();
     let read = || seen.look().map(|story| story.reads_since(devices.count, applied_ns, |_| true));
-    world
-        .nodes
-        .until("every device to be read", STARTING, || match read() {
-            Ok(0) => None,
-            other => Some(other),
-        })
-        .await??;
+    world.until_all_read(read).await?;
     bench.say(&format!("{} devices are read; {} s are measured", devices.count, time.as_secs()));
     sleep_until(Instant::now() + SETTLING).await;
     let measured = measure(bench, &world, &seen, &receiver, &devices, time).await;

@@ -60,6 +60,9 @@ pub(crate) struct World {
     folder: PathBuf,
 }
 
+/// How long reading every device for the first time may take: there may be hundreds.
+const FIRST_READS: Duration = Duration::from_secs(120);
+
 impl World {
     /// Starts three nodes in a new folder and waits until they agree on a leader. They are asked how they are so often.
     pub(crate) async fn start(bench: &Bench, name: &str, look_every: Duration) -> anyhow::Result<Self> {
@@ -71,6 +74,18 @@ impl World {
         let nodes = Nodes::start(layout, config).await?;
         nodes.agreed(FOUNDING).await.context("the nodes do not agree on a leader")?;
         Ok(Self { nodes, folder })
+    }
+
+    /// Waits until `reads` says that every device has been read.
+    pub(crate) async fn until_all_read(
+        &self,
+        reads: impl Fn() -> anyhow::Result<usize>,
+    ) -> anyhow::Result<usize> {
+        let looking = self.nodes.until("every device to be read", FIRST_READS, || match reads() {
+            Ok(0) => None,
+            other => Some(other),
+        });
+        looking.await?
     }
 
     /// Applies a plant document.

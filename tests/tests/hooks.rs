@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use holdfast_tests::trio::{Nodes, until};
 
-/// Lines of `NODE HOOK TERM` that hooks have written, in order.
+/// Lines of `NODE HOOK` that hooks have written, in order.
 fn lines(file: &Path) -> Vec<(String, String)> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let words = text.lines().filter_map(|line| line.split_once(' '));

@@ -151,7 +151,7 @@ pub(crate) async fn run<E: Engine>(
                         tokio::select! {
                             // Where only this group was stopped, its grid was closed, and the ledger has said why.
                             said = task.run(token) => words.keep(said.filter(|_| stop.is_cancelled())),
-                            () = over(&guarded) => {}
+                            () = guarded.over() => {}
                         }
                         Ok::<(), Failure>(())
                     }),
@@ -172,7 +172,7 @@ pub(crate) async fn run<E: Engine>(
                 };
                 put(question, driver, &parts.clock, &leadership, &spawner);
             }
-            () = over(&leadership) => break,
+            () = leadership.over() => break,
             () = stop.cancelled() => break,
         }
     }
@@ -209,7 +209,7 @@ fn put(
     spawner.spawn(format!("probe {}", question.device.id), async move {
         tokio::select! {
             () = question.put(driver, clock) => {}
-            () = over(&leadership) => {}
+            () = leadership.over() => {}
             () = stop.cancelled() => {}
         }
         Ok::<(), Failure>(())
@@ -233,11 +233,6 @@ impl LastWords {
             debug!(%error, "the end of a gap was not committed; the next leader says it");
         }
     }
-}
-
-/// Resolves when the leadership of this term can never be used again. A lease that has run out may be renewed.
-pub(crate) async fn over(leadership: &Leadership) {
-    leadership.over().await;
 }
 
 /// What acquisition depends on: the revision, and which grids are open.
@@ -310,7 +305,7 @@ async fn open_grids_anew<E: Engine>(
                 Ok(_) => return timeline,
                 Err(error) => debug!(%error, "grids were not yet opened anew"),
             },
-            () = over(leadership) => return timeline,
+            () = leadership.over() => return timeline,
             () = stop.cancelled() => return timeline,
         }
         sleep(RECLOCK_AGAIN).await;

@@ -27,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::acquisition::over;
 use crate::live::{DestinationState, Live};
 use crate::records::{Context, RecordMaker};
 use acknowledger::Acknowledger;
@@ -104,14 +103,14 @@ pub(crate) async fn run<E: Engine>(
                     }
                     tokio::select! {
                         ended = forwarder.run(token) => ended,
-                        () = over(&guarded) => Ok(()),
+                        () = guarded.over() => Ok(()),
                     }
                 }),
             );
         }
         tokio::select! {
             () = new_revision(&parts.replica, &mut applied, revision) => {}
-            () = over(&leadership) => break,
+            () = leadership.over() => break,
             () = stop.cancelled() => break,
         }
     }

@@ -162,7 +162,7 @@ impl<E: Engine> HookTask<E> {
             let Told { number, reign } = self.told.borrow_and_update().clone();
             match reign {
                 _ if self.stop.is_cancelled() => return None,
-                Some(leadership) if is_live(&leadership) => return Some(leadership),
+                Some(leadership) if leadership.is_live() => return Some(leadership),
                 Some(leadership) => tokio::select! {
                     () = leadership.changed() => {}
                     changed = self.told.changed() => changed.ok()?,
@@ -224,10 +224,6 @@ impl<E: Engine> HookTask<E> {
             info!(%error, "the failure of a hook is not among the events");
         }
     }
-}
-
-fn is_live(leadership: &Leadership) -> bool {
-    leadership.deadline().is_some_and(|deadline| deadline > Instant::now())
 }
 
 /// Resolves when the reign is over, or its lease has not been renewed for another `grace`.

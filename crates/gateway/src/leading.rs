@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::acquisition::{self, AcquisitionParts, over};
+use crate::acquisition::{self, AcquisitionParts};
 use crate::field::FieldDoor;
 use crate::forwarding::{self, ForwardingParts};
 use crate::hooks::HookHandle;
@@ -119,7 +119,7 @@ impl<E: Engine> Leading<E> {
             };
             let reign = self.begin(current);
             let end = tokio::select! {
-                () = over(&reign.leadership) => End::AtOnce,
+                () = reign.leadership.over() => End::AtOnce,
                 changed = leadership.changed() => match changed {
                     Ok(()) => End::AtOnce,
                     Err(_) => End::Stopped,
@@ -139,7 +139,7 @@ impl<E: Engine> Leading<E> {
                     // Devices are read meanwhile: a hook costs no slot.
                     tokio::select! {
                         () = self.parts.hooks.end_and_wait() => {}
-                        () = over(&reign.leadership) => {}
+                        () = reign.leadership.over() => {}
                     }
                     reign.end_in_order().await;
                     let outcome = self.hand_over(to).await;

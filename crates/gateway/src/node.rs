@@ -16,7 +16,7 @@ use ingest::IngestConfig;
 use model::{BootId, Clock, Permit as _, SessionId, StoreId};
 use replication::{Belonging, PeerEvent, PeerEvents, Replica, ReplicaParts, StartError, TcpConnector};
 use runtime::random::{generator, id_bits};
-use runtime::{Failure, Spawner, Supervisor, SystemClock};
+use runtime::{Failure, Spawner, Supervisor};
 use store::engine::rocks::{self, RocksEngine, RocksOptions};
 use store::{OpenError, Store, StoreOptions};
 use tls::Keeper;
@@ -130,12 +130,7 @@ struct Doors {
 
 impl RunningNode {
     /// Starts a node; resolves when its replica runs, or with the first thing that is wrong. `stop` gives up waiting.
-    pub async fn start(config: NodeConfig, stop: CancellationToken) -> Result<Self, NodeError> {
-        Self::start_with_clock(config, Arc::new(SystemClock), stop).await
-    }
-
-    /// [`RunningNode::start`] with another wall clock, for tests that set it.
-    pub async fn start_with_clock(
+    pub async fn start(
         config: NodeConfig,
         clock: Arc<dyn Clock>,
         stop: CancellationToken,

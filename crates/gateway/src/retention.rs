@@ -24,7 +24,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::acquisition::over;
 use crate::space::{ROOM_AGAIN, ROOM_FOR_SAMPLES};
 
 /// How often the buffer and the disks are looked at.
@@ -132,7 +131,7 @@ pub(crate) async fn run<E: Engine>(
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = over(&leadership) => return Ok(()),
+            () = leadership.over() => return Ok(()),
             () = stop.cancelled() => return Ok(()),
         }
         let room = replica.room();

@@ -37,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// The same refusal is said again after this.
 const SAY_AGAIN: Duration = Duration::from_secs(600);
+/// How long nobody is accepted after accepting failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Refusals said in that time: whoever knocks from everywhere does not fill the log.
 const MAX_SAID: usize = 64;
 
@@ -280,7 +282,7 @@ fn sockets(listener: TcpListener) -> impl Stream<Item = TcpStream> {
                 Err(error) => {
                     warn!(%error, "a connection to the API was not accepted");
                     // Out of file descriptors: trying again at once would only burn the processor.
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }

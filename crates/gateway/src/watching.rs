@@ -105,7 +105,7 @@ impl<E: Engine> Watch<E> {
         self.tell_quorum(quorum);
         let leadership = self.replica().leadership().borrow().clone();
         match leadership {
-            Some(leadership) if is_live(&leadership) => {
+            Some(leadership) if leadership.is_live() => {
                 let status = self.replica().status();
                 let facts = self.facts(&status);
                 self.shares.forget();
@@ -270,10 +270,6 @@ impl<E: Engine> Watch<E> {
             }
         }
     }
-}
-
-fn is_live(leadership: &Leadership) -> bool {
-    leadership.deadline().is_some_and(|until| until > Instant::now())
 }
 
 /// Number of the last batch of system tags.

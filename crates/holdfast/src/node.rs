@@ -42,9 +42,7 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
     end_on_panic();
     let config = NodeConfig::read(&args.config)?;
     stop_on_signals(stop.clone())?;
-    let node = RunningNode::start_with_clock(config, clock(), stop.clone())
-        .await
-        .context("the node does not start")?;
+    let node = RunningNode::start(config, clock(), stop.clone()).await.context("the node does not start")?;
     node.run(stop).await.context("the node has ended")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -168,11 +168,6 @@ impl Catalog {
         self.tag_ids.get(id).and_then(|number| self.tags.get(number))
     }
 
-    /// Number of tags, system tags included.
-    pub fn tag_count(&self) -> usize {
-        self.tags.len()
-    }
-
     /// A group by its number.
     pub fn group(&self, id: GroupId) -> Option<&GroupEntry> {
         self.groups.get(&id)

@@ -240,6 +240,11 @@ impl Leadership {
         }
     }
 
+    /// Whether the right lasts now.
+    pub fn is_live(&self) -> bool {
+        self.deadline().is_some_and(|deadline| deadline > Instant::now())
+    }
+
     /// Whether the right of this term can never be used again.
     pub fn is_over(&self) -> bool {
         let lease = *self.cell.lease.borrow();

@@ -312,12 +312,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             applied: Position(metrics.last_applied.as_ref().map_or(0, |id| id.index())),
             voters: membership.get_joint_config().clone(),
             members: membership.nodes().map(|(id, member)| (NodeId(*id), member.clone())).collect(),
-            holds_lease: self
-                .inner
-                .leadership
-                .borrow()
-                .as_ref()
-                .is_some_and(|own| own.deadline().is_some_and(|deadline| deadline > Instant::now())),
+            holds_lease: self.inner.leadership.borrow().as_ref().is_some_and(Leadership::is_live),
             matched: matched
                 .filter_map(|(id, at)| Some((NodeId(*id), Position(at.as_ref()?.index()))))
                 .collect(),

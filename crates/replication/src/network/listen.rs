@@ -36,6 +36,8 @@ const CALLS: u32 = 256;
 const HANDSHAKES: usize = 64;
 /// How long a handshake may take. A peer gives its own end up sooner.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+/// How long nobody is accepted after accepting failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection that was accepted: plain, or TLS already established.
 pub(crate) struct Accepted {
@@ -135,7 +137,7 @@ fn sockets(listener: TcpListener, user_timeout: Duration) -> impl Stream<Item = 
                 Err(error) => {
                     tracing::warn!(%error, "peer connection not accepted");
                     // Out of file descriptors: trying again at once would only burn the processor.
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }

@@ -393,14 +393,6 @@ impl State {
         if self.last_delivered <= self.horizon { self.applied_position() } else { self.horizon }
     }
 
-    /// Bytes of entries above the horizon.
-    pub fn buffered_bytes(&self) -> u64 {
-        match self.last_delivered <= self.horizon {
-            true => 0,
-            false => self.fill.bytes_behind(self.horizon, self.applied_position()),
-        }
-    }
-
     /// Position of the last entry applied.
     pub fn applied_position(&self) -> Position {
         self.applied.map_or(Position::ZERO, |id| id.index)
