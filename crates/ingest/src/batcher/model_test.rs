@@ -90,6 +90,8 @@ struct Client {
     generation: Generation,
     next: u64,
     made: u64,
+    /// The first message of this connection: answers to earlier ones reach nobody.
+    since: u64,
 }
 
 /// What the client of a message was told last.
@@ -278,6 +280,7 @@ impl World {
         client.generation = Generation::default();
         // What is pending stays with the node or is dropped; this client sends only new messages.
         client.next = client.made;
+        client.since = client.made;
     }
 
     /// The ledger drops sessions only after a day without use: nothing is under way then.
@@ -292,6 +295,7 @@ impl World {
     fn tell(&mut self, answers: Vec<Answer<Content>>) {
         for Answer { ticket, verdict } in answers {
             let client = self.clients.get_mut(&ticket.stream).expect("three clients");
+            let sent_back = if ticket.number >= client.since { ticket.number } else { client.next };
             let told = self.told.get_mut(&ticket).expect("was pushed");
             assert_ne!(*told, Told::Undecided, "{ticket:?} was answered before");
             assert!(!matches!(told, Told::Accepted(_)), "{ticket:?} was answered before");
@@ -299,12 +303,12 @@ impl World {
                 Verdict::Accepted(place) => Told::Accepted(place),
                 Verdict::Refused { generation, .. } => {
                     client.generation = client.generation.max(generation);
-                    client.next = client.next.min(ticket.number);
+                    client.next = client.next.min(sent_back);
                     Told::Refused
                 }
                 Verdict::Undecided { generation } => {
                     client.generation = client.generation.max(generation);
-                    client.next = client.next.min(ticket.number);
+                    client.next = client.next.min(sent_back);
                     Told::Undecided
                 }
             };
