@@ -157,7 +157,7 @@ impl HttpEndpoint {
                 let accepted = records.len().saturating_sub(rejected.len());
                 self.trust = self.trust.saturating_add(accepted).min(MOST_TRUST);
                 self.size.grow();
-                progress.accepted(accepted, rejected);
+                progress.accepted(records, rejected);
             }
             Answer::Resend { rejected } => progress.resend_without(delivery, records, rejected),
             Answer::Refused { reason } if records.len() == 1 => {
@@ -191,8 +191,8 @@ impl HttpEndpoint {
 
 impl Destination for HttpEndpoint {
     async fn begin_reign(&mut self, _reign: &Reign, _permit: &dyn Permit) -> Result<(), DeliverError> {
+        // What is too large for the line or the receiver stays so: the size that was found is kept.
         self.trust = 0;
-        self.size.reset();
         Ok(())
     }
 
@@ -211,11 +211,13 @@ impl Destination for HttpEndpoint {
                 Err(DeliverError::Fenced(fenced)) => return Err(fenced.into()),
                 Err(error) => {
                     progress.put_back(request.records);
-                    return progress.part(delivery, self.trust).ok_or(error);
+                    let (receipt, spent) = progress.part(delivery, self.trust).ok_or(error)?;
+                    self.trust -= spent;
+                    return Ok(receipt);
                 }
             }
         }
-        self.trust -= progress.spent_trust().min(self.trust);
+        self.trust = self.trust.saturating_sub(progress.spent_trust());
         Ok(progress.finish(delivery))
     }
 

@@ -8,6 +8,7 @@
 //! - Records that nobody routes to a destination are passed over, and its cursor with them.
 
 mod acknowledger;
+mod reader;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,13 +29,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::live::{DestinationState, Live};
-use crate::records::{Context, RecordMaker};
 use acknowledger::Acknowledger;
+use reader::{Reader, Run};
 
-/// Bytes of entries that are read at a time.
-const READ_BYTES: usize = 1 << 20;
-/// Records of one delivery, at most; the destination may split it further.
-const DELIVERY_RECORDS: usize = 10_000;
 /// A delivery whose newest record is older than this is backlog.
 const LIVE: Duration = Duration::from_secs(10);
 /// How long deliveries and acknowledgements in progress are waited for when forwarding stops in order.
@@ -147,13 +144,8 @@ struct Forwarder<E: Engine> {
     leadership: Leadership,
     spawner: Spawner,
     random: Random,
-}
-
-/// What was read from the buffer for one delivery.
-struct Run {
-    records: Vec<Record>,
-    /// Where the next one begins.
-    next: Cursor,
+    /// Failures since the destination last confirmed something.
+    failures: u32,
 }
 
 impl<E: Engine> Forwarder<E> {
@@ -175,11 +167,12 @@ impl<E: Engine> Forwarder<E> {
             leadership,
             spawner: parts.spawner.clone(),
             random: generator(None),
+            failures: 0,
         }
     }
 
     async fn run(mut self, stop: CancellationToken) -> Result<(), Failure> {
-        let mut attempt = 0;
+        let mut destination = None;
         while !stop.is_cancelled() {
             let (cursor, lineages) = self.replica.store().keeper().read(|state| {
                 let cursor =
@@ -194,18 +187,22 @@ impl<E: Engine> Forwarder<E> {
                 cursor,
                 &self.spawner,
             );
-            let outcome = self.deliver_until_error(&reign, &acknowledger, &stop).await;
+            let outcome = self.deliver_until_error(&mut destination, &reign, &acknowledger, &stop).await;
             acknowledger.settle().await;
             match outcome {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    let Some(pause) = pause_after(&error, attempt, &mut self.random) else {
+                    if matches!(error, DeliverError::Misconfigured { .. }) {
+                        // What a person mends may be read when it is built: a file, a certificate.
+                        destination = None;
+                    }
+                    let Some(pause) = pause_after(&error, self.failures, &mut self.random) else {
                         // The lease has run out; whether it is renewed or over is decided around us.
                         self.leadership.changed().await;
                         continue;
                     };
-                    attempt += 1;
-                    self.note(&error, attempt);
+                    self.failures += 1;
+                    self.note(&error).await;
                     tokio::select! {
                         () = sleep(pause) => {}
                         () = stop.cancelled() => return Ok(()),
@@ -219,22 +216,34 @@ impl<E: Engine> Forwarder<E> {
     /// Begins at the reign's cursor and delivers until something goes wrong or `stop`.
     async fn deliver_until_error(
         &mut self,
+        built: &mut Option<AnyDestination>,
         reign: &Reign,
         acknowledger: &Acknowledger,
         stop: &CancellationToken,
     ) -> Result<(), DeliverError> {
-        let mut destination = AnyDestination::build(&self.spec, &self.facts)?;
+        let destination = match built {
+            Some(built) => built,
+            None => built.insert(AnyDestination::build(&self.spec, &self.facts)?),
+        };
         let permit = self.leadership.clone();
         destination.begin_reign(reign, &permit).await?;
-        let mut maker = RecordMaker::new(self.id, &self.spec);
+        let mut reader = Reader::new(self.replica.clone(), self.id, &self.spec);
         let mut taken = reign.cursor;
         let mut acknowledged = reign.cursor;
         let mut applied = self.replica.store().keeper().applied();
         loop {
+            if self.is_paused() {
+                if let Some(flushed) = destination.flush(&permit).await? {
+                    acknowledged = flushed;
+                    acknowledger.acknowledge(flushed, Vec::new());
+                }
+                if !self.wait_while_paused(&mut reader, taken, &mut applied, stop).await? {
+                    return Ok(());
+                }
+            }
             let upto = *applied.borrow_and_update();
-            let run = self
-                .read(&mut maker, taken)
-                .map_err(|error| DeliverError::Misconfigured { reason: error })?;
+            let run =
+                reader.read(taken).await.map_err(|reason| DeliverError::Misconfigured { reason })?;
             if run.records.is_empty() {
                 let held = destination.due();
                 // A stretch without anything deliverable in it is not worth a command, which would be such a stretch itself.
@@ -256,6 +265,7 @@ impl<E: Engine> Forwarder<E> {
                         if let Some(flushed) = destination.flush(&permit).await? {
                             acknowledged = flushed;
                             acknowledger.acknowledge(flushed, Vec::new());
+                            self.failures = 0;
                         }
                     }
                     () = stop.cancelled() => {
@@ -270,15 +280,8 @@ impl<E: Engine> Forwarder<E> {
             }
             let oldest = run.records.iter().find_map(gateway_time);
             self.live.destination(&self.name).waiting(oldest, self.clock.now());
-            if self.is_paused() {
-                self.live.destination(&self.name).set(DestinationState::Paused, self.clock.now(), None);
-                tokio::select! {
-                    changed = applied.changed() => if changed.is_err() { return Ok(()) },
-                    () = stop.cancelled() => return Ok(()),
-                }
-                continue;
-            }
             let records = run.records.len() as u64;
+            reader.read_behind(&run);
             let delivery = self.delivery(taken, run);
             let outcome = tokio::select! {
                 outcome = destination.deliver(&delivery, &permit) => outcome,
@@ -287,6 +290,9 @@ impl<E: Engine> Forwarder<E> {
             };
             let receipt = outcome?;
             taken = receipt.taken;
+            if receipt.acknowledged > acknowledged {
+                self.failures = 0;
+            }
             if receipt.acknowledged > acknowledged || !receipt.rejected.is_empty() {
                 acknowledged = receipt.acknowledged;
                 acknowledger.acknowledge(acknowledged, acknowledger::rejections(&delivery, receipt.rejected));
@@ -298,27 +304,37 @@ impl<E: Engine> Forwarder<E> {
         }
     }
 
-    fn read(&self, maker: &mut RecordMaker, from: Cursor) -> Result<Run, String> {
-        let store = self.replica.store();
-        let (entries, next) =
-            store.read_buffer(from.position, READ_BYTES).map_err(|error| error.to_string())?;
-        let mut records = Vec::new();
-        let mut reached = Cursor::at(next).max(from);
-        for entry in &entries {
-            let holds_records = entry.command.is_some() || !entry.effects.records.is_empty();
-            if !holds_records {
-                continue;
+    /// Waits until an operator lets it go on; `false` if forwarding ends before. The age of the backlog is that of its
+    /// first record, which is looked for until there is one.
+    async fn wait_while_paused(
+        &self,
+        reader: &mut Reader<E>,
+        mut from: Cursor,
+        applied: &mut watch::Receiver<Position>,
+        stop: &CancellationToken,
+    ) -> Result<bool, DeliverError> {
+        let entry = self.live.destination(&self.name);
+        entry.set(DestinationState::Paused, self.clock.now(), None);
+        let mut oldest = None;
+        loop {
+            applied.mark_unchanged();
+            if !self.is_paused() {
+                entry.set(DestinationState::Accepting, self.clock.now(), None);
+                return Ok(true);
             }
-            let context = store.keeper().read(|state| Context::at(state, entry.id.index));
-            let name =
-                |node| store.keeper().read(|state| state.node_names.get(&node).cloned().unwrap_or_default());
-            maker.make(entry, &context, name, from, &mut records).map_err(|error| error.to_string())?;
-            if records.len() >= DELIVERY_RECORDS {
-                reached = Cursor::at(entry.id.index.next());
-                break;
+            if oldest.is_none() {
+                let run = reader.read(from).await.map_err(|reason| DeliverError::Misconfigured { reason })?;
+                oldest = run.records.iter().find_map(gateway_time);
+                if oldest.is_none() {
+                    from = run.next;
+                }
+                entry.waiting(oldest, self.clock.now());
+            }
+            tokio::select! {
+                changed = applied.changed() => if changed.is_err() { return Ok(false) },
+                () = stop.cancelled() => return Ok(false),
             }
         }
-        Ok(Run { records, next: reached })
     }
 
     fn delivery(&self, after: Cursor, run: Run) -> Delivery {
@@ -344,27 +360,27 @@ impl<E: Engine> Forwarder<E> {
         entry.set(DestinationState::Accepting, now, None);
     }
 
-    fn note(&self, error: &DeliverError, attempt: u32) {
+    async fn note(&self, error: &DeliverError) {
         let state = match error {
             DeliverError::Misconfigured { .. } => DestinationState::Stalled,
             _ => DestinationState::Unavailable,
         };
-        if attempt == 1 {
+        if self.failures == 1 {
             warn!(destination = %self.name, %error, "delivery failed; it is tried again");
         }
         self.live.destination(&self.name).set(state, self.clock.now(), Some(error.to_string()));
-        self.note_waiting();
+        self.note_waiting().await;
     }
 
     /// Says how old the backlog is of a destination that could not even be begun with.
-    fn note_waiting(&self) {
+    async fn note_waiting(&self) {
         let entry = self.live.destination(&self.name);
         if entry.is_waiting() {
             return;
         }
         let look = |state: &store::ledger::State| state.destinations.get(&self.id).map(|known| known.cursor);
         let Some(cursor) = self.replica.store().keeper().read(look) else { return };
-        match self.read(&mut RecordMaker::new(self.id, &self.spec), cursor) {
+        match Reader::new(self.replica.clone(), self.id, &self.spec).read(cursor).await {
             Ok(run) => entry.waiting(run.records.iter().find_map(gateway_time), self.clock.now()),
             Err(reason) => warn!(destination = %self.name, reason, "its backlog cannot be read"),
         }

@@ -50,6 +50,34 @@ impl Context {
     }
 }
 
+/// Records that were made, and what they take of memory: a few bytes of the buffer may be megabytes of records.
+#[derive(Default)]
+pub(crate) struct Made {
+    records: Vec<Record>,
+    heap_bytes: usize,
+}
+
+impl Made {
+    fn push(&mut self, record: Record) {
+        if let Record::Sample(sample) = &record {
+            self.heap_bytes += sample.reading.value().map_or(0, model::Value::heap_bytes);
+        }
+        self.records.push(record);
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.records.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.heap_bytes + self.records.len() * size_of::<Record>()
+    }
+
+    pub(crate) fn into_records(self) -> Vec<Record> {
+        self.records
+    }
+}
+
 /// Turns entries into the records of one destination.
 pub(crate) struct RecordMaker {
     destination: DestinationId,
@@ -65,18 +93,20 @@ impl RecordMaker {
         Self { destination: id, names: HashMap::new(), routed: None, routes_now }
     }
 
-    /// Appends to `records` what `entry` holds for this destination from `from` on.
+    /// Adds to `made` what `entry` holds for this destination from `from` on. Where `is_enough` says so it stops before
+    /// the next batch, and says where that begins.
     pub(crate) fn make(
         &mut self,
         entry: &Buffered,
         context: &Context,
         node_name: impl Fn(NodeId) -> String,
         from: Cursor,
-        records: &mut Vec<Record>,
-    ) -> Result<(), Unreadable> {
+        is_enough: impl Fn(&Made) -> bool,
+        made: &mut Made,
+    ) -> Result<Option<Cursor>, Unreadable> {
         let position = entry.id.index;
         let first = if from.position == position { from.ordinal } else { Ordinal::ZERO };
-        let Some(catalog) = context.catalog.clone() else { return Ok(()) };
+        let Some(catalog) = context.catalog.clone() else { return Ok(None) };
         if first < Ordinal::FIRST_EFFECT
             && let Some(command) = &entry.command
         {
@@ -90,6 +120,9 @@ impl RecordMaker {
                     let refused = entry.effects.refused.contains(&(number as u32));
                     if refused || ordinal <= first.0 {
                         continue;
+                    }
+                    if is_enough(made) {
+                        return Ok(Some(Cursor { position, ordinal: Ordinal(start) }));
                     }
                     let batch = opened
                         .payloads
@@ -108,7 +141,7 @@ impl RecordMaker {
                             continue;
                         }
                         let Some(tag) = catalog.tag(sample.tag) else { continue };
-                        records.push(Record::Sample(SampleRecord {
+                        made.push(Record::Sample(SampleRecord {
                             key: SampleKey { lineage: context.lineage, position, ordinal: Ordinal(ordinal) },
                             tag: Arc::clone(&tag.facts),
                             reading: sample.reading,
@@ -122,8 +155,8 @@ impl RecordMaker {
                 }
             }
         }
-        self.make_effects(&entry.effects, &catalog, context, (position, entry.id.term), first, records);
-        Ok(())
+        self.make_effects(&entry.effects, &catalog, context, (position, entry.id.term), first, made);
+        Ok(None)
     }
 
     fn make_effects(
@@ -133,7 +166,7 @@ impl RecordMaker {
         context: &Context,
         (position, term): (Position, Term),
         first: Ordinal,
-        records: &mut Vec<Record>,
+        made: &mut Made,
     ) {
         for (offset, effect) in (0..).zip(&effects.records) {
             let ordinal = Ordinal(Ordinal::FIRST_EFFECT.0 + offset);
@@ -153,7 +186,7 @@ impl RecordMaker {
                     if !entry.tags.iter().any(|tag| self.is_routed(catalog, *tag)) {
                         continue;
                     }
-                    records.push(Record::Gap(GapRecord {
+                    made.push(Record::Gap(GapRecord {
                         key,
                         device: entry.device,
                         group: entry.name,
@@ -172,7 +205,7 @@ impl RecordMaker {
                     if !entry.tags.iter().any(|tag| self.is_routed(catalog, *tag)) {
                         continue;
                     }
-                    records.push(Record::Opening(OpeningRecord {
+                    made.push(Record::Opening(OpeningRecord {
                         key,
                         device: entry.device,
                         group: entry.name,
@@ -189,7 +222,7 @@ impl RecordMaker {
                     if *id != self.destination {
                         continue;
                     }
-                    records.push(Record::Expiry(ExpiryRecord {
+                    made.push(Record::Expiry(ExpiryRecord {
                         key,
                         destination: destination.as_str().into(),
                         from: *from,

@@ -134,6 +134,18 @@ pub enum Value {
 }
 
 impl Value {
+    /// Bytes that it takes besides those of the enum itself.
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Self::String(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Array(_, values) => {
+                values.iter().map(|value| size_of::<Self>() + value.heap_bytes()).sum()
+            }
+            _ => 0,
+        }
+    }
+
     /// The type; for arrays that of the elements.
     pub fn value_type(&self) -> ValueType {
         match self {

@@ -3,8 +3,8 @@
 //! - `pending` is a stack of disjoint ranges, the next one on top, ascending from top to bottom: requests go out in
 //!   key order however often a range is split. Everything before the top is settled.
 //! - A record refused alone, without having been named in a list, is a *suspect*: it counts as refused for its
-//!   content only if the receiver accepts others (in this delivery, or on the credit of earlier ones). A receiver
-//!   that refuses everything is misconfigured, and its records are not.
+//!   content once the receiver accepts one behind it, or on the credit of those that it accepted before. A receiver
+//!   that refuses one after the other is misconfigured, whatever it took earlier, and its records are not.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -19,7 +19,9 @@ pub(super) const MOST_TRUST: usize = 64;
 #[derive(Debug)]
 pub(super) struct Progress {
     pending: Vec<Range<usize>>,
-    accepted: usize,
+    /// Everything before this record is settled for good.
+    sure: usize,
+    /// Suspects since then.
     suspects: usize,
     rejected: Vec<Rejected>,
 }
@@ -27,7 +29,7 @@ pub(super) struct Progress {
 impl Progress {
     /// Nothing of `records` records is settled yet.
     pub(super) fn new(records: usize) -> Self {
-        let mut progress = Self { pending: Vec::new(), accepted: 0, suspects: 0, rejected: Vec::new() };
+        let mut progress = Self { pending: Vec::new(), sure: 0, suspects: 0, rejected: Vec::new() };
         progress.put_back(0..records);
         progress
     }
@@ -48,8 +50,11 @@ impl Progress {
     }
 
     /// A request was taken, except for the records that it named.
-    pub(super) fn accepted(&mut self, accepted: usize, rejected: Vec<Rejected>) {
-        self.accepted += accepted;
+    pub(super) fn accepted(&mut self, range: Range<usize>, rejected: Vec<Rejected>) {
+        if rejected.len() < range.len() {
+            self.sure = range.end;
+            self.suspects = 0;
+        }
         self.rejected.extend(rejected);
     }
 
@@ -90,31 +95,33 @@ impl Progress {
         self.rejected.push(Rejected { key, reason });
     }
 
-    /// An error if the receiver refuses one record after the other and accepts none.
+    /// An error if the receiver refuses one record after the other and accepts none. `trust` records may be refused on
+    /// the credit of those that it accepted.
     pub(super) fn check_receiver(&self, trust: usize) -> Result<(), DeliverError> {
         let limit = if self.pending.is_empty() { trust } else { MOST_TRUST };
-        if self.accepted > 0 || self.suspects <= limit {
+        if self.suspects <= limit {
             return Ok(());
         }
         let reason = self.rejected.last().map_or("", |rejected| rejected.reason.as_str());
         Err(DeliverError::misconfigured(format!("the receiver refuses every record: {reason}")))
     }
 
-    /// How much credit was needed, because no record was accepted.
+    /// How much credit is used, because no record was accepted behind the suspects.
     pub(super) fn spent_trust(&self) -> usize {
-        if self.accepted > 0 { 0 } else { self.suspects }
+        self.suspects
     }
 
-    /// The receipt for what was settled before an error; `None` if that is nothing, or nothing certain.
-    pub(super) fn part(mut self, delivery: &Delivery, trust: usize) -> Option<Receipt> {
-        let settled = self.pending.last().map_or(delivery.records.len(), |range| range.start);
-        if settled == 0 || self.spent_trust() > trust {
+    /// The receipt for what was settled before an error, and the credit that it uses; `None` if nothing was.
+    pub(super) fn part(mut self, delivery: &Delivery, trust: usize) -> Option<(Receipt, usize)> {
+        let tried = self.pending.last().map_or(delivery.records.len(), |range| range.start);
+        let (settled, spent) = if self.suspects <= trust { (tried, self.suspects) } else { (self.sure, 0) };
+        if settled == 0 {
             return None;
         }
         let cursor = cursor_behind(delivery.records[settled - 1].key());
         // What was named beyond it is sent, and named, again.
         self.rejected.retain(|rejected| cursor_before(rejected.key) < cursor);
-        Some(Receipt { acknowledged: cursor, taken: cursor, rejected: self.rejected })
+        Some((Receipt { acknowledged: cursor, taken: cursor, rejected: self.rejected }, spent))
     }
 
     /// The receipt for the whole delivery.

@@ -67,10 +67,6 @@ impl RequestSize {
         self.now
     }
 
-    pub(super) fn reset(&mut self) {
-        *self = Self::new(self.most);
-    }
-
     /// A request of `sent` records was too large.
     pub(super) fn shrink(&mut self, sent: usize) {
         self.now = (self.now.min(sent) / 2).max(1);
