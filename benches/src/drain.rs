@@ -133,7 +133,11 @@ async fn live(bench: &Bench, args: &Args) -> anyhow::Result<Vec<Figure>> {
     let began = Instant::now();
     sleep_until(began + time).await;
     let rate = (receiver.counts().samples - before) as f64 / began.elapsed().as_secs_f64();
-    let mut latencies = seen.look()?.latencies.clone();
+    let mut latencies = {
+        let mut story = seen.look()?;
+        story.give_up_waiting(monotonic_ns());
+        story.latencies.clone()
+    };
     let term_after = world.term().await?;
     world.end().await?;
     anyhow::ensure!(latencies.count() > 0, "no sample could be traced to its read");

@@ -21,7 +21,7 @@ use tokio::time::sleep;
 
 use crate::latency::Times;
 use crate::plant::{self, Devices};
-use crate::seen::{Seen, Story};
+use crate::seen::{READS, Seen, Story};
 use crate::table::{Figure, millis};
 use crate::world::{Bench, World};
 
@@ -85,7 +85,7 @@ pub(crate) async fn run(bench: &Bench, args: &Args) -> anyhow::Result<Vec<Figure
     ];
     let seen = Seen::start();
     let running = DEVICES.start(&seen.history()).await?;
-    let mode = Mode::CountingSamples(seen.history(), "receiver".to_owned());
+    let mode = Mode::CountingSamples(seen.history(), "receiver".to_owned(), READS);
     let receiver = Receiver::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), mode).await?;
     let world = World::start(bench, "failover", LOOK_EVERY).await?;
     world.apply(&plant::document(Some((&DEVICES, &running)), &[], Some(&receiver.url()))).await?;
@@ -124,6 +124,8 @@ impl Stage<'_> {
             let gap = taken_over.with_context(|| format!("{fault:?} {time}"))?;
             outcome.surplus_terms += (self.world.term().await? - term).saturating_sub(1);
             self.reads_go_on().await?;
+            // A gap record is delivered before the reads behind it.
+            self.reads_arrive().await?;
             let (slots, causes) = self.seen.look()?.slots_missed(began, SystemClock.now());
             self.bench.say(&format!("{fault:?} {time} of {times}: {}, {slots} slots missed", millis(gap)));
             outcome.gaps.record(gap);
@@ -170,6 +172,15 @@ impl Stage<'_> {
         let from_ns = monotonic_ns();
         self.until("every device to be read", STARTING, |story| {
             (story.reads_since(DEVICES.count, from_ns, |_| true) >= STEADY_READS).then_some(())
+        })
+        .await
+    }
+
+    /// Waits until the receiver has seen a read of every device that is answered from now on.
+    async fn reads_arrive(&self) -> anyhow::Result<()> {
+        let from_ns = monotonic_ns();
+        self.until("every device's reads to arrive", STARTING, |story| {
+            story.has_each_arrived(DEVICES.count, from_ns).then_some(())
         })
         .await
     }

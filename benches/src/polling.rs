@@ -1,7 +1,8 @@
 //! Five hundred simulated Modbus devices, sixty samples each every second, to one HTTP receiver, for minutes.
 //!
-//! - Missed slots come from the receiver's gap records; that nothing is missing otherwise, from the devices' answers
-//!   against the receiver's keys.
+//! - Missed slots come from the receiver's gap records; that nothing is missing otherwise, from the devices' answers: a
+//!   tag of each device counts them, and the receiver must see each number that was answered, with good quality. How
+//!   often each device must have been read, the time says.
 //! - Processor time and memory of the three nodes come from /proc, of a stretch that begins when everything runs.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::plant::{self, Devices};
 use crate::process;
-use crate::seen::Seen;
+use crate::seen::{READS, Seen};
 use crate::table::{Figure, grouped, megabytes, millis};
 use crate::world::{Bench, World};
 
@@ -46,7 +47,7 @@ pub(crate) async fn run(bench: &Bench, args: &Args) -> anyhow::Result<Vec<Figure
     let devices = Devices { count: args.devices.unwrap_or(500), registers: REGISTERS, period: PERIOD };
     let seen = Seen::start();
     let running = devices.start(&seen.history()).await?;
-    let mode = Mode::CountingSamples(seen.history(), "receiver".to_owned());
+    let mode = Mode::CountingSamples(seen.history(), "receiver".to_owned(), READS);
     let receiver = Receiver::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), mode).await?;
     let world = World::start(bench, "polling", LOOK_EVERY).await?;
     world.apply(&plant::document(Some((&devices, &running)), &[], Some(&receiver.url()))).await?;
@@ -82,9 +83,16 @@ async fn measure(
     }
     let (until_ns, until, elapsed) = (monotonic_ns(), SystemClock.now(), began.elapsed());
     let (after, own_after) = (world.usage().await?, process::usage(own)?);
-    let answered = seen.look()?.reads_between(0, until_ns) * devices.tags() as u64;
-    let arrived = receiver.wait_for(DRAINING, |counts| counts.samples >= answered).await;
-    let counts = arrived.unwrap_or_else(|counts| counts);
+    let answered = seen.look()?.reads_between(from_ns, until_ns);
+    let have_arrived = || match seen.look() {
+        Ok(story) => (story.on_their_way(from_ns, until_ns) == 0).then_some(Ok(())),
+        Err(error) => Some(Err(error)),
+    };
+    // What is still on its way then is told.
+    if let Ok(looked) = world.nodes.until("what was answered to arrive", DRAINING, have_arrived).await {
+        looked?;
+    }
+    let counts = receiver.counts();
     let term_after = world.term().await?;
 
     let cores = |used: Duration| used.as_secs_f64() / elapsed.as_secs_f64();
@@ -98,6 +106,10 @@ async fn measure(
     let reads = story.reads_between(from_ns, until_ns);
     let mut jitter = story.jitter(devices.period, from_ns);
     bench.say(&format!("{slots} slots missed {causes:?}, {all:.2} cores, {counts:?}"));
+    let lost = story.on_their_way(from_ns, until_ns);
+    let not_good = story.not_good_since(from_ns);
+    let fewest = story.fewest_reads_between(from_ns, until_ns);
+    let due = (elapsed.as_secs_f64() / devices.period.as_secs_f64()).floor() as u64;
     let rate = reads as f64 * devices.tags() as f64 / elapsed.as_secs_f64();
     let memory: Vec<String> = resident.iter().map(|bytes| megabytes(*bytes)).collect();
     Ok(vec![
@@ -121,11 +133,18 @@ async fn measure(
             format!("{at_first} {}", first_causes.join(" ")),
         ),
         Figure::judged(
-            "samples answered by devices that did not arrive",
+            "reads answered by devices whose samples did not arrive",
             "0",
-            format!("{} of {}", answered.saturating_sub(counts.samples), grouped(answered as f64)),
-            counts.samples >= answered,
+            format!("{lost} of {}", grouped(answered as f64)),
+            lost == 0,
         ),
+        Figure::judged(
+            &format!("reads of the device that was read least often, of {due}"),
+            &format!("≥ {}", due.saturating_sub(1)),
+            fewest.to_string(),
+            fewest + 1 >= due,
+        ),
+        Figure::judged("samples that were not good", "0", grouped(not_good as f64), not_good == 0),
         Figure::elections(term, term_after),
         Figure::judged(
             "processor, three nodes together",

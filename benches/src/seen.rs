@@ -15,6 +15,9 @@ use simulator::history::{EachLine, History, Kind};
 use crate::latency::Times;
 use crate::plant::device_number;
 
+/// How the ids of the tags end that say which answer of its device a sample comes from.
+pub(crate) const READS: &str = "/reads";
+
 /// A history that is kept. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
@@ -33,8 +36,12 @@ pub(crate) struct Story {
     pub(crate) latencies: Times,
     /// Pairs of requests of two nodes at one device at one time.
     pub(crate) overlaps: u64,
+    /// When samples arrived that were not good.
+    not_good: Vec<u64>,
     /// When the answer with this number left this device, until its samples arrive.
     answered: HashMap<(usize, u64), u64>,
+    /// When the newest answer of each device left whose samples have arrived.
+    arrived: HashMap<usize, u64>,
     broken: Option<String>,
 }
 
@@ -76,6 +83,7 @@ struct Line {
 struct Record {
     tag: Option<String>,
     device: Option<String>,
+    quality: Option<String>,
     #[serde(default)]
     value: serde_json::Value,
     first_slot: Option<String>,
@@ -174,16 +182,52 @@ impl Story {
         let (Some(tag), Some(device)) = (&record.tag, &record.device) else {
             anyhow::bail!("a sample without a tag or a device");
         };
-        if line.is_new != Some(true) || !tag.ends_with("/reads") {
+        if line.is_new != Some(true) {
+            return Ok(());
+        }
+        if record.quality.as_deref() != Some("good") {
+            self.not_good.push(line.t_ns);
+            return Ok(());
+        }
+        if !tag.ends_with(READS) {
             return Ok(());
         }
         let (Some(device), Some(ordinal)) = (device_number(device), record.value.as_u64()) else {
             return Ok(());
         };
         if let Some(answered) = self.answered.remove(&(device, ordinal)) {
+            let newest = self.arrived.entry(device).or_default();
+            *newest = answered.max(*newest);
             self.latencies.record(Duration::from_nanos(line.t_ns.saturating_sub(answered)));
         }
         Ok(())
+    }
+
+    /// Answers that left in a stretch of time and whose samples have not arrived.
+    pub(crate) fn on_their_way(&self, from_ns: u64, until_ns: u64) -> u64 {
+        self.answered.values().filter(|answered| (from_ns..until_ns).contains(*answered)).count() as u64
+    }
+
+    /// Whether of each device an answer has arrived that left since a moment.
+    pub(crate) fn has_each_arrived(&self, devices: usize, from_ns: u64) -> bool {
+        (0..devices).all(|device| self.arrived.get(&device).is_some_and(|answered| *answered >= from_ns))
+    }
+
+    /// Lets what has not arrived count with the time that it has been on its way.
+    pub(crate) fn give_up_waiting(&mut self, now_ns: u64) {
+        for answered in std::mem::take(&mut self.answered).into_values() {
+            self.latencies.record(Duration::from_nanos(now_ns.saturating_sub(answered)));
+        }
+    }
+
+    /// Samples that were not good, since a moment.
+    pub(crate) fn not_good_since(&self, from_ns: u64) -> u64 {
+        self.not_good.iter().filter(|arrived| **arrived >= from_ns).count() as u64
+    }
+
+    /// The fewest answered reads of a device in a stretch of time.
+    pub(crate) fn fewest_reads_between(&self, from_ns: u64, until_ns: u64) -> u64 {
+        self.reads.iter().map(|reads| between(reads, from_ns, until_ns)).min().unwrap_or_default()
     }
 
     /// How many reads each device has answered since a moment, to nodes that satisfy the condition: the fewest.
@@ -202,11 +246,7 @@ impl Story {
 
     /// Answered reads of all devices in a stretch of time.
     pub(crate) fn reads_between(&self, from_ns: u64, until_ns: u64) -> u64 {
-        let of = |reads: &Vec<Read>| {
-            let before = |moment| reads.partition_point(|read| read.at_ns < moment);
-            before(until_ns).saturating_sub(before(from_ns)) as u64
-        };
-        self.reads.iter().map(of).sum()
+        self.reads.iter().map(|reads| between(reads, from_ns, until_ns)).sum()
     }
 
     /// The longest time without a read that any device saw, of those that end after `from_ns` with a read of another
@@ -245,6 +285,11 @@ impl Story {
         }
         times
     }
+}
+
+fn between(reads: &[Read], from_ns: u64, until_ns: u64) -> u64 {
+    let before = |moment| reads.partition_point(|read| read.at_ns < moment);
+    before(until_ns).saturating_sub(before(from_ns)) as u64
 }
 
 #[cfg(test)]
@@ -288,13 +333,38 @@ mod tests {
         read(&seen, 0, 7, 100, 11);
         let record = serde_json::json!({
             "is_new": true,
-            "record": { "tag": "bench/machine-000/reads", "device": "bench/machine-000", "value": 7 }
+            "record": {
+                "tag": "bench/machine-000/reads", "device": "bench/machine-000", "value": 7, "quality": "good",
+            }
         });
         seen.history().record_at(112 * MS, "receiver", Kind::Ok, "sample", &record);
         seen.history().record_at(190 * MS, "receiver", Kind::Ok, "sample", &record);
         let story = seen.look().expect("whole");
         assert_eq!(story.latencies.count(), 1);
         assert_eq!(story.latencies.longest().as_millis(), 12);
+    }
+
+    #[test]
+    fn what_has_not_arrived_is_known_and_what_is_not_good_has_not_arrived() {
+        let seen = Seen::start();
+        for ordinal in 1..=3 {
+            read(&seen, 0, ordinal, ordinal * 100, 11);
+        }
+        let sample = |value: u64, quality: &str| {
+            serde_json::json!({ "is_new": true, "record": {
+                "tag": "bench/machine-000/reads", "device": "bench/machine-000",
+                "value": value, "quality": quality,
+            }})
+        };
+        seen.history().record_at(110 * MS, "receiver", Kind::Ok, "sample", &sample(1, "good"));
+        seen.history().record_at(210 * MS, "receiver", Kind::Ok, "sample", &sample(2, "bad"));
+        let mut story = seen.look().expect("whole");
+        assert_eq!((story.on_their_way(0, 150 * MS), story.on_their_way(0, 250 * MS)), (0, 1));
+        assert!(story.has_each_arrived(1, 100 * MS) && !story.has_each_arrived(1, 101 * MS));
+        assert_eq!((story.not_good_since(0), story.not_good_since(211 * MS)), (1, 0));
+        assert_eq!(story.fewest_reads_between(150 * MS, 400 * MS), 2);
+        story.give_up_waiting(700 * MS);
+        assert_eq!((story.latencies.count(), story.latencies.longest().as_millis()), (3, 500));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use support::{
-    Granted, Limited, build, delivery, expiry, gap, key, node, one_entry, opening, sample, sample_of,
+    Granted, Limited, build, delivery, expiry, gap, key, node, one_entry, opening, reign, sample, sample_of,
 };
 
 type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
@@ -226,6 +226,27 @@ async fn a_receiver_that_refuses_everything_stalls_and_quarantines_nothing() {
 }
 
 #[tokio::test]
+async fn a_receiver_that_turns_bad_in_the_middle_of_a_delivery_stalls_and_quarantines_nothing() {
+    let taken = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&taken);
+    let receiver = Receiver::start(move |_| {
+        let mut taken = counted.lock().expect("no panic");
+        *taken += 1;
+        if *taken == 1 { StatusCode::OK.into_response() } else { status_of(400).into_response() }
+    })
+    .await;
+    let mut destination = receiver.destination_of(100);
+    let delivery = one_entry(1, 1_000);
+    let receipt = destination.deliver(&delivery, &Granted).await.expect("a part was accepted");
+    let reached = Cursor { position: Position(1), ordinal: Ordinal(100) };
+    assert_eq!((receipt.acknowledged, receipt.taken), (reached, reached));
+    assert_eq!(receipt.rejected.len(), 0, "what nobody looked at is not refused for its content");
+    let rest = model::Delivery { after: reached, records: delivery.records[100..].to_vec(), ..delivery };
+    let reason = reason_of_stall(destination.deliver(&rest, &Granted).await);
+    assert!(reason.contains("refuses every record"), "{reason}");
+}
+
+#[tokio::test]
 async fn a_lone_bad_sample_is_rejected_by_a_receiver_that_took_others_before() {
     let receiver = Receiver::start(|request| match request.keys().contains(&key(2, 0).to_string()) {
         true => StatusCode::BAD_REQUEST.into_response(),
@@ -250,6 +271,8 @@ async fn too_large_a_request_is_halved_and_the_size_is_remembered() {
     let receipt = destination.deliver(&one_entry(1, 100), &Granted).await.expect("accepted");
     assert_eq!((receipt.acknowledged, receipt.rejected.len()), (Cursor::at(Position(2)), 0));
     let first = receiver.seen().len();
+    // After an error of the line, say: what was found out about the receiver still holds.
+    destination.begin_reign(&reign(1, Cursor::at(Position(2))), &Granted).await.expect("begun");
     destination.deliver(&one_entry(2, 100), &Granted).await.expect("accepted");
     let refused = receiver.seen()[first..].iter().filter(|request| request.keys().len() > 30).count();
     assert_eq!(refused, 0, "it does not try the large size at once again");

@@ -242,8 +242,7 @@ impl<E: Engine> Forwarder<E> {
                 }
             }
             let upto = *applied.borrow_and_update();
-            let run =
-                reader.read(taken).await.map_err(|reason| DeliverError::Misconfigured { reason })?;
+            let run = reader.read(taken).await.map_err(|reason| DeliverError::Misconfigured { reason })?;
             if run.records.is_empty() {
                 let held = destination.due();
                 // A stretch without anything deliverable in it is not worth a command, which would be such a stretch itself.

@@ -139,9 +139,7 @@ impl Value {
         match self {
             Self::String(text) => text.len(),
             Self::Bytes(bytes) => bytes.len(),
-            Self::Array(_, values) => {
-                values.iter().map(|value| size_of::<Self>() + value.heap_bytes()).sum()
-            }
+            Self::Array(_, values) => values.iter().map(|value| size_of::<Self>() + value.heap_bytes()).sum(),
             _ => 0,
         }
     }

@@ -1,7 +1,7 @@
 //! An HTTP receiver: takes what a gateway delivers, remembers which keys it saw, and misbehaves when told to.
 //!
 //! - [`Mode::Counting`] looks at keys alone and keeps a bit for each (fast: for benches and long runs);
-//!   [`Mode::CountingSamples`] does so with samples and writes a history of the other records, which are few.
+//!   [`Mode::CountingSamples`] does so with most samples and writes a history of what is worth a look.
 //! - [`Mode::Recording`] reads every record, compares the bytes of repeated ones, watches the order of each tag and
 //!   writes a history.
 //! - What a request holds is counted only if it is accepted: what was answered with an error never happened.
@@ -42,8 +42,9 @@ pub enum Mode {
     /// Which keys, as bits.
     #[default]
     Counting,
-    /// Which keys, as bits; gaps, openings and expiries as lines of this history, under this name.
-    CountingSamples(History, String),
+    /// Which keys, as bits; as lines of this history, under this name: gaps, openings and expiries, samples that are not
+    /// good, and those of the tags whose ids end so.
+    CountingSamples(History, String, &'static str),
     /// Every record: as a line of this history, under this name, where one is given (see [`Received`]).
     Recording(Option<(History, String)>),
 }

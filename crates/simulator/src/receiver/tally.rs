@@ -67,8 +67,8 @@ impl Tally {
     pub(super) fn new(mode: Mode) -> Self {
         match mode {
             Mode::Counting => Self::Counting(Box::default()),
-            Mode::CountingSamples(history, process) => {
-                let counting = Counting { history: Some((history, process)), ..Counting::default() };
+            Mode::CountingSamples(history, process, ending) => {
+                let counting = Counting { history: Some((history, process)), ending, ..Counting::default() };
                 Self::Counting(Box::new(counting))
             }
             Mode::Recording(history) => {
@@ -94,11 +94,13 @@ impl Tally {
     }
 }
 
-/// Looks at keys alone; of records that are no samples at all, where there is a history.
+/// Looks at keys alone; where there is a history, also at what is worth a line of it.
 #[derive(Debug, Default)]
 pub(super) struct Counting {
     counts: Counts,
     history: Option<(History, String)>,
+    /// Samples of tags whose ids end so are written down.
+    ending: &'static str,
     keys: KeySet,
     /// The highest sample that came first, for each lineage.
     highest: HashMap<[u8; 8], (u64, u32)>,
@@ -112,7 +114,7 @@ impl Counting {
         let mut are_keys = true;
         let mut highest: Option<Key> = None;
         let mut others: Vec<(Key, &[u8], bool)> = Vec::new();
-        let has_history = self.history.is_some();
+        let (has_history, ending) = (self.history.is_some(), self.ending);
         let is_readable = scan(body, |key, record| {
             if !left_out.is_empty() && left_out.contains(&key) {
                 return;
@@ -120,7 +122,7 @@ impl Counting {
             let is_new = keys.insert(key);
             if let Some(is_new) = is_new
                 && has_history
-                && !key.is_sample()
+                && (!key.is_sample() || is_worth_a_line(record, ending))
             {
                 others.push((key, record, is_new));
             }
@@ -160,24 +162,40 @@ impl Counting {
         self.note(&others)
     }
 
-    /// Counts and writes down what is no sample.
+    /// Writes down what is worth a line, and counts what of it is no sample.
     fn note(&mut self, others: &[(Key, &[u8], bool)]) -> Result<(), Unreadable> {
         let Some((history, process)) = &self.history else { return Ok(()) };
-        for &(_, text, is_new) in others {
+        for &(key, text, is_new) in others {
             let mut records = serde_json::Deserializer::from_slice(text).into_iter::<&RawValue>();
             let record = records.next().ok_or(Unreadable::Key)??;
-            let kind = kind_of(serde_json::from_str(record.get())?);
+            let kind = match key.is_sample() {
+                true => "sample",
+                false => kind_of(serde_json::from_str(record.get())?),
+            };
             if is_new {
-                *match kind {
-                    "gap" => &mut self.counts.gaps,
-                    "opening" => &mut self.counts.openings,
-                    _ => &mut self.counts.expiries,
-                } += 1;
+                match kind {
+                    "gap" => self.counts.gaps += 1,
+                    "opening" => self.counts.openings += 1,
+                    "expiry" => self.counts.expiries += 1,
+                    // Counted with its key.
+                    _ => {}
+                }
             }
             history.record(process, Kind::Ok, kind, &Received { is_new, historical: false, record });
         }
         Ok(())
     }
+}
+
+/// Whether a sample that begins here is not good, or one of a tag whose id ends so. Names of members occur nowhere else
+/// in a record: inside a string their quotes are escaped.
+fn is_worth_a_line(record: &[u8], ending: &str) -> bool {
+    let behind = |name: &[u8]| {
+        let at = record.windows(name.len()).position(|window| window == name)?;
+        record[at + name.len()..].split(|&byte| byte == b'"').next()
+    };
+    behind(b"\"quality\":\"").is_none_or(|quality| quality != b"good")
+        || (!ending.is_empty() && behind(b"\"tag\":\"").is_some_and(|tag| tag.ends_with(ending.as_bytes())))
 }
 
 /// What tells records apart that are no samples.

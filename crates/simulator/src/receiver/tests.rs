@@ -17,7 +17,9 @@ fn body(samples: &[(u64, u32, &str, f64)]) -> String {
     let samples: Vec<_> = samples
         .iter()
         .map(|(position, ordinal, tag, value)| {
-            format!("{{\"key\":\"00000000/{position}/{ordinal}\",\"tag\":\"{tag}\",\"value\":{value}}}")
+            format!(
+                "{{\"key\":\"00000000/{position}/{ordinal}\",\"tag\":\"{tag}\",\"value\":{value},\"quality\":\"good\"}}"
+            )
         })
         .collect();
     format!("{{\"historical\":true,\"samples\":[{}],\"gaps\":[]}}", samples.join(","))
@@ -55,12 +57,15 @@ async fn counting_tells_new_keys_from_repeated_and_late_ones() {
 }
 
 #[tokio::test]
-async fn counting_samples_tells_the_other_records_apart_and_writes_them_down() {
+async fn counting_samples_writes_down_what_is_worth_a_look() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("receiver.jsonl");
     let history = History::create(&path).expect("a new file");
-    let receiver = start(Mode::CountingSamples(history.clone(), "historian".into())).await;
+    let receiver = start(Mode::CountingSamples(history.clone(), "historian".into(), "/reads")).await;
     assert_eq!(status(&receiver, &body(&[(1, 0, "a", 1.0), (1, 1, "b", 1.0)])).await, 200);
+    let looked_at = r#"{"samples":[{"key":"00000000/2/0","tag":"a/reads","value":7,"quality":"good"},
+        {"key":"00000000/2/1","tag":"b","value":null,"quality":"bad"}]}"#;
+    assert_eq!(status(&receiver, looked_at).await, 200);
     let others = r#"{"samples":[],"gaps":[{"key":"00000000/4/2147483648","first_slot":"3","cause":"late"}],
         "openings":[{"key":"00000000/4/2147483649","period":"0.100s"}],
         "expiries":[{"key":"00000000/4/2147483650","samples":"7"}]}"#;
@@ -68,8 +73,8 @@ async fn counting_samples_tells_the_other_records_apart_and_writes_them_down() {
         assert_eq!(status(&receiver, others).await, 200);
     }
     let expected = Counts {
-        requests: 3,
-        samples: 2,
+        requests: 4,
+        samples: 4,
         duplicates: 3,
         gaps: 1,
         openings: 1,
@@ -81,8 +86,10 @@ async fn counting_samples_tells_the_other_records_apart_and_writes_them_down() {
     let lines = crate::history::read::<Received<serde_json::Value>>(&path).expect("a history");
     let told: Vec<_> = lines.iter().map(|line| (line.op.as_str(), line.details.is_new)).collect();
     let kinds = ["gap", "opening", "expiry"];
-    assert_eq!(told, [true, false].map(|is_new| kinds.map(|kind| (kind, is_new))).concat());
-    assert_eq!(lines[0].details.record["cause"], "late");
+    let others = [true, false].map(|is_new| kinds.map(|kind| (kind, is_new))).concat();
+    assert_eq!(told, [vec![("sample", true); 2], others].concat());
+    assert_eq!(lines[0].details.record["value"], 7);
+    assert_eq!(lines[2].details.record["cause"], "late");
 }
 
 #[tokio::test]
