@@ -142,7 +142,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             }
         }
         info!(%term, %cause, "leading");
-        inner.leadership.send_replace(Some(inner.cell.leadership(term)));
+        inner.leadership.send_replace(Some(inner.cell.hand_out(term)));
     }
 
     /// A drained node that had to lead, because it alone had what the others lacked: its log reaches them by itself, and
