@@ -1,6 +1,8 @@
 //! Reigns: the lease is kept, `Lead` is proposed, leadership is handed out and taken back.
 //!
 //! - A reign begins only when the `Lead` of its term is applied: applying it decides everything proposed before it.
+//! - Whether this node may reign is judged by a ledger that has caught up to the start of the term, not before: what was
+//!   committed under the leader before may not be applied here yet.
 //! - Leadership is taken back as soon as openraft says that this node does not lead; its lease ends by itself before.
 //! - If the Raft core ends, its metrics say so or their channel closes, and that ends the node.
 
@@ -125,6 +127,9 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
 
     async fn begin_reign(&self, term: Term, cluster: ClusterId, random: &mut Random) {
         let inner = &self.inner;
+        if !self.catch_up(term).await {
+            return;
+        }
         if self.is_drained() {
             return self.pass_on(term).await;
         }
@@ -143,6 +148,30 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         }
         info!(%term, %cause, "leading");
         inner.leadership.send_replace(Some(inner.cell.hand_out(term)));
+    }
+
+    /// Waits until an entry of `term` itself is applied, and with it everything that was committed before it. `false` if
+    /// the term is over first.
+    async fn catch_up(&self, term: Term) -> bool {
+        let keeper = self.inner.store.keeper();
+        let (mut applied, mut metrics) = (keeper.applied(), self.inner.raft.metrics());
+        loop {
+            applied.mark_unchanged();
+            let leads = {
+                let seen = metrics.borrow_and_update();
+                seen.state == ServerState::Leader && seen.current_term == term.0
+            };
+            if !leads {
+                return false;
+            }
+            if keeper.read(|state| state.applied.is_some_and(|last| last.term == term)) {
+                return true;
+            }
+            tokio::select! {
+                changed = applied.changed() => if changed.is_err() { return false },
+                changed = metrics.changed() => if changed.is_err() { return false },
+            }
+        }
     }
 
     /// A drained node that had to lead, because it alone had what the others lacked: its log reaches them by itself, and
