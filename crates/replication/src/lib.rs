@@ -1,5 +1,6 @@
 //! Agree on the order of commands; say who leads and until when.
 
+mod draining;
 mod elections;
 mod founding;
 mod handler;
@@ -21,6 +22,7 @@ mod suite;
 mod trial;
 mod type_config;
 
+pub use draining::{DrainError, DrainRefused, check_drain};
 pub use founding::{Belonging, Waiting};
 pub use joiners::Joiner;
 pub use lease::{Leadership, LeaseTimes};

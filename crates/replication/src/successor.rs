@@ -62,6 +62,13 @@ pub enum Unfit {
     Behind(u64),
 }
 
+impl Candidate {
+    /// Whether it answers and may lead, at once or when it has what it lacks.
+    pub(crate) fn is_there(&self) -> bool {
+        matches!(self.unfit, None | Some(Unfit::Quarantined | Unfit::Behind(_)))
+    }
+}
+
 /// Nobody can take over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
