@@ -29,8 +29,8 @@ use crate::leading::Switchover;
 const LINE: u64 = 32 << 20;
 /// Below this (above the line), no samples are taken.
 pub(crate) const ROOM_FOR_SAMPLES: u64 = 64 << 20;
-/// From here on they are taken again.
-pub(crate) const ROOM_AGAIN: u64 = 80 << 20;
+/// From here on they are taken again, and leadership goes to a node that has so much.
+pub(crate) const ROOM_AGAIN: u64 = replication::ROOM_TO_LEAD;
 /// Sizes of the reserve file.
 const RESERVE: std::ops::RangeInclusive<u64> = (64 << 20)..=(256 << 20);
 /// Its share of the disk.

@@ -48,7 +48,7 @@ pub enum DrainError {
 /// may fail, so two must be left. Of two none may fail, and whoever is left leads alone.
 pub fn check_drain(gateways: usize, others: &[Candidate]) -> Result<(), DrainRefused> {
     let needed = gateways.saturating_sub(1).clamp(1, 2);
-    let (left, cannot): (Vec<_>, Vec<_>) = others.iter().partition(|member| member.unfit.is_none());
+    let (left, cannot): (Vec<_>, Vec<_>) = others.iter().partition(|member| member.can_lead());
     if left.len() >= needed {
         return Ok(());
     }

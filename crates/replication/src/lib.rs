@@ -34,4 +34,4 @@ pub use network::{
 };
 pub use replica::{MembershipError, Replica, Status};
 pub use start::{ReplicaParts, StartError};
-pub use successor::{Candidate, NoSuccessor, Unfit, choose};
+pub use successor::{Candidate, NoSuccessor, ROOM_TO_LEAD, Unfit, choose};
