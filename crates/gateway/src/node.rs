@@ -2,7 +2,9 @@
 //!
 //! - Raft has a small runtime of its own, so that nothing else can delay a heartbeat.
 //! - Ports are bound and the data directory is opened before anything else starts: what is wrong is said at once.
-//! - Stopping in order: hand leadership over, answer what is decided, leave, close the store.
+//! - Stopping in order: hand leadership over, answer what is decided, leave, close the store. Each part has an end, and
+//!   whoever waits for a part waits longer than that. Where nobody can take over, nothing is waited for that a majority
+//!   would have to say.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +24,7 @@ use store::{OpenError, Store, StoreOptions};
 use tls::Keeper;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
@@ -34,7 +37,7 @@ use crate::failback;
 use crate::field::FieldDoor;
 use crate::health::{self, HealthParts};
 use crate::hooks;
-use crate::leading::{Leading, LeadingParts, Switchover};
+use crate::leading::{self, Leading, LeadingParts, Switchover};
 use crate::live::Live;
 use crate::pushing::{PushedTags, ReplicatedLog};
 use crate::roles::RoleLayer;
@@ -47,8 +50,12 @@ use crate::watching::Watch;
 const TAIL_BYTES: usize = 32 << 20;
 /// Threads of Raft's own runtime.
 const RAFT_THREADS: usize = 2;
-/// How long an orderly end may take.
+/// How long the store may take to end.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long what touches the outside world may take to end, longer than any part of it; hooks come on top.
+const OUTER_GRACE: Duration = leading::ENDS_WITHIN.saturating_add(Duration::from_secs(2));
+/// For how many leases a leader that gave leadership up waits until it knows who leads.
+const LEASES_UNTIL_KNOWN: u32 = 3;
 
 /// Why a node does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -243,7 +250,7 @@ impl RunningNode {
             info!("stopping");
             self.yield_leadership().await;
         }
-        if !self.outer.shut_down(GRACE + self.hook_limit).await {
+        if !self.outer.shut_down(OUTER_GRACE + self.hook_limit).await {
             warn!("some tasks were still running at the end");
         }
         self.replica.shut_down().await;
@@ -264,10 +271,20 @@ impl RunningNode {
             warn!("leadership is not handed over: no majority answers");
             return;
         }
-        match tokio::time::timeout(GRACE + self.hook_limit, self.switchover.request(None)).await {
-            Ok(Ok(to)) => info!(%to, "leadership was handed over"),
-            Ok(Err(error)) => warn!(%error, "leadership was not handed over"),
-            Err(_) => warn!("leadership was not handed over in time"),
+        let lease = self.replica.times().lease;
+        let given_up = async {
+            held.lost(lease).await;
+            if held.is_over() {
+                sleep(lease * LEASES_UNTIL_KNOWN).await;
+            }
+        };
+        tokio::select! {
+            handed_over = self.switchover.request(None) => match handed_over {
+                Ok(to) => info!(%to, "leadership was handed over"),
+                Err(error) => warn!(%error, "leadership was not handed over"),
+            },
+            () = given_up => warn!("leadership is given up, and nobody is known to lead yet"),
+            () = sleep(OUTER_GRACE + self.hook_limit) => warn!("leadership was not handed over in time"),
         }
     }
 }

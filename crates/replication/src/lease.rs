@@ -267,6 +267,23 @@ impl Leadership {
         }
     }
 
+    /// Resolves when the right of this term can never be used again, or its lease has run out and has not been renewed for
+    /// `grace`: no majority answers.
+    pub async fn lost(&self, grace: Duration) {
+        let runs_out = || self.deadline().map_or_else(Instant::now, |deadline| deadline + grace);
+        loop {
+            // Without a deadline nothing was acknowledged lately.
+            let until = self.deadline().map_or_else(|| Instant::now() + grace, |deadline| deadline + grace);
+            tokio::select! {
+                () = self.over() => return,
+                () = sleep_until(until) => {}
+            }
+            if Instant::now() >= runs_out() {
+                return;
+            }
+        }
+    }
+
     /// Whether the right lasts now.
     pub fn is_live(&self) -> bool {
         self.deadline().is_some_and(|deadline| deadline > Instant::now())
@@ -388,6 +405,23 @@ mod tests {
         let (_cell, leadership) = leading();
         let outcome = leadership.guard(tokio::time::sleep(Duration::from_secs(60))).await;
         assert_eq!(outcome, Err(Fenced));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_lost_when_its_lease_was_not_renewed_for_long() {
+        let (cell, leadership) = leading();
+        let began = Instant::now();
+        let renewed = async {
+            tokio::time::sleep(TIMES.lease).await;
+            assert_eq!(leadership.check(), Err(Fenced));
+            cell.update(news(3, Instant::now()));
+        };
+        tokio::join!(leadership.lost(TIMES.lease), renewed);
+        let after = began.elapsed();
+        assert!(after > TIMES.lease * 2 && after < TIMES.lease * 3, "after {after:?}");
+        cell.raise_barrier(Term(3));
+        leadership.lost(Duration::from_secs(60)).await;
+        assert_eq!(began.elapsed(), after, "what is over is lost at once");
     }
 
     #[tokio::test(start_paused = true)]
