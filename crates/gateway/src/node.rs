@@ -16,7 +16,7 @@ use destinations::NodeFacts;
 use futures::FutureExt as _;
 use ingest::IngestConfig;
 use model::{BootId, Clock, Permit as _, SessionId, StoreId};
-use replication::{Belonging, PeerEvent, PeerEvents, Replica, ReplicaParts, StartError, TcpConnector};
+use replication::{Belonging, PeerEvent, PeerEvents, Refusal, Replica, ReplicaParts, StartError, TcpConnector};
 use runtime::random::{generator, id_bits};
 use runtime::{Failure, Spawner, Supervisor};
 use store::engine::rocks::{self, RocksEngine, RocksOptions};
@@ -30,6 +30,7 @@ use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
 use crate::admin::AdminService;
+use crate::amnesia;
 use crate::api;
 use crate::config::NodeConfig;
 use crate::dialing::Redirecting;
@@ -39,11 +40,12 @@ use crate::health::{self, HealthParts};
 use crate::hooks;
 use crate::leading::{self, Leading, LeadingParts, Switchover};
 use crate::live::Live;
+use crate::notice::{self, Boards};
 use crate::pushing::{PushedTags, ReplicatedLog};
 use crate::roles::RoleLayer;
 use crate::security::Security;
 use crate::space::{self, Space};
-use crate::waiting::{self, WaitingListeners};
+use crate::waiting;
 use crate::watching::Watch;
 
 /// Bytes of the log's tail that are kept in memory.
@@ -99,15 +101,21 @@ pub enum NodeError {
 
 /// A node that runs.
 pub struct RunningNode {
-    replica: Replica<RocksEngine>,
-    switchover: Switchover,
-    /// How long hooks may take: a hand-over waits for them.
-    hook_limit: Duration,
+    /// Absent on a node that lost its memory.
+    part: Option<Part>,
     /// Ends first: what touches the outside world.
     outer: Supervisor,
     /// Ends last: Raft and the store.
     inner: Supervisor,
     _raft_runtime: RaftRuntime,
+}
+
+/// What takes part in the cluster.
+struct Part {
+    replica: Replica<RocksEngine>,
+    switchover: Switchover,
+    /// How long hooks may take: a hand-over waits for them.
+    hook_limit: Duration,
 }
 
 /// Raft's own runtime. It cannot be waited for where it is dropped; by then nothing of it matters any more.
@@ -136,7 +144,8 @@ struct Doors {
 }
 
 impl RunningNode {
-    /// Starts a node; resolves when its replica runs, or with the first thing that is wrong. `stop` gives up waiting.
+    /// Starts a node; resolves when its replica runs, or with the first thing that is wrong. `stop` gives up waiting. A node
+    /// whose directory lost what it had acknowledged runs as well, and does nothing but say so.
     pub async fn start(
         config: NodeConfig,
         clock: Arc<dyn Clock>,
@@ -164,21 +173,27 @@ impl RunningNode {
         outer_spawner.spawn("certificates", follow);
         let engine = Arc::new(RocksEngine::open(&config.data_dir, &RocksOptions::default())?);
         let options = StoreOptions { tail_bytes: TAIL_BYTES, birth: StoreId::from(id_bits(&mut random)) };
-        let store = Store::open(engine, options, &raft_spawner)
-            .await
-            .map_err(|source| NodeError::Store { path: config.data_dir.clone(), source })?;
+        let opened = Store::open(engine, options, &raft_spawner).await;
         let Listeners { peers, admin, health } = listeners;
+        let boards = Boards { admin: &admin, health: health.as_ref() };
+        let store = match opened {
+            Ok(store) => store,
+            Err(OpenError::Amnesic { reason }) => {
+                amnesia::stand_by(&config, &reason, (peers, boards), &security, clock, &outer_spawner)?;
+                return Ok(Self { part: None, outer, inner, _raft_runtime: raft_runtime });
+            }
+            Err(source) => return Err(NodeError::Store { path: config.data_dir, source }),
+        };
         let belonging = Belonging {
             join: config.join.clone(),
             address: config.address.clone(),
             waiting: watch::Sender::new(None),
         };
-        let meanwhile = WaitingListeners { admin: &admin, health: health.as_ref() };
         let waiting = match store.identity().member {
             Some(_) => None,
             None => {
-                let seen = belonging.waiting.subscribe();
-                Some(waiting::serve(&config.name, meanwhile, seen, &security, &outer_spawner)?)
+                let notice = waiting::notice(&config.name, belonging.waiting.subscribe());
+                Some(notice::serve(notice, boards, &security, &outer_spawner)?)
             }
         };
         let parts = ReplicaParts {
@@ -233,8 +248,8 @@ impl RunningNode {
         let doors = Doors { admin, health, security };
         serve(service, node_facts(&config), &replica, &clock, doors, &outer_spawner);
         info!(node = %replica.node(), name = config.name, cluster = config.cluster, "node is running");
-        let hook_limit = config.hooks.timeout;
-        Ok(Self { replica, switchover, hook_limit, outer, inner, _raft_runtime: raft_runtime })
+        let part = Some(Part { replica, switchover, hook_limit: config.hooks.timeout });
+        Ok(Self { part, outer, inner, _raft_runtime: raft_runtime })
     }
 
     /// Runs until `stop`, or until something essential fails. Ends in order either way.
@@ -248,12 +263,17 @@ impl RunningNode {
             error!(%failure, "the node ends");
         } else {
             info!("stopping");
-            self.yield_leadership().await;
+            if let Some(part) = &self.part {
+                part.yield_leadership().await;
+            }
         }
-        if !self.outer.shut_down(OUTER_GRACE + self.hook_limit).await {
+        let hook_limit = self.part.as_ref().map_or(Duration::ZERO, |part| part.hook_limit);
+        if !self.outer.shut_down(OUTER_GRACE + hook_limit).await {
             warn!("some tasks were still running at the end");
         }
-        self.replica.shut_down().await;
+        if let Some(part) = &self.part {
+            part.replica.shut_down().await;
+        }
         if !self.inner.shut_down(GRACE).await {
             warn!("the store was still being written at the end");
         }
@@ -262,7 +282,9 @@ impl RunningNode {
             None => Ok(()),
         }
     }
+}
 
+impl Part {
     /// A leader hands over before it goes, if anybody can take over.
     async fn yield_leadership(&self) {
         let Some(held) = self.replica.leadership().borrow().clone() else { return };
@@ -410,6 +432,9 @@ fn report(event: PeerEvent) {
     match event {
         PeerEvent::LogShortened { node, acknowledged, conflict } => {
             error!(%node, acknowledged, conflict, "a node has lost what it had acknowledged: replace it");
+        }
+        PeerEvent::Refused { node, refusal: Refusal::Amnesic } => {
+            error!(%node, "HF-4104: a node has lost what it had acknowledged: replace it");
         }
         PeerEvent::Refused { node, refusal } => {
             error!(%node, %refusal, "a peer and this node refuse each other")

@@ -1,5 +1,6 @@
 //! Agree on the order of commands; say who leads and until when.
 
+mod amnesia;
 mod draining;
 mod elections;
 mod founding;
@@ -22,6 +23,7 @@ mod suite;
 mod trial;
 mod type_config;
 
+pub use amnesia::{AmnesicParts, answer_amnesic};
 pub use draining::{DrainError, DrainRefused, check_drain};
 pub use founding::{Belonging, Waiting};
 pub use joiners::Joiner;

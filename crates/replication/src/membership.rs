@@ -399,6 +399,12 @@ fn not_taken(address: &str, error: &AskError) -> MembershipError {
                 "the node at {address} is meant for another cluster: compare [cluster] name in its node file"
             )
         }
+        AskError::Refused(Refusal::Amnesic) => {
+            format!(
+                "the node at {address} has lost data that it had acknowledged: stop it, empty its data directory and start it \
+                 again"
+            )
+        }
         AskError::Refused(refusal) => {
             format!("the node at {address} and this cluster refuse each other: {refusal}")
         }

@@ -33,7 +33,7 @@ async fn the_sockets_of_devices_are_closed_before_what_was_read_is_committed() {
     let node = &nodes[leader(&nodes).await];
     let (address, mut answers) = device().await;
     let document = PLANT.replace("127.0.0.1:9", &address.to_string());
-    node.configure(read_bundle(&Bundle::of_document(&document)).expect("it is valid").plant).await;
+    node.configure(read_bundle(&Bundle::of_document(&*document)).expect("it is valid").plant).await;
     let (group, _) = node.grid();
     let stop = node.acquire();
     node.until("it is read", |state| state.grids[&group].next > 1).await;
