@@ -311,7 +311,11 @@ async fn open_grids_anew<E: Engine>(
 ) -> Timeline {
     loop {
         let timeline = Timeline::starting(Instant::now(), parts.clock.now());
-        let reclock = Command::Reclock { elapsed: parts.replica.elapsed() };
+        // Before the time since: what is applied in between is then counted as said, and not as missed.
+        let next = parts.replica.store().keeper().read(|state| {
+            state.grids.values().map(|grid| (grid.id, grid.next)).collect::<Vec<(GridId, u64)>>()
+        });
+        let reclock = Command::Reclock { elapsed: parts.replica.elapsed(), next };
         tokio::select! {
             proposed = parts.replica.propose_in(leadership, &reclock, PATIENCE) => match proposed {
                 Ok(_) => return timeline,
