@@ -85,7 +85,10 @@ async fn a_node_that_lost_its_memory_says_so_and_is_replaced() -> Result<()> {
         let alarm = status.alarms.iter().find(|alarm| alarm.subject == name).context("no alarm")?;
         ensure!(alarm.text.contains("lost what it had acknowledged"), "{alarm:?}");
         let member = status.members.iter().find(|member| member.id == old).context("it is a member")?;
-        ensure!(member.reach() == pb::member::Reach::Refused && member.reason.contains(&command), "{member:?}");
+        ensure!(
+            member.reach() == pb::member::Reach::Refused && member.reason.contains(&command),
+            "{member:?}"
+        );
         Ok(())
     };
     nodes.explain(until("the leader names it", named).await)?;
@@ -108,7 +111,10 @@ async fn a_node_that_lost_its_memory_says_so_and_is_replaced() -> Result<()> {
     nodes.explain(until("the emptied node asks to belong", asks).await)?;
     nodes.cli_done(&words).await?;
     let members = nodes.members().await?;
-    ensure!(members.len() == 3 && members.iter().all(|member| member.voter && member.id != old), "{members:?}");
+    ensure!(
+        members.len() == 3 && members.iter().all(|member| member.voter && member.id != old),
+        "{members:?}"
+    );
     nodes.agreed().await?;
     Ok(())
 }

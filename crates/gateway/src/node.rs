@@ -16,7 +16,9 @@ use destinations::NodeFacts;
 use futures::FutureExt as _;
 use ingest::IngestConfig;
 use model::{BootId, Clock, Permit as _, SessionId, StoreId};
-use replication::{Belonging, PeerEvent, PeerEvents, Refusal, Replica, ReplicaParts, StartError, TcpConnector};
+use replication::{
+    Belonging, PeerEvent, PeerEvents, Refusal, Replica, ReplicaParts, StartError, TcpConnector,
+};
 use runtime::random::{generator, id_bits};
 use runtime::{Failure, Spawner, Supervisor};
 use store::engine::rocks::{self, RocksEngine, RocksOptions};

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
-use model::{BootId, ClusterId, Clock, Member, NodeId, Role, StoreId};
+use model::{BootId, Clock, ClusterId, Member, NodeId, Role, StoreId};
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
     VoteResponse,
@@ -144,12 +144,7 @@ impl PeerHandler<TokioRuntime> for NoMemory {
         Err(Stopped)
     }
 
-    fn propose(
-        &self,
-        _: NodeId,
-        _: Bytes,
-        _: Duration,
-    ) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+    fn propose(&self, _: NodeId, _: Bytes, _: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         futures::future::ready(Err(ProposeError::Stopped)).boxed()
     }
 }

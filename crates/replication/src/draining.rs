@@ -131,7 +131,8 @@ mod tests {
     fn a_member_that_cannot_lead_now_is_not_counted() {
         let refused = check_drain(3, &others([("a", None), ("b", Some(Unfit::Unreachable))]));
         assert_eq!(refused.expect_err("b is away").others, ["b cannot be reached"]);
-        let of_five = others([("a", None), ("b", None), ("c", Some(Unfit::Drained)), ("d", Some(Unfit::Learner))]);
+        let of_five =
+            others([("a", None), ("b", None), ("c", Some(Unfit::Drained)), ("d", Some(Unfit::Learner))]);
         assert_eq!(check_drain(5, &of_five), Ok(()));
     }
 

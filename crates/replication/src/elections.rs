@@ -187,7 +187,9 @@ impl Part {
     fn turn(&self, silent_since: Instant, times: &LeaseTimes) -> Instant {
         match self {
             Self::Candidate { rank } => turn(silent_since, *rank, times),
-            Self::LastResort { rank, .. } => turn(silent_since + times.lease * (LAST_RESORT - 1), *rank, times),
+            Self::LastResort { rank, .. } => {
+                turn(silent_since + times.lease * (LAST_RESORT - 1), *rank, times)
+            }
         }
     }
 }

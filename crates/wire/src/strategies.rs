@@ -14,8 +14,8 @@ use model::plant::{
     ModbusPoint, ModbusTcp, Plant, Retention, Scaling, Schedule, Secret, Standby, Start, Tag, WhenFull,
 };
 use model::{
-    AlarmKind, BootId, Cause, ClusterId, Cursor, GroupId, Lineage, NodeId, Ordinal, Position, Reading,
-    Revision, SessionId, Source, StatusCode, TagId, Timestamp, Value, ValueType,
+    AlarmKind, BootId, Cause, ClusterId, Cursor, GridId, GroupId, Lineage, NodeId, Ordinal, Position,
+    Reading, Revision, SessionId, Source, StatusCode, TagId, Timestamp, Value, ValueType,
 };
 use proptest::collection::vec;
 use proptest::option;

@@ -110,7 +110,8 @@ impl<E: Engine> AdminService<E> {
         let status = self.leading()?;
         let node = member_named(&status, name)?;
         let drained = self.replica().drain(node, request(principal, reason), PATIENCE).await;
-        if let Outcome::Refused(refusal) = drained.map_err(|error| Failure::from_drain(error, name))?.outcome {
+        if let Outcome::Refused(refusal) = drained.map_err(|error| Failure::from_drain(error, name))?.outcome
+        {
             return Err(refusal.into());
         }
         if node != status.node {

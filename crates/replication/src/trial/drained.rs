@@ -75,13 +75,14 @@ async fn a_drained_node_does_not_forestall_one_that_answers() {
     // Just before their turn; it must not vote for a lease yet.
     cluster.run_for(L * 10 - Duration::from_millis(50)).await;
     cluster.restart(leader).await;
-    cluster.until("it leads again", |cluster| {
-        for drained in [second, third] {
-            assert_ne!(cluster.replica(drained).status().role, "leader", "{}", cluster.account());
-        }
-        cluster.leader() == Some(leader)
-    })
-    .await;
+    cluster
+        .until("it leads again", |cluster| {
+            for drained in [second, third] {
+                assert_ne!(cluster.replica(drained).status().role, "leader", "{}", cluster.account());
+            }
+            cluster.leader() == Some(leader)
+        })
+        .await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -135,7 +135,8 @@ impl Change<'_> {
         let groups: Vec<GroupId> = self.state.grids.keys().copied().collect();
         for group in groups {
             let open = self.state.grids[&group];
-            let measured = next.iter().find(|(grid, _)| *grid == open.id).map_or(open.next, |(_, next)| *next);
+            let measured =
+                next.iter().find(|(grid, _)| *grid == open.id).map_or(open.next, |(_, next)| *next);
             let said = open.next.saturating_sub(measured);
             let missed = open.line.periods_in(elapsed_of(elapsed, group)).saturating_sub(said);
             if missed > 0 {
