@@ -5,6 +5,7 @@
 //! - Every slot becomes a batch, or part of a gap: a batch carries the cause of the slots that were skipped before it,
 //!   and a silent device's slots are proposed as missed, in pieces.
 //! - Nothing is retried: what was not committed is a gap, said by the next batch that is.
+//! - The end has an order: scans, sockets, then what was read is committed. Whoever waits for it may give leadership up.
 //! - A run of missed slots that goes on when leadership is handed over is committed first, with its own cause.
 //! - Within a reign slots run on the monotonic clock, which is drawn towards the wall clock. When that was set, or does not
 //!   agree with the grids of the leader before, the grids are opened anew before anything more is read.
@@ -32,7 +33,7 @@ use runtime::random::generator;
 use runtime::{Failure, Spawner};
 use store::engine::Engine;
 use store::ledger::{Grid, State};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -42,8 +43,10 @@ pub(crate) use batcher::Batcher;
 use group::GroupTask;
 use timeline::{Looks, Timeline};
 
-/// How long a scan in progress is waited for when acquisition stops in order.
+/// How long scans in progress are waited for when acquisition stops in order, and as long again what they read.
 const FINISH: Duration = Duration::from_secs(2);
+/// How long acquisition takes to stop in order, at most.
+pub(crate) const ENDS_WITHIN: Duration = FINISH.saturating_mul(2);
 /// How long proposals of a starting reign are waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the schedules are compared with the wall clock.
@@ -178,13 +181,22 @@ pub(crate) async fn run<E: Engine>(
     }
     drop(questions);
     groups.close();
-    if tokio::time::timeout(FINISH, groups.wait()).await.is_err() {
+    if timeout(FINISH, groups.wait()).await.is_err() {
         warn!("scans were still running when acquisition ended");
     }
-    batcher.drain().await;
-    // Behind the batches: a gap must not overtake what was read before it.
-    last_words.say(&parts.replica, &leadership).await;
+    // Before anything is waited for that others decide: from here on this node says nothing to a device.
     endpoints.close().await;
+    let committed = async {
+        batcher.drain().await;
+        // Behind the batches: a gap must not overtake what was read before it.
+        last_words.say(&parts.replica, &leadership).await;
+    };
+    tokio::select! {
+        ended = timeout(FINISH, committed) => if ended.is_err() {
+            debug!("proposals were still undecided when acquisition ended");
+        },
+        () = leadership.over() => {}
+    }
     spawner.token().cancel();
     info!(term = %leadership.term(), "acquisition has ended");
     Ok(())
@@ -299,7 +311,11 @@ async fn open_grids_anew<E: Engine>(
 ) -> Timeline {
     loop {
         let timeline = Timeline::starting(Instant::now(), parts.clock.now());
-        let reclock = Command::Reclock { elapsed: parts.replica.elapsed() };
+        // Before the time since: what is applied in between is then counted as said, and not as missed.
+        let next = parts.replica.store().keeper().read(|state| {
+            state.grids.values().map(|grid| (grid.id, grid.next)).collect::<Vec<(GridId, u64)>>()
+        });
+        let reclock = Command::Reclock { elapsed: parts.replica.elapsed(), next };
         tokio::select! {
             proposed = parts.replica.propose_in(leadership, &reclock, PATIENCE) => match proposed {
                 Ok(_) => return timeline,

@@ -205,6 +205,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn leadership_does_not_return_to_a_node_without_room() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        for seconds in [0, 60, 120] {
+            let now = start + Duration::from_secs(seconds);
+            assert_eq!(watch.decide(now, &facts(Some(Unfit::Full))), Decision::Stay, "it would give it back");
+        }
+        let emptied = start + Duration::from_secs(180);
+        assert_eq!(watch.decide(emptied, &facts(None)), Decision::Settling(A, emptied + SETTLE));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_settle_time_doubles_with_each_relapse() {
         for (relapses, factor) in [(0, 1), (1, 2), (3, 8), (200, 1 << DOUBLINGS)] {
             let (mut watch, start) = (Watch::default(), Instant::now());

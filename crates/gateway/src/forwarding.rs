@@ -34,8 +34,10 @@ use reader::{Reader, Run};
 
 /// A delivery whose newest record is older than this is backlog.
 const LIVE: Duration = Duration::from_secs(10);
-/// How long deliveries and acknowledgements in progress are waited for when forwarding stops in order.
+/// How long a delivery in progress is waited for when forwarding stops in order.
 const FINISH: Duration = Duration::from_secs(3);
+/// How long forwarding takes to stop in order, at most: what was delivered last is acknowledged, too.
+pub(crate) const ENDS_WITHIN: Duration = Duration::from_secs(4);
 
 /// What forwarding needs of its node.
 pub(crate) struct ForwardingParts<E: Engine> {
@@ -112,7 +114,7 @@ pub(crate) async fn run<E: Engine>(
         }
     }
     tasks.close();
-    if timeout(FINISH, tasks.wait()).await.is_err() {
+    if timeout(ENDS_WITHIN, tasks.wait()).await.is_err() {
         warn!("deliveries were still in progress when forwarding ended");
     }
     info!(term = %leadership.term(), "forwarding has ended");

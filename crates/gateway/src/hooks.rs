@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use store::engine::Engine;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -226,21 +226,12 @@ impl<E: Engine> HookTask<E> {
     }
 }
 
-/// Resolves when the reign is over, or its lease has not been renewed for another `grace`.
+/// Resolves when the reign is over or handed over, or its lease has not been renewed for another `grace`.
 async fn given_up(mut told: watch::Receiver<Told>, leadership: &Leadership, grace: Duration) {
-    loop {
-        let wanted = told.borrow_and_update().reign.as_ref().map(Leadership::term);
-        let Some(deadline) = leadership.deadline().filter(|_| wanted == Some(leadership.term())) else {
-            return;
-        };
-        if Instant::now() >= deadline + grace {
-            return;
-        }
-        tokio::select! {
-            changed = told.changed() => if changed.is_err() { return },
-            () = leadership.over() => return,
-            () = sleep_until(deadline + grace) => {}
-        }
+    let is_over = |told: &Told| told.reign.as_ref() != Some(leadership);
+    tokio::select! {
+        () = async { drop(told.wait_for(is_over).await) } => {}
+        () = leadership.lost(grace) => {}
     }
 }
 

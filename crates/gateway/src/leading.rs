@@ -3,6 +3,8 @@
 //! - One task follows this node's leadership. A reign begins with forwarding and ends with it; acquisition is opened
 //!   last and closed first.
 //! - A planned switchover ends acquisition between two slots, waits until what was read is committed, and hands over.
+//!   Leadership is given up only when the sockets of all devices are closed: a node that cannot close them ends instead.
+//! - An orderly end that needs a majority is broken off when none has answered for a lease after this node's own ran out.
 //! - Before it, what follows this node outside is ended (`hooks`): bounded in time, and while devices are still read.
 //! - When leadership is lost instead, everything ends at once: nothing may be sent any more.
 
@@ -16,6 +18,7 @@ use replication::{Leadership, MembershipError, Replica};
 use runtime::{Failure, Spawner};
 use store::engine::Engine;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -27,8 +30,11 @@ use crate::hooks::HookHandle;
 use crate::live::Live;
 use crate::retention;
 
-/// How long the parts of a reign may take to end.
-const FINISH: Duration = Duration::from_secs(5);
+/// What is added to the time in which a part of a reign has to end.
+const MARGIN: Duration = Duration::from_secs(1);
+/// How long a reign takes to end in order, at most; hooks excepted.
+pub(crate) const ENDS_WITHIN: Duration =
+    acquisition::ENDS_WITHIN.saturating_add(forwarding::ENDS_WITHIN).saturating_add(MARGIN.saturating_mul(2));
 
 /// What leading needs of its node.
 pub(crate) struct LeadingParts<E: Engine> {
@@ -58,14 +64,14 @@ impl Switchover {
     /// Hands leadership to `to`, or to the best other voter; resolves with who leads then. If nobody can take over, this
     /// node goes on leading as if nobody had asked.
     pub async fn request(&self, to: Option<NodeId>) -> Result<NodeId, MembershipError> {
-        let stopping = |_| MembershipError::Refused("this node is stopping".to_owned());
         let (answer, outcome) = oneshot::channel();
-        self.requests
-            .send(HandOver { to, answer })
-            .await
-            .map_err(|_| MembershipError::Refused("this node is stopping".to_owned()))?;
-        outcome.await.map_err(stopping)?
+        self.requests.send(HandOver { to, answer }).await.map_err(|_| stopping())?;
+        outcome.await.map_err(|_| stopping())?
     }
+}
+
+fn stopping() -> MembershipError {
+    MembershipError::Refused("this node is stopping".to_owned())
 }
 
 /// The task that leads whenever this node has leadership.
@@ -87,7 +93,7 @@ enum End {
 }
 
 /// One reign in progress.
-struct Reign {
+pub(crate) struct Reign {
     leadership: Leadership,
     stop_acquisition: CancellationToken,
     stop_forwarding: CancellationToken,
@@ -136,35 +142,55 @@ impl<E: Engine> Leading<E> {
                     return Ok(());
                 }
                 End::HandOver(request, to) => {
-                    // Devices are read meanwhile: a hook costs no slot.
-                    tokio::select! {
-                        () = self.parts.hooks.end_and_wait() => {}
-                        () = reign.leadership.over() => {}
-                    }
-                    reign.end_in_order().await;
-                    let outcome = self.hand_over(to).await;
+                    let ended = tokio::select! {
+                        ended = self.end_for_another(&reign) => ended?,
+                        () = reign.leadership.lost(self.parts.replica.times().lease) => false,
+                    };
+                    let outcome = if ended {
+                        // Given up already: who leads next is all that is waited for.
+                        let handed_over = stop.run_until_cancelled(self.hand_over(to)).await;
+                        handed_over.unwrap_or_else(|| Err(stopping()))
+                    } else {
+                        if stop.run_until_cancelled(reign.end_at_once()).await.is_none() {
+                            return self.end_with_the_node(&reign).await;
+                        }
+                        Err(MembershipError::Refused("no majority answers any more".to_owned()))
+                    };
                     drop(request.answer.send(outcome));
                 }
-                End::InOrder => {
-                    reign.end_in_order().await;
-                    return Ok(());
-                }
+                End::InOrder => return self.end_with_the_node(&reign).await,
             }
             self.parts.hooks.end();
             self.parts.live.clear();
         }
     }
 
+    /// Ends a reign that goes on elsewhere. Devices are read until the hooks have ended: a hook costs no slot.
+    async fn end_for_another(&self, reign: &Reign) -> Result<bool, Failure> {
+        tokio::select! {
+            () = self.parts.hooks.end_and_wait() => {}
+            () = reign.leadership.over() => {}
+        }
+        reign.end_in_order().await.map(|()| true)
+    }
+
+    /// Ends a reign that nobody takes over.
+    async fn end_with_the_node(&self, reign: &Reign) -> Result<(), Failure> {
+        tokio::select! {
+            ended = reign.end_in_order() => ended?,
+            () = reign.leadership.lost(self.parts.replica.times().lease) => {
+                warn!("no majority answers: what is not committed by now is left to the next leader");
+            }
+        }
+        self.parts.replica.give_up(&reign.leadership);
+        reign.end_at_once().await;
+        Ok(())
+    }
+
     fn begin(&self, leadership: Leadership) -> Reign {
         let parts = &self.parts;
         parts.hooks.begin(leadership.clone());
-        let reign = Reign {
-            leadership: leadership.clone(),
-            stop_acquisition: CancellationToken::new(),
-            stop_forwarding: CancellationToken::new(),
-            acquisition: TaskTracker::new(),
-            forwarding: TaskTracker::new(),
-        };
+        let reign = Reign::without_parts(leadership.clone());
         let forwarding = Arc::new(ForwardingParts {
             replica: parts.replica.clone(),
             clock: Arc::clone(&parts.clock),
@@ -226,18 +252,36 @@ async fn next_hand_over<E: Engine>(
 }
 
 impl Reign {
-    /// Acquisition first, so that nothing new arrives; then what was delivered is acknowledged.
-    async fn end_in_order(&self) {
+    pub(crate) fn without_parts(leadership: Leadership) -> Self {
+        Self {
+            leadership,
+            stop_acquisition: CancellationToken::new(),
+            stop_forwarding: CancellationToken::new(),
+            acquisition: TaskTracker::new(),
+            forwarding: TaskTracker::new(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn acquisition(&self) -> &TaskTracker {
+        &self.acquisition
+    }
+
+    /// Acquisition first, so that nothing new arrives; then what was delivered is acknowledged. Fails if the sockets of the
+    /// devices may be open still.
+    pub(crate) async fn end_in_order(&self) -> Result<(), Failure> {
         self.stop_acquisition.cancel();
         self.acquisition.close();
-        if tokio::time::timeout(FINISH, self.acquisition.wait()).await.is_err() {
-            warn!("acquisition did not end in time");
+        if timeout(acquisition::ENDS_WITHIN + MARGIN, self.acquisition.wait()).await.is_err() {
+            let reason = "it did not end in time, and devices may still be asked".to_owned();
+            return Err(Failure { task: "acquisition".to_owned(), reason });
         }
         self.stop_forwarding.cancel();
         self.forwarding.close();
-        if tokio::time::timeout(FINISH, self.forwarding.wait()).await.is_err() {
+        if timeout(forwarding::ENDS_WITHIN + MARGIN, self.forwarding.wait()).await.is_err() {
             warn!("forwarding did not end in time");
         }
+        Ok(())
     }
 
     /// Everything at once: the tasks end by themselves, because their permit is gone.
@@ -250,7 +294,7 @@ impl Reign {
             self.acquisition.wait().await;
             self.forwarding.wait().await;
         };
-        if tokio::time::timeout(FINISH, ended).await.is_err() {
+        if timeout(ENDS_WITHIN, ended).await.is_err() {
             warn!("the tasks of a reign did not end in time");
         }
     }

@@ -4,7 +4,8 @@
 //! - [`node`]: from a node file to a running node, and back to nothing in order.
 //! - [`security`]: who is talked to, and how; `roles`: which role may call what.
 //! - [`leading`]: what a node does while it leads: forwarding first, acquisition last; stopping goes the other way.
-//! - [`failback`]: leadership returns to the preferred node; [`waiting`]: what a node answers before it belongs.
+//! - [`failback`]: leadership returns to the preferred node.
+//! - [`notice`]: what a node answers that cannot take part: [`waiting`] to belong, or in [`amnesia`].
 //! - [`acquisition`], [`forwarding`], [`retention`]: the three loops of a leader.
 //! - [`space`]: room on this node's disk, and the reserve for the time when there is none.
 //! - `hooks`: what lets programs outside follow the active node; `watching`: system tags, alarms, what has its time.
@@ -12,6 +13,7 @@
 
 mod acquisition;
 pub mod admin;
+mod amnesia;
 mod api;
 pub mod config;
 mod dialing;
@@ -23,6 +25,7 @@ mod hooks;
 pub mod leading;
 pub mod live;
 pub mod node;
+mod notice;
 mod pushing;
 mod records;
 mod retention;

@@ -2,7 +2,9 @@
 //!
 //! - Raft has a small runtime of its own, so that nothing else can delay a heartbeat.
 //! - Ports are bound and the data directory is opened before anything else starts: what is wrong is said at once.
-//! - Stopping in order: hand leadership over, answer what is decided, leave, close the store.
+//! - Stopping in order: hand leadership over, answer what is decided, leave, close the store. Each part has an end, and
+//!   whoever waits for a part waits longer than that. Where nobody can take over, nothing is waited for that a majority
+//!   would have to say.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,7 +16,9 @@ use destinations::NodeFacts;
 use futures::FutureExt as _;
 use ingest::IngestConfig;
 use model::{BootId, Clock, Permit as _, SessionId, StoreId};
-use replication::{Belonging, PeerEvent, PeerEvents, Replica, ReplicaParts, StartError, TcpConnector};
+use replication::{
+    Belonging, PeerEvent, PeerEvents, Refusal, Replica, ReplicaParts, StartError, TcpConnector,
+};
 use runtime::random::{generator, id_bits};
 use runtime::{Failure, Spawner, Supervisor};
 use store::engine::rocks::{self, RocksEngine, RocksOptions};
@@ -22,11 +26,13 @@ use store::{OpenError, Store, StoreOptions};
 use tls::Keeper;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
 use crate::admin::AdminService;
+use crate::amnesia;
 use crate::api;
 use crate::config::NodeConfig;
 use crate::dialing::Redirecting;
@@ -34,21 +40,26 @@ use crate::failback;
 use crate::field::FieldDoor;
 use crate::health::{self, HealthParts};
 use crate::hooks;
-use crate::leading::{Leading, LeadingParts, Switchover};
+use crate::leading::{self, Leading, LeadingParts, Switchover};
 use crate::live::Live;
+use crate::notice::{self, Boards};
 use crate::pushing::{PushedTags, ReplicatedLog};
 use crate::roles::RoleLayer;
 use crate::security::Security;
 use crate::space::{self, Space};
-use crate::waiting::{self, WaitingListeners};
+use crate::waiting;
 use crate::watching::Watch;
 
 /// Bytes of the log's tail that are kept in memory.
 const TAIL_BYTES: usize = 32 << 20;
 /// Threads of Raft's own runtime.
 const RAFT_THREADS: usize = 2;
-/// How long an orderly end may take.
+/// How long the store may take to end.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long what touches the outside world may take to end, longer than any part of it; hooks come on top.
+const OUTER_GRACE: Duration = leading::ENDS_WITHIN.saturating_add(Duration::from_secs(2));
+/// For how many leases a leader that gave leadership up waits until it knows who leads.
+const LEASES_UNTIL_KNOWN: u32 = 3;
 
 /// Why a node does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -92,15 +103,21 @@ pub enum NodeError {
 
 /// A node that runs.
 pub struct RunningNode {
-    replica: Replica<RocksEngine>,
-    switchover: Switchover,
-    /// How long hooks may take: a hand-over waits for them.
-    hook_limit: Duration,
+    /// Absent on a node that lost its memory.
+    part: Option<Part>,
     /// Ends first: what touches the outside world.
     outer: Supervisor,
     /// Ends last: Raft and the store.
     inner: Supervisor,
     _raft_runtime: RaftRuntime,
+}
+
+/// What takes part in the cluster.
+struct Part {
+    replica: Replica<RocksEngine>,
+    switchover: Switchover,
+    /// How long hooks may take: a hand-over waits for them.
+    hook_limit: Duration,
 }
 
 /// Raft's own runtime. It cannot be waited for where it is dropped; by then nothing of it matters any more.
@@ -129,7 +146,8 @@ struct Doors {
 }
 
 impl RunningNode {
-    /// Starts a node; resolves when its replica runs, or with the first thing that is wrong. `stop` gives up waiting.
+    /// Starts a node; resolves when its replica runs, or with the first thing that is wrong. `stop` gives up waiting. A node
+    /// whose directory lost what it had acknowledged runs as well, and does nothing but say so.
     pub async fn start(
         config: NodeConfig,
         clock: Arc<dyn Clock>,
@@ -157,21 +175,27 @@ impl RunningNode {
         outer_spawner.spawn("certificates", follow);
         let engine = Arc::new(RocksEngine::open(&config.data_dir, &RocksOptions::default())?);
         let options = StoreOptions { tail_bytes: TAIL_BYTES, birth: StoreId::from(id_bits(&mut random)) };
-        let store = Store::open(engine, options, &raft_spawner)
-            .await
-            .map_err(|source| NodeError::Store { path: config.data_dir.clone(), source })?;
+        let opened = Store::open(engine, options, &raft_spawner).await;
         let Listeners { peers, admin, health } = listeners;
+        let boards = Boards { admin: &admin, health: health.as_ref() };
+        let store = match opened {
+            Ok(store) => store,
+            Err(OpenError::Amnesic { reason }) => {
+                amnesia::stand_by(&config, &reason, (peers, boards), &security, clock, &outer_spawner)?;
+                return Ok(Self { part: None, outer, inner, _raft_runtime: raft_runtime });
+            }
+            Err(source) => return Err(NodeError::Store { path: config.data_dir, source }),
+        };
         let belonging = Belonging {
             join: config.join.clone(),
             address: config.address.clone(),
             waiting: watch::Sender::new(None),
         };
-        let meanwhile = WaitingListeners { admin: &admin, health: health.as_ref() };
         let waiting = match store.identity().member {
             Some(_) => None,
             None => {
-                let seen = belonging.waiting.subscribe();
-                Some(waiting::serve(&config.name, meanwhile, seen, &security, &outer_spawner)?)
+                let notice = waiting::notice(&config.name, belonging.waiting.subscribe());
+                Some(notice::serve(notice, boards, &security, &outer_spawner)?)
             }
         };
         let parts = ReplicaParts {
@@ -226,8 +250,8 @@ impl RunningNode {
         let doors = Doors { admin, health, security };
         serve(service, node_facts(&config), &replica, &clock, doors, &outer_spawner);
         info!(node = %replica.node(), name = config.name, cluster = config.cluster, "node is running");
-        let hook_limit = config.hooks.timeout;
-        Ok(Self { replica, switchover, hook_limit, outer, inner, _raft_runtime: raft_runtime })
+        let part = Some(Part { replica, switchover, hook_limit: config.hooks.timeout });
+        Ok(Self { part, outer, inner, _raft_runtime: raft_runtime })
     }
 
     /// Runs until `stop`, or until something essential fails. Ends in order either way.
@@ -241,12 +265,17 @@ impl RunningNode {
             error!(%failure, "the node ends");
         } else {
             info!("stopping");
-            self.yield_leadership().await;
+            if let Some(part) = &self.part {
+                part.yield_leadership().await;
+            }
         }
-        if !self.outer.shut_down(GRACE + self.hook_limit).await {
+        let hook_limit = self.part.as_ref().map_or(Duration::ZERO, |part| part.hook_limit);
+        if !self.outer.shut_down(OUTER_GRACE + hook_limit).await {
             warn!("some tasks were still running at the end");
         }
-        self.replica.shut_down().await;
+        if let Some(part) = &self.part {
+            part.replica.shut_down().await;
+        }
         if !self.inner.shut_down(GRACE).await {
             warn!("the store was still being written at the end");
         }
@@ -255,7 +284,9 @@ impl RunningNode {
             None => Ok(()),
         }
     }
+}
 
+impl Part {
     /// A leader hands over before it goes, if anybody can take over.
     async fn yield_leadership(&self) {
         let Some(held) = self.replica.leadership().borrow().clone() else { return };
@@ -264,10 +295,20 @@ impl RunningNode {
             warn!("leadership is not handed over: no majority answers");
             return;
         }
-        match tokio::time::timeout(GRACE + self.hook_limit, self.switchover.request(None)).await {
-            Ok(Ok(to)) => info!(%to, "leadership was handed over"),
-            Ok(Err(error)) => warn!(%error, "leadership was not handed over"),
-            Err(_) => warn!("leadership was not handed over in time"),
+        let lease = self.replica.times().lease;
+        let given_up = async {
+            held.lost(lease).await;
+            if held.is_over() {
+                sleep(lease * LEASES_UNTIL_KNOWN).await;
+            }
+        };
+        tokio::select! {
+            handed_over = self.switchover.request(None) => match handed_over {
+                Ok(to) => info!(%to, "leadership was handed over"),
+                Err(error) => warn!(%error, "leadership was not handed over"),
+            },
+            () = given_up => warn!("leadership is given up, and nobody is known to lead yet"),
+            () = sleep(OUTER_GRACE + self.hook_limit) => warn!("leadership was not handed over in time"),
         }
     }
 }
@@ -393,6 +434,9 @@ fn report(event: PeerEvent) {
     match event {
         PeerEvent::LogShortened { node, acknowledged, conflict } => {
             error!(%node, acknowledged, conflict, "a node has lost what it had acknowledged: replace it");
+        }
+        PeerEvent::Refused { node, refusal: Refusal::Amnesic } => {
+            error!(%node, "HF-4104: a node has lost what it had acknowledged: replace it");
         }
         PeerEvent::Refused { node, refusal } => {
             error!(%node, %refusal, "a peer and this node refuse each other")

@@ -1,6 +1,8 @@
 //! The limits of the buffer and the disk, and wrong clocks, on replicas in this process: simulated disks, a free space and
 //! a wall clock that tests set.
 
+mod ending;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -75,6 +77,7 @@ struct Node {
     replica: Replica<SimEngine>,
     clock: Arc<TestClock>,
     free: Arc<AtomicU64>,
+    disk: Arc<SimDisk>,
     spawner: Spawner,
     _supervisor: Supervisor,
     _staging: tempfile::TempDir,
@@ -102,7 +105,8 @@ async fn cluster(size: usize) -> Vec<Node> {
 async fn node(number: u64, times: LeaseTimes, listener: TcpListener, members: Vec<(String, String)>) -> Node {
     let (supervisor, spawner) = Supervisor::new();
     let staging = tempfile::tempdir().expect("a temporary folder");
-    let engine = SimEngine::open(&SimDisk::new(number)).expect("a fresh disk opens");
+    let disk = SimDisk::new(number);
+    let engine = SimEngine::open(&disk).expect("a fresh disk opens");
     let options = StoreOptions { tail_bytes: 1 << 20, birth: u128::from(number).into() };
     let store = Store::open(Arc::new(engine), options, &spawner).await.expect("a new store opens");
     let clock = Arc::new(TestClock::default());
@@ -129,7 +133,7 @@ async fn node(number: u64, times: LeaseTimes, listener: TcpListener, members: Ve
         random: generator(Some(number)),
     };
     let replica = Replica::start(parts).await.expect("it starts");
-    Node { replica, clock, free, spawner, _supervisor: supervisor, _staging: staging }
+    Node { replica, clock, free, disk, spawner, _supervisor: supervisor, _staging: staging }
 }
 
 /// The node that leads.
@@ -477,7 +481,7 @@ async fn configure_while_a_poll_is_in_flight_leaves_no_slot_unaccounted() {
     // Slot 40 lies well behind where the grid is about to end, and cannot be committed.
     node.replica.close_to_samples(true);
     batcher.push(&node.polled(group, grid, 40)).expect("there is room in the queue");
-    batcher.drain().await;
+    timeout(SOON, batcher.drain()).await.expect("it is refused at once");
     let mut changed = plant(64 * MIB, WhenFull::Refuse);
     changed.devices[0].groups[0].schedule.as_mut().expect("polled").period = Duration::from_millis(200);
     node.configure(changed).await;

@@ -3,7 +3,7 @@
 //! - Samples stop while there is room for everything else: below [`ROOM_FOR_SAMPLES`] the leader refuses them, and
 //!   acknowledgements and truncation go on.
 //! - If something else fills the disk, the reserve file is deleted: the log, flushes and compactions go on, and samples do
-//!   not, until the file could be made again.
+//!   not, until the file could be made again. An attempt that fails for want of room is repeated.
 //! - Below [`LINE`] this node takes no entries at all. It stays up and votes; its peers find it unreachable for appends.
 //! - A leader without room hands over to a voter that has some.
 //! - What is free is asked of a [`Probe`], so that a test can fill a disk without having one.
@@ -29,14 +29,16 @@ use crate::leading::Switchover;
 const LINE: u64 = 32 << 20;
 /// Below this (above the line), no samples are taken.
 pub(crate) const ROOM_FOR_SAMPLES: u64 = 64 << 20;
-/// From here on they are taken again.
-pub(crate) const ROOM_AGAIN: u64 = 80 << 20;
+/// From here on they are taken again, and leadership goes to a node that has so much.
+pub(crate) const ROOM_AGAIN: u64 = replication::ROOM_TO_LEAD;
 /// Sizes of the reserve file.
 const RESERVE: std::ops::RangeInclusive<u64> = (64 << 20)..=(256 << 20);
 /// Its share of the disk.
 const RESERVE_SHARE: u64 = 32;
 /// How often the disk is looked at. What is written meanwhile is far less than the room that samples leave.
 const EVERY: Duration = Duration::from_millis(500);
+/// Looks from one attempt to make the reserve to the next.
+const AGAIN: u32 = 20;
 /// How often a leader looks whether it must hand over, and how long it waits after it tried.
 const HAND_OVER_EVERY: Duration = Duration::from_secs(1);
 const HAND_OVER_AGAIN: Duration = Duration::from_secs(30);
@@ -124,6 +126,8 @@ pub(crate) struct SpaceKeeper {
     unreadable: bool,
     /// The file system cannot reserve room; nothing is tried again.
     unable: bool,
+    /// So many looks before a reserve that could not be made is tried again; 0 where none has failed.
+    again_in: u32,
     space: Space,
 }
 
@@ -147,6 +151,7 @@ impl Space {
             held,
             unreadable: false,
             unable: false,
+            again_in: 0,
             space: space.clone(),
         };
         keeper.look();
@@ -189,7 +194,11 @@ impl SpaceKeeper {
         match todo {
             Reserve::Leave => {}
             Reserve::Release => self.release(),
-            Reserve::Make => self.make(),
+            Reserve::Make if self.again_in > 1 => self.again_in -= 1,
+            Reserve::Make => {
+                let made = reserve(&self.file, self.reserve);
+                self.note(made);
+            }
         }
     }
 
@@ -209,17 +218,20 @@ impl SpaceKeeper {
         }
     }
 
-    fn make(&mut self) {
-        match reserve(&self.file, self.reserve) {
-            Ok(()) => {
-                self.held = true;
-                info!(bytes = self.reserve, "the disk has a reserve");
-            }
-            Err(error) => {
-                self.unable = true;
-                drop(fs::remove_file(&self.file));
-                warn!(%error, "no reserve can be kept on this file system: keep some room free by hand");
-            }
+    /// The reserve was made, or it was not: there may be room for it later.
+    fn note(&mut self, made: io::Result<()>) {
+        let Err(error) = made else {
+            (self.held, self.again_in) = (true, 0);
+            info!(bytes = self.reserve, "the disk has a reserve");
+            return;
+        };
+        // What there is of it counts for nothing.
+        drop(fs::remove_file(&self.file));
+        if error.kind() == io::ErrorKind::Unsupported {
+            self.unable = true;
+            warn!(%error, "no reserve can be kept on this file system: keep some room free by hand");
+        } else if std::mem::replace(&mut self.again_in, AGAIN) == 0 {
+            warn!(%error, "the reserve could not be made, and is tried again");
         }
     }
 }
@@ -330,5 +342,29 @@ mod tests {
         available.store(1 << 30, Ordering::Relaxed);
         keeper.look();
         assert!(file.exists() && space.free_bytes() >= ROOM_AGAIN);
+    }
+
+    #[test]
+    fn a_reserve_that_found_no_room_is_made_later_and_one_that_no_file_system_can_keep_is_not() {
+        for (errno, is_made) in [
+            (rustix::io::Errno::NOSPC, true),
+            (rustix::io::Errno::DQUOT, true),
+            (rustix::io::Errno::OPNOTSUPP, false),
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let available = Arc::new(AtomicU64::new(100 * MIB));
+            let probe: Probe = {
+                let available = Arc::clone(&available);
+                Arc::new(move || Ok(volume(available.load(Ordering::Relaxed))))
+            };
+            let (space, mut keeper) = Space::open(folder.path(), probe, None).expect("it can be read");
+            keeper.note(Err(errno.into()));
+            available.store(1 << 30, Ordering::Relaxed);
+            for _ in 0..AGAIN {
+                keeper.look();
+            }
+            assert_eq!(folder.path().join("reserve").exists(), is_made, "{errno}");
+            assert!(space.free_bytes() >= ROOM_AGAIN, "{errno}: samples are taken");
+        }
     }
 }

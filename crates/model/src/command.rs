@@ -87,6 +87,9 @@ pub enum Command {
     Reclock {
         /// Monotonic time since each group's last slot, where the proposer knows it.
         elapsed: Vec<(GroupId, Duration)>,
+        /// The next slot of each grid when that was measured: slots that were said since, because they were on their way
+        /// then, lie within that time and were not missed.
+        next: Vec<(GridId, u64)>,
     },
     /// Everything before `below` may be deleted.
     Truncate {

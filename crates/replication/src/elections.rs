@@ -7,14 +7,16 @@
 //!   itself, and would otherwise take the turn of its own successor.
 //! - After a start, a voter that may have promised a lease neither votes nor campaigns until that lease is over
 //!   (quarantine), be it a longer one than it grants now. Appends are acknowledged meanwhile.
-//! - A drained node campaigns in one case only: when it has just refused a candidate whose log is shorter than its own.
-//!   It leads then to hand over, and does nothing else ([`crate::reign`]): otherwise nobody could ever lead.
+//! - A drained node campaigns in two cases only. When it has just refused a candidate whose log is shorter than its own:
+//!   it leads then to hand over ([`crate::reign`]), because nobody else could win. And as the last resort, when nobody has
+//!   led for [`LAST_RESORT`] leases and nobody who may lead answers: without a leader it could not even be resumed.
 //! - Policy is two pure functions, [`rank`] and [`turn`]; the loop only looks at the clock.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Member, NodeId, Role, Term};
+use futures::future::join_all;
+use model::{Member, NodeId, Role, StoreId, Term};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{AsyncRuntime, ServerState};
 use store::engine::Engine;
@@ -27,6 +29,8 @@ use crate::replica::Replica;
 
 /// From one candidate's turn to the next, and from one attempt to the next.
 const TURN: Duration = Duration::from_millis(60);
+/// For how many leases nobody has led when a drained node may: whoever was only being restarted is back by then.
+const LAST_RESORT: u32 = 10;
 /// What is added to L, so that the voters' own leases have run out for sure.
 const AFTER_LEASE: Duration = Duration::from_millis(2);
 
@@ -38,6 +42,8 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         let granted = inner.store.granted_lease().map_err(|error| error.to_string())?;
         let mut longer_lease = granted.filter(|granted| *granted > inner.times.lease);
         let mut voted = Voted::default();
+        // When somebody last answered whom this node must not forestall.
+        let mut answered = None;
         loop {
             tokio::select! {
                 () = sleep_until(next) => {}
@@ -45,8 +51,8 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             }
             let now = Instant::now();
             next = now + TURN;
-            let rank = self.own_rank();
-            // Looked at after the rank, so that no vote given in between is overlooked.
+            let part = self.own_part();
+            // Looked at after the part, so that no vote given in between is overlooked.
             let voted_at = voted.look(self.vote(), now);
             if now < inner.contact.quarantine_ends() {
                 continue;
@@ -56,17 +62,37 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                 inner.store.grant_lease(inner.times.lease).await.map_err(|error| error.to_string())?;
             }
             inner.raft.runtime_config().elect(self.may_lead());
-            let Some(rank) = rank else { continue };
-            let heard = inner.contact.last_leader();
-            let my_turn = turn(voted_at.map_or(heard, |at| at.max(heard)), rank, &inner.times);
+            let Some(part) = part else { continue };
+            let silent_since = voted_at.max(Some(inner.contact.last_leader())).max(answered);
+            let my_turn = part.turn(silent_since.unwrap_or(now), &inner.times);
             if my_turn > now {
                 next = my_turn.min(now + inner.times.lease);
                 continue;
+            }
+            if let Part::LastResort { before, .. } = &part {
+                let answers = tokio::select! {
+                    answers = self.any_answers(before) => answers,
+                    () = stop.cancelled() => return Ok(()),
+                };
+                if answers {
+                    answered = Some(Instant::now());
+                    continue;
+                }
+                debug!("nobody leads and nobody answers who may: standing for election although drained");
             }
             if !self.stand().await {
                 return Err("raft has ended".to_owned());
             }
         }
+    }
+
+    /// Whether one of these members answers, with the data directory that it votes with.
+    async fn any_answers(&self, members: &[(String, StoreId)]) -> bool {
+        let ask = async |(address, store): &(String, StoreId)| {
+            let answer = self.inner.network.ask(address).await;
+            answer.is_ok_and(|peer| peer.store == *store)
+        };
+        join_all(members.iter().map(ask)).await.contains(&true)
     }
 
     /// Campaigns now, unless this node's own lease or that of most others runs. `false` if Raft has ended.
@@ -92,8 +118,9 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         self.inner.store.keeper().read(|state| state.drained.contains_key(&self.inner.node))
     }
 
-    /// This node's turn in an election; none for a leader, a learner, a witness or a drained node.
-    fn own_rank(&self) -> Option<u32> {
+    /// How this node takes part in an election; not at all if it leads, only learns, is a witness, or is drained and not
+    /// needed.
+    fn own_part(&self) -> Option<Part> {
         let inner = &self.inner;
         if self.is_removed() {
             return None;
@@ -111,28 +138,59 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                 .collect();
             (voters, seen.current_leader.map(NodeId))
         };
+        let must_pass_on = inner.contact.has_refused_shorter(inner.times.lease * 2);
         inner.store.keeper().read(|state| {
             let plant = state.catalog().map(|catalog| Arc::clone(catalog.plant()));
             let preference = |member: &Member| {
-                plant
-                    .as_ref()
-                    .and_then(|plant| plant.cluster.preferred.iter().position(|name| *name == member.name))
+                let plant = plant.as_ref()?;
+                plant.cluster.preferred.iter().position(|name| *name == member.name)
             };
-            let candidates = voters
-                .iter()
-                .filter(|(node, member)| member.role == Role::Gateway && !state.drained.contains_key(node))
-                .map(|(node, member)| (*node, preference(member)));
-            let candidates: Vec<_> = candidates.collect();
-            let is_voter = voters.iter().any(|(node, _)| *node == inner.node);
-            // It alone has what the others lack, and they cannot win against its vote: it leads once, to hand over.
-            let must_pass_on = is_voter
-                && state.drained.contains_key(&inner.node)
-                && inner.contact.has_refused_shorter(inner.times.lease * 2);
-            match must_pass_on {
-                true => u32::try_from(candidates.len()).ok(),
-                false => rank(inner.node, candidates, leader),
+            let gateways = voters.iter().filter(|(_, member)| member.role == Role::Gateway);
+            let (drained, free): (Vec<_>, Vec<_>) =
+                gateways.partition(|(node, _)| state.drained.contains_key(node));
+            let ranked = |members: &[&(NodeId, Member)]| {
+                let members = members.iter().map(|(node, member)| (*node, preference(member)));
+                rank(inner.node, members, leader)
+            };
+            if !state.drained.contains_key(&inner.node) {
+                return ranked(&free).map(|rank| Part::Candidate { rank });
             }
+            let rank = ranked(&drained)? + u32::try_from(free.len()).ok()?;
+            if must_pass_on {
+                return Some(Part::Candidate { rank });
+            }
+            let before = free.iter().map(|(_, member)| (member.address.clone(), member.store));
+            Some(Part::LastResort { rank, before: before.collect() })
         })
+    }
+}
+
+/// How a node takes part in an election.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    /// In its turn.
+    Candidate {
+        /// Its place among those who may campaign.
+        rank: u32,
+    },
+    /// It is drained: only if nobody has led for long, and none of the others answers.
+    LastResort {
+        /// Its place behind all who are not drained.
+        rank: u32,
+        /// Where those are reached, and their data directories.
+        before: Vec<(String, StoreId)>,
+    },
+}
+
+impl Part {
+    /// When its turn comes, if nobody has led since `silent_since`.
+    fn turn(&self, silent_since: Instant, times: &LeaseTimes) -> Instant {
+        match self {
+            Self::Candidate { rank } => turn(silent_since, *rank, times),
+            Self::LastResort { rank, .. } => {
+                turn(silent_since + times.lease * (LAST_RESORT - 1), *rank, times)
+            }
+        }
     }
 }
 
@@ -211,6 +269,14 @@ mod tests {
         assert_eq!(voted.look((Term(6), true), later + TURN), Some(later), "once for each vote");
         assert_eq!(voted.look((Term(6), false), later + TURN), Some(later), "it leads now");
         assert!(turn(later, 0, &LeaseTimes::LAN) > later + LeaseTimes::LAN.lease);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drained_node_waits_until_whoever_was_only_restarted_is_back() {
+        let (silent, times) = (Instant::now(), LeaseTimes::LAN);
+        let last = Part::LastResort { rank: 1, before: Vec::new() }.turn(silent, &times);
+        assert!(last > silent + times.lease * LAST_RESORT);
+        assert_eq!(last - times.lease * (LAST_RESORT - 1), Part::Candidate { rank: 1 }.turn(silent, &times));
     }
 
     #[tokio::test(start_paused = true)]

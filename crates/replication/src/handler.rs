@@ -285,7 +285,7 @@ fn on_our_clock(
     match &mut command {
         Command::Configure { elapsed, .. }
         | Command::ConfigureStaged { elapsed, .. }
-        | Command::Reclock { elapsed } => *elapsed = ours(),
+        | Command::Reclock { elapsed, .. } => *elapsed = ours(),
         Command::SetDeviceEnabled { elapsed, until, .. } => {
             *elapsed = ours();
             // "For four hours" means four hours from now, whatever the clock that it was counted on shows.

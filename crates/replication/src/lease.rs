@@ -6,7 +6,8 @@
 //!   *sent*: no voter that answered helps to elect another leader before `acknowledged + L`.
 //! - L is the shortest lease of all voters ([`shortest`]): the one with the shortest is the first to help another.
 //! - What was promised to an operation holds: however leadership ends, this node votes for nobody before the last deadline
-//!   that it let an operation rely on. Only a barrier, raised when all operations have ended, releases it.
+//!   that it let an operation rely on. Only a barrier, raised when all operations have ended, releases it, and only for
+//!   its own term. Who never handed leadership out has promised nothing.
 //! - A barrier ends leadership for the rest of its term: it is raised before a transfer, whose failure cannot be seen.
 //! - Monotonic clocks stand still while a machine is suspended, leases do not: acknowledgements of requests that were sent
 //!   before the machine woke up count for nothing.
@@ -110,12 +111,29 @@ struct Lease {
     length: Duration,
     /// No leadership in this term or an earlier one any more.
     barrier: Option<Term>,
-    /// Until when an operation may be acting under a lease that this node held.
+    /// The term whose leadership was handed out last.
+    handed_out: Option<Term>,
+    /// Until when an operation may be acting under it.
     promised: Option<Instant>,
+    /// Until when an operation may be acting under an earlier one.
+    promised_before: Option<Instant>,
     /// How long the machine had been suspended when somebody looked last.
     suspended: Duration,
     /// What was sent before proves nothing: the machine was suspended since.
     awake_since: Option<Instant>,
+}
+
+impl Lease {
+    /// What operations may rely on from now on, if leadership of this term is in anybody's hands.
+    fn note_promise(&mut self) {
+        if self.leads.is_some()
+            && self.leads == self.handed_out
+            && self.leads > self.barrier
+            && let Some(acknowledged) = self.acknowledged
+        {
+            self.promised = self.promised.max(Some(acknowledged + self.length));
+        }
+    }
 }
 
 /// Where the lease is kept. Cheap to clone.
@@ -133,7 +151,9 @@ impl LeaseCell {
             acknowledged: None,
             length: times.lease,
             barrier: None,
+            handed_out: None,
             promised: None,
+            promised_before: None,
             suspended: (suspension.0)(),
             awake_since: None,
         };
@@ -151,20 +171,19 @@ impl LeaseCell {
             let proves = |at: &Instant| lease.awake_since.is_none_or(|since| *at >= since);
             lease.acknowledged = news.acknowledged.filter(proves);
             (lease.leads, lease.length) = (news.leads, news.lease);
-            if lease.leads > lease.barrier
-                && let Some(acknowledged) = lease.acknowledged
-            {
-                lease.promised = lease.promised.max(Some(acknowledged + lease.length));
-            }
+            lease.note_promise();
             *lease != before
         });
     }
 
-    /// Ends leadership for the rest of `term`. Every operation must have ended: this node is free to vote at once.
+    /// Ends leadership for the rest of `term`. Every operation under it must have ended: for its sake this node need keep
+    /// its vote no longer.
     pub(crate) fn raise_barrier(&self, term: Term) {
         self.lease.send_modify(|lease| {
             lease.barrier = lease.barrier.max(Some(term));
-            lease.promised = None;
+            if lease.handed_out == Some(term) {
+                lease.promised = None;
+            }
         });
     }
 
@@ -173,14 +192,22 @@ impl LeaseCell {
         self.lease.borrow().barrier >= Some(term)
     }
 
-    /// The leadership of `term`, to be handed out once its `Lead` is applied.
-    pub(crate) fn leadership(&self, term: Term) -> Leadership {
+    /// The leadership of `term`, to be handed out once its `Lead` is applied. From now on operations rely on it.
+    pub(crate) fn hand_out(&self, term: Term) -> Leadership {
+        self.lease.send_modify(|lease| {
+            if lease.handed_out != Some(term) {
+                lease.promised_before = lease.promised_before.max(lease.promised.take());
+                lease.handed_out = Some(term);
+            }
+            lease.note_promise();
+        });
         Leadership { term, since: Instant::now(), cell: self.clone() }
     }
 
     /// Whether no operation of this node can be acting under an unexpired lease: only then may it help to elect another.
     pub(crate) fn is_over(&self) -> bool {
-        self.lease.borrow().promised.is_none_or(|until| Instant::now() >= until)
+        let lease = *self.lease.borrow();
+        lease.promised.max(lease.promised_before).is_none_or(|until| Instant::now() >= until)
     }
 
     fn deadline(&self, term: Term) -> Option<Instant> {
@@ -235,6 +262,23 @@ impl Leadership {
         let mut changes = self.cell.lease.subscribe();
         while !self.is_over() {
             if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Resolves when the right of this term can never be used again, or its lease has run out and has not been renewed for
+    /// `grace`: no majority answers.
+    pub async fn lost(&self, grace: Duration) {
+        let runs_out = || self.deadline().map_or_else(Instant::now, |deadline| deadline + grace);
+        loop {
+            // Without a deadline nothing was acknowledged lately.
+            let until = self.deadline().map_or_else(|| Instant::now() + grace, |deadline| deadline + grace);
+            tokio::select! {
+                () = self.over() => return,
+                () = sleep_until(until) => {}
+            }
+            if Instant::now() >= runs_out() {
                 return;
             }
         }
@@ -321,7 +365,7 @@ mod tests {
     fn leading() -> (LeaseCell, Leadership) {
         let cell = LeaseCell::new(TIMES, Suspension(Arc::new(|| Duration::ZERO)));
         cell.update(news(3, Instant::now()));
-        let leadership = cell.leadership(Term(3));
+        let leadership = cell.hand_out(Term(3));
         (cell, leadership)
     }
 
@@ -353,7 +397,7 @@ mod tests {
         assert_eq!(leadership.check(), Err(Fenced));
         cell.update(news(4, Instant::now()));
         assert_eq!(leadership.check(), Err(Fenced), "the old term stays over");
-        assert_eq!(cell.leadership(Term(4)).check(), Ok(()));
+        assert_eq!(cell.hand_out(Term(4)).check(), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -361,6 +405,23 @@ mod tests {
         let (_cell, leadership) = leading();
         let outcome = leadership.guard(tokio::time::sleep(Duration::from_secs(60))).await;
         assert_eq!(outcome, Err(Fenced));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_lost_when_its_lease_was_not_renewed_for_long() {
+        let (cell, leadership) = leading();
+        let began = Instant::now();
+        let renewed = async {
+            tokio::time::sleep(TIMES.lease).await;
+            assert_eq!(leadership.check(), Err(Fenced));
+            cell.update(news(3, Instant::now()));
+        };
+        tokio::join!(leadership.lost(TIMES.lease), renewed);
+        let after = began.elapsed();
+        assert!(after > TIMES.lease * 2 && after < TIMES.lease * 3, "after {after:?}");
+        cell.raise_barrier(Term(3));
+        leadership.lost(Duration::from_secs(60)).await;
+        assert_eq!(began.elapsed(), after, "what is over is lost at once");
     }
 
     #[tokio::test(start_paused = true)]
@@ -385,6 +446,37 @@ mod tests {
         assert!(cell.is_over(), "later acknowledgements of the same term promise nothing");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_never_handed_leadership_out_may_vote_at_once() {
+        let cell = LeaseCell::new(TIMES, Suspension(Arc::new(|| Duration::ZERO)));
+        cell.update(news(3, Instant::now()));
+        assert!(cell.is_over(), "nobody can have relied on it");
+        let leadership = cell.hand_out(Term(3));
+        assert!(!cell.is_over());
+        cell.update(News { leads: None, acknowledged: None, lease: TIMES.lease });
+        cell.update(news(5, Instant::now() + TIMES.lease));
+        assert_eq!(leadership.check(), Err(Fenced));
+        advance(TIMES.lease).await;
+        assert!(cell.is_over(), "what a later term, in nobody's hands, adds is no promise");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_barrier_releases_no_promise_of_an_earlier_term() {
+        for is_handed_out in [true, false] {
+            let (cell, _earlier) = leading();
+            let promised = Instant::now() + TIMES.lease;
+            cell.update(News { leads: None, acknowledged: None, lease: TIMES.lease });
+            advance(TIMES.lease / 5).await;
+            cell.update(news(5, Instant::now()));
+            let later = is_handed_out.then(|| cell.hand_out(Term(5)));
+            cell.raise_barrier(Term(5));
+            assert_eq!(later.map(|later| later.check()), is_handed_out.then_some(Err(Fenced)));
+            assert!(!cell.is_over(), "a request of the earlier term may be under way");
+            tokio::time::sleep_until(promised).await;
+            assert!(cell.is_over(), "the later term promises nothing any more");
+        }
+    }
+
     #[test]
     fn what_a_voter_says_of_its_lease_counts_more_than_what_it_was_configured_with() {
         let ms = Duration::from_millis;
@@ -403,7 +495,7 @@ mod tests {
         let cell = LeaseCell::new(TIMES, suspension);
         let before = Instant::now();
         cell.update(news(3, before));
-        let leadership = cell.leadership(Term(3));
+        let leadership = cell.hand_out(Term(3));
         assert_eq!(leadership.check(), Ok(()));
         slept.fetch_add(60_000, Ordering::SeqCst);
         assert_eq!(leadership.check(), Err(Fenced), "the monotonic clock stood still, the others went on");

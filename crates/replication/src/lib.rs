@@ -1,5 +1,7 @@
 //! Agree on the order of commands; say who leads and until when.
 
+mod amnesia;
+mod draining;
 mod elections;
 mod founding;
 mod handler;
@@ -21,6 +23,8 @@ mod suite;
 mod trial;
 mod type_config;
 
+pub use amnesia::{AmnesicParts, answer_amnesic};
+pub use draining::{DrainError, DrainRefused, check_drain};
 pub use founding::{Belonging, Waiting};
 pub use joiners::Joiner;
 pub use lease::{Leadership, LeaseTimes};
@@ -32,4 +36,4 @@ pub use network::{
 };
 pub use replica::{MembershipError, Replica, Status};
 pub use start::{ReplicaParts, StartError};
-pub use successor::{Candidate, NoSuccessor, Unfit, choose};
+pub use successor::{Candidate, NoSuccessor, ROOM_TO_LEAD, Unfit, choose};

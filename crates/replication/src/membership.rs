@@ -291,7 +291,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     }
 
     /// Only a leader whose `Lead` is applied changes the membership, one change at a time.
-    async fn take_turn(&self) -> Result<SemaphorePermit<'_>, MembershipError> {
+    pub(crate) async fn take_turn(&self) -> Result<SemaphorePermit<'_>, MembershipError> {
         let turn = timeout(MEMBERSHIP_PATIENCE, self.inner.changes.acquire()).await;
         let Ok(Ok(turn)) = turn else {
             let text = "another change of membership is being made: try again in a moment";
@@ -397,6 +397,12 @@ fn not_taken(address: &str, error: &AskError) -> MembershipError {
         AskError::Refused(Refusal::WrongCluster) => {
             format!(
                 "the node at {address} is meant for another cluster: compare [cluster] name in its node file"
+            )
+        }
+        AskError::Refused(Refusal::Amnesic) => {
+            format!(
+                "the node at {address} has lost data that it had acknowledged: stop it, empty its data directory and start it \
+                 again"
             )
         }
         AskError::Refused(refusal) => {

@@ -1,6 +1,9 @@
 //! Reigns: the lease is kept, `Lead` is proposed, leadership is handed out and taken back.
 //!
 //! - A reign begins only when the `Lead` of its term is applied: applying it decides everything proposed before it.
+//! - Whether this node may reign is judged by a ledger that has caught up to the start of the term, not before: what was
+//!   committed under the leader before may not be applied here yet.
+//! - A drained node that was elected reigns only if nobody who may lead answers it.
 //! - Leadership is taken back as soon as openraft says that this node does not lead; its lease ends by itself before.
 //! - If the Raft core ends, its metrics say so or their channel closes, and that ends the node.
 
@@ -22,10 +25,13 @@ use tracing::{info, warn};
 use crate::lease::{Leadership, News, shortest};
 use crate::muting::{MUTE_AFTER, Muting};
 use crate::replica::Replica;
+use crate::successor::{Candidate, choose};
 use crate::type_config::{CommittedLeaderId, Payload, Reply, TypeConfig};
 
 /// How often a leader that only hands over looks whether somebody has all it has.
 const PASS_ON_EVERY: Duration = Duration::from_millis(10);
+/// For how many leases nobody who may lead has answered a drained leader when it takes itself for the only one.
+const ALONE_AFTER: u32 = 2;
 
 impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     /// Copies what openraft knows of leadership into the cell.
@@ -125,8 +131,17 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
 
     async fn begin_reign(&self, term: Term, cluster: ClusterId, random: &mut Random) {
         let inner = &self.inner;
+        if !self.catch_up(term).await {
+            return;
+        }
         if self.is_drained() {
-            return self.pass_on(term).await;
+            if !self.pass_on(term).await {
+                return;
+            }
+            warn!(
+                %term,
+                "this node leads although it is drained, because nobody else can: it yields as soon as another may lead"
+            );
         }
         let handed_over = inner.contact.was_handed_over(inner.times.lease);
         let cause = if handed_over { Cause::Switchover } else { Cause::Failover };
@@ -142,27 +157,63 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             }
         }
         info!(%term, %cause, "leading");
-        inner.leadership.send_replace(Some(inner.cell.leadership(term)));
+        inner.leadership.send_replace(Some(inner.cell.hand_out(term)));
     }
 
-    /// A drained node that had to lead, because it alone had what the others lacked: its log reaches them by itself, and
-    /// one of them takes over. No leadership is handed out and no `Lead` proposed meanwhile.
-    async fn pass_on(&self, term: Term) {
+    /// Waits until an entry of `term` itself is applied, and with it everything that was committed before it. `false` if
+    /// the term is over first.
+    async fn catch_up(&self, term: Term) -> bool {
+        let keeper = self.inner.store.keeper();
+        let (mut applied, mut metrics) = (keeper.applied(), self.inner.raft.metrics());
+        loop {
+            applied.mark_unchanged();
+            let leads = {
+                let seen = metrics.borrow_and_update();
+                seen.state == ServerState::Leader && seen.current_term == term.0
+            };
+            if !leads {
+                return false;
+            }
+            if keeper.read(|state| state.applied.is_some_and(|last| last.term == term)) {
+                return true;
+            }
+            tokio::select! {
+                changed = applied.changed() => if changed.is_err() { return false },
+                changed = metrics.changed() => if changed.is_err() { return false },
+            }
+        }
+    }
+
+    /// A drained node that had to lead, because it alone had what the others lacked or nobody else was there: its log
+    /// reaches them by itself, and one of them takes over. No leadership is handed out and no `Lead` proposed meanwhile.
+    /// `true` if nobody is there who could: then it reigns itself.
+    async fn pass_on(&self, term: Term) -> bool {
         let inner = &self.inner;
-        inner.cell.raise_barrier(term);
         info!(%term, "leading only to hand over, because this node is drained");
+        let alone_after = inner.times.lease * ALONE_AFTER;
+        let mut alone_at = Instant::now() + alone_after;
         let mut asked = false;
         while self.still_leads(term) {
-            let last = self.status().last;
             let mut candidates = self.candidates();
+            if candidates.iter().any(Candidate::is_there) {
+                alone_at = Instant::now() + alone_after;
+            } else if !asked && Instant::now() >= alone_at {
+                return true;
+            }
+            let last = self.status().last;
             candidates.retain(|candidate| candidate.confirmed >= last);
-            if !asked && let Ok(to) = crate::successor::choose(&candidates, None) {
+            if !asked && let Ok(to) = choose(&candidates, None) {
                 info!(%to, "handing leadership over");
                 // Once: a failed transfer ends this term's leadership for good, and the others elect.
-                asked = inner.raft.trigger().transfer_leader(to.0).await.is_ok();
+                inner.cell.raise_barrier(term);
+                asked = true;
+                if inner.raft.trigger().transfer_leader(to.0).await.is_err() {
+                    return false;
+                }
             }
             sleep(PASS_ON_EVERY).await;
         }
+        false
     }
 
     fn still_leads(&self, term: Term) -> bool {

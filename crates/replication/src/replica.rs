@@ -243,7 +243,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     }
 
     /// Proposes what only the leader of one reign may say, in that reign or not at all: it is never handed to another
-    /// leader, and openraft refuses it in another term.
+    /// leader, and openraft refuses it in another term. When the reign is over, its outcome is not waited for.
     pub async fn propose_in(
         &self,
         leadership: &Leadership,
@@ -252,7 +252,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     ) -> Result<Applied, ProposeError> {
         let bytes = wire::entry::encode(&self.stamp(), command)
             .map_err(|error| ProposeError::Invalid(error.to_string()))?;
-        self.propose_at(self.term_of(leadership)?, bytes, patience).await
+        self.propose_within(leadership, bytes, patience).await
     }
 
     /// Proposes encoded batches as one entry, in the reign in which they were read; see [`Replica::propose_in`].
@@ -263,15 +263,24 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         patience: Duration,
     ) -> Result<Applied, ProposeError> {
         let bytes = wire::entry::encode_append(&self.stamp(), batches);
-        self.propose_at(self.term_of(leadership)?, bytes, patience).await
+        self.propose_within(leadership, bytes, patience).await
     }
 
-    /// The term of a reign that is not over.
-    fn term_of(&self, leadership: &Leadership) -> Result<Term, ProposeError> {
+    async fn propose_within(
+        &self,
+        leadership: &Leadership,
+        command: Bytes,
+        patience: Duration,
+    ) -> Result<Applied, ProposeError> {
         if leadership.is_over() {
             return Err(ProposeError::NotLeader { leader: self.status().leader });
         }
-        Ok(leadership.term())
+        tokio::select! {
+            biased;
+            outcome = self.propose_at(leadership.term(), command, patience) => outcome,
+            // The next `Lead` decides it.
+            () = leadership.over() => Err(ProposeError::Unknown),
+        }
     }
 
     async fn propose_at(
@@ -328,8 +337,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             return Err(MembershipError::NotLeader { leader: self.status().leader });
         };
         self.successor(Some(to))?;
-        self.inner.cell.raise_barrier(leadership.term());
-        self.inner.leadership.send_replace(None);
+        self.give_up(&leadership);
         let stopped = |_| MembershipError::Refused("this node is stopping".to_owned());
         self.inner.raft.trigger().transfer_leader(to.0).await.map_err(stopped)?;
         let mut metrics = self.inner.raft.metrics();
@@ -353,6 +361,13 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             Ok(None) => Err(MembershipError::Refused("this node is stopping".to_owned())),
             Err(_) => Err(MembershipError::Unknown(MEMBERSHIP_PATIENCE)),
         }
+    }
+
+    /// Gives leadership up for the rest of its term, whether or not anybody takes it over. Every operation must have ended,
+    /// or the lease have run out: this node may vote for another at once.
+    pub fn give_up(&self, leadership: &Leadership) {
+        self.inner.cell.raise_barrier(leadership.term());
+        self.inner.leadership.send_if_modified(|held| held.take_if(|held| *held == *leadership).is_some());
     }
 
     /// Ends Raft on this node.

@@ -34,7 +34,7 @@ use crate::replica::{Inner, RaftOf, Replica};
 use crate::storage::{LogStore, StateMachine};
 
 /// Format versions of log, snapshots and peer messages that this version reads and writes.
-const FORMATS: std::ops::RangeInclusive<u32> = 1..=1;
+pub(crate) const FORMATS: std::ops::RangeInclusive<u32> = 1..=1;
 
 /// What a replica is made of.
 pub struct ReplicaParts<E> {

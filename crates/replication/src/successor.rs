@@ -2,7 +2,8 @@
 //!
 //! - Asked before anything is given up: a leader that finds nobody goes on leading.
 //! - Leadership goes only to a voting gateway that has answered lately, votes at present (not in quarantine), is caught
-//!   up and not drained; of those to the most preferred, then to the one furthest on.
+//!   up, not drained and has room for samples; of those to the most preferred, then to the one furthest on. One without
+//!   room gets it only where nobody else may lead: it would hand over again to whoever has some.
 //! - [`choose`] is a pure function of what is known; [`Replica::candidates`] gathers that.
 
 use std::fmt;
@@ -20,6 +21,9 @@ use crate::replica::{Replica, Status};
 const SILENT_LEASES: u32 = 2;
 /// Entries that a successor may still lack; the transfer waits for them.
 const MAY_LACK: u64 = 1_000;
+
+/// A node with less room than this, in bytes above its reserve, is handed nothing as long as another may lead.
+pub const ROOM_TO_LEAD: u64 = 80 << 20;
 
 /// A member besides this one, and what keeps it from leading.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +64,21 @@ pub enum Unfit {
     /// It lacks too much of the log.
     #[error("is {0} entries behind")]
     Behind(u64),
+    /// Its disk is almost full.
+    #[error("has too little room for samples")]
+    Full,
+}
+
+impl Candidate {
+    /// Whether it answers and may lead, at once or when it has what it lacks.
+    pub(crate) fn is_there(&self) -> bool {
+        matches!(self.unfit, None | Some(Unfit::Quarantined | Unfit::Behind(_) | Unfit::Full))
+    }
+
+    /// Whether it may lead, if only because nobody else may.
+    pub(crate) fn can_lead(&self) -> bool {
+        matches!(self.unfit, None | Some(Unfit::Full))
+    }
 }
 
 /// Nobody can take over.
@@ -78,15 +97,19 @@ impl fmt::Display for Candidate {
 
 /// Whom leadership goes to: the one asked for, if it may lead, else the best.
 pub fn choose(candidates: &[Candidate], wanted: Option<NodeId>) -> Result<NodeId, NoSuccessor> {
+    let some_are_fit = candidates.iter().any(|candidate| candidate.unfit.is_none());
+    let may_lead = |candidate: &&Candidate| match some_are_fit {
+        true => candidate.unfit.is_none(),
+        false => candidate.can_lead(),
+    };
     if let Some(wanted) = wanted {
         return match candidates.iter().find(|candidate| candidate.node == wanted) {
-            Some(candidate) if candidate.unfit.is_none() => Ok(candidate.node),
+            Some(candidate) if may_lead(&candidate) => Ok(candidate.node),
             Some(candidate) => Err(NoSuccessor(candidate.to_string())),
             None => Err(NoSuccessor("it leads already, or is no member".to_owned())),
         };
     }
-    let fit = candidates.iter().filter(|candidate| candidate.unfit.is_none());
-    let best = fit.min_by_key(|candidate| {
+    let best = candidates.iter().filter(may_lead).min_by_key(|candidate| {
         let preference = candidate.preference.unwrap_or(usize::MAX);
         (preference, std::cmp::Reverse(candidate.confirmed), candidate.node)
     });
@@ -130,6 +153,7 @@ fn unfit(known: &Known<'_>, silence: Duration, now: Instant) -> Option<Unfit> {
     match known.behind {
         None => Some(Unfit::Unreachable),
         Some(behind) if behind > MAY_LACK => Some(Unfit::Behind(behind)),
+        Some(_) if peer.free_bytes.is_some_and(|free| free < ROOM_TO_LEAD) => Some(Unfit::Full),
         Some(_) => None,
     }
 }
@@ -216,6 +240,18 @@ mod tests {
         assert!(refused.to_string().contains("node-2 is drained"), "{refused}");
     }
 
+    #[test]
+    fn one_without_room_is_chosen_only_where_nobody_else_may_lead() {
+        let full = candidate(2, Some(0), 90, Some(Unfit::Full));
+        let all = [full.clone(), candidate(3, None, 10, None)];
+        assert_eq!(choose(&all, None), Ok(NodeId(3)), "though the other is preferred");
+        let refused = NoSuccessor("node-2 has too little room for samples".into());
+        assert_eq!(choose(&all, Some(NodeId(2))), Err(refused));
+        let nobody_else = [full, candidate(3, None, 10, Some(Unfit::Drained))];
+        assert_eq!(choose(&nobody_else, None), Ok(NodeId(2)));
+        assert_eq!(choose(&nobody_else, Some(NodeId(2))), Ok(NodeId(2)));
+    }
+
     fn well(now: Instant) -> PeerInfo {
         PeerInfo {
             identity: None,
@@ -251,6 +287,10 @@ mod tests {
         let quarantined = PeerInfo { votes: Some(false), ..well(now) };
         let just_started = Known { peer: Some(&quarantined), ..known() };
         assert_eq!(unfit(&just_started, SILENCE, now), Some(Unfit::Quarantined));
+        let filled = |free| PeerInfo { free_bytes: Some(free), ..well(now) };
+        let (full, roomy) = (filled(ROOM_TO_LEAD - 1), filled(ROOM_TO_LEAD));
+        assert_eq!(unfit(&Known { peer: Some(&full), ..known() }, SILENCE, now), Some(Unfit::Full));
+        assert_eq!(unfit(&Known { peer: Some(&roomy), ..known() }, SILENCE, now), None);
         let later = now + SILENCE + Duration::from_millis(1);
         assert_eq!(unfit(&known(), SILENCE, later), Some(Unfit::Unreachable), "it went silent");
     }

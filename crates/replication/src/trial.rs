@@ -6,6 +6,7 @@
 //!   nodes may act at once: what a lease had promised to an operation holds, whatever becomes of its holder.
 //! - A crash is a power cut: the links break, the disk keeps what was durable, and nobody cleans up.
 
+mod drained;
 mod faults;
 mod leases;
 mod wires;

@@ -14,8 +14,8 @@ use model::plant::{
     ModbusPoint, ModbusTcp, Plant, Retention, Scaling, Schedule, Secret, Standby, Start, Tag, WhenFull,
 };
 use model::{
-    AlarmKind, BootId, Cause, ClusterId, Cursor, GroupId, Lineage, NodeId, Ordinal, Position, Reading,
-    Revision, SessionId, Source, StatusCode, TagId, Timestamp, Value, ValueType,
+    AlarmKind, BootId, Cause, ClusterId, Cursor, GridId, GroupId, Lineage, NodeId, Ordinal, Position,
+    Reading, Revision, SessionId, Source, StatusCode, TagId, Timestamp, Value, ValueType,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -180,7 +180,10 @@ fn any_reign_command() -> impl Strategy<Value = Command> {
         (any::<u32>(), any::<u64>(), any::<u64>(), any_cause()).prop_map(|(group, grid, last, cause)| {
             Command::Missed { group: group.into(), grid: grid.into(), last, cause }
         }),
-        any_elapsed().prop_map(|elapsed| Command::Reclock { elapsed }),
+        (any_elapsed(), vec((any::<u64>(), any::<u64>()), 0..5)).prop_map(|(elapsed, next)| {
+            let next = next.into_iter().map(|(grid, slot)| (GridId(grid), slot)).collect();
+            Command::Reclock { elapsed, next }
+        }),
         any::<u128>().prop_map(|session| Command::EndSession { session: SessionId::from(session) }),
         any_event().prop_map(Command::Event),
         (proptest::sample::select(&AlarmKind::ALL[..]), any::<bool>(), any_event()).prop_map(

@@ -137,6 +137,7 @@ impl Losses {
             for command in replica.store().keeper().read(|state| self.orphans(state)) {
                 match replica.propose_in(&leadership, &command, PATIENCE).await {
                     Ok(_) => self.settled(&command),
+                    Err(_) if leadership.is_over() => return Ok(()),
                     Err(error) => {
                         debug!(%error, "a slot of a closed schedule is not yet said to be missed");
                         sleep(RETRY).await;

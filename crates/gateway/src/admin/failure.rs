@@ -8,10 +8,12 @@ use std::time::Duration;
 use model::Timestamp;
 use model::ids::Revision;
 use model::plant::document::Diagnostics;
-use replication::{MembershipError, NoSuccessor, ProposeError};
+use replication::{DrainError, MembershipError, NoSuccessor, ProposeError};
 use store::Refusal;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
+
+use super::PATIENCE;
 
 /// Metadata key of the error code.
 pub const CODE: &str = "holdfast-code";
@@ -112,6 +114,17 @@ pub(crate) enum Failure {
     /// A voter cannot go.
     #[error("the member cannot be removed: {0}")]
     QuorumAtStake(String),
+    /// Too few would be left that may lead.
+    #[error(
+        "{name} is not drained: {why}; resume or bring back another first, or only move leadership with `holdfast leader \
+         transfer`"
+    )]
+    TooFewToLead {
+        /// Who was to be drained.
+        name: String,
+        /// Who would be left.
+        why: String,
+    },
     /// The membership was not changed.
     #[error("the membership was not changed: {0}")]
     NotChanged(String),
@@ -189,6 +202,7 @@ impl Failure {
             Self::NotCaughtUp(_) => "HF-3112",
             Self::QuorumAtStake(_) => "HF-3113",
             Self::NotChanged(_) => "HF-3114",
+            Self::TooFewToLead { .. } => "HF-3115",
             Self::NoSuchDevice(_) => "HF-5101",
             Self::OutOfService { .. } => "HF-5102",
             Self::NoSuchTag(_) => "HF-5103",
@@ -211,6 +225,7 @@ impl Failure {
             | Self::NotTaken(_)
             | Self::NotCaughtUp(_)
             | Self::QuorumAtStake(_)
+            | Self::TooFewToLead { .. }
             | Self::NotChanged(_) => Code::FailedPrecondition,
             Self::NoSuchRevision(_)
             | Self::NoSuchMember(_)
@@ -236,6 +251,17 @@ impl Failure {
         match error {
             MembershipError::Refused(reason) => Self::NotChanged(reason),
             other => other.into(),
+        }
+    }
+
+    /// Why `name` was not drained.
+    pub(crate) fn from_drain(error: DrainError, name: &str) -> Self {
+        match error {
+            DrainError::TooFew(why) => Self::TooFewToLead { name: name.to_owned(), why: why.to_string() },
+            DrainError::Turn(MembershipError::NotLeader { .. })
+            | DrainError::Propose(ProposeError::NotLeader { .. }) => Self::LedNoMore,
+            DrainError::Turn(error) => Self::from_change(error),
+            DrainError::Propose(error) => Self::from_propose(error, PATIENCE),
         }
     }
 

@@ -29,6 +29,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a leader is waited for where none is known: an election fits into it.
 const WAIT_FOR_LEADER: Duration = Duration::from_secs(2);
+/// How long it is waited for by who would let a drained node lead again: if all are drained, one of them leads as the last
+/// resort, ten leases after the last leader.
+pub(super) const WAIT_FOR_LAST_RESORT: Duration = Duration::from_secs(8);
 /// How long the leader's better answer is waited for.
 const SOON: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -130,7 +133,16 @@ impl<E: Engine> AdminService<E> {
         if this_node {
             return Ok(None);
         }
-        let until = Instant::now() + WAIT_FOR_LEADER;
+        self.leader_within(request, WAIT_FOR_LEADER).await
+    }
+
+    /// The same, where a leader may take this long to show.
+    pub(super) async fn leader_within<T>(
+        &self,
+        request: &Request<T>,
+        patience: Duration,
+    ) -> Result<Option<Leader>, Failure> {
+        let until = Instant::now() + patience;
         loop {
             let status = self.replica().status();
             if status.removed {

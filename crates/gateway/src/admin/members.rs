@@ -10,14 +10,15 @@ use std::time::Duration;
 use model::command::{Command, Event, Severity};
 use model::ids::NodeId;
 use model::plant::Failback;
-use replication::{Candidate, Joiner, NoSuccessor, Status, check_removal, choose};
+use replication::{Joiner, NoSuccessor, Status, check_removal, choose};
+use store::Outcome;
 use store::engine::Engine;
 use tokio::time::{Instant, sleep};
 use wire::proto::v1 as pb;
 use wire::times::duration_to_proto;
 
 use super::failure::Failure;
-use super::{AdminService, PROPOSE_AGAIN, request, views};
+use super::{AdminService, PATIENCE, PROPOSE_AGAIN, request, views};
 use crate::failback::{Decision, Watch, facts};
 
 /// How long another leader may take to show after a hand-over.
@@ -106,20 +107,14 @@ impl<E: Engine> AdminService<E> {
     }
 
     pub(super) async fn drain(&self, name: &str, reason: &str, principal: &str) -> Result<String, Failure> {
-        let status = self.replica().status();
+        let status = self.leading()?;
         let node = member_named(&status, name)?;
-        let leads = status.leader == Some(node);
-        let candidates = self.replica().candidates();
-        let others: Vec<&Candidate> = candidates.iter().filter(|candidate| candidate.node != node).collect();
-        let another_leads = !leads && status.leader.is_some();
-        if !another_leads && !others.iter().any(|candidate| candidate.unfit.is_none()) {
-            let why: Vec<String> = others.iter().map(ToString::to_string).collect();
-            let text = format!("{name} is the last that may lead ({})", why.join("; "));
-            return Err(Failure::NoSuccessor(text));
+        let drained = self.replica().drain(node, request(principal, reason), PATIENCE).await;
+        if let Outcome::Refused(refusal) = drained.map_err(|error| Failure::from_drain(error, name))?.outcome
+        {
+            return Err(refusal.into());
         }
-        let command = Command::SetDrained { node, drained: true, request: request(principal, reason) };
-        self.change(&command).await?;
-        if !leads {
+        if node != status.node {
             return Ok(String::new());
         }
         let leader = self.hand_over(None).await?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use model::ids::NodeId;
 use model::{Permit as _, Role, Timestamp};
-use replication::{PeerInfo, PeerStanding, Status};
+use replication::{PeerInfo, PeerStanding, Refusal, Status};
 use store::engine::Engine;
 use store::ledger::State;
 use wire::proto::v1 as pb;
@@ -165,7 +165,7 @@ fn member(status: &Status, state: &State, id: NodeId, peer: Option<&PeerInfo>, a
             (Reach::Unreachable, Some(views::moment(at, since.elapsed())), reason.clone())
         }
         Some(PeerStanding::Refused { since, refusal }) => {
-            (Reach::Refused, Some(views::moment(at, since.elapsed())), refusal.to_string())
+            (Reach::Refused, Some(views::moment(at, since.elapsed())), why_refused(*refusal, known))
         }
         // Followers have no reason to talk to each other: what one heard of another says nothing of now.
         Some(_) if leads || status.leader == Some(id) => (Reach::Reachable, None, String::new()),
@@ -200,6 +200,18 @@ fn member(status: &Status, state: &State, id: NodeId, peer: Option<&PeerInfo>, a
         drained: state.drained.get(&id).map(views::standing),
         behind_bytes: None,
         caught_up: false,
+    }
+}
+
+/// Why a member and this node refuse each other, and what to type where only that helps.
+fn why_refused(refusal: Refusal, member: &model::Member) -> String {
+    let model::Member { name, address, .. } = member;
+    match refusal {
+        Refusal::Amnesic => format!(
+            "{refusal}: replace this node: empty its data directory, start it again, then `holdfast member replace {name} \
+             {name}={address}`"
+        ),
+        refusal => refusal.to_string(),
     }
 }
 

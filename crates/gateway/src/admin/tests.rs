@@ -213,7 +213,7 @@ async fn a_node_alone_leads_and_hands_over_to_nobody() {
     let drain = pb::DrainMemberRequest { name: "solo".into(), reason: String::new() };
     assert_eq!(
         code(cluster.admin.drain_member(drain).await),
-        (Code::FailedPrecondition, "HF-3106".to_owned())
+        (Code::FailedPrecondition, "HF-3115".to_owned())
     );
     let stranger = pb::ResumeMemberRequest { name: "gateway-x".into(), reason: String::new() };
     assert_eq!(code(cluster.admin.resume_member(stranger).await), (Code::NotFound, "HF-3105".to_owned()));

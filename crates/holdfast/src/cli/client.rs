@@ -218,9 +218,10 @@ impl Client {
     }
 }
 
-/// Whether another node should be asked: this one does not lead, is stopping, or belongs to no cluster (any more).
+/// Whether another node should be asked: this one does not lead, is stopping, belongs to no cluster (any more), or lost its
+/// memory.
 fn is_passed_on(status: &Status) -> bool {
-    matches!(code(status), Some("HF-3101" | "HF-3108" | "HF-3109" | "HF-3110"))
+    matches!(code(status), Some("HF-3101" | "HF-3108" | "HF-3109" | "HF-3110" | "HF-4104"))
 }
 
 /// Whether a node decided this, rather than the way to it: what came over the wire has no cause on this side.

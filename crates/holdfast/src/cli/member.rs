@@ -74,6 +74,9 @@ pub(crate) enum MemberCommand {
     #[command(
         long_about = "Keep a node from leading, for maintenance. It goes on voting and keeping data. If it \
         leads, it hands over first, and no slot is missed. It stays drained, whoever leads, until it is resumed.\n\n\
+        It is refused if too few would be left to lead: two where three or more gateways vote, one where two do. Only \
+        if nobody else can be reached for ten leases (5 s with profile lan) does a drained node lead, so that there is a \
+        leader at all; it yields as soon as another may.\n\n\
         Example:\n  holdfast member drain gateway-a --reason 'new power supply'"
     )]
     Drain {

@@ -109,7 +109,7 @@ impl Change<'_> {
                 self.acknowledge(at, stamp, destination, next, rejected)
             }
             Command::Missed { group, grid, last, cause } => self.missed(at, group, grid, last, cause),
-            Command::Reclock { elapsed } => self.reclock(at, stamp, &elapsed),
+            Command::Reclock { elapsed, next } => self.reclock(at, stamp, &elapsed, &next),
             Command::Truncate { below, overrun } => self.truncate(at, below, overrun.as_deref()),
             Command::Configure { base, bundle, plant, elapsed, discard, request } => self.configure(
                 at,

@@ -124,11 +124,21 @@ impl Change<'_> {
         Outcome::Done
     }
 
-    pub(super) fn reclock(&mut self, at: Position, stamp: Stamp, elapsed: &[(GroupId, Duration)]) -> Outcome {
+    /// Slots that were said since `elapsed` was measured, when `next` was next, lie within that time.
+    pub(super) fn reclock(
+        &mut self,
+        at: Position,
+        stamp: Stamp,
+        elapsed: &[(GroupId, Duration)],
+        next: &[(GridId, u64)],
+    ) -> Outcome {
         let groups: Vec<GroupId> = self.state.grids.keys().copied().collect();
         for group in groups {
             let open = self.state.grids[&group];
-            let missed = open.line.periods_in(elapsed_of(elapsed, group));
+            let measured =
+                next.iter().find(|(grid, _)| *grid == open.id).map_or(open.next, |(_, next)| *next);
+            let said = open.next.saturating_sub(measured);
+            let missed = open.line.periods_in(elapsed_of(elapsed, group)).saturating_sub(said);
             if missed > 0 {
                 self.gap(at, group, &open, open.next + missed - 1, Cause::Clock);
             }

@@ -154,7 +154,13 @@ impl Machine {
                 last: arguments.need("last"),
                 cause: arguments.need("cause"),
             },
-            "reclock" => Command::Reclock { elapsed: self.elapsed(arguments) },
+            "reclock" => Command::Reclock {
+                elapsed: self.elapsed(arguments),
+                next: {
+                    let number = |text: &str| text.parse().expect("a number");
+                    arguments.pairs("next").map(|(grid, slot)| (GridId(number(grid)), number(slot))).collect()
+                },
+            },
             "disable" | "enable" => Command::SetDeviceEnabled {
                 device: second(),
                 enabled: name == "enable",

@@ -38,7 +38,10 @@ pub(super) fn to_body(command: &Command) -> Result<Option<Body>, EncodeError> {
             last: *last,
             cause: cause_number(*cause),
         }),
-        Command::Reclock { elapsed } => Body::Reclock(proto::Reclock { elapsed: elapsed_to(elapsed) }),
+        Command::Reclock { elapsed, next } => {
+            let next = next.iter().map(|(grid, slot)| proto::NextSlot { grid: grid.0, slot: *slot });
+            Body::Reclock(proto::Reclock { elapsed: elapsed_to(elapsed), next: next.collect() })
+        }
         Command::Truncate { below, overrun } => {
             Body::Truncate(proto::Truncate { below: below.0, overrun: overrun.as_deref().map(overrun_to) })
         }
@@ -133,7 +136,10 @@ pub(super) fn from_body(body: Body) -> Result<Command, ConvertError> {
         Body::Missed(proto::Missed { group, grid, last, cause }) => {
             Command::Missed { group: group.into(), grid: grid.into(), last, cause: cause_from(cause)? }
         }
-        Body::Reclock(proto::Reclock { elapsed }) => Command::Reclock { elapsed: elapsed_from(elapsed) },
+        Body::Reclock(proto::Reclock { elapsed, next }) => {
+            let next = next.into_iter().map(|next| (next.grid.into(), next.slot)).collect();
+            Command::Reclock { elapsed: elapsed_from(elapsed), next }
+        }
         Body::Truncate(proto::Truncate { below, overrun }) => {
             Command::Truncate { below: below.into(), overrun: overrun.map(overrun_from) }
         }

@@ -110,7 +110,8 @@ impl Cluster {
             }
             4 => {
                 let elapsed = vec![(GROUP, Duration::from_millis(random.random_range(0..3_000)))];
-                command(self.clock, &Command::Reclock { elapsed })
+                let next = grid.map(|grid| (grid.id, grid.next.saturating_sub(random.random_range(0..3))));
+                command(self.clock, &Command::Reclock { elapsed, next: next.into_iter().collect() })
             }
             5 => {
                 let (grid, next) = grid.map_or((GridId(9), 0), |grid| (grid.id, grid.next));

@@ -1,0 +1,99 @@
+//! Drained nodes, on real replicas: they vote, pass on what they alone have, and lead only where nobody else could.
+
+#![allow(clippy::disallowed_methods, reason = "a test is the end that everything it spawned comes to")]
+
+use model::command::{Command, Request};
+
+use super::*;
+
+const LAN: LeaseTimes = LeaseTimes::LAN;
+const L: Duration = LAN.lease;
+
+impl Cluster {
+    /// An operator's order, given to the node that leads.
+    async fn order(&self, node: u64, drained: bool) {
+        let leader = self.leader().expect("somebody leads");
+        let order = Command::SetDrained { node: NodeId(node), drained, request: Request::default() };
+        self.replica(leader).propose(&order, PATIENCE).await.expect("a majority is there");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_drained_by_an_entry_that_it_has_not_applied_yet_does_not_reign() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    cluster.run_for(L * 2).await;
+    let (leader, second, _) = cluster.three();
+    cluster.mischief(second).let_apply(false);
+    cluster.order(second, true).await;
+    assert!(!cluster.replica(second).is_drained(), "its ledger does not know yet");
+
+    // As if it had been asked to take over just before.
+    let old = cluster.replica(leader).inner.clone();
+    old.cell.raise_barrier(cluster.leadership(leader).term());
+    old.leadership.send_replace(None);
+    old.raft.trigger().transfer_leader(second).await.expect("raft runs");
+    cluster.until("it leads", |cluster| cluster.replica(second).status().role == "leader").await;
+    cluster.run_for(L / 5).await;
+    cluster.mischief(second).let_apply(true);
+    cluster.until("somebody reigns", |cluster| cluster.leader().is_some()).await;
+    assert_ne!(cluster.leader(), Some(second), "{}", cluster.account());
+}
+
+/// A cluster whose followers are both drained; its leader comes first.
+async fn with_drained_followers() -> (Cluster, u64, u64, u64) {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    cluster.run_for(L * 2).await;
+    let (leader, second, third) = cluster.three();
+    for follower in [second, third] {
+        cluster.order(follower, true).await;
+    }
+    cluster.until_all_applied_alike().await;
+    (cluster, leader, second, third)
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_only_drained_nodes_are_left_one_leads_as_the_last_resort_and_can_be_resumed() {
+    let (mut cluster, leader, ..) = with_drained_followers().await;
+    cluster.crash(leader);
+    let crashed = Instant::now();
+    let resort = cluster.until_another_leads(leader).await;
+    let waited = crashed.elapsed();
+    assert!(waited > L * 9 && waited < L * 15, "after {waited:?}");
+    cluster.order(resort, false).await;
+    cluster.until("it is drained no more", |cluster| !cluster.replica(resort).is_drained()).await;
+
+    // What it was needed for is over: whoever is not drained leads like any other.
+    cluster.restart(leader).await;
+    cluster.until_all_applied_alike().await;
+    assert_eq!(cluster.leader(), Some(resort));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_node_does_not_forestall_one_that_answers() {
+    let (mut cluster, leader, second, third) = with_drained_followers().await;
+    cluster.crash(leader);
+    // Just before their turn; it must not vote for a lease yet.
+    cluster.run_for(L * 10 - Duration::from_millis(50)).await;
+    cluster.restart(leader).await;
+    cluster
+        .until("it leads again", |cluster| {
+            for drained in [second, third] {
+                assert_ne!(cluster.replica(drained).status().role, "leader", "{}", cluster.account());
+            }
+            cluster.leader() == Some(leader)
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_node_that_was_elected_hands_over_to_one_that_comes_back() {
+    let (mut cluster, leader, second, third) = with_drained_followers().await;
+    cluster.crash(leader);
+    let elected = |cluster: &Cluster| {
+        [second, third].into_iter().find(|drained| cluster.replica(*drained).status().role == "leader")
+    };
+    cluster.until("one of them is elected", |cluster| elected(cluster).is_some()).await;
+    cluster.restart(leader).await;
+    cluster.until("somebody reigns", |cluster| cluster.leader().is_some()).await;
+    assert_eq!(cluster.leader(), Some(leader), "{}", cluster.account());
+}
