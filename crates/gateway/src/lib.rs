@@ -6,7 +6,7 @@
 //! - [`leading`]: what a node does while it leads: forwarding first, acquisition last; stopping goes the other way.
 //! - [`failback`]: leadership returns to the preferred node; [`waiting`]: what a node answers before it belongs.
 //! - [`acquisition`], [`forwarding`], [`retention`]: the three loops of a leader.
-//! - [`space`]: room on this node's disk, and the reserve for the time when there is none.
+//! - [`space`]: room on this node's disk, and the reserve for the time when there is none; `steady`: time that no clock sets.
 //! - `hooks`: what lets programs outside follow the active node; `watching`: system tags, alarms, what has its time.
 //! - [`admin`], [`health`]: what people and machines ask a node; [`live`]: what only the running node knows.
 
@@ -31,6 +31,7 @@ mod roles;
 mod scenarios;
 pub mod security;
 mod space;
+mod steady;
 mod waiting;
 mod watching;
 
