@@ -274,16 +274,9 @@ async fn configuration_changed<E: Engine>(
 
 /// Whether this node's wall clock disagrees with what it knows of the grids that it takes over.
 fn clocks_disagree<E: Engine>(parts: &AcquisitionParts<E>) -> bool {
-    let elapsed = parts.replica.elapsed();
-    let grids: Vec<(GroupId, Grid)> = parts
-        .replica
-        .store()
-        .keeper()
-        .read(|state| state.grids.iter().map(|(id, grid)| (*id, *grid)).collect());
     let now = parts.clock.now();
-    let since = |group: &GroupId| elapsed.iter().find(|(id, _)| id == group).map(|(_, elapsed)| *elapsed);
-    grids.iter().any(|(group, grid)| {
-        matches!(resume(&grid.line, grid.next, now, since(group)), Resumption::Reclock { .. })
+    parts.replica.store().keeper().open_grids().iter().any(|(_, grid, elapsed)| {
+        matches!(resume(&grid.line, grid.next, now, *elapsed), Resumption::Reclock { .. })
     })
 }
 

@@ -7,7 +7,7 @@
 //! - [`failback`]: leadership returns to the preferred node.
 //! - [`notice`]: what a node answers that cannot take part: [`waiting`] to belong, or in [`amnesia`].
 //! - [`acquisition`], [`forwarding`], [`retention`]: the three loops of a leader.
-//! - [`space`]: room on this node's disk, and the reserve for the time when there is none.
+//! - [`space`]: room on this node's disk, and the reserve for the time when there is none; `steady`: time that no clock sets.
 //! - `hooks`: what lets programs outside follow the active node; `watching`: system tags, alarms, what has its time.
 //! - [`admin`], [`health`]: what people and machines ask a node; [`live`]: what only the running node knows.
 
@@ -34,6 +34,7 @@ mod roles;
 mod scenarios;
 pub mod security;
 mod space;
+mod steady;
 mod waiting;
 mod watching;
 

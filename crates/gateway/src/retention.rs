@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::space::{ROOM_AGAIN, ROOM_FOR_SAMPLES};
+use crate::steady::SteadyTime;
 
 /// How often the buffer and the disks are looked at.
 const EVERY: Duration = Duration::from_millis(100);
@@ -125,7 +126,7 @@ pub(crate) async fn run<E: Engine>(
 ) -> Result<(), Failure> {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut steady = Steady::default();
+    let mut steady = SteadyTime::default();
     let mut full = None;
     let mut moved = None;
     loop {
@@ -180,24 +181,6 @@ fn say(now: Option<Full>, before: Option<Full>) {
             error!("HF-4102: too few disks have room: samples are refused until there is some");
         }
         None => info!(?before, "there is room: samples are taken again"),
-    }
-}
-
-/// Steady command time, going on between commands: an idle cluster's samples grow old too.
-#[derive(Debug, Default)]
-struct Steady {
-    seen: Option<(Duration, Instant)>,
-}
-
-impl Steady {
-    fn at(&mut self, command_time: Duration) -> Duration {
-        match self.seen {
-            Some((known, since)) if known == command_time => known + since.elapsed(),
-            _ => {
-                self.seen = Some((command_time, Instant::now()));
-                command_time
-            }
-        }
     }
 }
 

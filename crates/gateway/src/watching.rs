@@ -29,6 +29,7 @@ use wire::EncodedBatch;
 use wire::proto::v1 as pb;
 
 use crate::admin::{AdminService, Facts};
+use crate::steady::SteadyTime;
 use alarms::Tracker;
 use shares::Shares;
 use tags::SystemTags;
@@ -52,6 +53,7 @@ pub(crate) struct Watch<E: Engine> {
     reign: Option<Reign>,
     tracker: Tracker,
     shares: Shares,
+    steady: SteadyTime,
     buffer: Option<(Instant, pb::BufferStats)>,
     clocks: Option<(Instant, Timestamp)>,
     no_quorum_since: Option<Instant>,
@@ -76,6 +78,7 @@ impl<E: Engine> Watch<E> {
             reign: None,
             tracker: Tracker::default(),
             shares: Shares::new(node),
+            steady: SteadyTime::default(),
             buffer: None,
             clocks: None,
             no_quorum_since: None,
@@ -251,8 +254,8 @@ impl<E: Engine> Watch<E> {
     }
 
     /// Puts devices back into service whose time is over.
-    async fn put_back(&self, leadership: &Leadership) {
-        let now = self.admin.now();
+    async fn put_back(&mut self, leadership: &Leadership) {
+        let now = self.steady.at(self.replica().store().keeper().read(|state| state.steady.now));
         for (device, until) in self.replica().store().keeper().read(|state| overdue(state, now)) {
             let command = Command::SetDeviceEnabled {
                 device: device.clone(),
@@ -282,10 +285,10 @@ fn is_in(batches: &[BatchOutcome]) -> bool {
     matches!(batches, [BatchOutcome::Accepted | BatchOutcome::Already])
 }
 
-/// Devices out of service whose time is over at `now`, and until when they were out.
-fn overdue(state: &State, now: Timestamp) -> Vec<(String, Timestamp)> {
+/// Devices out of service whose time is over at `now`, in steady command time, and until when they were out for people.
+fn overdue(state: &State, now: Duration) -> Vec<(String, Timestamp)> {
     let ends = state.disabled.iter().filter_map(|(device, standing)| Some((device, standing.until?)));
-    ends.filter(|(_, until)| *until <= now).map(|(device, until)| (device.clone(), until)).collect()
+    ends.filter(|(_, end)| end.steady <= now).map(|(device, end)| (device.clone(), end.at)).collect()
 }
 
 /// By how many nanoseconds the wall clock was set, if it was, while `monotonic` passed and the wall clock moved on by
@@ -298,12 +301,13 @@ fn step(monotonic: Duration, wall_nanos: i64) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use store::ledger::Standing;
+    use store::ledger::{End, Standing};
 
     use super::*;
 
-    fn standing(until: Option<i64>) -> Standing {
-        let until = until.map(Timestamp);
+    fn standing(steady: Option<u64>) -> Standing {
+        // What people see says nothing.
+        let until = steady.map(|steady| End { at: Timestamp(0), steady: Duration::from_secs(steady) });
         Standing { principal: "anna".into(), reason: "tool change".into(), at: Timestamp(0), until }
     }
 
@@ -312,9 +316,9 @@ mod tests {
         let disabled = [("a", Some(10)), ("b", Some(20)), ("c", None)];
         let disabled = disabled.map(|(device, until)| (device.to_owned(), standing(until)));
         let state = State { disabled: disabled.into(), ..State::default() };
-        assert_eq!(overdue(&state, Timestamp(9)), []);
-        assert_eq!(overdue(&state, Timestamp(10)), [("a".to_owned(), Timestamp(10))]);
-        assert_eq!(overdue(&state, Timestamp(99)).len(), 2, "one without an end stays out");
+        assert_eq!(overdue(&state, Duration::from_secs(9)), []);
+        assert_eq!(overdue(&state, Duration::from_secs(10)), [("a".to_owned(), Timestamp(0))]);
+        assert_eq!(overdue(&state, Duration::from_secs(99)).len(), 2, "one without an end stays out");
     }
 
     #[test]

@@ -175,11 +175,14 @@ impl Catalog {
 
     /// All groups, in the plant's order, with what the plant says of them.
     pub fn groups(&self) -> impl Iterator<Item = (&GroupEntry, &Device, &Group)> {
-        self.group_order.iter().map(|id| {
-            let entry = &self.groups[id];
-            let device = &self.plant.devices[entry.place.0];
-            (entry, device, &device.groups[entry.place.1])
-        })
+        self.group_order.iter().filter_map(|id| self.placed(*id))
+    }
+
+    /// A group by its number, with what the plant says of it.
+    pub fn placed(&self, id: GroupId) -> Option<(&GroupEntry, &Device, &Group)> {
+        let entry = self.groups.get(&id)?;
+        let device = &self.plant.devices[entry.place.0];
+        Some((entry, device, &device.groups[entry.place.1]))
     }
 
     /// All destinations with their numbers.

@@ -145,8 +145,9 @@ pub enum Command {
         device: String,
         /// In or out.
         enabled: bool,
-        /// Taken out: when it comes back by itself. Put back: only if it was taken out until just then, so that who
-        /// was faster with another order is not overruled.
+        /// Taken out: when it comes back by itself, by the clock of the stamp; how long that is counts, in steady command
+        /// time. Put back: only if it was taken out until just then, so that who was faster with another order is not
+        /// overruled.
         until: Option<Timestamp>,
         /// Monotonic time since each group's last slot.
         elapsed: Vec<(GroupId, Duration)>,

@@ -57,6 +57,27 @@ impl GridLine {
     }
 }
 
+/// How long ago something was, as far as a monotonic clock can tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Elapsed {
+    /// Not less than this.
+    pub least: Duration,
+    /// Not more than this, where anything is known of that.
+    pub most: Option<Duration>,
+}
+
+impl Elapsed {
+    /// Just this long.
+    pub fn exactly(long: Duration) -> Self {
+        Self { least: long, most: Some(long) }
+    }
+
+    /// This long, or any longer.
+    pub fn at_least(long: Duration) -> Self {
+        Self { least: long, most: None }
+    }
+}
+
 /// What a new leader does with a grid it finds in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resumption {
@@ -67,37 +88,30 @@ pub enum Resumption {
     },
     /// Clocks disagree: the grid must be closed and opened anew, with a gap of this length.
     Reclock {
-        /// Monotonic time since the last slot, where it is known.
+        /// Monotonic time since the last slot, as much of it as is certain.
         elapsed: Duration,
     },
 }
 
 /// Decides how a new leader continues a grid whose next slot is `next`.
 ///
-/// `now` is its wall clock, `elapsed` its own monotonic time since slot `next − 1` began, or since it applied the opening
-/// of a grid without any slot, if it has run since.
-pub fn resume(line: &GridLine, next: u64, now: Timestamp, elapsed: Option<Duration>) -> Resumption {
-    // Slot `next − 1` is the last thing known; for a grid without any slot it is one period before the first.
+/// `now` is its wall clock; `elapsed` is by its monotonic clock, since slot `next − 1` began, or since a grid without any
+/// slot was opened. Of a slot that it applied long after it began it knows only how long that has been at least: then a
+/// wall clock that is behind is found out, and one that is ahead is believed.
+pub fn resume(line: &GridLine, next: u64, now: Timestamp, elapsed: Elapsed) -> Resumption {
+    // Slot `next − 1` is the last thing known. A grid without any slot was opened somewhere in the period that begins here.
     let last = line.nominal(next).plus_nanos(-nanos(line.period));
+    let since = if next == 0 { nanos(line.period) } else { 0 };
+    let bears = i64::try_from(tolerance(line.period)).unwrap_or(i64::MAX);
     let by_wall = now.nanos_since(last);
-    let agrees = match elapsed {
-        Some(elapsed) if next == 0 => {
-            // Opened somewhere in the period before the first slot.
-            let after_opening = i64::try_from(elapsed.as_nanos()).unwrap_or(i64::MAX);
-            let since_opening = by_wall.saturating_sub(after_opening).saturating_sub(nanos(line.period) / 2);
-            since_opening.unsigned_abs() <= nanos(line.period) as u64 / 2 + tolerance(line.period)
-        }
-        Some(elapsed) => {
-            let by_monotonic = i64::try_from(elapsed.as_nanos()).unwrap_or(i64::MAX);
-            by_wall.saturating_sub(by_monotonic).unsigned_abs() <= tolerance(line.period)
-        }
-        // A grid that opens in the future (its first multiple has not come) is not evidence of a wrong clock.
-        None => by_wall >= 0 || (next == 0 && by_wall >= -nanos(line.period)),
-    };
-    if agrees {
-        Resumption::Continue { slot: next.max(line.slots_until(now)) }
+    let is_behind = by_wall < length(elapsed.least).saturating_sub(bears);
+    let is_ahead = elapsed
+        .most
+        .is_some_and(|most| by_wall > length(most).saturating_add(since).saturating_add(bears));
+    if is_behind || is_ahead {
+        Resumption::Reclock { elapsed: elapsed.least }
     } else {
-        Resumption::Reclock { elapsed: elapsed.unwrap_or(Duration::ZERO) }
+        Resumption::Continue { slot: next.max(line.slots_until(now)) }
     }
 }
 
@@ -116,8 +130,13 @@ pub fn tolerance(period: Duration) -> u64 {
     (nanos(period) as u64 / 2).max(100_000_000)
 }
 
-fn nanos(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX).max(1)
+/// A period in nanoseconds; never 0.
+fn nanos(period: Duration) -> i64 {
+    length(period).max(1)
+}
+
+fn length(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -150,31 +169,48 @@ mod tests {
 
     #[test]
     fn a_new_leader_whose_clocks_agree_skips_the_grid_points_that_passed() {
-        let elapsed = Some(Duration::from_millis(2_300));
+        let elapsed = Elapsed::exactly(Duration::from_millis(2_300));
         assert_eq!(resume(&line(), 5, at(16.3), elapsed), Resumption::Continue { slot: 7 });
-        assert_eq!(resume(&line(), 5, at(16.3), None), Resumption::Continue { slot: 7 });
-        assert_eq!(
-            resume(&line(), 5, at(14.2), Some(Duration::from_millis(200))),
-            Resumption::Continue { slot: 5 }
-        );
+        assert_eq!(resume(&line(), 5, at(16.3), Elapsed::default()), Resumption::Continue { slot: 7 });
+        let elapsed = Elapsed::exactly(Duration::from_millis(200));
+        assert_eq!(resume(&line(), 5, at(14.2), elapsed), Resumption::Continue { slot: 5 });
     }
 
     #[test]
     fn a_new_leader_one_hour_behind_is_not_blind() {
         let elapsed = Duration::from_millis(700);
-        assert_eq!(resume(&line(), 4_000, at(500.0), Some(elapsed)), Resumption::Reclock { elapsed });
-        assert_eq!(resume(&line(), 4_000, at(500.0), None), Resumption::Reclock { elapsed: Duration::ZERO });
+        let behind = |elapsed| resume(&line(), 4_000, at(500.0), elapsed);
+        assert_eq!(behind(Elapsed::exactly(elapsed)), Resumption::Reclock { elapsed });
+        assert_eq!(behind(Elapsed::at_least(elapsed)), Resumption::Reclock { elapsed });
+        assert_eq!(behind(Elapsed::default()), Resumption::Reclock { elapsed: Duration::ZERO });
     }
 
     #[test]
     fn a_new_leader_one_hour_ahead_invents_no_gap() {
         let elapsed = Duration::from_millis(700);
-        assert_eq!(resume(&line(), 5, at(3_614.7), Some(elapsed)), Resumption::Reclock { elapsed });
+        let ahead = resume(&line(), 5, at(3_614.7), Elapsed::exactly(elapsed));
+        assert_eq!(ahead, Resumption::Reclock { elapsed });
+    }
+
+    #[test]
+    fn a_slot_that_was_applied_late_accuses_no_clock_of_being_ahead() {
+        // Read at 14 s, applied at 40 s when this node was back; it leads at 41 s.
+        let since = |least, most| Elapsed {
+            least: Duration::from_secs(least),
+            most: Some(Duration::from_secs(most)).filter(|most| !most.is_zero()),
+        };
+        let four = GridLine { first: at(10.0), period: SECOND * 4 };
+        assert_eq!(resume(&four, 2, at(41.0), since(1, 0)), Resumption::Continue { slot: 8 });
+        assert_eq!(resume(&four, 2, at(41.0), since(1, 30)), Resumption::Continue { slot: 8 });
+        // But what it has seen itself it knows.
+        let reclock = Resumption::Reclock { elapsed: SECOND };
+        assert_eq!(resume(&four, 2, at(41.0), since(1, 1)), reclock);
+        assert_eq!(resume(&four, 2, at(12.9), since(1, 0)), reclock);
     }
 
     #[test]
     fn a_grid_without_any_slot_is_judged_by_when_it_opened() {
-        let since = Some(Duration::from_millis(300));
+        let since = Elapsed::exactly(Duration::from_millis(300));
         // Opened between 9 s and 10 s, 300 ms ago.
         for now in [9.31, 9.8, 10.29] {
             assert!(matches!(resume(&line(), 0, at(now), since), Resumption::Continue { .. }), "{now}");

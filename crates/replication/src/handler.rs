@@ -15,8 +15,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
-use model::command::Command;
-use model::{GroupId, Member, NodeId, Term, Timestamp};
+use model::command::{Command, Stamp};
+use model::{GroupId, Member, NodeId, Term};
 use openraft::AsyncRuntime;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::{
@@ -259,7 +259,7 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
             let leader = replica.status().leader;
             return futures::future::ready(Err(ProposeError::NotLeader { leader })).boxed();
         };
-        let command = match on_our_clock(opened, replica.stamp().at, || replica.elapsed()) {
+        let command = match on_our_clock(opened, replica.stamp(), || replica.elapsed()) {
             None => command,
             Some(Ok(stamped)) => stamped,
             Some(Err(error)) => {
@@ -275,43 +275,49 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
     }
 }
 
-/// A command that opens or closes schedules, as if this node had stamped it `now`; `None` for every other command.
+/// A command that opens or closes schedules, as if this node had proposed it with `our` stamp; `None` for every other
+/// command.
 fn on_our_clock(
     opened: Opened,
-    now: Timestamp,
+    our: Stamp,
     ours: impl FnOnce() -> Vec<(GroupId, Duration)>,
 ) -> Option<Result<Bytes, EncodeError>> {
-    let Opened { mut stamp, mut command, .. } = opened;
+    let Opened { stamp, mut command, .. } = opened;
     match &mut command {
         Command::Configure { elapsed, .. }
         | Command::ConfigureStaged { elapsed, .. }
         | Command::Reclock { elapsed, .. } => *elapsed = ours(),
-        Command::SetDeviceEnabled { elapsed, until, .. } => {
+        Command::SetDeviceEnabled { enabled, elapsed, until, .. } => {
             *elapsed = ours();
-            // "For four hours" means four hours from now, whatever the clock that it was counted on shows.
-            *until = until.map(|until| now.plus_nanos(until.nanos_since(stamp.at)));
+            // "For four hours" means four hours from now, whatever the clock that it was counted on shows. Where a device
+            // is put back it names the order that is taken back.
+            if !*enabled {
+                *until = until.map(|until| our.at.plus_nanos(until.nanos_since(stamp.at)));
+            }
         }
         _ => return None,
     }
-    stamp.at = now;
-    Some(wire::entry::encode(&stamp, &command))
+    Some(wire::entry::encode(&our, &command))
 }
 
 #[cfg(test)]
 mod tests {
-    use model::command::{Request, Stamp};
+    use model::Timestamp;
+    use model::command::Request;
     use model::ids::{DocumentId, Revision};
 
     use super::*;
 
     const NOW: Timestamp = Timestamp(1_000_000_000_000);
+    const OURS: u128 = 9;
 
     fn stamped(command: &Command) -> Option<Opened> {
         let wrong = Stamp { at: Timestamp(77), boot: 3.into() };
         let bytes = wire::entry::encode(&wrong, command).expect("it can be encoded");
         let opened = wire::entry::open(bytes).expect("it was just encoded");
         let elapsed = || vec![(GroupId(1), Duration::from_secs(2))];
-        let bytes = on_our_clock(opened, NOW, elapsed)?.expect("it can be encoded");
+        let our = Stamp { at: NOW, boot: OURS.into() };
+        let bytes = on_our_clock(opened, our, elapsed)?.expect("it can be encoded");
         Some(wire::entry::open(bytes).expect("it was just encoded"))
     }
 
@@ -325,7 +331,7 @@ mod tests {
             request: Request::default(),
         };
         let opened = stamped(&disable).expect("it closes a schedule");
-        assert_eq!((opened.stamp.at, opened.stamp.boot), (NOW, 3.into()));
+        assert_eq!(opened.stamp, Stamp { at: NOW, boot: OURS.into() }, "it moves command time, as ours do");
         let Command::SetDeviceEnabled { until, elapsed, .. } = opened.command else {
             panic!("the same command")
         };

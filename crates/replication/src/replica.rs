@@ -181,7 +181,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         Stamp { at: self.inner.clock.now(), boot: self.inner.boot }
     }
 
-    /// Monotonic time since each open group's last slot was applied here, as far as this process has seen it.
+    /// Monotonic time since each open group's last slot began, as much of it as is certain here.
     pub fn elapsed(&self) -> Vec<(GroupId, Duration)> {
         self.inner.store.keeper().elapsed()
     }

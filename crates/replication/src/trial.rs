@@ -9,6 +9,7 @@
 mod drained;
 mod faults;
 mod leases;
+mod phases;
 mod wires;
 
 use std::collections::BTreeSet;
@@ -16,11 +17,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use model::{BootId, NodeId, Permit as _, Position, Role, StoreId};
+use model::{BootId, Clock, NodeId, Permit as _, Position, Role, StoreId, Timestamp};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft_rt_tokio::TokioRuntime;
 use runtime::random::{Random, generator};
-use runtime::{Supervisor, SystemClock};
+use runtime::Supervisor;
 use store::engine::sim::{SimDisk, SimEngine};
 use store::{Store, StoreOptions};
 use tokio::net::TcpListener;
@@ -75,6 +76,18 @@ impl Mischief {
     }
 }
 
+/// A wall clock that goes as fast as the trial's time, and is right.
+#[derive(Debug)]
+struct TrialClock {
+    origin: Instant,
+}
+
+impl Clock for TrialClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(1_700_000_000_000).plus(self.origin.elapsed())
+    }
+}
+
 /// One node: what survives its crashes, and its process.
 struct Node {
     number: u64,
@@ -97,6 +110,7 @@ struct Running {
 pub(crate) struct Cluster {
     nodes: Vec<Node>,
     wires: Arc<Wires>,
+    clock: Arc<TrialClock>,
     random: Random,
     /// What crashed, and is still noticing it.
     wrecks: Vec<Running>,
@@ -117,11 +131,12 @@ impl Cluster {
         let mut cluster = Self {
             nodes: nodes.collect(),
             wires: Arc::default(),
+            clock: Arc::new(TrialClock { origin: Instant::now() }),
             random: generator(Some(7)),
             wrecks: Vec::new(),
         };
-        let (members, wires) = (cluster.members(), Arc::clone(&cluster.wires));
-        let starting = cluster.nodes.iter_mut().map(|node| node.start(&members, &wires));
+        let (members, wires, clock) = cluster.surroundings();
+        let starting = cluster.nodes.iter_mut().map(|node| node.start(&members, &wires, &clock));
         futures::future::join_all(starting).await;
         cluster.until("a first leader", |cluster| cluster.leader().is_some()).await;
         cluster
@@ -129,6 +144,11 @@ impl Cluster {
 
     fn members(&self) -> Vec<(String, String)> {
         self.nodes.iter().map(|node| (name(node.number), address(node.number))).collect()
+    }
+
+    /// What every node is told when it starts.
+    fn surroundings(&self) -> (Vec<(String, String)>, Arc<Wires>, Arc<TrialClock>) {
+        (self.members(), Arc::clone(&self.wires), Arc::clone(&self.clock))
     }
 
     fn node(&self, number: u64) -> &Node {
@@ -263,8 +283,8 @@ impl Cluster {
 
     /// Starts a node that crashed.
     async fn restart(&mut self, number: u64) {
-        let (members, wires) = (self.members(), Arc::clone(&self.wires));
-        self.nodes[number as usize - 1].start(&members, &wires).await;
+        let (members, wires, clock) = self.surroundings();
+        self.nodes[number as usize - 1].start(&members, &wires, &clock).await;
     }
 
     /// Cuts a node off from everybody, or connects it again.
@@ -281,7 +301,7 @@ impl Node {
         self.running.as_ref().and_then(|running| running.replica.inner.leadership.borrow().clone())
     }
 
-    async fn start(&mut self, members: &[(String, String)], wires: &Arc<Wires>) {
+    async fn start(&mut self, members: &[(String, String)], wires: &Arc<Wires>, clock: &Arc<TrialClock>) {
         self.boots += 1;
         let number = self.number;
         let (supervisor, spawner) = Supervisor::new();
@@ -301,7 +321,7 @@ impl Node {
             api: String::new(),
             belonging: Belonging { address: address(number), ..Belonging::default() },
             times: self.times,
-            clock: Arc::new(SystemClock),
+            clock: Arc::clone(clock) as Arc<dyn Clock>,
             connector: Arc::new(Wire::of(number, wires)),
             acceptor: Arc::new(PlainAcceptor),
             listener: Some(listener),

@@ -8,13 +8,14 @@
 //! - No snapshot lies above the horizon, or what is undelivered would not be in the log of who installs it. The limit is
 //!   read anew wherever a snapshot is picked; that something lies at or below it never becomes untrue.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use model::Position;
 use model::ids::GroupId;
+use model::slots::Elapsed;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,10 +24,11 @@ use crate::checkpoint::{Checkpoint, CheckpointHeader};
 use crate::checkpoints::Checkpoints;
 use crate::commit::{Operation, oneshot_done};
 use crate::engine::{Engine, EngineError, Family, index_key};
+use crate::ledger::prepare::Read;
 use crate::ledger::{ApplyError, Body, Grid, Ledger, LogId, State};
 use crate::log::Log;
 use crate::outcome::Outcome;
-use crate::phase::Phase;
+use crate::phases::Phases;
 
 /// How far the rows on disk may lag behind the ledger in memory.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
@@ -49,16 +51,30 @@ impl<E> Clone for Keeper<E> {
 struct Shared<E> {
     engine: Arc<E>,
     log: Log<E>,
-    ledger: RwLock<Ledger>,
+    held: RwLock<Held>,
     applied: watch::Sender<Position>,
     checkpoints: Checkpoints<E>,
     errands: Mutex<Errands>,
-    /// Entries up to here are replayed from the disk: when they were applied says nothing about when slots were.
+    /// Held while the ledger is moved, from before an entry is prepared for it: what was prepared fits.
+    moving: Mutex<()>,
+    /// Entries up to here are replayed from the disk: when they were applied says nothing about when they were proposed.
     replayed_to: Position,
-    /// When each group's last slot began, as seen from here.
-    phases: Mutex<BTreeMap<GroupId, Phase>>,
     /// Something for the keeper's task to do: a checkpoint to write or bytes to give back.
     work: Notify,
+}
+
+/// The ledger and what only this node knows of it, in step.
+struct Held {
+    ledger: Ledger,
+    /// When each group's last slot began, as seen from here.
+    phases: Phases,
+}
+
+impl Held {
+    fn new(ledger: Ledger) -> Self {
+        let phases = Phases::of(ledger.state(), Instant::now());
+        Self { ledger, phases }
+    }
 }
 
 /// What waits for the keeper's task.
@@ -87,23 +103,30 @@ impl<E: Engine> Keeper<E> {
     pub(crate) fn new(engine: Arc<E>, log: Log<E>, ledger: Ledger, checkpoints: Checkpoints<E>) -> Self {
         let log_end = log.ends().last.map_or(Position::ZERO, |last| last.index);
         let (applied, _) = watch::channel(ledger.state().applied_position());
-        let errands = Errands { cut_at: Some(Instant::now()), ..Errands::default() };
+        // What a crash kept from being given back goes now.
+        let droppable = log.ends().floor;
+        let errands = Errands { cut_at: Some(Instant::now()), droppable, ..Errands::default() };
         let shared = Shared {
             engine,
             log,
-            ledger: RwLock::new(ledger),
+            held: RwLock::new(Held::new(ledger)),
             applied,
             checkpoints,
             errands: Mutex::new(errands),
+            moving: Mutex::default(),
             replayed_to: log_end,
-            phases: Mutex::default(),
             work: Notify::new(),
         };
+        shared.work.notify_one();
         Self { shared: Arc::new(shared) }
     }
 
-    fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
-        self.shared.ledger.read().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> RwLockReadGuard<'_, Held> {
+        self.shared.held.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Held> {
+        self.shared.held.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn errands(&self) -> MutexGuard<'_, Errands> {
@@ -112,7 +135,7 @@ impl<E: Engine> Keeper<E> {
 
     /// Reads the state; `read` must be short, because `apply` waits for it.
     pub fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
-        read(self.ledger().state())
+        read(self.held().ledger.state())
     }
 
     /// The last applied position, and every later one.
@@ -120,21 +143,20 @@ impl<E: Engine> Keeper<E> {
         self.shared.applied.subscribe()
     }
 
-    /// Applies one committed entry.
+    /// Applies one committed entry. While that is made ready, the ledger can be read.
     pub fn apply(&self, id: LogId, body: &Body) -> Result<Outcome, ApplyError> {
-        let (outcome, touched) = {
-            let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
-            let outcome = ledger.apply(id, body)?;
-            let grids = ledger.state().grids.iter();
-            let touched: Vec<(GroupId, Grid)> = grids
-                .filter(|(_, grid)| grid.touched == id.index)
-                .map(|(group, grid)| (*group, *grid))
-                .collect();
-            (outcome, touched)
+        let vote = self.shared.log.vote();
+        let is_in_office = id.index > self.shared.replayed_to && vote.is_some_and(|vote| vote.term == id.term);
+        let outcome = {
+            let _moving = self.shared.moving.lock().unwrap_or_else(PoisonError::into_inner);
+            let entry = Read::entry(id, body)?;
+            let basis = self.read(|state| entry.basis(state));
+            let entry = entry.prepare(basis)?;
+            let Held { ledger, phases } = &mut *self.change();
+            let outcome = ledger.apply_prepared(entry);
+            phases.applied(ledger.state(), id, is_in_office, Instant::now());
+            outcome
         };
-        if !touched.is_empty() && id.index > self.shared.replayed_to {
-            self.note_phases(&touched);
-        }
         self.shared.applied.send_replace(id.index);
         let size = if let Body::Command(bytes) = body { bytes.len() } else { 0 };
         let due = {
@@ -152,43 +174,30 @@ impl<E: Engine> Keeper<E> {
         Ok(outcome)
     }
 
-    fn phases(&self) -> MutexGuard<'_, BTreeMap<GroupId, Phase>> {
-        self.shared.phases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note_phases(&self, touched: &[(GroupId, Grid)]) {
+    /// Every open grid, and the monotonic time since its last slot began, or since it was opened.
+    pub fn open_grids(&self) -> Vec<(GroupId, Grid, Elapsed)> {
+        let held = self.held();
         let now = Instant::now();
-        let mut phases = self.phases();
-        for (group, grid) in touched {
-            let known = phases.get(group).copied();
-            let phase = match grid.next.checked_sub(1) {
-                Some(slot) => Phase::applied(known, grid.id, slot, grid.line.period, now),
-                None => Phase::opened(grid.id, now),
-            };
-            phases.insert(*group, phase);
-        }
+        let grids = held.ledger.state().grids.iter();
+        grids.map(|(group, grid)| (*group, *grid, held.phases.elapsed(*group, grid, now))).collect()
     }
 
-    /// Monotonic time since each open group's last slot began, or its grid was opened, where this process has applied that.
+    /// The same, as much of that time as is certain.
     pub fn elapsed(&self) -> Vec<(GroupId, Duration)> {
-        let open: Vec<GroupId> = self.read(|state| state.grids.keys().copied().collect());
-        let mut phases = self.phases();
-        phases.retain(|group, _| open.contains(group));
-        let now = Instant::now();
-        open.into_iter().filter_map(|group| Some((group, phases.get(&group)?.elapsed(now)))).collect()
+        self.open_grids().into_iter().map(|(group, _, elapsed)| (group, elapsed.least)).collect()
     }
 
     /// The digest of the ledger and the entry it was taken at; queues what changed.
     pub fn digest(&self) -> (Option<LogId>, crate::ledger::Digest) {
-        self.flush();
-        let ledger = self.ledger();
+        // At once: an entry applied in between would be in one of the two.
+        let ledger = &mut self.change().ledger;
+        self.flush_locked(ledger);
         (ledger.state().applied, ledger.digest())
     }
 
     /// Queues the rows that changed.
     pub fn flush(&self) {
-        let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
-        self.flush_locked(&mut ledger);
+        self.flush_locked(&mut self.change().ledger);
     }
 
     fn flush_locked(&self, ledger: &mut Ledger) {
@@ -213,12 +222,12 @@ impl<E: Engine> Keeper<E> {
 
     fn cut(&self, written: Option<oneshot::Sender<()>>) -> Result<Option<LogId>, EngineError> {
         let cut = {
-            let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
+            let ledger = &mut self.change().ledger;
             let Some(at) = ledger.state().applied else { return Ok(None) };
-            self.flush_locked(&mut ledger);
+            self.flush_locked(ledger);
             // A log that was moved in whole (a test suite, a snapshot) need not hold the applied entry.
             let chain = self.shared.log.chain_at(at.index).unwrap_or([0; 16]);
-            Checkpoint::cut(&ledger, at, chain)
+            Checkpoint::cut(ledger, at, chain)
         };
         let at = cut.header.at;
         self.hand_over(cut, written);
@@ -280,12 +289,19 @@ impl<E: Engine> Keeper<E> {
             if outcome.is_ok()
                 && let Some(shared) = shared.upgrade()
             {
-                let keeper = Self { shared };
-                keeper.errands().droppable = Some(floor);
-                keeper.shared.work.notify_one();
+                Self { shared }.may_drop(floor);
             }
         });
         self.shared.log.purge(floor, done)
+    }
+
+    /// What lies below a durable floor may go.
+    fn may_drop(&self, floor: LogId) {
+        let mut errands = self.errands();
+        let known = errands.droppable.filter(|known| known.index > floor.index);
+        errands.droppable = known.or(Some(floor));
+        drop(errands);
+        self.shared.work.notify_one();
     }
 
     /// Replaces ledger and log by a snapshot. Durable when this returns.
@@ -300,11 +316,13 @@ impl<E: Engine> Keeper<E> {
         let (done, outcome) = oneshot_done();
         {
             // Queued under the ledger's lock: rows of the ledger that is replaced must not come behind the install.
-            let mut held = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
+            let _moving = self.shared.moving.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut held = self.change();
             self.shared.log.install(header.at, header.chain, rows, done)?;
-            *held = ledger;
+            held.ledger = ledger;
         }
         outcome.await?;
+        self.may_drop(header.at);
         self.shared.applied.send_replace(header.at.index);
         Ok(())
     }
@@ -348,3 +366,6 @@ impl<E: Engine> Keeper<E> {
 fn ended() -> EngineError {
     EngineError::Failed { operation: "write a checkpoint", reason: "the ledger's task has ended".to_owned() }
 }
+
+#[cfg(test)]
+mod tests;

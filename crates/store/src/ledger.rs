@@ -1,6 +1,7 @@
 //! The ledger: what `apply` makes of the log.
 //!
-//! - [`Ledger::apply`] is the only way to change it, and takes committed entries in order.
+//! - [`Ledger::apply`] is the only way to change it, and takes committed entries in order; [`prepare`] does the part of it
+//!   for which the ledger need not be held.
 //! - It is a value without I/O: the [`crate::keeper`] writes its rows to disk behind the entries they cover.
 //! - Two ledgers that applied the same entries have the same rows and so the same [`Digest`].
 
@@ -9,6 +10,7 @@ mod configure;
 mod delivery;
 mod events;
 mod fill;
+pub(crate) mod prepare;
 mod quarantine;
 pub(crate) mod rows;
 mod samples;
@@ -23,11 +25,11 @@ use model::command::Request;
 pub use apply::{ApplyError, Body};
 use configure::ConfigureParts;
 pub use fill::{Fill, Mark};
+use prepare::{Prepared, Read};
 use rows::Row;
 pub use rows::{DamagedRow, Digest, RowChange};
-use staged::StagedParts;
 pub use state::{
-    AlarmKey, ClosedGrid, Cluster, DestinationState, EffectRecord, Effects, Grid, LogId, LoggedEvent,
+    AlarmKey, ClosedGrid, Cluster, DestinationState, EffectRecord, Effects, End, Grid, LogId, LoggedEvent,
     Membership, QuarantineKey, Quarantined, Reign, RevisionState, Session, Standing, StandingAlarm, State,
     Steady,
 };
@@ -56,9 +58,16 @@ impl Change<'_> {
 }
 
 impl Ledger {
-    /// Applies one committed entry.
+    /// Applies one committed entry. What cannot be read changes nothing.
     pub fn apply(&mut self, id: LogId, body: &Body) -> Result<Outcome, ApplyError> {
-        Change { state: &mut self.state, dirty: &mut self.dirty }.entry(id, body)
+        let read = Read::entry(id, body)?;
+        let basis = read.basis(&self.state);
+        Ok(self.apply_prepared(read.prepare(basis)?))
+    }
+
+    /// Applies one that was prepared for this ledger as it is.
+    pub(crate) fn apply_prepared(&mut self, prepared: Prepared) -> Outcome {
+        Change { state: &mut self.state, dirty: &mut self.dirty }.entry(prepared)
     }
 
     /// The state as it is now.
@@ -117,6 +126,6 @@ impl Ledger {
     }
 }
 
-fn standing(request: Request, at: Timestamp, until: Option<Timestamp>) -> Standing {
+fn standing(request: Request, at: Timestamp, until: Option<End>) -> Standing {
     Standing { principal: request.principal, reason: request.reason, at, until }
 }

@@ -20,7 +20,7 @@ mod keeper;
 pub mod ledger;
 mod log;
 mod outcome;
-mod phase;
+mod phases;
 pub mod staging;
 mod store;
 

@@ -247,8 +247,7 @@ impl<E: Engine> Log<E> {
     pub fn read(&self, start: u64, end: u64, limit_bytes: usize) -> Result<Vec<Entry>, EngineError> {
         let (start, end, tail_start, mut from_tail) = {
             let view = self.view();
-            let first = view.floor.map_or(view.first, |floor| floor.index.0 + 1);
-            let start = start.max(first);
+            let start = start.max(view.first());
             let end = end.min(view.last.map_or(0, |last| last.index.0 + 1)).max(start);
             let tail_start = view.tail.front().map_or(u64::MAX, |tailed| tailed.entry.id.index.0);
             (start, end, tail_start, view.read_tail(start.max(tail_start), end, limit_bytes))
@@ -267,6 +266,11 @@ impl<E: Engine> Log<E> {
                 Some(&index_key(stored_end)),
                 limit_bytes - bytes.min(limit_bytes),
             )?;
+            let is_there = rows.first().is_some_and(|(key, _)| *key == index_key(next));
+            if !is_there && self.first() > next {
+                // It was purged and given back while it was read.
+                return self.read(self.first(), end, limit_bytes);
+            }
             if rows.is_empty() {
                 return Err(EngineError::Damaged(format!("log entry {next} is missing")));
             }
@@ -285,6 +289,11 @@ impl<E: Engine> Log<E> {
             entries.append(&mut from_tail);
         }
         Ok(entries)
+    }
+
+    /// Index of the first entry, if there is any.
+    fn first(&self) -> u64 {
+        self.view().first()
     }
 
     /// The chain hash behind the entry at `index`, which must be in the log or be its floor.
@@ -307,6 +316,9 @@ impl<E: Engine> Log<E> {
     ) -> Result<(), EngineError> {
         let keep_tail = self.id_at(floor.index)? == Some(floor);
         let mut view = self.view();
+        // Where a tail stays it goes on from this log's chain, whatever the sender's looks like there.
+        let floor_chain =
+            if keep_tail { view.chain_at(&*self.engine, floor.index)? } else { floor_chain };
         if keep_tail {
             view.set_floor(floor, floor_chain);
         } else {
@@ -339,6 +351,10 @@ impl<E: Engine> Log<E> {
 }
 
 impl View {
+    fn first(&self) -> u64 {
+        self.floor.map_or(self.first, |floor| floor.index.0 + 1)
+    }
+
     fn push(&mut self, entry: Entry, chain: ChainHash) {
         assert!(
             self.tail.back().is_none_or(|last| last.entry.id.index.next() == entry.id.index),

@@ -122,8 +122,9 @@ impl<E: Engine> Store<E> {
             last: stored.ends.last.unwrap_or_default(),
             chain: stored.last_chain,
         };
-        if promised.is_none() {
-            // Before anything is kept: from now on a missing floor file is a lost one.
+        if promised != Some(promise) {
+            // Before anything is kept: from now on a missing floor file is a lost one. And what was found is relied on
+            // from now on, whether the process that wrote it came to promise it or not.
             floor_file.write(&*engine, &promise).await?;
         }
         let keeper = Keeper::new(Arc::clone(&engine), log.clone(), ledger, checkpoints);

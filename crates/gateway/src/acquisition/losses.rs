@@ -4,6 +4,7 @@
 //! - When their grid was closed meanwhile, behind the gap of its closing or not, they are proposed as missed: a closed
 //!   grid's gap grows over what it did not hold.
 //! - What an earlier leader lost is the next one's gap, and not kept here.
+//! - Kept by grid: what is lost of the next one hides nothing of one that was closed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,18 +28,18 @@ use super::PATIENCE;
 /// Pause before what could not be proposed is proposed again.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// What is lost of one group, at most up to one slot of one grid.
+/// What is lost of one grid, up to one slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Loss {
-    grid: GridId,
+    group: GroupId,
     last: u64,
     cause: Cause,
 }
 
-/// What is lost of all groups. Cheap to clone.
+/// What is lost of all grids. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Losses {
-    groups: Arc<Mutex<BTreeMap<GroupId, Loss>>>,
+    grids: Arc<Mutex<BTreeMap<GridId, Loss>>>,
     noted: Arc<Notify>,
 }
 
@@ -56,52 +57,47 @@ pub(super) fn cause_of(error: &ProposeError) -> Cause {
 }
 
 impl Losses {
-    fn groups(&self) -> MutexGuard<'_, BTreeMap<GroupId, Loss>> {
-        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    fn grids(&self) -> MutexGuard<'_, BTreeMap<GridId, Loss>> {
+        self.grids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// This batch will not be committed, or nobody knows whether it will.
     pub(super) fn lost(&self, header: &BatchHeader, cause: Cause) {
         let Source::Polled { group, grid, slot, .. } = header.source else { return };
-        let mut groups = self.groups();
-        match groups.get_mut(&group).filter(|loss| loss.grid == grid) {
-            // The cause with which the gap began.
-            Some(loss) => loss.last = loss.last.max(slot),
-            None => drop(groups.insert(group, Loss { grid, last: slot, cause })),
-        }
-        drop(groups);
+        // The cause with which the gap began.
+        let mut grids = self.grids();
+        let loss = grids.entry(grid).or_insert(Loss { group, last: slot, cause });
+        loss.last = loss.last.max(slot);
+        drop(grids);
         self.noted.notify_one();
     }
 
     /// This batch is in the buffer, and with it the gap before it.
     pub(super) fn accepted(&self, header: &BatchHeader) {
-        let Source::Polled { group, grid, slot, .. } = header.source else { return };
-        let mut groups = self.groups();
-        if groups.get(&group).is_some_and(|loss| loss.grid == grid && loss.last <= slot) {
-            groups.remove(&group);
-        }
+        let Source::Polled { grid, slot, .. } = header.source else { return };
+        self.settle(grid, slot);
     }
 
     /// Has the batch say why slots before it are missing.
     pub(super) fn explain(&self, header: &mut BatchHeader) {
-        let Source::Polled { group, grid, skipped, .. } = &mut header.source else { return };
-        if let Some(loss) = self.groups().get(group).filter(|loss| loss.grid == *grid) {
+        let Source::Polled { grid, skipped, .. } = &mut header.source else { return };
+        if let Some(loss) = self.grids().get(grid) {
             *skipped = loss.cause;
         }
     }
 
     /// What is lost of grids that are not open any more, to be proposed as missed.
     fn orphans(&self, state: &State) -> Vec<Command> {
-        let mut groups = self.groups();
+        let mut grids = self.grids();
         let is_open =
-            |group: &GroupId, loss: &Loss| state.grids.get(group).is_some_and(|open| open.id == loss.grid);
+            |grid: &GridId, loss: &Loss| state.grids.get(&loss.group).is_some_and(|open| open.id == *grid);
         // A grid that the ledger does not remember was accounted for by a later reign.
-        groups.retain(|group, loss| is_open(group, loss) || state.closed.contains_key(&loss.grid));
-        let orphans = groups.iter().filter(|(group, loss)| !is_open(group, loss));
+        grids.retain(|grid, loss| is_open(grid, loss) || state.closed.contains_key(grid));
+        let orphans = grids.iter().filter(|(grid, loss)| !is_open(grid, loss));
         orphans
-            .map(|(group, loss)| Command::Missed {
-                group: *group,
-                grid: loss.grid,
+            .map(|(grid, loss)| Command::Missed {
+                group: loss.group,
+                grid: *grid,
                 last: loss.last,
                 cause: loss.cause,
             })
@@ -109,10 +105,15 @@ impl Losses {
     }
 
     fn settled(&self, command: &Command) {
-        let Command::Missed { group, grid, last, .. } = command else { return };
-        let mut groups = self.groups();
-        if groups.get(group).is_some_and(|loss| loss.grid == *grid && loss.last <= *last) {
-            groups.remove(group);
+        let Command::Missed { grid, last, .. } = command else { return };
+        self.settle(*grid, *last);
+    }
+
+    /// Everything of `grid` up to `slot` is said.
+    fn settle(&self, grid: GridId, slot: u64) {
+        let mut grids = self.grids();
+        if grids.get(&grid).is_some_and(|loss| loss.last <= slot) {
+            grids.remove(&grid);
         }
     }
 
@@ -131,7 +132,7 @@ impl Losses {
                 () = leadership.over() => return Ok(()),
                 () = stop.cancelled() => return Ok(()),
             }
-            if self.groups().is_empty() {
+            if self.grids().is_empty() {
                 continue;
             }
             for command in replica.store().keeper().read(|state| self.orphans(state)) {
@@ -210,6 +211,19 @@ mod tests {
         losses.lost(&header(1, 5), Cause::NoQuorum);
         assert_eq!(losses.orphans(&state(1, None)), [], "its next batch will say it");
         let missed = Command::Missed { group: GROUP, grid: GridId(1), last: 5, cause: Cause::NoQuorum };
+        assert_eq!(losses.orphans(&state(2, Some(1))), std::slice::from_ref(&missed));
+        losses.settled(&missed);
+        assert_eq!(losses.orphans(&state(2, Some(1))), []);
+    }
+
+    #[test]
+    fn what_is_lost_of_the_next_grid_hides_nothing_of_the_closed_one() {
+        let losses = Losses::default();
+        losses.lost(&header(1, 5), Cause::NoQuorum);
+        losses.lost(&header(2, 0), Cause::NoQuorum);
+        let missed = Command::Missed { group: GROUP, grid: GridId(1), last: 5, cause: Cause::NoQuorum };
+        assert_eq!(losses.orphans(&state(2, Some(1))), std::slice::from_ref(&missed));
+        losses.accepted(&header(2, 1));
         assert_eq!(losses.orphans(&state(2, Some(1))), std::slice::from_ref(&missed));
         losses.settled(&missed);
         assert_eq!(losses.orphans(&state(2, Some(1))), []);

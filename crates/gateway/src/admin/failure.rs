@@ -63,6 +63,16 @@ pub(crate) enum Failure {
         /// Why it could not be asked.
         reason: String,
     },
+    /// Who was asked for led, and had to hand leadership over before it can go.
+    #[error(
+        "{from} led: it was drained and has handed leadership over to {leader}, which does the rest; ask again"
+    )]
+    HandedOver {
+        /// Who led.
+        from: String,
+        /// Who leads now.
+        leader: String,
+    },
     /// Leadership left this node while it worked on the call.
     #[error("leadership is just changing hands, nothing was done; try again in a moment")]
     LedNoMore,
@@ -189,7 +199,7 @@ impl Failure {
             Self::RevisionMoved { .. } => "HF-2003",
             Self::BacklogAtStake(_) => "HF-2004",
             Self::NoSuchRevision(_) => "HF-2005",
-            Self::LeaderElsewhere { .. } | Self::LedNoMore => "HF-3101",
+            Self::LeaderElsewhere { .. } | Self::HandedOver { .. } | Self::LedNoMore => "HF-3101",
             Self::NoQuorum(_) | Self::NoLeader(_) => "HF-3102",
             Self::Unknown(_) | Self::Interrupted { .. } => "HF-3103",
             Self::Overloaded(_) | Self::Displaced => "HF-3104",
@@ -234,6 +244,7 @@ impl Failure {
             | Self::NoSuchDestination(_)
             | Self::NoSuchRecord { .. } => Code::NotFound,
             Self::LeaderElsewhere { .. }
+            | Self::HandedOver { .. }
             | Self::LedNoMore
             | Self::NoLeader(_)
             | Self::NoQuorum(_)
@@ -330,7 +341,7 @@ impl From<Failure> for Status {
         }
         let mut status = Self::new(failure.grpc_code(), message);
         status.metadata_mut().insert(CODE, MetadataValue::from_static(code));
-        if let Failure::LeaderElsewhere { leader, .. } = &failure
+        if let Failure::LeaderElsewhere { leader, .. } | Failure::HandedOver { leader, .. } = &failure
             && let Ok(value) = MetadataValue::try_from(leader)
         {
             status.metadata_mut().insert(LEADER, value);

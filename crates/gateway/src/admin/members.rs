@@ -228,8 +228,7 @@ impl<E: Engine> AdminService<E> {
         let command = Command::SetDrained { node: goes, drained: true, request: request(principal, reason) };
         self.change(&command).await?;
         let leader = self.hand_over(None).await?;
-        let reason = "it leads from now on, and does the rest".to_owned();
-        Err(Failure::LeaderElsewhere { leader: self.name_of(leader), reason })
+        Err(Failure::HandedOver { from: self.name_of(goes), leader: self.name_of(leader) })
     }
 
     /// Hands leadership over and says who leads then. A drained leader may be handing over by itself already.

@@ -98,10 +98,6 @@ impl Facts {
                 );
                 destination.id == *subject && is_open
             }),
-            // Followers say it and take it back: the leader sees its own directory alone.
-            AlarmKind::FilesNotOnAShare => {
-                self.destinations.iter().any(|destination| destination.id == *subject)
-            }
             _ => false,
         }
     }
@@ -210,13 +206,19 @@ impl Facts {
                 alarms.push(alarm(Kind::QuarantineNotEmpty, &destination.id, &text, None, false));
             }
         }
-        // Said by those who know: the followers, who look for the leader's marker.
         for ((kind, subject), standing) in &self.standing {
-            let is_there = self.destinations.iter().any(|destination| destination.id == *subject);
-            if *kind == AlarmKind::FilesNotOnAShare && is_there {
+            if *kind == AlarmKind::FilesNotOnAShare && self.is_still_said(subject, &standing.text) {
                 alarms.push(alarm(Kind::FilesNotOnAShare, subject, &standing.text, None, false));
             }
         }
+    }
+
+    /// Whether a follower stands by its complaint about a destination's files. It takes it back itself, because the leader
+    /// sees its own directory alone. One that leads now, or is no member any more, has nothing to see there.
+    fn is_still_said(&self, destination: &str, text: &str) -> bool {
+        let by = complainant(text);
+        self.destinations.iter().any(|known| known.id == destination)
+            && self.members.iter().any(|member| member.name == by && !member.leader)
     }
 
     fn disk_alarms(&self, alarms: &mut Vec<pb::Alarm>) {
@@ -254,6 +256,11 @@ impl Facts {
             alarms.push(alarm(Kind::CertificateExpires, &dates.name, &text, None, severe));
         }
     }
+}
+
+/// The node that complains in the text of an alarm about a destination's files: its first word.
+pub(crate) fn complainant(text: &str) -> &str {
+    text.split([' ', ':']).next().unwrap_or_default()
 }
 
 /// What identifies an alarm.

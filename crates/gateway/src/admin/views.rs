@@ -26,7 +26,7 @@ pub(super) fn standing(standing: &Standing) -> pb::Standing {
         principal: standing.principal.clone(),
         reason: standing.reason.clone(),
         at: Some(timestamp_to_proto(standing.at)),
-        until: standing.until.map(timestamp_to_proto),
+        until: standing.until.map(|end| timestamp_to_proto(end.at)),
     }
 }
 

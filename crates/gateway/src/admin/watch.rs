@@ -3,7 +3,7 @@
 //! - Any node shows what it has applied. It reads the log again rather than keep the newest value of every tag, so that
 //!   what nobody watches costs nothing.
 //! - Bounded: a look reads at most [`LOOK_BYTES`] and shows at most [`SHOWN`] tags, of several readings of a tag the
-//!   newest; what does not fit is passed over and counted. A watcher that does not read is not read for.
+//!   newest; what does not fit is passed over and counted, entries and tags alike. A watcher that does not read is not read for.
 //! - Batches that the ledger refused are left out as far as that is still known: below the horizon it is forgotten.
 
 use std::collections::BTreeMap;
@@ -132,9 +132,18 @@ impl<E: Engine> Watcher<E> {
                 note(&mut newest, &entry, &catalog, &effects, &self.wanted)?;
             }
         }
-        let readings = newest.into_values().take(SHOWN).collect();
-        Ok(pb::WatchTagsResponse { readings, position: applied.0, skipped })
+        Ok(answer(newest, applied, skipped))
     }
+}
+
+fn answer(
+    newest: BTreeMap<String, pb::WatchedReading>,
+    looked_at: Position,
+    skipped: u64,
+) -> pb::WatchTagsResponse {
+    let more = newest.len().saturating_sub(SHOWN) as u64;
+    let readings = newest.into_values().take(SHOWN).collect();
+    pb::WatchTagsResponse { readings, position: looked_at.0, skipped, more }
 }
 
 /// Notes the wanted readings of one entry.
@@ -224,6 +233,17 @@ fn unreadable(error: impl std::fmt::Display) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tags_that_are_not_shown_are_counted() {
+        let of = |tags: usize| {
+            let reading = |number| (format!("press/{number:05}"), pb::WatchedReading::default());
+            let answer = answer((0..tags).map(reading).collect(), Position(9), 0);
+            (answer.readings.len(), answer.more)
+        };
+        assert_eq!(of(SHOWN), (SHOWN, 0));
+        assert_eq!(of(SHOWN + 234), (SHOWN, 234));
+    }
 
     #[test]
     fn kinds_of_entries_are_named_in_small_letters() {

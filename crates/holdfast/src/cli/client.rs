@@ -116,7 +116,7 @@ impl Client {
         let until = Instant::now() + self.timeout;
         loop {
             match self.each(&question, &call, Nature::Change).await {
-                // Nothing was changed, and leadership may just be changing hands.
+                // The change was not made, and leadership may just be changing hands.
                 Err(CliError::Refused(status))
                     if code(&status) == Some("HF-3101") && Instant::now() + ASK_AGAIN < until =>
                 {

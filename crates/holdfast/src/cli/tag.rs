@@ -106,6 +106,9 @@ fn render_watched(answer: &pb::WatchTagsResponse) -> String {
     if answer.skipped > 0 {
         lines.push(format!("({} entries of the log were passed over: too much to show)", answer.skipped));
     }
+    if answer.more > 0 {
+        lines.push(format!("({} more tags have readings: name fewer to see them)", answer.more));
+    }
     lines.join("\n")
 }
 

@@ -4,21 +4,22 @@
 //! - Deterministic: it reads the entry and the state, never a clock, a random number or another file.
 //! - The fence is the entry's own term: but for `Lead` and `Found`, a command whose term is not that of the reign
 //!   is refused.
-//! - An entry that cannot be read is not skipped: the node stops, because going on would make replicas differ.
+//! - An entry that cannot be read is not skipped: the node stops, because going on would make replicas differ. That is found
+//!   out in [`super::prepare`], and so is everything that takes long.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use model::catalog::Catalog;
 use model::command::{Command, Stamp};
 use model::ids::{NodeId, SessionId};
 use model::{Cause, Position, Timestamp};
-use wire::entry::{OpenError, Opened};
+use wire::entry::OpenError;
 
 use super::events::by;
+use super::Change;
+use super::prepare::{Named, Prepared, Task, Work};
 use super::rows::Row;
+use super::staged::unknown;
 use super::state::{Cluster, LogId, Membership, Reign, Session, State};
-use super::{Change, ConfigureParts, StagedParts};
 use crate::outcome::{Outcome, Refusal};
 
 /// A push session unused for this long is forgotten, in steady command time: a clock that is set ends none.
@@ -51,71 +52,79 @@ pub enum ApplyError {
 }
 
 impl Change<'_> {
-    /// Applies one entry.
-    pub(super) fn entry(&mut self, id: LogId, body: &Body) -> Result<Outcome, ApplyError> {
-        let outcome = match body {
-            Body::Blank => Outcome::Nothing,
-            Body::Membership(membership) => self.membership(membership),
-            Body::Command(bytes) => {
-                let unreadable = |source| ApplyError::Unreadable { position: id.index, source };
-                let opened = wire::entry::open(bytes.clone()).map_err(unreadable)?;
-                self.command(id, bytes.len(), opened).map_err(unreadable)?
-            }
+    /// Applies one entry, which was prepared for this state.
+    pub(super) fn entry(&mut self, prepared: Prepared) -> Outcome {
+        let Prepared { id, behind, work } = prepared;
+        assert_eq!(behind, self.state.applied, "entry {id:?} was prepared for another state");
+        let outcome = match work {
+            Work::Nothing => Outcome::Nothing,
+            Work::Membership { membership, named } => self.membership(membership, named),
+            Work::Command { stamp, task } => self.task(id, stamp, task),
         };
         self.state.applied = Some(id);
         self.touch(Row::Applied);
-        Ok(outcome)
+        outcome
     }
 
-    fn membership(&mut self, membership: &Membership) -> Outcome {
+    fn membership(&mut self, membership: Membership, named: Option<Named>) -> Outcome {
         for (id, member) in &membership.nodes {
             self.state.node_names.insert(NodeId(*id), member.name.clone());
         }
-        let names = membership.nodes.values().map(|member| member.name.as_str());
-        if self.state.registry.add_nodes(names) {
-            self.renew_catalog();
+        if let Some(Named { registry, catalog }) = named {
+            self.state.registry = registry;
+            // The catalog in force names members that have joined since: they have system tags.
+            let revision = self.state.revisions.values_mut().next_back();
+            if let (Some(revision), Some(catalog)) = (revision, catalog) {
+                revision.catalog = catalog;
+            }
+            self.touch(Row::Registry);
         }
-        self.state.membership = membership.clone();
+        self.state.membership = membership;
         self.forget_standing_of_removed();
         self.touch(Row::Membership);
-        self.touch(Row::Registry);
         Outcome::Nothing
     }
 
-    /// The catalog in force names members that have joined since: they have system tags.
-    fn renew_catalog(&mut self) {
-        if let Some((number, revision)) = self.state.revisions.iter_mut().next_back() {
-            let plant = Arc::clone(revision.catalog.plant());
-            revision.catalog = Arc::new(Catalog::new(*number, plant, &self.state.registry));
-        }
-    }
-
-    fn command(&mut self, id: LogId, size: usize, opened: Opened) -> Result<Outcome, OpenError> {
-        let Opened { stamp, command, .. } = opened;
-        let reign = self.state.reign().map(|reign| reign.term).unwrap_or_default();
-        let fenced = reign != id.term;
-        let at = id.index;
+    fn task(&mut self, id: LogId, stamp: Stamp, task: Task) -> Outcome {
+        let fenced = self.state.is_fenced(id);
         if !fenced && self.state.reign().is_some_and(|reign| reign.boot == stamp.boot) {
             self.state.steady.follow(stamp.boot, stamp.at);
         }
-        Ok(match command {
+        match task {
+            Task::Plain { size, command } => self.command(id, stamp, size, command),
+            Task::Configure(_) | Task::ConfigureStaged { .. } if fenced => self.fenced(id),
+            Task::Configure(parts) => self.configure(id.index, stamp, parts),
+            Task::ConfigureStaged { document, parts } => {
+                self.drop_staged(document);
+                match parts {
+                    Some(parts) => self.configure(id.index, stamp, parts),
+                    None => unknown(document),
+                }
+            }
+        }
+    }
+
+    fn fenced(&self, id: LogId) -> Outcome {
+        let reign = self.state.reign().map(|reign| reign.term).unwrap_or_default();
+        Outcome::Refused(Refusal::Fenced { proposed: id.term, reign })
+    }
+
+    fn command(&mut self, id: LogId, stamp: Stamp, size: usize, command: Command) -> Outcome {
+        let at = id.index;
+        let fenced = self.state.is_fenced(id);
+        match command {
             Command::Found { cluster, name, lineage } => {
                 self.found(at, Cluster { id: cluster, name }, lineage)
             }
             Command::Lead { node, name, cause } => self.lead(id, stamp, node, name, cause),
             Command::Append { batches } => self.append(at, size, &batches, fenced),
-            _ if fenced => Outcome::Refused(Refusal::Fenced { proposed: id.term, reign }),
+            _ if fenced => self.fenced(id),
             Command::Acknowledge { destination, next, rejected } => {
                 self.acknowledge(at, stamp, destination, next, rejected)
             }
             Command::Missed { group, grid, last, cause } => self.missed(at, group, grid, last, cause),
             Command::Reclock { elapsed, next } => self.reclock(at, stamp, &elapsed, &next),
             Command::Truncate { below, overrun } => self.truncate(at, below, overrun.as_deref()),
-            Command::Configure { base, bundle, plant, elapsed, discard, request } => self.configure(
-                at,
-                stamp,
-                ConfigureParts { base, bundle, plant: *plant, elapsed, discard, request },
-            ),
             Command::SetDeviceEnabled { device, enabled, until, elapsed, request } => {
                 self.set_device_enabled(at, stamp, device, enabled, until, &elapsed, request)
             }
@@ -150,14 +159,13 @@ impl Change<'_> {
                 Outcome::Done
             }
             Command::Stage { document, part, parts, data } => self.stage(at, document, part, parts, data),
-            Command::ConfigureStaged { base, document, elapsed, discard, request } => {
-                let parts = StagedParts { base, document, elapsed, discard, request };
-                self.configure_staged(at, stamp, parts)?
-            }
             Command::SetAlarm { kind, subject, raised, severity, text } => {
                 self.set_alarm(at, stamp, kind, subject, raised, severity, text)
             }
-        })
+            Command::Configure { .. } | Command::ConfigureStaged { .. } => {
+                unreachable!("a configuration is prepared as one")
+            }
+        }
     }
 
     fn found(&mut self, at: Position, cluster: Cluster, lineage: model::Lineage) -> Outcome {

@@ -1,9 +1,10 @@
 //! Configuration: a new revision of the plant, and what operators switch beside it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use model::catalog::Catalog;
 use model::command::{Request, Stamp};
 use model::ids::{DestinationId, GridId, GroupId, Revision};
@@ -13,43 +14,46 @@ use model::slots::GridLine;
 use model::{Cause, Cursor, Position, Timestamp};
 
 use super::events::by;
+use super::prepare::Named;
 use super::rows::Row;
-use super::state::{DestinationState, EffectRecord, RevisionState};
+use super::state::{DestinationState, EffectRecord, End, RevisionState};
 use super::{Change, standing};
 use crate::outcome::{Outcome, Refusal};
 
 /// What a `Configure` carries.
+#[derive(Debug)]
 pub(super) struct ConfigureParts {
     pub(super) base: Revision,
-    pub(super) bundle: Vec<u8>,
-    pub(super) plant: Plant,
+    pub(super) bundle: Bytes,
+    pub(super) plant: Arc<Plant>,
+    /// `None` where another revision than `base` is in force.
+    pub(super) named: Option<Named>,
     pub(super) elapsed: Vec<(GroupId, Duration)>,
     pub(super) discard: Vec<String>,
     pub(super) request: Request,
 }
 
 impl Change<'_> {
-    pub(super) fn configure(&mut self, at: Position, stamp: Stamp, parts: ConfigureParts) -> Outcome {
+    pub(super) fn configure(&mut self, at: Position, stamp: Stamp, mut parts: ConfigureParts) -> Outcome {
         let current = self.state.revision();
-        if parts.base != current {
+        let (Some(Named { registry, catalog: Some(catalog) }), true) = (parts.named.take(), parts.base == current)
+        else {
             return Outcome::Refused(Refusal::Revision { base: parts.base, current });
-        }
+        };
         if let Some(name) = self.backlog_at_stake(&parts) {
             return Outcome::Refused(Refusal::Backlog { name });
         }
         let before = self.state.catalog().cloned();
-        let revision = Revision(current.0 + 1);
+        let revision = catalog.revision();
         let text = format!("revision {revision} of the plant {}", by(&parts.request));
         self.tell(at, stamp.at, "cluster".to_owned(), text);
-        let plant = Arc::new(parts.plant);
-        self.state.registry.assign(&plant);
-        let catalog = Arc::new(Catalog::new(revision, Arc::clone(&plant), &self.state.registry));
+        self.state.registry = registry;
         let state = RevisionState {
             position: at,
             at: stamp.at,
             principal: parts.request.principal,
             reason: parts.request.reason,
-            bundle: parts.bundle.into(),
+            bundle: parts.bundle,
             catalog: Arc::clone(&catalog),
         };
         self.state.revisions.insert(revision, state);
@@ -89,7 +93,8 @@ impl Change<'_> {
             return Outcome::Refused(Refusal::Unknown { what: "device", name: device });
         }
         let known = self.state.disabled.get(&device);
-        if enabled && until.is_some() && known.is_none_or(|known| known.until != until) {
+        let ends = known.and_then(|known| known.until).map(|end| end.at);
+        if enabled && until.is_some() && ends != until {
             return Outcome::Done;
         }
         let what = match (enabled, until) {
@@ -101,7 +106,12 @@ impl Change<'_> {
         if enabled {
             self.state.disabled.remove(&device);
         } else {
-            self.state.disabled.insert(device, standing(request, stamp.at, until));
+            let now = self.state.steady.now;
+            let end = until.map(|at| {
+                let nanos = u64::try_from(at.nanos_since(stamp.at)).unwrap_or(0);
+                End { at, steady: now.saturating_add(Duration::from_nanos(nanos)) }
+            });
+            self.state.disabled.insert(device, standing(request, stamp.at, end));
         }
         self.touch(Row::Disabled);
         self.renew_grids(at, stamp, Some(&catalog), &catalog, elapsed);
@@ -149,34 +159,34 @@ impl Change<'_> {
         elapsed: &[(GroupId, Duration)],
     ) {
         let mut kept = BTreeSet::new();
-        let mut opened: Vec<(GroupId, Schedule)> = Vec::new();
+        let mut opened: BTreeMap<GroupId, Schedule> = BTreeMap::new();
         for (entry, device, group) in after.groups() {
             let Some(schedule) = group.schedule else { continue };
             if !device.enabled || !group.enabled || self.state.disabled.contains_key(&device.id) {
                 continue;
             }
-            let known = before.and_then(|catalog| catalog.groups().find(|(known, ..)| known.id == entry.id));
+            let known = before.and_then(|catalog| catalog.placed(entry.id));
             let unchanged =
                 known.is_some_and(|(_, old_device, old)| keeps_grid((old_device, old), (device, group)));
             if unchanged && self.state.grids.contains_key(&entry.id) {
                 kept.insert(entry.id);
             } else {
-                opened.push((entry.id, schedule));
+                opened.insert(entry.id, schedule);
             }
         }
         let ended: Vec<GroupId> =
             self.state.grids.keys().copied().filter(|group| !kept.contains(group)).collect();
-        let mut replaced: Vec<(GroupId, GridId)> = Vec::new();
+        let mut replaced: BTreeMap<GroupId, GridId> = BTreeMap::new();
         for group in ended {
-            let reopens = opened.iter().any(|(id, _)| *id == group);
+            let reopens = opened.contains_key(&group);
             let cause =
                 if reopens || after.group(group).is_none() { Cause::Configuration } else { Cause::Disabled };
             if let Some(grid) = self.close_grid(at, stamp, group, elapsed, cause) {
-                replaced.push((group, grid));
+                replaced.insert(group, grid);
             }
         }
         for (group, schedule) in opened {
-            let replaces = replaced.iter().find(|(id, _)| *id == group).map(|(_, grid)| *grid);
+            let replaces = replaced.get(&group).copied();
             let line = GridLine::opening(stamp.at, schedule.period);
             self.open_grid(at, group, line, replaces, Cause::Configuration);
         }

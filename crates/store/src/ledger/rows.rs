@@ -236,7 +236,7 @@ impl Row {
                 node_names: state.node_names.clone(),
             }),
             Self::Reigns => json(&state.reigns),
-            Self::Registry => json(&state.registry),
+            Self::Registry => json(&*state.registry),
             Self::Drained => json(&state.drained),
             Self::Relapses => json(&state.relapses),
             Self::Disabled => json(&state.disabled),
@@ -287,7 +287,7 @@ impl Loader {
                 state.node_names = stored.node_names;
             }
             Row::Reigns => state.reigns = parse::<Vec<Reign>>(key, value)?,
-            Row::Registry => state.registry = parse(key, value)?,
+            Row::Registry => state.registry = Arc::new(parse(key, value)?),
             Row::Drained => state.drained = parse(key, value)?,
             Row::Relapses => state.relapses = parse(key, value)?,
             Row::Disabled => state.disabled = parse(key, value)?,

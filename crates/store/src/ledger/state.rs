@@ -161,7 +161,16 @@ pub struct Standing {
     /// When, by the proposer's wall clock.
     pub at: Timestamp,
     /// When it ends by itself.
-    pub until: Option<Timestamp>,
+    pub until: Option<End>,
+}
+
+/// When something ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// For people, by the wall clock of who ordered it; it also tells one order from another.
+    pub at: Timestamp,
+    /// What decides: steady command time, which no setting of a clock moves.
+    pub steady: Duration,
 }
 
 /// One revision of the plant.
@@ -304,7 +313,7 @@ pub struct State {
     /// Names of all nodes that ever were members.
     pub node_names: BTreeMap<NodeId, String>,
     /// Numbers of names.
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
     /// Open schedules.
     pub grids: BTreeMap<GroupId, Grid>,
     /// Schedules that ended in this reign.
@@ -344,6 +353,11 @@ impl State {
     /// The reign in force.
     pub fn reign(&self) -> Option<&Reign> {
         self.reigns.last()
+    }
+
+    /// Whether an entry was proposed in another term than the one in which somebody reigns.
+    pub fn is_fenced(&self, id: LogId) -> bool {
+        self.reign().map(|reign| reign.term).unwrap_or_default() != id.term
     }
 
     /// The reign in force at `position`.

@@ -32,7 +32,7 @@ fn with_a_log(disk: Arc<SimDisk>) -> Arc<SimDisk> {
         for entry in polls_up_to(20) {
             opened.commit(&[entry]).await;
         }
-        until_promised().await;
+        until_promised(&opened).await;
         opened.stop().await;
     });
     disk
@@ -49,7 +49,7 @@ fn disk_with_a_floor() -> Arc<SimDisk> {
         opened.commit(&log[10..]).await;
         opened.commit(&[entry(1, 21, acknowledge(11)), entry(1, 22, truncate(11))]).await;
         opened.store.keeper().purge(id(1, 10)).unwrap();
-        until_promised().await;
+        until_promised(&opened).await;
         opened.stop().await;
     });
     disk
@@ -129,7 +129,7 @@ fn a_truncation_then_a_crash_is_not_amnesia() {
             opened.commit(&beginning()).await;
             let own: Vec<_> = (4..=20).map(|index| entry(1, index, append(&[polled(GRID, index)]))).collect();
             opened.write(&own).await;
-            until_promised().await;
+            until_promised(&opened).await;
             let log = opened.store.log();
             log.truncate_after(Some(id(1, 7))).unwrap();
             if random.random_bool(0.5) {

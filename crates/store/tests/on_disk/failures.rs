@@ -16,7 +16,7 @@ fn a_failed_sync_is_final() {
         life(true, async {
             let mut opened = open_sim(&disk).await.unwrap();
             opened.commit(&beginning()).await;
-            until_promised().await;
+            until_promised(&opened).await;
             disk.fail(operation, 1);
             let log = opened.store.log();
             let vote = Vote { term: Term(9), node: NodeId(2), committed: false };

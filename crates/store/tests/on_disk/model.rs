@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_store::OpenError;
-use holdfast_store::engine::Engine;
+use holdfast_store::engine::{Engine, EngineError};
 use holdfast_store::engine::rocks::RocksEngine;
 use holdfast_store::engine::sim::{Operation, SimDisk, SimEngine};
 use rand::Rng;
@@ -137,9 +137,16 @@ fn run(place: &impl Place, seed: u64, openings: u64, tally: &mut Tally) {
     for _ in 0..openings {
         let tail_bytes = [0, 400, 1 << 20][random.random_range(0..3)];
         life(simulated(place), async {
-            let opened = open(place.open(), tail_bytes)
-                .await
-                .unwrap_or_else(|error| panic!("no promise was broken, and yet: {error}"));
+            let mut opening = open(place.open(), tail_bytes).await;
+            // Trouble that did not come in the life before comes now: the process ends, and is started again.
+            for _ in 0..10 {
+                if !matches!(&opening, Err(OpenError::Engine(EngineError::Failed { .. }))) {
+                    break;
+                }
+                tally.failures += 1;
+                opening = open(place.open(), tail_bytes).await;
+            }
+            let opened = opening.unwrap_or_else(|error| panic!("no promise was broken, and yet: {error}"));
             if node.compare_after_opening(&opened.store, &cluster) {
                 tally.crashes_that_lost += 1;
             }
@@ -263,7 +270,7 @@ fn a_disk_that_forgets_is_refused_if_what_it_forgot_was_acknowledged_and_only_th
                 for _ in 0..random.random_range(5..40) {
                     is_alive = is_alive && node.step(&opened, &mut cluster, &mut random, &mut tally).await;
                 }
-                until_promised().await;
+                until_promised(&opened).await;
                 opened.stop().await;
                 if is_alive {
                     node.all_is_durable();

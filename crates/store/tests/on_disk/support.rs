@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// One opening of a store. Dropping it (with its runtime) is a killed process.
 pub(crate) struct Opened<E> {
     pub(crate) store: Store<E>,
+    /// To look past the store.
+    pub(crate) engine: Arc<E>,
     pub(crate) supervisor: Supervisor,
     _spawner: Spawner,
 }
@@ -49,8 +51,9 @@ impl<E> std::fmt::Debug for Opened<E> {
 pub(crate) async fn open<E: Engine>(engine: E, tail_bytes: usize) -> Result<Opened<E>, OpenError> {
     let (supervisor, spawner) = Supervisor::new();
     let options = StoreOptions { tail_bytes, birth: 7.into() };
-    let store = Store::open(Arc::new(engine), options, &spawner).await?;
-    Ok(Opened { store, supervisor, _spawner: spawner })
+    let engine = Arc::new(engine);
+    let store = Store::open(Arc::clone(&engine), options, &spawner).await?;
+    Ok(Opened { store, engine, supervisor, _spawner: spawner })
 }
 
 pub(crate) async fn open_sim(disk: &Arc<SimDisk>) -> Result<Opened<SimEngine>, OpenError> {
@@ -73,14 +76,23 @@ pub(crate) fn life<T>(simulated: bool, body: impl Future<Output = T>) -> T {
     runtime.block_on(body)
 }
 
-/// Long enough that what was acknowledged is promised in the floor file, too.
-pub(crate) async fn until_promised() {
-    tokio::time::sleep(Duration::from_millis(300)).await;
+/// Waits until the end of the log is promised in the floor file, or the disk has failed and nothing is promised any more.
+pub(crate) async fn until_promised<E: Engine>(opened: &Opened<E>) {
+    eventually("the end of the log is promised", || {
+        let last = opened.store.log().ends().last.unwrap_or_default();
+        promised(&*opened.engine).is_none_or(|promised| promised == last)
+    })
+    .await;
 }
 
-/// Long enough that the rows of what was applied are written.
-pub(crate) async fn until_flushed() {
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+/// Up to where the floor file promises the log: the newer of its two slots. `None` where the disk has failed.
+fn promised<E: Engine>(engine: &E) -> Option<LogId> {
+    let slots = engine.read_slots("floor").ok()?.unwrap_or([[0; SLOT_BYTES]; 2]);
+    let number = |slot: &[u8; SLOT_BYTES], from: usize| {
+        u64::from_be_bytes(slot[from..from + 8].try_into().expect("eight bytes"))
+    };
+    let newest = slots.iter().max_by_key(|slot| number(slot, 8))?;
+    Some(id(number(newest, 49), number(newest, 57)))
 }
 
 /// Waits for a condition that another task makes true.
@@ -244,6 +256,13 @@ impl<E: Engine> Opened<E> {
         outcome.await.expect("the callback is called").expect("the disk is well");
     }
 
+    /// Makes the rows of what was applied durable.
+    pub(crate) async fn flush(&self) {
+        self.store.keeper().flush();
+        // Behind them in the queue, and synced.
+        self.write(&[]).await;
+    }
+
     pub(crate) fn apply(&self, entries: &[Entry]) {
         for entry in entries {
             self.store.keeper().apply(entry.id, &entry.body).expect("the entry can be read");
@@ -316,11 +335,15 @@ pub(crate) fn amnesia(disk: &Arc<SimDisk>) -> String {
     }
 }
 
-/// An engine that counts what is read through it.
+/// An engine that counts what is read through it, and can be interrupted in that.
 pub(crate) struct Counting<E> {
     inner: E,
     pub(crate) read: Arc<Read>,
+    /// Called once, before the next range is read.
+    pub(crate) before_range: Arc<Mutex<Option<Hook<E>>>>,
 }
+
+type Hook<E> = Box<dyn FnOnce(&E) + Send>;
 
 /// Calls that read, and bytes that they returned.
 #[derive(Debug, Default)]
@@ -331,7 +354,7 @@ pub(crate) struct Read {
 
 impl<E> Counting<E> {
     pub(crate) fn new(inner: E) -> Self {
-        Self { inner, read: Arc::default() }
+        Self { inner, read: Arc::default(), before_range: Arc::default() }
     }
 
     fn count(&self, bytes: usize) {
@@ -362,6 +385,10 @@ impl<E: Engine> Engine for Counting<E> {
         to: Option<&[u8]>,
         limit_bytes: usize,
     ) -> Result<Vec<(Vec<u8>, Bytes)>, EngineError> {
+        let hook = self.before_range.lock().expect("nothing panics while it is held").take();
+        if let Some(hook) = hook {
+            hook(&self.inner);
+        }
         let rows = self.inner.range(family, from, to, limit_bytes)?;
         self.count(rows.iter().map(|(_, value)| value.len()).sum());
         Ok(rows)

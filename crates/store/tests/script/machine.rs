@@ -8,7 +8,7 @@ use holdfast_store::ledger::{Body, EffectRecord, Ledger, LogId, Membership, Stat
 use holdfast_store::{BatchOutcome, Outcome};
 use model::batch::{Batch, Sample, Source};
 use model::command::{Command, Event, Rejection, Request, Severity, Stamp};
-use model::slots::{Resumption, resume};
+use model::slots::{Elapsed, Resumption, resume};
 use model::{
     BootId, Cause, ClusterId, Cursor, DestinationId, GridId, GroupId, Lineage, Member, NodeId, Position,
     Reading, Revision, SessionId, TagId, Term, Timestamp, Value,
@@ -227,7 +227,9 @@ impl Machine {
         let group = self.group(arguments.word(1));
         let grid = self.state().grids.get(&group).expect("the grid is open");
         let now = arguments.timestamp("now").expect("now= is given");
-        match resume(&grid.line, grid.next, now, arguments.duration("elapsed")) {
+        let exactly = arguments.duration("elapsed").map(Elapsed::exactly);
+        let at_least = arguments.duration("at-least").map(Elapsed::at_least);
+        match resume(&grid.line, grid.next, now, exactly.or(at_least).unwrap_or_default()) {
             Resumption::Continue { slot } => format!("continue with slot {slot}\n"),
             Resumption::Reclock { elapsed } => {
                 format!("reclock, {} since the last slot\n", seconds(elapsed.as_nanos() as i64))

@@ -27,7 +27,7 @@
 //! alarm KIND raised|cleared [subject=NAME] TEXT…
 //! end-session SESSION
 //! pass TIME                                      (with a command of the leader every ten minutes)
-//! resume GROUP now=TIME [elapsed=TIME]           (what a new leader does; changes nothing)
+//! resume GROUP now=TIME [elapsed=TIME | at-least=TIME]   (what a new leader does; changes nothing)
 //! show grids|effects|cursors|horizon|sessions|reigns|revisions|quarantine|standing|events|alarms|
 //!   node-tags|staged|account
 //! ```

@@ -197,7 +197,10 @@ fn quarantine(machine: &Machine) -> Vec<String> {
 fn standing(machine: &Machine) -> Vec<String> {
     let state = machine.state();
     let text = |what: String, order: &holdfast_store::ledger::Standing| {
-        let until = order.until.map_or(String::new(), |until| format!(", until {}", seconds(until.0)));
+        let until = order.until.map_or(String::new(), |end| {
+            let steady = i64::try_from(end.steady.as_nanos()).expect("a short script");
+            format!(", until {}, when command time is {}", seconds(end.at.0), seconds(steady))
+        });
         format!("{what} by {} at {}{until}", order.principal, seconds(order.at.0))
     };
     let mut lines: Vec<_> =

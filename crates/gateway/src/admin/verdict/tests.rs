@@ -175,7 +175,7 @@ fn standing(millis: i64) -> StandingAlarm {
     StandingAlarm {
         since: Timestamp::from_millis(millis),
         severity: model::command::Severity::Warning,
-        text: "gateway-c does not see it".into(),
+        text: "c does not see the files of a".into(),
     }
 }
 
@@ -224,6 +224,24 @@ fn what_a_new_leader_does_not_know_yet_is_neither_raised_nor_over() {
         facts.destinations = vec![destination];
         assert_eq!(facts.is_undecided(&historian), undecided, "{state:?}");
     }
+}
+
+#[test]
+fn a_complaint_about_files_ends_with_its_follower_whoever_leads() {
+    let key = (AlarmKind::FilesNotOnAShare, "reports".to_owned());
+    let reports = pb::Destination { id: "reports".into(), ..pb::Destination::default() };
+    let mut facts = Facts { destinations: vec![reports], ..well() };
+    facts.standing.insert(key.clone(), standing(7));
+    let stands = |facts: &Facts| !kinds(facts).is_empty() || facts.is_undecided(&key);
+    facts.members[0].leader = true;
+    assert!(stands(&facts), "it may see them again, and says so itself");
+    facts.members[2] = member("c", pb::member::Reach::Unreachable);
+    assert_eq!(facts.alarms().iter().filter(|alarm| alarm.kind() == Kind::FilesNotOnAShare).count(), 1);
+    facts.members[2] = pb::Member { leader: true, ..member("c", pb::member::Reach::Itself) };
+    assert!(!stands(&facts), "it writes them itself now, and the others look");
+    facts.members.pop();
+    facts.members.push(member("d", pb::member::Reach::Reachable));
+    assert!(!stands(&facts), "it is no member any more");
 }
 
 #[test]

@@ -1,0 +1,106 @@
+//! The ledger is held for what is small, and not while a plant is decoded and its names are resolved.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use model::command::{Command, Request, Stamp};
+use model::plant::{Device, Group, Link, Plant, Schedule, Tag};
+use model::value::ValueType;
+use model::{BootId, Cause, NodeId, Revision, Term, Timestamp};
+
+use super::*;
+use crate::commit::Queue;
+use crate::engine::sim::{SimDisk, SimEngine};
+use crate::ledger::prepare::tests::call_while_preparing;
+use crate::staging;
+
+fn keeper() -> Keeper<SimEngine> {
+    let engine = Arc::new(SimEngine::open(&SimDisk::new(7)).expect("a fresh disk opens"));
+    let stored = crate::log::load(&*engine).expect("it is empty");
+    let log = Log::new(Arc::clone(&engine), Queue::default(), stored, 0);
+    let checkpoints = Checkpoints::open(Arc::clone(&engine)).expect("there is none");
+    Keeper::new(engine, log, Ledger::default(), checkpoints)
+}
+
+/// A hundred devices with a hundred tags each.
+fn large_plant() -> Plant {
+    let tag = |number: usize| Tag {
+        name: format!("tag-{number}"),
+        point: None,
+        value_type: ValueType::F64,
+        unit: "bar".into(),
+        description: String::new(),
+    };
+    let device = |number: usize| Device {
+        id: format!("press-{number}"),
+        link: Link::Push,
+        enabled: true,
+        labels: BTreeMap::new(),
+        description: String::new(),
+        groups: vec![Group {
+            id: "fast".into(),
+            schedule: Some(Schedule { period: Duration::from_secs(1), offset: Duration::ZERO }),
+            enabled: true,
+            tags: (0..100).map(tag).collect(),
+        }],
+    };
+    Plant { devices: (0..100).map(device).collect(), ..Plant::default() }
+}
+
+impl Keeper<SimEngine> {
+    fn apply_next(&self, command: &Command) -> Outcome {
+        let stamp = Stamp { at: Timestamp(0), boot: BootId::from(1) };
+        let body = Body::Command(wire::entry::encode(&stamp, command).expect("it can be encoded"));
+        let index = self.read(State::applied_position).next();
+        self.apply(LogId { term: Term(1), index }, &body).expect("it can be read")
+    }
+}
+
+/// Counts how often an entry is prepared; each time the ledger must be free.
+fn watch(keeper: &Keeper<SimEngine>) -> Rc<Cell<u32>> {
+    let prepared = Rc::new(Cell::new(0));
+    let (keeper, count) = (keeper.clone(), Rc::clone(&prepared));
+    call_while_preparing(move || {
+        assert!(keeper.shared.held.try_write().is_ok(), "the ledger is held while an entry is prepared");
+        count.set(count.get() + 1);
+    });
+    prepared
+}
+
+#[tokio::test]
+async fn the_ledger_can_be_read_while_a_large_plant_is_made_ready() {
+    let keeper = keeper();
+    let lead = Command::Lead { node: NodeId(1), name: "gateway-a".into(), cause: Cause::Failover };
+    keeper.apply_next(&lead);
+    let prepared = watch(&keeper);
+    let configure = Command::Configure {
+        base: Revision(0),
+        bundle: b"bundle".to_vec(),
+        plant: Box::new(large_plant()),
+        elapsed: Vec::new(),
+        discard: Vec::new(),
+        request: Request::default(),
+    };
+    assert_eq!(keeper.apply_next(&configure), Outcome::Configured { revision: Revision(1) });
+    assert_eq!(prepared.get(), 1);
+
+    let document = wire::packed::pack_documents(b"bundle", &large_plant()).expect("it can be packed");
+    let id = staging::document_id(&document);
+    let parts = staging::parts(&document);
+    let count = u32::try_from(parts.len()).expect("a few");
+    for (part, data) in (0..).zip(parts) {
+        keeper.apply_next(&Command::Stage { document: id, part, parts: count, data: data.to_vec() });
+    }
+    let staged = Command::ConfigureStaged {
+        base: Revision(1),
+        document: id,
+        elapsed: Vec::new(),
+        discard: Vec::new(),
+        request: Request::default(),
+    };
+    assert_eq!(keeper.apply_next(&staged), Outcome::Configured { revision: Revision(2) });
+    assert_eq!(prepared.get(), 2 + count);
+    let tags = keeper.read(|state| state.catalog().expect("configured").groups().count());
+    assert_eq!(tags, 100);
+}

@@ -1,0 +1,155 @@
+//! When slots began, on this node's monotonic clock: worked out from when they were applied here.
+//!
+//! A slot began before it was applied, but nobody says how long before: a follower that was down, or far behind, applies
+//! within a moment what took minutes, and the newest entries of a dead leader only when it leads itself. So a phase is a
+//! span of time:
+//! - *Not later*: slots come at a period, so the earliest one seen, carried forward, is when a slot began, plus the least
+//!   delay. That holds whatever was applied late.
+//! - *Not earlier*: only where the slot was proposed by who is in office, and this node can tell how late it applies what
+//!   that one proposes ([`Lateness`]). Otherwise nothing is known of it but what was known of the slots before.
+//!
+//! Pure; told of what was applied and of now. Spans widen by [`LEAK`] of the time they are carried over.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use model::slots::Elapsed;
+use model::{GridId, GroupId, Position};
+use tokio::time::Instant;
+
+use crate::ledger::{Grid, LogId, State};
+
+/// 1,000 ppm: more than two crystals differ.
+const LEAK: u32 = 1_000;
+
+/// When the last slot of each open grid began.
+#[derive(Debug, Default)]
+pub(crate) struct Phases {
+    groups: BTreeMap<GroupId, Phase>,
+    lateness: Lateness,
+}
+
+impl Phases {
+    /// Of a ledger that was read or installed just now: it says nothing of when its slots began.
+    pub(crate) fn of(state: &State, now: Instant) -> Self {
+        let phase = |(group, grid): (&GroupId, &Grid)| (*group, Phase::applied(None, grid, None, now));
+        Self { groups: state.grids.iter().map(phase).collect(), lateness: Lateness::default() }
+    }
+
+    /// Takes note of what `state` became when entry `id` was applied, `now`. Whether its leader `is_in_office`, as far as
+    /// this node knows: what an earlier one proposed may be much older.
+    pub(crate) fn applied(&mut self, state: &State, id: LogId, is_in_office: bool, now: Instant) {
+        let reign = state.reign().filter(|reign| is_in_office && reign.term == id.term);
+        let late = reign.map(|reign| {
+            let revised = self.lateness.follow(reign.position, state.steady.now, now);
+            if false && !revised.is_zero() {
+                self.groups.values_mut().for_each(|phase| phase.revise(reign.position, revised));
+            }
+            let _ = self.lateness.late; (reign.position, Duration::ZERO)
+        });
+        for (group, grid) in state.grids.iter().filter(|(_, grid)| grid.touched == id.index) {
+            let known = self.groups.get(group).copied();
+            self.groups.insert(*group, Phase::applied(known, grid, late, now));
+        }
+        if self.groups.len() > state.grids.len() {
+            self.groups.retain(|group, _| state.grids.contains_key(group));
+        }
+    }
+
+    /// Time since the last slot of `group` began, or since its grid was opened. Of another grid, or another slot than the
+    /// last, nothing is known.
+    pub(crate) fn elapsed(&self, group: GroupId, grid: &Grid, now: Instant) -> Elapsed {
+        let phase = self.groups.get(&group);
+        phase.map_or_else(Elapsed::default, |phase| phase.elapsed(now))
+    }
+}
+
+/// The phase of one group's grid: of the slot before `next`, or of its opening where there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Phase {
+    grid: GridId,
+    next: u64,
+    earliest: Option<Instant>,
+    latest: Instant,
+    /// The reign whose lateness `earliest` rests on.
+    reign: Position,
+}
+
+impl Phase {
+    /// The phase after something was said of `grid` that was applied at `now`, so much later than it was proposed in a
+    /// reign, if that is known.
+    fn applied(known: Option<Self>, grid: &Grid, late: Option<(Position, Duration)>, now: Instant) -> Self {
+        let carried = known.and_then(|known| known.carried(grid));
+        let latest = carried.map_or(now, |carried| carried.latest.min(now));
+        let here = late.and_then(|(_, late)| now.checked_sub(late));
+        let earliest = here.max(carried.and_then(|carried| carried.earliest));
+        Self {
+            grid: grid.id,
+            next: grid.next,
+            earliest: earliest.map(|earliest| earliest.min(latest)),
+            latest,
+            reign: late.map(|(reign, _)| reign).or(carried.map(|carried| carried.reign)).unwrap_or_default(),
+        }
+    }
+
+    /// The same grid's phase at its slot now. An opening says nothing of when slot 0 began.
+    fn carried(self, grid: &Grid) -> Option<Self> {
+        let is_before = self.grid == grid.id && self.next > 0 && self.next <= grid.next;
+        let slots = is_before.then(|| u32::try_from(grid.next - self.next).unwrap_or(u32::MAX))?;
+        let passed = grid.line.period.saturating_mul(slots);
+        let latest = self.latest.checked_add(passed + passed / LEAK)?;
+        let earliest = self.earliest.and_then(|earliest| earliest.checked_add(passed - passed / LEAK));
+        Some(Self { next: grid.next, earliest, latest, ..self })
+    }
+
+    /// What was taken to be applied at once in this reign had been under way for so long.
+    fn revise(&mut self, reign: Position, revised: Duration) {
+        if self.reign == reign {
+            self.earliest = self.earliest.and_then(|earliest| earliest.checked_sub(revised));
+        }
+    }
+
+    fn elapsed(&self, now: Instant) -> Elapsed {
+        Elapsed {
+            least: now.saturating_duration_since(self.latest),
+            most: self.earliest.map(|earliest| now.saturating_duration_since(earliest)),
+        }
+    }
+}
+
+/// How late this node applies what the leader in office proposes: more than the entry with the least delay, by steady
+/// command time.
+///
+/// A follower that catches up gets entries faster than they were made, so each shows that those before were later than it
+/// seemed. A leader's clock that is set forward makes entries seem later than they were, never less late.
+#[derive(Debug, Default)]
+struct Lateness {
+    reign: Position,
+    /// The entry with the least delay: its steady command time, and when it was applied.
+    least: Option<(Duration, Instant)>,
+    seen: Duration,
+    late: Duration,
+}
+
+impl Lateness {
+    /// Takes note of an entry that was applied at `now`. Gives by how much all before it were later than they seemed.
+    fn follow(&mut self, reign: Position, steady: Duration, now: Instant) -> Duration {
+        let (made, applied) = match self.least.filter(|_| self.reign == reign) {
+            // What another node stamped does not move command time, and is as late as what came before it.
+            Some(_) if steady == self.seen => return Duration::ZERO,
+            Some(least) => least,
+            None => (steady, now),
+        };
+        let passed = steady.saturating_sub(made);
+        let expected = applied + passed;
+        (self.reign, self.seen) = (reign, steady);
+        self.late = now.saturating_duration_since(expected + passed / LEAK);
+        if self.late.is_zero() {
+            self.least = Some((steady, now));
+        }
+        expected.saturating_duration_since(now)
+    }
+}
+
+#[cfg(test)]
+mod tests;
