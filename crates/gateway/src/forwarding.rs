@@ -5,9 +5,11 @@
 //! - A forwarder begins when the one before it has ended and nothing it acknowledged is undecided: the cursor it begins
 //!   with is the last word.
 //! - After an error the same records are offered again, after a pause; a destination that wants a person stalls.
+//! - Refused records that an operator wants offered again are, between deliveries ([`retry`]).
 //! - Records that nobody routes to a destination are passed over, and its cursor with them.
 
 mod acknowledger;
+mod retry;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use tracing::{info, warn};
 use crate::live::{DestinationState, Live};
 use crate::records::{Context, RecordMaker};
 use acknowledger::Acknowledger;
+use retry::Retries;
 
 /// Bytes of entries that are read at a time.
 const READ_BYTES: usize = 1 << 20;
@@ -147,6 +150,7 @@ struct Forwarder<E: Engine> {
     leadership: Leadership,
     spawner: Spawner,
     random: Random,
+    retries: Retries<E>,
 }
 
 /// What was read from the buffer for one delivery.
@@ -163,10 +167,14 @@ impl<E: Engine> Forwarder<E> {
         spec: plant::Destination,
         leadership: Leadership,
     ) -> Self {
+        let (name, cluster): (Arc<str>, Arc<str>) =
+            (spec.id.as_str().into(), parts.facts.cluster.as_str().into());
+        let names = (Arc::clone(&cluster), Arc::clone(&name));
+        let retries = Retries::new(parts.replica.clone(), leadership.clone(), id, names);
         Self {
             id,
-            name: spec.id.as_str().into(),
-            cluster: parts.facts.cluster.as_str().into(),
+            name,
+            cluster,
             spec,
             replica: parts.replica.clone(),
             clock: Arc::clone(&parts.clock),
@@ -175,6 +183,7 @@ impl<E: Engine> Forwarder<E> {
             leadership,
             spawner: parts.spawner.clone(),
             random: generator(None),
+            retries,
         }
     }
 
@@ -232,6 +241,7 @@ impl<E: Engine> Forwarder<E> {
         let mut applied = self.replica.store().keeper().applied();
         loop {
             let upto = *applied.borrow_and_update();
+            self.retries.offer(&mut destination, stop).await;
             let run = self
                 .read(&mut maker, taken)
                 .map_err(|error| DeliverError::Misconfigured { reason: error })?;
@@ -252,6 +262,7 @@ impl<E: Engine> Forwarder<E> {
                 entry.waiting(None, self.clock.now());
                 tokio::select! {
                     changed = applied.changed() => if changed.is_err() { return Ok(()) },
+                    () = self.retries.due() => {}
                     () = due(held) => {
                         if let Some(flushed) = destination.flush(&permit).await? {
                             acknowledged = flushed;
