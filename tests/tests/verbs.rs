@@ -382,13 +382,22 @@ async fn destinations(cluster: &Cluster, follower: SocketAddr, receiver: &Receiv
     assert_eq!(check.code, 1, "a quarantine that is not empty is an alarm: {}", check.output);
     let alarms = ask(follower, &["alarm", "list"]).await.json();
     assert_eq!(alarms["alarms"][0]["kind"], "KIND_QUARANTINE_NOT_EMPTY", "{alarms}");
-    receiver.set_reply(Reply::Accept);
-    let retried = ask(follower, &["quarantine", "retry", "historian", &key]).await.json();
-    assert_eq!(number(&retried["records"]), 1, "{retried}");
     let shown = ask(follower, &["quarantine", "show", "historian", &key]).await.json();
     assert!(shown["record"].as_str().is_some_and(|record| record.contains("press/count")), "{shown}");
-    ask(follower, &["quarantine", "retry", "historian", "--all"]).await.json();
-    ask(follower, &["quarantine", "show", "historian", "zzzzzzzz/1/1"]).await.refused(1, "HF-7102");
+    // The receiver still does not want it.
+    let again = ask(follower, &["quarantine", "retry", "historian", &key]).await;
+    assert_eq!((again.code, number(&again.parsed()["records"])), (1, 1), "{}", again.output);
+    let refused_again = |list: &Value| number(&list["destinations"][0]["refusedAgain"]) == 1;
+    cluster.until(follower, &["destination", "list"], refused_again).await;
+    let shown = ask(follower, &["quarantine", "show", "historian", &key]).await.json();
+    assert_ne!(shown["retrying"], true, "it waits for another order: {shown}");
+    receiver.set_reply(Reply::Accept);
+    let retried = ask(follower, &["quarantine", "retry", "historian", "--all"]).await.parsed();
+    assert!(number(&retried["records"]) > 0, "{retried}");
+    cluster.until(follower, &["quarantine", "list"], |list| number(&list["total"]) == 0).await;
+    let accepted_again = |list: &Value| number(&list["destinations"][0]["acceptedAgain"]) > 0;
+    cluster.until(follower, &["destination", "list"], accepted_again).await;
+    ask(follower, &["quarantine", "show", "historian", &key]).await.refused(1, "HF-7102");
 
     ask(follower, &["destination", "pause", "historian", "--reason", "upgrade"]).await.json();
     let paused = ask(follower, &["destination", "show", "historian"]).await.json();

@@ -10,6 +10,8 @@
 //! - Names end in the term, and a reign removes files of its own and earlier terms only. An ex-leader that wakes up
 //!   late finds its unfinished files gone and can neither replace nor remove what its successor wrote.
 //! - Within a reign nothing is written twice: records before the last publication are skipped.
+//! - What was refused and is offered again goes into files of its own, at once: its keys lie before the cursor, so that a
+//!   file that begins with them is never removed, and nothing that is not acknowledged may be in it.
 //! - Rows are held at most `every` ([`Destination::due`]) and `max_rows`; a delivery may end in the middle of a
 //!   window and a window in the middle of a delivery.
 //!
@@ -26,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::plant::Csv;
-use model::{Cursor, Delivery, Permit};
+use model::{Cursor, Delivery, Permit, Timestamp};
 use tokio::time::Instant;
 
 use crate::blocking::Blocking;
@@ -221,6 +223,30 @@ impl Destination for CsvFiles {
                 Err(error)
             }
         }
+    }
+
+    /// No file refuses a record: these were refused by what the destination was before.
+    async fn offer_again(
+        &mut self,
+        delivery: &Delivery,
+        _refused: Timestamp,
+        permit: &dyn Permit,
+    ) -> Result<Receipt, DeliverError> {
+        let Some(term) = self.reign.as_ref().map(|reign| reign.term) else {
+            return Err(DeliverError::misconfigured("no reign has begun at this destination"));
+        };
+        for records in delivery.records.chunks(self.max_rows as usize) {
+            permit.check()?;
+            let mut window = Window::open(Arc::clone(&self.place), term);
+            records.iter().for_each(|record| window.push(record));
+            let mut window = self.blocking.run(move || window.sync().map(|()| window)).await?;
+            let permitted = permit.check();
+            // A window that is not revealed removes its files when it is dropped, which blocks.
+            let reveal = move || if permitted.is_ok() { window.reveal() } else { Ok(()) };
+            self.blocking.run(reveal).await?;
+            permitted?;
+        }
+        Ok(Receipt { acknowledged: delivery.upto, taken: delivery.upto, rejected: Vec::new() })
     }
 
     fn due(&self) -> Option<Instant> {

@@ -13,7 +13,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use model::plant::{self, DestinationKind};
-use model::{Cursor, Delivery, Fenced, Lineage, Permit, Position, SampleKey, Term};
+use model::{Cursor, Delivery, Fenced, Lineage, Permit, Position, SampleKey, Term, Timestamp};
 use tokio::time::Instant;
 
 use crate::csv::CsvFiles;
@@ -35,6 +35,19 @@ pub trait Destination: Send {
     fn deliver(
         &mut self,
         delivery: &Delivery,
+        permit: &dyn Permit,
+    ) -> impl Future<Output = Result<Receipt, DeliverError>> + Send;
+
+    /// Offers again what was refused before, the last of it at `refused`. It lies outside the order of deliveries: nothing
+    /// that is held is touched, and no cursor moves.
+    ///
+    /// The receipt says how far it came within `delivery`, and what was refused once more. It may cover a part, because
+    /// deliveries wait meanwhile; what lies beyond is offered another time. Here a refusal needs no proof that other
+    /// records are accepted: nothing more is set aside by it.
+    fn offer_again(
+        &mut self,
+        delivery: &Delivery,
+        refused: Timestamp,
         permit: &dyn Permit,
     ) -> impl Future<Output = Result<Receipt, DeliverError>> + Send;
 
@@ -160,6 +173,18 @@ impl Destination for AnyDestination {
         match self {
             Self::Http(http) => http.deliver(delivery, permit).await,
             Self::Csv(csv) => csv.deliver(delivery, permit).await,
+        }
+    }
+
+    async fn offer_again(
+        &mut self,
+        delivery: &Delivery,
+        refused: Timestamp,
+        permit: &dyn Permit,
+    ) -> Result<Receipt, DeliverError> {
+        match self {
+            Self::Http(http) => http.offer_again(delivery, refused, permit).await,
+            Self::Csv(csv) => csv.offer_again(delivery, refused, permit).await,
         }
     }
 

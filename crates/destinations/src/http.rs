@@ -17,12 +17,12 @@ mod token;
 use std::time::Duration;
 
 use model::plant::Http;
-use model::{Cursor, Delivery, Permit};
+use model::{Cursor, Delivery, Permit, Timestamp};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Client, Response, StatusCode, Url};
 use tokio::time::Instant;
 
-use crate::destination::{DeliverError, Destination, Receipt, Reign};
+use crate::destination::{DeliverError, Destination, Receipt, Reign, cursor_behind};
 use crate::node::NodeFacts;
 use answer::Answer;
 use progress::{MOST_TRUST, Progress};
@@ -33,6 +33,9 @@ use token::Token;
 const LARGE_RECORD: usize = 64 << 10;
 /// Bytes of an answer that are read: ten thousand refused keys with their reasons.
 const LONGEST_ANSWER: usize = 4 << 20;
+/// Records that are offered again in one request, and for how long another such request follows: deliveries wait.
+const AGAIN_AT_ONCE: usize = 32;
+const AGAIN_FOR: Duration = Duration::from_millis(250);
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A receiver of records over HTTP.
@@ -143,6 +146,37 @@ impl HttpEndpoint {
         judged.answer
     }
 
+    /// Posts what is pending, request after request. `refused` is when the records were refused, if they were.
+    async fn post_all(
+        &mut self,
+        delivery: &Delivery,
+        mut progress: Progress,
+        refused: Option<Timestamp>,
+        permit: &dyn Permit,
+    ) -> Result<Receipt, DeliverError> {
+        while let Some(range) = progress.next(self.size.records()) {
+            let request = Request::encode(delivery, range.clone(), refused);
+            // What did not fit comes next, and is not lost if this request fails.
+            progress.put_back(request.records.end..range.end);
+            let outcome = match self.post(delivery, &request, permit).await {
+                Ok(answer) => self.take_in(&mut progress, delivery, &request, answer),
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(DeliverError::Fenced(fenced)) => return Err(fenced.into()),
+                Err(error) => {
+                    progress.put_back(request.records);
+                    let (receipt, spent) = progress.part(delivery, self.trust).ok_or(error)?;
+                    self.trust -= spent;
+                    return Ok(receipt);
+                }
+            }
+        }
+        self.trust = self.trust.saturating_sub(progress.spent_trust());
+        Ok(progress.finish(delivery))
+    }
+
     /// Lets `progress` take in what was said of `request`, or gives the error that ends the delivery.
     fn take_in(
         &mut self,
@@ -197,28 +231,38 @@ impl Destination for HttpEndpoint {
     }
 
     async fn deliver(&mut self, delivery: &Delivery, permit: &dyn Permit) -> Result<Receipt, DeliverError> {
-        let mut progress = Progress::new(delivery.records.len());
-        while let Some(range) = progress.next(self.size.records()) {
-            let request = Request::encode(delivery, range.clone());
-            // What did not fit comes next, and is not lost if this request fails.
-            progress.put_back(request.records.end..range.end);
-            let outcome = match self.post(delivery, &request, permit).await {
-                Ok(answer) => self.take_in(&mut progress, delivery, &request, answer),
-                Err(error) => Err(error),
-            };
-            match outcome {
-                Ok(()) => {}
-                Err(DeliverError::Fenced(fenced)) => return Err(fenced.into()),
-                Err(error) => {
-                    progress.put_back(request.records);
-                    let (receipt, spent) = progress.part(delivery, self.trust).ok_or(error)?;
-                    self.trust -= spent;
-                    return Ok(receipt);
+        self.post_all(delivery, Progress::new(delivery.records.len()), None, permit).await
+    }
+
+    async fn offer_again(
+        &mut self,
+        delivery: &Delivery,
+        refused: Timestamp,
+        permit: &dyn Permit,
+    ) -> Result<Receipt, DeliverError> {
+        let began = Instant::now();
+        let mut settled = Receipt { acknowledged: delivery.after, taken: delivery.after, rejected: Vec::new() };
+        for records in delivery.records.chunks(AGAIN_AT_ONCE) {
+            let upto = cursor_behind(records[records.len() - 1].key());
+            let part =
+                Delivery { after: settled.acknowledged, upto, records: records.to_vec(), ..delivery.clone() };
+            let posted = self.post_all(&part, Progress::again(records.len()), Some(refused), permit).await;
+            let is_first = settled.acknowledged == delivery.after;
+            match posted {
+                Ok(more) => {
+                    (settled.acknowledged, settled.taken) = (more.acknowledged, more.taken);
+                    settled.rejected.extend(more.rejected);
                 }
+                Err(DeliverError::Fenced(fenced)) => return Err(fenced.into()),
+                Err(error) if is_first => return Err(error),
+                // What was settled counts. The rest is offered another time, and comes first.
+                Err(_) => break,
+            }
+            if settled.acknowledged < upto || began.elapsed() >= AGAIN_FOR {
+                break;
             }
         }
-        self.trust = self.trust.saturating_sub(progress.spent_trust());
-        Ok(progress.finish(delivery))
+        Ok(settled)
     }
 
     fn due(&self) -> Option<Instant> {

@@ -61,8 +61,9 @@ impl Body {
         self.samples.len() + self.gaps.len() + self.openings.len() + self.expiries.len()
     }
 
-    /// The whole request: the envelope of `delivery`, with the cursors around what was pushed.
-    pub(crate) fn finish(self, delivery: &Delivery, after: Cursor, upto: Cursor) -> Vec<u8> {
+    /// The whole request: the envelope of `delivery`, with the cursors around what was pushed. It says so where records
+    /// are `retried`: they lie before the cursor that the receiver has seen.
+    pub(crate) fn finish(self, delivery: &Delivery, after: Cursor, upto: Cursor, retried: bool) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.len() + 256);
         out.extend_from_slice(b"{\"cluster\":");
         text::quoted(&mut out, &delivery.cluster);
@@ -74,6 +75,9 @@ impl Body {
         text::cursor(&mut out, upto);
         out.extend_from_slice(b"\",\"historical\":");
         out.extend_from_slice(if delivery.historical { b"true" } else { b"false" });
+        if retried {
+            out.extend_from_slice(b",\"retried\":true");
+        }
         let lists = [
             (&b",\"samples\":["[..], self.samples),
             (b",\"gaps\":[", self.gaps),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use holdfast_destinations::{AnyDestination, DeliverError, Destination, MarkerReader, NodeFacts, Receipt};
 use model::plant::{Csv, DestinationKind};
-use model::{Cursor, Delivery, Ordinal, Position, Record};
+use model::{Cursor, Delivery, Ordinal, Position, Record, Timestamp};
 use tempfile::TempDir;
 
 use support::{Granted, Limited, build, delivery, expiry, gap, key, node, one_entry, opening, reign, sample};
@@ -338,4 +338,37 @@ async fn a_directory_that_is_missing_or_unknown_stalls_by_name() {
     destination.begin_reign(&reign(1, at(1, 0)), &Granted).await.expect("the variable is filled in");
     destination.deliver(&one_entry(1, 1), &Granted).await.expect("written");
     assert_eq!(keys(&folder), BTreeMap::from([(key(1, 0).to_string(), 1)]));
+}
+
+#[tokio::test]
+async fn what_is_offered_again_is_in_files_of_its_own_and_nothing_that_is_held_is_touched() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut destination = begun(&folder, "gateway-a", 3, at(41, 0), 10).await;
+    let live = one_entry(41, 5);
+    assert!(held(&destination.deliver(&live, &Granted).await.expect("taken")));
+    let again = delivery(vec![sample(7, 0), sample(9, 4), gap(12)]);
+    let receipt = destination.offer_again(&again, Timestamp(77), &Granted).await.expect("written");
+    assert_eq!((receipt.acknowledged, receipt.rejected), (again.upto, Vec::new()));
+    assert_eq!(keys(&folder), each_once(&again.records), "there at once");
+    // What was not acknowledged is written again by the next reign; what was offered again stays.
+    drop(destination);
+    let mut next = begun(&folder, "gateway-b", 4, at(41, 0), 10).await;
+    assert_eq!(keys(&folder), each_once(&again.records));
+    next.deliver(&live, &Granted).await.expect("taken");
+    next.flush(&Granted).await.expect("written");
+    assert_eq!(keys(&folder), each_once(again.records.iter().chain(&live.records)));
+}
+
+#[tokio::test]
+async fn what_is_offered_again_is_rotated_by_rows_and_leaves_nothing_when_the_permit_ends() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut destination = begun(&folder, "gateway-a", 3, at(41, 0), 10).await;
+    let again = one_entry(7, 25);
+    destination.offer_again(&again, Timestamp(77), &Granted).await.expect("written");
+    assert_eq!((finished(&folder).len(), keys(&folder)), (3, each_once(&again.records)));
+    let permit = Limited::to(1);
+    let late = destination.offer_again(&one_entry(8, 5), Timestamp(77), &permit).await;
+    assert!(matches!(late, Err(DeliverError::Fenced(_))), "{late:?}");
+    assert_eq!(keys(&folder), each_once(&again.records));
+    assert!(names(&folder).iter().all(|name| !name.ends_with(".part")), "{:?}", names(&folder));
 }

@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use holdfast_destinations::{AnyDestination, DeliverError, Destination, NodeFacts};
 use model::plant::{DestinationKind, Http, Secret};
-use model::{Cursor, Ordinal, Position, Value};
+use model::{Cursor, Delivery, Ordinal, Position, Timestamp, Value};
 use serde_json::Value as Json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -554,4 +554,54 @@ async fn retries_of_the_same_records_bear_the_same_idempotency_key() {
         .map(|request| request.headers["idempotency-key"].as_bytes().to_vec())
         .collect();
     assert_eq!(keys.len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_offered_again_is_another_request_and_says_so() {
+    let receiver = Receiver::answering(200).await;
+    let mut destination = receiver.destination();
+    let delivery = delivery(vec![sample(1, 0), sample(1, 1)]);
+    destination.deliver(&delivery, &Granted).await.expect("accepted");
+    let again = destination.offer_again(&delivery, Timestamp(77), &Granted).await.expect("accepted");
+    assert_eq!((again.acknowledged, again.rejected), (delivery.upto, Vec::new()));
+    let seen = receiver.seen();
+    let key = |request: &Request| request.headers["idempotency-key"].to_str().expect("text").to_owned();
+    assert_eq!(key(&seen[1]), format!("{}:77", key(&seen[0])), "an answer that was kept is not repeated");
+    assert_eq!((seen[0].body.get("retried"), &seen[1].body["retried"]), (None, &Json::Bool(true)));
+    assert_eq!(seen[0].body["samples"], seen[1].body["samples"]);
+}
+
+#[tokio::test]
+async fn a_record_that_is_refused_again_needs_no_proof_that_others_are_accepted() {
+    let receiver = Receiver::answering(400).await;
+    let mut destination = receiver.destination();
+    let refused = one_entry(1, 100);
+    reason_of_stall(destination.deliver(&refused, &Granted).await);
+    let mut settled = Vec::new();
+    let mut rest = refused.clone();
+    while !rest.records.is_empty() {
+        let receipt = destination.offer_again(&rest, Timestamp(77), &Granted).await.expect("an answer");
+        settled.extend(receipt.rejected.iter().map(|rejected| rejected.key));
+        rest.records.retain(|record| record.key() > settled[settled.len() - 1]);
+        rest.after = receipt.acknowledged;
+    }
+    let expected: Vec<_> = refused.records.iter().map(|record| record.key()).collect();
+    assert_eq!(settled, expected, "each once, in parts");
+}
+
+#[tokio::test]
+async fn what_was_settled_counts_when_a_later_part_finds_no_answer() {
+    let receiver = Receiver::start(|request| {
+        let is_late = request.keys().contains(&key(1, 40).to_string());
+        status_of(if is_late { 503 } else { 200 }).into_response()
+    })
+    .await;
+    let mut destination = receiver.destination();
+    let delivery = one_entry(1, 100);
+    let receipt = destination.offer_again(&delivery, Timestamp(77), &Granted).await.expect("a part is accepted");
+    assert_eq!(receipt.acknowledged, Cursor::behind(Position(1), Ordinal(31)));
+    let rest = Delivery { after: receipt.acknowledged, ..one_entry(1, 100) };
+    let rest = Delivery { records: rest.records[32..].to_vec(), ..rest };
+    let error = destination.offer_again(&rest, Timestamp(77), &Granted).await;
+    assert!(matches!(error, Err(DeliverError::Unavailable { .. })), "{error:?}");
 }

@@ -15,6 +15,7 @@ mod gaps;
 mod members;
 mod operate;
 mod probe;
+mod retries;
 mod service;
 mod status;
 mod verdict;

@@ -5,10 +5,12 @@
 //! - A forwarder begins when the one before it has ended and nothing it acknowledged is undecided: the cursor it begins
 //!   with is the last word.
 //! - After an error the same records are offered again, after a pause; a destination that wants a person stalls.
+//! - Refused records that an operator wants offered again are, between deliveries ([`retry`]).
 //! - Records that nobody routes to a destination are passed over, and its cursor with them.
 
 mod acknowledger;
 mod reader;
+mod retry;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use tracing::{info, warn};
 use crate::live::{DestinationState, Live};
 use acknowledger::Acknowledger;
 use reader::{Reader, Run};
+use retry::Retries;
 
 /// A delivery whose newest record is older than this is backlog.
 const LIVE: Duration = Duration::from_secs(10);
@@ -148,6 +151,7 @@ struct Forwarder<E: Engine> {
     random: Random,
     /// Failures since the destination last confirmed something.
     failures: u32,
+    retries: Retries<E>,
 }
 
 impl<E: Engine> Forwarder<E> {
@@ -157,10 +161,14 @@ impl<E: Engine> Forwarder<E> {
         spec: plant::Destination,
         leadership: Leadership,
     ) -> Self {
+        let (name, cluster): (Arc<str>, Arc<str>) =
+            (spec.id.as_str().into(), parts.facts.cluster.as_str().into());
+        let names = (Arc::clone(&cluster), Arc::clone(&name));
+        let retries = Retries::new(parts.replica.clone(), leadership.clone(), id, names);
         Self {
             id,
-            name: spec.id.as_str().into(),
-            cluster: parts.facts.cluster.as_str().into(),
+            name,
+            cluster,
             spec,
             replica: parts.replica.clone(),
             clock: Arc::clone(&parts.clock),
@@ -170,6 +178,7 @@ impl<E: Engine> Forwarder<E> {
             spawner: parts.spawner.clone(),
             random: generator(None),
             failures: 0,
+            retries,
         }
     }
 
@@ -244,6 +253,7 @@ impl<E: Engine> Forwarder<E> {
                 }
             }
             let upto = *applied.borrow_and_update();
+            self.retries.offer(destination, stop).await;
             let run = reader.read(taken).await.map_err(|reason| DeliverError::Misconfigured { reason })?;
             if run.records.is_empty() {
                 let held = destination.due();
@@ -262,6 +272,7 @@ impl<E: Engine> Forwarder<E> {
                 entry.waiting(None, self.clock.now());
                 tokio::select! {
                     changed = applied.changed() => if changed.is_err() { return Ok(()) },
+                    () = self.retries.due() => {}
                     () = due(held) => {
                         if let Some(flushed) = destination.flush(&permit).await? {
                             acknowledged = flushed;

@@ -21,11 +21,11 @@ pub(crate) struct ReplicatedLog<E: Engine> {
 }
 
 impl<E: Engine> ReplicatedLog<E> {
-    /// Starts following reigns on this node's ledger.
+    /// Starts following reigns on this node's ledger, for as long as anybody listens.
     pub(crate) fn start(replica: Replica<E>, spawner: &runtime::Spawner) -> Self {
         let (sender, reign) = watch::channel(term(&replica));
         let mut applied = replica.store().keeper().applied();
-        let (stop, followed) = (spawner.token().clone(), replica.clone());
+        let followed = replica.clone();
         spawner.spawn("reigns for ingest", async move {
             loop {
                 sender.send_if_modified(|known| {
@@ -34,7 +34,9 @@ impl<E: Engine> ReplicatedLog<E> {
                 });
                 tokio::select! {
                     changed = applied.changed() => if changed.is_err() { return Ok::<(), runtime::Failure>(()) },
-                    () = stop.cancelled() => return Ok(()),
+                    // Not when the node is told to stop: ingest then waits for what is in flight, and the next reign
+                    // decides that.
+                    () = sender.closed() => return Ok(()),
                 }
             }
         });

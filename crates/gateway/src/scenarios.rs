@@ -38,6 +38,9 @@ use crate::leading::{Leading, LeadingParts};
 use crate::live::Live;
 use crate::{hooks, retention, space};
 
+mod pushes;
+mod retries;
+
 /// No test waits longer for what must happen.
 const SOON: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -6,8 +6,8 @@
 //! - A stream has room for one answer to each message of its window, so handing over never waits.
 //! - The loop ends when it is cancelled: it refuses what was never proposed, waits for the rest up to the grace, and
 //!   then says of what is left that it is undecided.
+//! - A log that ends before is the end of the node: it would refuse every push from then on, and look well.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,6 +58,11 @@ pub(crate) struct Times {
     pub(crate) proposal_timeout: Duration,
     pub(crate) grace: Duration,
 }
+
+/// The log of this node has ended, and nobody had told the node to stop.
+#[derive(Debug, thiserror::Error)]
+#[error("the log of this node has ended: no pushed sample can be committed any more")]
+pub(crate) struct LogEnded;
 
 type Outcome = (FlightId, Result<Proposed, ProposeError>);
 type Flights = FuturesUnordered<Pin<Box<dyn Future<Output = Outcome> + Send>>>;
@@ -123,27 +128,27 @@ pub(crate) async fn run<L: Log>(
     log: Arc<L>,
     times: Times,
     token: CancellationToken,
-) -> Result<(), Infallible> {
+) -> Result<(), LogEnded> {
     let mut reign = log.reign();
     follow_reign(&intake, &*log, &mut reign);
     let mut worker = Worker { intake, log, times, flights: FuturesUnordered::new(), reign, was_well: true };
     let mut give_up = None;
-    loop {
+    let has_ended = loop {
         let has_ended = worker.propose_all().await;
         if has_ended || (give_up.is_some() && worker.intake.lock().is_idle()) {
-            break;
+            break has_ended;
         }
         tokio::select! {
             () = token.cancelled(), if give_up.is_none() => {
                 worker.intake.advance(Batcher::stop);
                 give_up = Some(Instant::now() + worker.times.grace);
             }
-            () = sleep_until(give_up) => break,
-            has_ended = worker.step() => if has_ended { break },
+            () = sleep_until(give_up) => break false,
+            has_ended = worker.step() => if has_ended { break true },
         }
-    }
+    };
     worker.intake.advance(Batcher::abandon);
-    Ok(())
+    if has_ended && !token.is_cancelled() { Err(LogEnded) } else { Ok(()) }
 }
 
 struct Worker<L> {

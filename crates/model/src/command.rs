@@ -172,7 +172,7 @@ pub enum Command {
         /// Who and why.
         request: Request,
     },
-    /// Quarantined records are offered again, or given up.
+    /// Quarantined records are to be offered again.
     RetryQuarantine {
         /// The destination's id.
         destination: String,
@@ -180,6 +180,15 @@ pub enum Command {
         keys: Vec<(Position, Ordinal)>,
         /// Who and why.
         request: Request,
+    },
+    /// Quarantined records were offered again. What is not in quarantine any more is passed over.
+    SettleRetries {
+        /// The destination.
+        destination: DestinationId,
+        /// What it has accepted: they leave quarantine.
+        accepted: Vec<(Position, Ordinal)>,
+        /// What it has refused again: they stay, and wait for another order.
+        refused: Vec<RefusedAgain>,
     },
     /// Something happened that people should be able to read about later.
     Event(Event),
@@ -214,6 +223,17 @@ pub struct Rejection {
     pub reason: String,
     /// The record as JSON, so that it can be shown and offered again after its entry is gone.
     pub record: Vec<u8>,
+}
+
+/// A record in quarantine that its destination has refused once more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedAgain {
+    /// The record's position.
+    pub position: Position,
+    /// The record's ordinal.
+    pub ordinal: Ordinal,
+    /// What the destination said this time.
+    pub reason: String,
 }
 
 /// Something that happened.

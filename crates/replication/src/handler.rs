@@ -3,6 +3,7 @@
 //! - A vote leaves this node only outside quarantine, and only when no leadership of its own can still be live.
 //! - A vote refused to a candidate with a shorter log is noted: if nobody else can win, this node must pass on what it has.
 //! - Hearing from a leader is noted when openraft has accepted what it sent.
+//! - Until its replica runs, this node leads nobody.
 //! - What opens or closes schedules is stamped anew by the leader: grids lie on its clock, whoever was asked.
 
 use std::collections::BTreeMap;
@@ -245,7 +246,8 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
         patience: Duration,
     ) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         let Ok(replica) = self.replica() else {
-            return futures::future::ready(Err(ProposeError::Stopped)).boxed();
+            // It is still starting: who led when it ended may be asked again before the others have another leader.
+            return futures::future::ready(Err(ProposeError::NotLeader { leader: None })).boxed();
         };
         // What cannot be read must not be committed: it would stop every node that applies it.
         let opened = match wire::entry::open(command.clone()) {
@@ -305,6 +307,10 @@ mod tests {
     use model::Timestamp;
     use model::command::Request;
     use model::ids::{DocumentId, Revision};
+    use openraft_rt_tokio::TokioRuntime;
+    use runtime::Supervisor;
+    use store::engine::sim::{SimDisk, SimEngine};
+    use store::{Store, StoreOptions};
 
     use super::*;
 
@@ -344,6 +350,27 @@ mod tests {
             request: Request::default(),
         };
         assert_eq!(stamped(&staged).expect("it opens schedules").stamp.at, NOW);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_still_starting_is_no_leader() {
+        let (_supervisor, spawner) = Supervisor::new();
+        let engine = SimEngine::open(&SimDisk::new(7)).expect("a fresh disk opens");
+        let options = StoreOptions { tail_bytes: 1 << 20, birth: 7.into() };
+        let store = Store::open(Arc::new(engine), options, &spawner).await.expect("a new store opens");
+        let handler = Handler::<SimEngine, TokioRuntime> {
+            replica: Arc::default(),
+            keeper: store.keeper().clone(),
+            roster: watch::channel(BTreeMap::new()).1,
+            joiners: Joiners::default(),
+            staging: PathBuf::new(),
+            free_bytes: Arc::new(|| u64::MAX),
+        };
+        let command = Command::EndSession { session: 1_u128.into() };
+        let stamp = Stamp { at: NOW, boot: 3.into() };
+        let bytes = wire::entry::encode(&stamp, &command).expect("it can be encoded");
+        let answer = handler.propose(NodeId(2), bytes, Duration::from_secs(1)).await;
+        assert_eq!(answer, Err(ProposeError::NotLeader { leader: None }), "nothing of it has ended");
     }
 
     #[test]

@@ -67,6 +67,7 @@ scripts!(
     a_large_plant_is_staged_in_parts_and_used_once,
     an_unknown_name_is_refused,
     a_rejected_record_is_set_aside_and_can_be_retried,
+    what_is_accepted_at_last_leaves_quarantine_and_what_is_refused_again_stays,
     a_full_quarantine_gives_up_its_oldest_records_and_says_so,
     a_removed_member_leaves_nothing_behind_but_its_number,
     leadership_lost_soon_after_a_hand_over_is_a_relapse,

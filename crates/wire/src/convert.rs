@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::batch::BatchHeader;
-use model::command::{Event, Rejection, Request, Severity, Stamp};
+use model::command::{Event, RefusedAgain, Rejection, Request, Severity, Stamp};
 use model::slots::GridLine;
 use model::{
     AlarmKind, BootId, Cause, Cursor, GroupId, NodeId, Ordinal, Position, Revision, SessionId, Source,
@@ -270,6 +270,20 @@ impl From<proto::Rejection> for Rejection {
     fn from(rejection: proto::Rejection) -> Self {
         let proto::Rejection { position, ordinal, reason, record } = rejection;
         Self { position: Position(position), ordinal: Ordinal(ordinal), reason, record: record.into() }
+    }
+}
+
+impl From<&RefusedAgain> for proto::RefusedAgain {
+    fn from(refused: &RefusedAgain) -> Self {
+        let RefusedAgain { position, ordinal, reason } = refused;
+        Self { position: position.0, ordinal: ordinal.0, reason: reason.clone() }
+    }
+}
+
+impl From<proto::RefusedAgain> for RefusedAgain {
+    fn from(refused: proto::RefusedAgain) -> Self {
+        let proto::RefusedAgain { position, ordinal, reason } = refused;
+        Self { position: Position(position), ordinal: Ordinal(ordinal), reason }
     }
 }
 

@@ -84,6 +84,8 @@ pub enum Kind {
     EndSession = 15,
     /// [`Command::SetAlarm`].
     SetAlarm = 16,
+    /// [`Command::SettleRetries`].
+    SettleRetries = 17,
     /// [`Command::Stage`].
     Stage = 20,
     /// [`Command::ConfigureStaged`].
@@ -92,7 +94,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Found,
         Self::Lead,
         Self::Append,
@@ -108,6 +110,7 @@ impl Kind {
         Self::Event,
         Self::EndSession,
         Self::SetAlarm,
+        Self::SettleRetries,
         Self::Stage,
         Self::ConfigureStaged,
     ];
@@ -135,6 +138,7 @@ impl Kind {
             Command::Event(_) => Self::Event,
             Command::EndSession { .. } => Self::EndSession,
             Command::SetAlarm { .. } => Self::SetAlarm,
+            Command::SettleRetries { .. } => Self::SettleRetries,
             Command::Stage { .. } => Self::Stage,
             Command::ConfigureStaged { .. } => Self::ConfigureStaged,
         }
@@ -157,6 +161,7 @@ impl Kind {
             Body::Event(_) => Self::Event,
             Body::EndSession(_) => Self::EndSession,
             Body::SetAlarm(_) => Self::SetAlarm,
+            Body::SettleRetries(_) => Self::SettleRetries,
             Body::Stage(_) => Self::Stage,
             Body::ConfigureStaged(_) => Self::ConfigureStaged,
         }

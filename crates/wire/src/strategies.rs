@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::batch::{Batch, BatchHeader, Sample};
-use model::command::{Command, Event, Rejection, Request, Severity, Stamp};
+use model::command::{Command, Event, RefusedAgain, Rejection, Request, Severity, Stamp};
 use model::plant::address::{ModbusAddress, Table, WordOrder};
 use model::plant::route::Route;
 use model::plant::{
@@ -198,6 +198,18 @@ fn any_reign_command() -> impl Strategy<Value = Command> {
     ]
 }
 
+fn any_refused_again() -> impl Strategy<Value = RefusedAgain> {
+    (any_cursor(), ".{0,20}").prop_map(|(cursor, reason)| RefusedAgain {
+        position: cursor.position,
+        ordinal: cursor.ordinal,
+        reason,
+    })
+}
+
+fn any_places() -> impl Strategy<Value = Vec<(Position, Ordinal)>> {
+    vec(any_cursor().prop_map(|cursor| (cursor.position, cursor.ordinal)), 0..4)
+}
+
 fn any_retention_command() -> impl Strategy<Value = Command> {
     let loss = (any::<u32>(), any::<u64>()).prop_map(|(destination, samples)| (destination.into(), samples));
     prop_oneof![
@@ -206,10 +218,15 @@ fn any_retention_command() -> impl Strategy<Value = Command> {
         }),
         (any::<u64>(), option::of(vec(loss, 0..4)))
             .prop_map(|(below, overrun)| Command::Truncate { below: Position(below), overrun }),
-        (".{0,9}", vec(any_cursor(), 0..4), any_request()).prop_map(|(destination, keys, request)| {
-            let keys = keys.into_iter().map(|cursor| (cursor.position, cursor.ordinal)).collect();
-            Command::RetryQuarantine { destination, keys, request }
-        }),
+        (".{0,9}", any_places(), any_request())
+            .prop_map(|(destination, keys, request)| Command::RetryQuarantine { destination, keys, request }),
+        (any::<u32>(), any_places(), vec(any_refused_again(), 0..4)).prop_map(
+            |(destination, accepted, refused)| Command::SettleRetries {
+                destination: destination.into(),
+                accepted,
+                refused,
+            }
+        ),
     ]
 }
 

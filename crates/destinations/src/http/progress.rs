@@ -5,6 +5,7 @@
 //! - A record refused alone, without having been named in a list, is a *suspect*: it counts as refused for its
 //!   content once the receiver accepts one behind it, or on the credit of those that it accepted before. A receiver
 //!   that refuses one after the other is misconfigured, whatever it took earlier, and its records are not.
+//! - A record that was refused before and is offered again is no suspect: whatever the receiver says, it stays where it is.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -24,14 +25,22 @@ pub(super) struct Progress {
     /// Suspects since then.
     suspects: usize,
     rejected: Vec<Rejected>,
+    /// The records were refused before.
+    again: bool,
 }
 
 impl Progress {
     /// Nothing of `records` records is settled yet.
     pub(super) fn new(records: usize) -> Self {
-        let mut progress = Self { pending: Vec::new(), sure: 0, suspects: 0, rejected: Vec::new() };
+        let mut progress =
+            Self { pending: Vec::new(), sure: 0, suspects: 0, rejected: Vec::new(), again: false };
         progress.put_back(0..records);
         progress
+    }
+
+    /// Nothing of `records` records is settled yet, all of which were refused before.
+    pub(super) fn again(records: usize) -> Self {
+        Self { again: true, ..Self::new(records) }
     }
 
     /// The next run of records to send, at most `most` of them; `None` when all are settled.
@@ -86,7 +95,7 @@ impl Progress {
 
     /// A record was refused alone.
     pub(super) fn refused(&mut self, key: SampleKey, reason: String) {
-        self.suspects += 1;
+        self.suspects += usize::from(!self.again);
         self.rejected.push(Rejected { key, reason });
     }
 

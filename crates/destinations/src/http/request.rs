@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use model::Delivery;
+use model::{Delivery, Timestamp};
 
 use crate::destination::cursor_behind;
 use crate::json::Body;
@@ -23,13 +23,15 @@ pub(super) struct Request {
     pub(super) records: Range<usize>,
     /// The JSON.
     pub(super) body: Bytes,
-    /// Destination, first and last key: the same for a retry of the same records.
+    /// Destination, first and last key: the same for a retry of the same records. What was refused and is offered again
+    /// on an operator's order is another request: a receiver that keeps answers must not repeat the refusal.
     pub(super) idempotency_key: String,
 }
 
 impl Request {
-    /// Encodes the records of `range`, or as many from its start as fit one request; never none.
-    pub(super) fn encode(delivery: &Delivery, range: Range<usize>) -> Self {
+    /// Encodes the records of `range`, or as many from its start as fit one request; never none. `refused` is when they
+    /// were refused, if they were.
+    pub(super) fn encode(delivery: &Delivery, range: Range<usize>, refused: Option<Timestamp>) -> Self {
         let mut body = Body::with_capacity((range.len() * USUAL_BYTES).min(MOST_BYTES));
         let mut end = range.start;
         while end < range.end && (body.len() < MOST_BYTES || end == range.start) {
@@ -44,8 +46,12 @@ impl Request {
         let last = delivery.records[end - 1].key();
         let upto = if end == delivery.records.len() { delivery.upto } else { cursor_behind(last) };
         let first = delivery.records[records.start].key();
-        let idempotency_key = format!("{}:{first}:{last}", text::plain_name(&delivery.destination));
-        Self { records, body: body.finish(delivery, after, upto).into(), idempotency_key }
+        let mut idempotency_key = format!("{}:{first}:{last}", text::plain_name(&delivery.destination));
+        if let Some(refused) = refused {
+            idempotency_key.push_str(&format!(":{}", refused.0));
+        }
+        let body = body.finish(delivery, after, upto, refused.is_some()).into();
+        Self { records, body, idempotency_key }
     }
 }
 

@@ -92,7 +92,7 @@ fn an_envelope_keeps_kinds_apart_and_cursors_around() {
     };
     let mut body = Body::default();
     delivery.records.iter().for_each(|record| body.push(record));
-    let text = body.finish(&delivery, delivery.after, delivery.upto);
+    let text = body.finish(&delivery, delivery.after, delivery.upto, false);
     let json: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
     assert_eq!((&json["cluster"], &json["destination"]), (&"plant-7".into(), &"historian".into()));
     assert_eq!(
@@ -317,7 +317,7 @@ fn speed_of_the_writer() {
     while began.elapsed() < Duration::from_secs(2) {
         let mut body = Body::with_capacity(4 << 20);
         delivery.records.iter().for_each(|record| body.push(record));
-        bytes += body.finish(&delivery, delivery.after, delivery.upto).len();
+        bytes += body.finish(&delivery, delivery.after, delivery.upto, false).len();
         count += delivery.records.len();
     }
     let rate = count as f64 / began.elapsed().as_secs_f64();

@@ -10,6 +10,7 @@ use wire::proto::v1 as pb;
 use wire::times::{duration_from_proto, timestamp_to_proto};
 
 use super::failure::Failure;
+use super::retries::Order;
 use super::{AdminService, request, views};
 
 /// How many items are listed where no limit is given.
@@ -109,27 +110,27 @@ impl<E: Engine> AdminService<E> {
         &self,
         asked: pb::RetryQuarantineRequest,
         principal: &str,
-    ) -> Result<u64, Failure> {
+    ) -> Result<pb::RetryQuarantineResponse, Failure> {
         if asked.all != asked.keys.is_empty() {
             return Err(Failure::BadArgument(
                 "name records by their keys, or ask for all of them".to_owned(),
             ));
         }
         let destination = asked.destination;
-        let keys = self.replica().store().keeper().read(|state| {
+        let order = self.replica().store().keeper().read(|state| {
             let number = number_of(state, &destination)?;
-            if asked.all {
-                let own = state.quarantine.keys().filter(|(id, ..)| *id == number);
-                return Ok(own.map(|(_, position, ordinal)| (*position, *ordinal)).collect());
-            }
-            places(state, &destination, number, &asked.keys)
+            let places = match asked.all {
+                true => state.quarantined(number).map(|((_, at, ordinal), _)| (*at, *ordinal)).collect(),
+                false => places(state, &destination, number, &asked.keys)?,
+            };
+            Ok::<_, Failure>(Order::new(state, number, places))
         })?;
-        let records = keys.len() as u64;
-        if records > 0 {
-            let request = request(principal, &asked.reason);
-            self.change(&Command::RetryQuarantine { destination, keys, request }).await?;
+        if order.places.is_empty() {
+            return Ok(pb::RetryQuarantineResponse::default());
         }
-        Ok(records)
+        let (keys, request) = (order.places.clone(), request(principal, &asked.reason));
+        self.change(&Command::RetryQuarantine { destination, keys, request }).await?;
+        Ok(self.see_retried(order).await)
     }
 
     pub(super) fn events(&self, asked: &pb::ListEventsRequest) -> Result<pb::ListEventsResponse, Failure> {

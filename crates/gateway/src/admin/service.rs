@@ -298,8 +298,7 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         request: Request<pb::RetryQuarantineRequest>,
     ) -> Answer<pb::RetryQuarantineResponse> {
         let principal = principal(&request);
-        let records = self.retry_quarantine(request.into_inner(), &principal).await;
-        answer(records.map(|records| pb::RetryQuarantineResponse { records }))
+        answer(self.retry_quarantine(request.into_inner(), &principal).await)
     }
 
     async fn get_buffer_stats(&self, _: Request<pb::GetBufferStatsRequest>) -> Answer<pb::BufferStats> {

@@ -146,19 +146,22 @@ pub(super) fn destinations(
             DestinationKind::Http(http) => ("http", http.url.clone()),
             DestinationKind::Csv(csv) => ("csv", csv.directory.display().to_string()),
         };
-        let quarantined = state.quarantine.keys().filter(|(id, ..)| *id == number).count();
+        let quarantined = state.quarantined(number).count();
+        let retrying = state.quarantined(number).filter(|(_, record)| record.retry).count();
         let mut view = pb::Destination {
             id: destination.id.clone(),
             kind: kind.to_owned(),
             target,
             required: destination.required,
             quarantined: quarantined as u64,
+            retrying: retrying as u64,
             ..pb::Destination::default()
         };
         if let Some(ledgered) = ledgered {
             let cursor = ledgered.cursor;
             view.cursor = Some(pb::Cursor { position: cursor.position.0, ordinal: cursor.ordinal.0 });
             view.paused = ledgered.paused.as_ref().map(standing);
+            (view.accepted_again, view.refused_again) = (ledgered.accepted_again, ledgered.refused_again);
             describe_destination(&mut view, ledgered, live.get(&destination.id), state.last_delivered, now);
             if let Some(backlog) = view.backlog.as_mut() {
                 let behind = Position(cursor.position.0.saturating_sub(1));

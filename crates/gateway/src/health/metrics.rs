@@ -99,6 +99,12 @@ pub(super) fn write_status(writer: &mut MetricsWriter, status: &pb::ClusterStatu
         }
         let help = "Records that the destination has refused for good.";
         writer.gauge("holdfast_quarantine_records", help, &labels, destination.quarantined as f64);
+        let help = "Refused records that were offered again, by what the destination said then.";
+        let again = [("accepted", destination.accepted_again), ("refused", destination.refused_again)];
+        for (result, records) in again {
+            let labels = [("destination", destination.id.as_str()), ("result", result)];
+            writer.counter("holdfast_quarantine_retried_records_total", help, &labels, records as f64);
+        }
         let stalled = destination.state() == pb::destination::State::Stalled;
         let help = "Whether the destination refuses until somebody changes something.";
         writer.gauge("holdfast_destination_stalled_state", help, &labels, flag(stalled));

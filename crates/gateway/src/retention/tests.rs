@@ -21,6 +21,8 @@ fn state(applied: u64, last_delivered: u64, cursors: &[(u64, bool)]) -> State {
         required: *required,
         paused: None,
         given_up: 0,
+        accepted_again: 0,
+        refused_again: 0,
     };
     State {
         applied: Some(LogId { term: Term(1), index: Position(applied) }),

@@ -115,6 +115,18 @@ fn render_list(destinations: &[pb::Destination]) -> String {
     table(header, destinations.iter().map(row).collect(), "No destinations in the plant.")
 }
 
+fn quarantine(destination: &pb::Destination) -> String {
+    let mut text = format!("{} records", destination.quarantined);
+    if destination.retrying > 0 {
+        text += &format!(", {} of them about to be offered again", destination.retrying);
+    }
+    let (accepted, refused) = (destination.accepted_again, destination.refused_again);
+    if accepted + refused > 0 {
+        text += &format!("; offered again so far: {accepted} accepted, {refused} refused again");
+    }
+    text
+}
+
 fn render_one(destination: &pb::Destination) -> String {
     let cursor = destination.cursor.unwrap_or_default();
     let mut lines = vec![
@@ -123,7 +135,7 @@ fn render_one(destination: &pb::Destination) -> String {
         format!("state        {} since {}", state(destination), format::moment(destination.since.as_ref())),
         format!("cursor       {}/{}", cursor.position, cursor.ordinal),
         format!("backlog      {}", format::backlog(destination.backlog.as_ref())),
-        format!("quarantine   {} records", destination.quarantined),
+        format!("quarantine   {}", quarantine(destination)),
         format!("required     {}", if destination.required { "yes: it holds back truncation" } else { "no" }),
     ];
     if !destination.reason.is_empty() {

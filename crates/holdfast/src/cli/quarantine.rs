@@ -69,10 +69,29 @@ pub(super) async fn run(
             let done = client
                 .change(question, async |admin, question| admin.retry_quarantine(question).await)
                 .await?;
-            output.show(&done, || format!("{} records will be offered again.", done.records))?;
+            output.show(&done, || render_retried(&done))?;
+            if done.accepted < done.records {
+                return Ok(Done::Badly);
+            }
         }
     }
     Ok(Done::Well)
+}
+
+fn render_retried(done: &pb::RetryQuarantineResponse) -> String {
+    if done.records == 0 {
+        return "Nothing is in quarantine.".to_owned();
+    }
+    let mut lines =
+        vec![format!("{} records are offered again: {} accepted.", done.records, done.accepted)];
+    if done.refused > 0 {
+        lines.push(format!("{} were refused again: `holdfast quarantine list` says why.", done.refused));
+    }
+    if done.waiting > 0 {
+        let text = "still wait for their turn: `holdfast destination show` says how it does.";
+        lines.push(format!("{} {text}", done.waiting));
+    }
+    lines.join("\n")
 }
 
 fn render_one(record: &pb::QuarantinedRecord) -> String {

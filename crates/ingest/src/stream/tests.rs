@@ -386,6 +386,30 @@ async fn a_stopping_node_answers_what_is_decided_and_says_what_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_log_that_ends_is_the_end_of_the_node() {
+    let mut node = Node::start(Mood::Refuse(ProposeError::Stopped), IngestConfig::default());
+    let mut client = node.connect_and_declare().await;
+    client.push([1]).await;
+    assert_eq!(client.refused().await.reason(), Reason::Undecided, "it may be in the log");
+    let failure = tokio::time::timeout(Duration::from_secs(60), node.supervisor.failure()).await;
+    assert_eq!(failure.expect("it does not look well and refuse everything").task, "ingest");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_ends_after_its_node_was_told_to_stop_is_no_failure() {
+    let mut node = Node::start(Mood::Hang, IngestConfig::default());
+    let mut client = node.connect_and_declare().await;
+    client.push([1]).await;
+    assert!(client.is_silent().await);
+    node.shared.token.cancel();
+    node.log.mood.send_replace(Mood::Refuse(ProposeError::Stopped));
+    assert_eq!(client.refused().await.reason(), Reason::Undecided);
+    let failure = node.supervisor.failure();
+    assert!(matches!(futures::poll!(std::pin::pin!(failure)), Poll::Pending));
+    assert!(node.supervisor.shut_down(Duration::from_secs(30)).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_says_no_more_gets_its_answers_and_the_end() {
     let node = Node::start(Mood::Commit, IngestConfig::default());
     let mut client = node.connect_and_declare().await;

@@ -74,7 +74,7 @@ pub enum ProposeError {
     /// It may be applied now, later or never.
     #[error("the outcome is unknown")]
     Unknown,
-    /// The node is stopping.
+    /// The log of this node has ended: nothing more will be answered here. Never another node's word.
     #[error("the node is stopping")]
     Stopped,
 }
@@ -349,7 +349,8 @@ fn failure_to_proto(error: &ProposeError) -> pb::ProposalFailure {
         ProposeError::Invalid(_) => (Kind::Invalid, 0, Duration::ZERO),
         // A leader that forwards again and fails proposed nothing, but nobody should build on that.
         ProposeError::Unreachable(_) | ProposeError::Unknown => (Kind::Unknown, 0, Duration::ZERO),
-        ProposeError::Stopped => (Kind::Stopped, 0, Duration::ZERO),
+        // That this node's log has ended is nothing to the asker's: all it says is that nothing was proposed here.
+        ProposeError::Stopped => (Kind::NotLeader, 0, Duration::ZERO),
     };
     let retry_after_nanos = convert::nanos(retry_after);
     pb::ProposalFailure { kind: kind.into(), leader, retry_after_nanos, detail: error.to_string() }
@@ -375,7 +376,6 @@ fn answer_from_proto(result: Option<Answer>) -> Result<Result<Applied, ProposeEr
             }
             Kind::NoQuorum => ProposeError::NoQuorum,
             Kind::Invalid => ProposeError::Invalid(failure.detail),
-            Kind::Stopped => ProposeError::Stopped,
             // A kind that a newer version knows promises nothing to us.
             Kind::Unknown | Kind::Unspecified => ProposeError::Unknown,
         })),
@@ -397,12 +397,22 @@ mod tests {
             Err(ProposeError::NoSpace { retry_after: Duration::from_secs(1) }),
             Err(ProposeError::NoQuorum),
             Err(ProposeError::Unknown),
-            Err(ProposeError::Stopped),
         ];
         for answer in answers {
             let sent = answer_to_proto(9, answer.clone());
             assert_eq!(sent.id, 9);
             assert_eq!(answer_from_proto(sent.result), Ok(answer));
+        }
+    }
+
+    #[test]
+    fn no_answer_of_another_node_says_that_the_log_of_this_one_has_ended() {
+        let sent = answer_to_proto(9, Err(ProposeError::Stopped));
+        assert_eq!(answer_from_proto(sent.result), Ok(Err(ProposeError::NotLeader { leader: None })));
+        for kind in 0..=i32::from(u8::MAX) {
+            let failure = pb::ProposalFailure { kind, ..Default::default() };
+            let answer = answer_from_proto(Some(Answer::Failure(failure)));
+            assert_ne!(answer, Ok(Err(ProposeError::Stopped)), "kind {kind}");
         }
     }
 

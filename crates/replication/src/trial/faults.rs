@@ -118,6 +118,20 @@ async fn a_returning_leader_with_an_uncommitted_tail_serves_only_committed_sampl
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_has_ended_says_nothing_of_the_logs_of_others() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    let (old, follower, _) = cluster.three();
+    assert_eq!(cluster.push(follower, 1, 1).await, Ok(BatchOutcome::Accepted));
+    // As when its disk fails: Raft has ended, and its peer port still answers.
+    cluster.replica(old).inner.raft.shutdown().await.expect("it ends");
+    let answer = cluster.push(follower, 1, 2).await;
+    assert_eq!(answer, Err(ProposeError::NotLeader { leader: None }), "surely not proposed, and no more");
+    cluster.crash(old);
+    cluster.until_another_leads(old).await;
+    assert_eq!(cluster.push(follower, 1, 2).await, Ok(BatchOutcome::Accepted));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_push_of_unknown_outcome_survives_a_failover_once() {
     // Nobody else may have got it, or everybody has and only the answers were lost.
     for is_lost in [true, false] {

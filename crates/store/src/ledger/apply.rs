@@ -152,6 +152,9 @@ impl Change<'_> {
                 }
                 outcome
             }
+            Command::SettleRetries { destination, accepted, refused } => {
+                self.settle_retries(at, stamp, destination, &accepted, refused)
+            }
             Command::Event(event) => self.event(at, stamp.at, event),
             Command::EndSession { session } => {
                 self.state.sessions.remove(&session);

@@ -228,6 +228,8 @@ impl Change<'_> {
                 required: destination.required,
                 paused: None,
                 given_up: 0,
+                accepted_again: 0,
+                refused_again: 0,
             });
             state.required = destination.required;
             self.touch(Row::Destination(id));

@@ -5,11 +5,11 @@
 
 use model::command::{Rejection, Stamp};
 use model::ids::DestinationId;
-use model::{Cause, Cursor, Ordinal, Position};
+use model::{Cause, Cursor, Position};
 
 use super::Change;
 use super::rows::Row;
-use super::state::{EffectRecord, QuarantineKey};
+use super::state::EffectRecord;
 use crate::outcome::{Outcome, Refusal};
 
 impl Change<'_> {
@@ -78,25 +78,6 @@ impl Change<'_> {
             self.state.horizon = horizon;
             self.touch(Row::Cluster);
             self.forget_below_horizon();
-        }
-        Outcome::Done
-    }
-
-    pub(super) fn retry_quarantine(&mut self, name: &str, keys: &[(Position, Ordinal)]) -> Outcome {
-        let Some(id) = self.state.registry.destination(name) else {
-            return Outcome::Refused(Refusal::Unknown { what: "destination", name: name.to_owned() });
-        };
-        let wanted =
-            |(_, position, ordinal): &QuarantineKey| keys.is_empty() || keys.contains(&(*position, *ordinal));
-        let mut touched = Vec::new();
-        for (key, record) in
-            self.state.quarantine.range_mut(super::quarantine::of(id)).filter(|(key, _)| wanted(key))
-        {
-            record.retry = true;
-            touched.push(*key);
-        }
-        for key in touched {
-            self.touch(Row::Quarantined(key));
         }
         Outcome::Done
     }

@@ -144,6 +144,12 @@ pub struct DestinationState {
     /// Refused records that no longer fitted into its quarantine.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub given_up: u64,
+    /// Refused records that it has accepted when they were offered again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub accepted_again: u64,
+    /// How often it has refused one again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refused_again: u64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]

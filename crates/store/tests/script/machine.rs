@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdfast_store::ledger::{Body, EffectRecord, Ledger, LogId, Membership, State};
 use holdfast_store::{BatchOutcome, Outcome};
 use model::batch::{Batch, Sample, Source};
-use model::command::{Command, Event, Rejection, Request, Severity, Stamp};
+use model::command::{Command, Event, RefusedAgain, Rejection, Request, Severity, Stamp};
 use model::slots::{Elapsed, Resumption, resume};
 use model::{
     BootId, Cause, ClusterId, Cursor, DestinationId, GridId, GroupId, Lineage, Member, NodeId, Position,
@@ -195,6 +195,11 @@ impl Machine {
                 destination: second(),
                 keys: arguments.words[2..].iter().map(|key| place(key)).collect(),
                 request: request(),
+            },
+            "settle" => Command::SettleRetries {
+                destination: self.destination(arguments.word(1)),
+                accepted: arguments.list("accepted").map(place).collect(),
+                refused: arguments.list("refused").map(refused_again).collect(),
             },
             "drain" | "undrain" => Command::SetDrained {
                 node: NodeId(second().parse().expect("a node")),
@@ -409,6 +414,11 @@ fn place(text: &str) -> (Position, model::Ordinal) {
 fn rejection(text: &str, bytes: usize) -> Rejection {
     let (position, ordinal) = place(text);
     Rejection { position, ordinal, reason: "too large".to_owned(), record: vec![b'x'; bytes] }
+}
+
+fn refused_again(text: &str) -> RefusedAgain {
+    let (position, ordinal) = place(text);
+    RefusedAgain { position, ordinal, reason: "still too large".to_owned() }
 }
 
 fn encoded(source: Source, count: u32, node: NodeId) -> EncodedBatch {

@@ -22,6 +22,7 @@
 //! ack DESTINATION next=POSITION/ORDINAL [rejected=POSITION/ORDINAL,…] [bytes=N]
 //! truncate below=POSITION [overrun=DESTINATION:SAMPLES,…]
 //! pause DESTINATION | release DESTINATION | retry DESTINATION [POSITION/ORDINAL …]
+//! settle DESTINATION [accepted=POSITION/ORDINAL,…] [refused=POSITION/ORDINAL,…]
 //! drain NODE | undrain NODE
 //! event SEVERITY SUBJECT TEXT…
 //! alarm KIND raised|cleared [subject=NAME] TEXT…

@@ -191,6 +191,10 @@ fn quarantine(machine: &Machine) -> Vec<String> {
                 .filter(|(_, destination)| destination.given_up > 0)
                 .map(|(id, destination)| format!("#{id}: {} given up", destination.given_up)),
         )
+        .chain(machine.state().destinations.iter().filter_map(|(id, destination)| {
+            let (accepted, refused) = (destination.accepted_again, destination.refused_again);
+            (accepted + refused > 0).then(|| format!("#{id}: {accepted} accepted at last, {refused} refused again"))
+        }))
         .collect()
 }
 

@@ -2,9 +2,9 @@
 //! place here.
 
 use model::batch::BatchHeader;
-use model::command::{Command, Rejection};
+use model::command::{Command, RefusedAgain, Rejection};
 use model::ids::DocumentId;
-use model::{ClusterId, Cursor, DestinationId, GroupId, SessionId, Timestamp};
+use model::{ClusterId, Cursor, DestinationId, GroupId, Ordinal, Position, SessionId, Timestamp};
 
 use super::EncodeError;
 use crate::convert::{
@@ -76,12 +76,17 @@ pub(super) fn to_body(command: &Command) -> Result<Option<Body>, EncodeError> {
             Body::SetDrained(proto::SetDrained { node: node.0, drained: *drained, request })
         }
         Command::RetryQuarantine { destination, keys, request } => {
-            let keys =
-                keys.iter().map(|(position, ordinal)| Cursor { position: *position, ordinal: *ordinal });
             Body::RetryQuarantine(proto::RetryQuarantine {
                 destination: destination.clone(),
-                keys: keys.map(Into::into).collect(),
+                keys: places_to(keys),
                 request: Some(request.into()),
+            })
+        }
+        Command::SettleRetries { destination, accepted, refused } => {
+            Body::SettleRetries(proto::SettleRetries {
+                destination: destination.0,
+                accepted: places_to(accepted),
+                refused: refused.iter().map(Into::into).collect(),
             })
         }
         Command::Event(event) => Body::Event(event.into()),
@@ -166,11 +171,14 @@ pub(super) fn from_body(body: Body) -> Result<Command, ConvertError> {
             request: required(request, "a request")?.into(),
         },
         Body::RetryQuarantine(proto::RetryQuarantine { destination, keys, request }) => {
-            let keys = keys.into_iter().map(Cursor::from);
-            Command::RetryQuarantine {
-                destination,
-                keys: keys.map(|Cursor { position, ordinal }| (position, ordinal)).collect(),
-                request: required(request, "a request")?.into(),
+            let request = required(request, "a request")?.into();
+            Command::RetryQuarantine { destination, keys: places_from(keys), request }
+        }
+        Body::SettleRetries(proto::SettleRetries { destination, accepted, refused }) => {
+            Command::SettleRetries {
+                destination: destination.into(),
+                accepted: places_from(accepted),
+                refused: refused.into_iter().map(RefusedAgain::from).collect(),
             }
         }
         Body::Event(event) => Command::Event(event.try_into()?),
@@ -221,6 +229,15 @@ fn elapsed_to(elapsed: &[(GroupId, std::time::Duration)]) -> Vec<proto::Elapsed>
 
 fn elapsed_from(elapsed: Vec<proto::Elapsed>) -> Vec<(GroupId, std::time::Duration)> {
     elapsed.into_iter().map(Into::into).collect()
+}
+
+fn places_to(places: &[(Position, Ordinal)]) -> Vec<proto::Cursor> {
+    places.iter().map(|(position, ordinal)| Cursor { position: *position, ordinal: *ordinal }.into()).collect()
+}
+
+fn places_from(places: Vec<proto::Cursor>) -> Vec<(Position, Ordinal)> {
+    let places = places.into_iter().map(Cursor::from);
+    places.map(|Cursor { position, ordinal }| (position, ordinal)).collect()
 }
 
 fn overrun_to(losses: &[(DestinationId, u64)]) -> proto::Overrun {
