@@ -88,8 +88,8 @@ const CRATES: &[Crate] = &[
     },
     Crate {
         name: "tests",
-        leans_on: &["model", "wire", "simulator"],
-        why: "judges real processes from outside",
+        leans_on: &["model", "wire", "tls", "simulator"],
+        why: "judges real processes from outside; where they ask for certificates, as a caller who has some",
     },
     Crate {
         name: "benches",

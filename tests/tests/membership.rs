@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use futures::future::BoxFuture;
-use holdfast_tests::nodes::{Nodes, SOON, code, refused_with, until};
+use holdfast_tests::SOON;
+use holdfast_tests::cluster::{Cluster, code, configuration, refused_with};
 use serde_json::Value;
 use simulator::history::{self, History};
+use simulator::nodes::layout::Layout;
 use simulator::receiver::{Mode, Received, Receiver, Reply};
 use tokio::time::{Instant, timeout};
 use tonic::transport::Endpoint;
@@ -54,13 +55,13 @@ fn message(sequence: u64, number: u64) -> pb::PushRequest {
 }
 
 /// Pushes the messages `from..to` at the leader until all are acknowledged.
-async fn push(nodes: &Nodes, from: u64, to: u64) -> Result<()> {
+async fn push(cluster: &Cluster, from: u64, to: u64) -> Result<()> {
     let mut next = from;
     let deadline = Instant::now() + SOON * 2;
     while next < to {
         ensure!(Instant::now() < deadline, "only the messages before {next} of {to} are acknowledged");
-        let leader = nodes.leader().await?;
-        let endpoint = Endpoint::from_shared(format!("http://{}", nodes.node(leader).admin))?;
+        let leader = cluster.leader().await?;
+        let endpoint = Endpoint::from_shared(format!("http://{}", cluster.node(leader).admin))?;
         let mut client = IngestClient::new(endpoint.connect_lazy()).max_encoding_message_size(4 << 20);
         let tag = |name: &str, kind: Type| DeclaredTag { name: name.to_owned(), r#type: kind.into() };
         let declare = Declare { tags: vec![tag("press/count", Type::U64), tag("press/image", Type::Bytes)] };
@@ -85,11 +86,11 @@ async fn push(nodes: &Nodes, from: u64, to: u64) -> Result<()> {
 }
 
 /// Adds a node and makes it a voter.
-async fn add_voter(nodes: &Nodes, index: usize) -> Result<()> {
-    let node = nodes.node(index);
+async fn add_voter(cluster: &Cluster, index: usize) -> Result<()> {
+    let node = cluster.node(index);
     let named = format!("{}={}", node.name, node.peers);
-    nodes.cli_done(&["member", "add", &named, "--reason", "scenario"]).await?;
-    nodes.cli_done(&["member", "promote", &node.name, "--wait"]).await?;
+    cluster.cli_done(&["member", "add", &named, "--reason", "scenario"]).await?;
+    cluster.cli_done(&["member", "promote", &node.name, "--wait"]).await?;
     Ok(())
 }
 
@@ -100,43 +101,47 @@ fn drained(name: &str) -> pb::DrainMemberRequest {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_learner_gets_the_checkpoint_and_the_undelivered_backlog_and_then_its_leader_is_killed()
 -> Result<()> {
-    let mut nodes = Nodes::founded().await?;
-    let record = nodes.folder().join("received.jsonl");
+    let mut fourth = 0;
+    let with_a_fourth = |layout: &mut Layout| {
+        fourth = layout.add("node-4")?;
+        Ok(())
+    };
+    let cluster = Cluster::start_with(with_a_fourth).await?;
+    let record = cluster.folder().join("received.jsonl");
     let history = History::create(&record)?;
     let mode = Mode::Recording(Some((history.clone(), "historian".to_owned())));
     let receiver = Receiver::start("127.0.0.1:0".parse()?, mode).await?;
-    nodes.apply(&plant(&receiver.url()), 0).await?;
+    cluster.apply(&plant(&receiver.url()), 0).await?;
 
     // Delivered and gone: what a late node need not get.
-    push(&nodes, 0, DELIVERED).await?;
-    let all_delivered = || async {
+    push(&cluster, 0, DELIVERED).await?;
+    let all_delivered = async || {
         let counts = receiver.counts();
         ensure!(counts.samples >= DELIVERED * 2, "{counts:?}");
-        let leader = nodes.leading().await?;
-        let floor = nodes.node(leader).buffer().await?.floor;
+        let leader = cluster.leader().await?;
+        let floor = cluster.buffer(leader).await?.floor;
         ensure!(floor > 0, "nothing is purged yet");
         Ok(floor)
     };
-    let floor = nodes.explain(
-        until("everything is delivered, and the log behind a checkpoint purged", all_delivered).await,
-    )?;
+    let floor = cluster
+        .until("everything is delivered, and the log behind a checkpoint purged", all_delivered)
+        .await?;
     // Undelivered: what it must get.
     receiver.set_reply(Reply::Refuse { status: 503, retry_after: None });
-    push(&nodes, DELIVERED, DELIVERED + UNDELIVERED).await?;
+    push(&cluster, DELIVERED, DELIVERED + UNDELIVERED).await?;
 
-    let fourth = nodes.joining("node-4")?;
-    nodes.start(fourth)?;
-    let asks = || async {
-        let log = nodes.node(fourth).log();
+    cluster.run(fourth).await?;
+    let asks = async || {
+        let log = cluster.log(fourth).await;
         ensure!(log.contains("holdfast member add node-4="), "it does not say what to type:\n{log}");
-        let Err(refusal) = nodes.node(fourth).status().await else { bail!("it belongs already") };
+        let Err(refusal) = cluster.status(fourth).await else { bail!("it belongs already") };
         let status = refusal.downcast_ref::<tonic::Status>().context("no status")?;
         ensure!(code(status) == "HF-3109", "its API says {status:?}");
         Ok(())
     };
-    nodes.explain(until("the new node says what to type, in its log and on its API", asks).await)?;
-    add_voter(&nodes, fourth).await?;
-    let buffer = nodes.node(fourth).buffer().await?;
+    cluster.until("the new node says what to type, in its log and on its API", asks).await?;
+    add_voter(&cluster, fourth).await?;
+    let buffer = cluster.buffer(fourth).await?;
     ensure!(
         buffer.floor >= floor,
         "it was given the log from the beginning, not the checkpoint at {floor}: {buffer:?}"
@@ -144,15 +149,20 @@ async fn a_learner_gets_the_checkpoint_and_the_undelivered_backlog_and_then_its_
     ensure!(buffer.undelivered_entries > 0, "it has no backlog: {buffer:?}");
 
     // Two of the founders go: what is delivered now comes from what is left, the new node among them.
-    let leader = nodes.leader().await?;
-    nodes.node_mut(leader).kill()?;
+    let leader = cluster.leader().await?;
+    cluster.kill(leader).await?;
     receiver.set_reply(Reply::Accept);
-    let backlog_delivered = || async {
+    let backlog_delivered = async || {
         let counts = receiver.counts();
         ensure!(counts.samples >= (DELIVERED + UNDELIVERED) * 2, "{counts:?}");
         Ok(())
     };
-    nodes.explain(until("the backlog is delivered by another leader", backlog_delivered).await)?;
+    cluster.until("the backlog is delivered by another leader", backlog_delivered).await?;
+    let counts = receiver.counts();
+    ensure!(
+        counts.conflicts == 0 && counts.out_of_order == 0,
+        "equal keys, equal bytes, in order: {counts:?}"
+    );
     history.flush()?;
     let lines: Vec<history::Entry<Received<Value>>> = history::read(&record)?;
     let counts = lines.iter().filter(|line| line.details.record["tag"] == "press/count");
@@ -164,164 +174,129 @@ async fn a_learner_gets_the_checkpoint_and_the_undelivered_backlog_and_then_its_
     );
 
     // The new node holds all of it: it can lead alone with one founder.
-    nodes.cli_done(&["leader", "transfer", "--to", "node-4", "--reason", "scenario"]).await?;
-    ensure!(nodes.leader().await? == fourth);
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wiped_node_is_refused_and_replaced() -> Result<()> {
-    let mut nodes = Nodes::founded().await?;
-    let leader = nodes.leader().await?;
-    let wiped = (leader + 1) % 3;
-    let (name, address) = (nodes.node(wiped).name.clone(), nodes.node(wiped).peers);
-    let old = nodes.members().await?.iter().find(|member| member.name == name).context("a member")?.id;
-    nodes.node_mut(wiped).wipe()?;
-    nodes.start(wiped)?;
-
-    let command = format!("holdfast member replace {name} {name}={address}");
-    let refused = || async {
-        let log = nodes.node(wiped).log();
-        ensure!(log.contains(&command), "it does not say what to type:\n{log}");
-        let members = nodes.members().await?;
-        let old = members.iter().find(|member| member.id == old).context("it is still a member")?;
-        ensure!(old.reach() == pb::member::Reach::Refused, "the leader takes it for {:?}", old.reach());
-        Ok(())
-    };
-    nodes.explain(until("the wiped node is a stranger and says so", refused).await)?;
-
-    let words: Vec<&str> = command.split(' ').skip(1).collect();
-    nodes.cli_done(&words).await?;
-    let members = nodes.members().await?;
-    let numbers: Vec<u64> = members.iter().filter(|member| member.voter).map(|member| member.id).collect();
-    ensure!(numbers == [1, 2, 3, 4].into_iter().filter(|id| *id != old).collect::<Vec<u64>>(), "{members:?}");
-    nodes.agreed().await?;
-    // Typed again it changes nothing.
-    nodes.cli_done(&words).await?;
-    ensure!(nodes.members().await?.len() == 3);
+    cluster.cli_done(&["leader", "transfer", "--to", "node-4", "--reason", "scenario"]).await?;
+    ensure!(cluster.leader().await? == fourth);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_leader_hands_over_first() -> Result<()> {
-    let mut nodes = Nodes::founded().await?;
-    let leader = nodes.leader().await?;
-    let (name, address) = (nodes.node(leader).name.clone(), nodes.node(leader).peers);
+    let cluster = Cluster::start().await?;
+    let leader = cluster.leader().await?;
+    let (name, address) = (cluster.node(leader).name.clone(), cluster.node(leader).peers);
     let question =
         |force| pb::RemoveMemberRequest { name: name.clone(), reason: "scenario".to_owned(), force };
     let cautious =
-        nodes.ask(question(false), async |admin, question| admin.remove_member(question).await).await;
+        cluster.ask(question(false), async |admin, question| admin.remove_member(question).await).await;
     refused_with(cautious, "HF-3113")?;
-    ensure!(nodes.leader().await? == leader, "nothing was given up");
+    ensure!(cluster.leader().await? == leader, "nothing was given up");
 
-    let forced = nodes.ask(question(true), async |admin, question| admin.remove_member(question).await).await;
+    let forced =
+        cluster.ask(question(true), async |admin, question| admin.remove_member(question).await).await;
     forced?;
-    let members = nodes.members().await?;
+    let members = cluster.members().await?;
     ensure!(members.len() == 2 && members.iter().all(|member| member.name != name), "{members:?}");
-    let next = nodes.leader().await?;
-    let status = nodes.node(next).status().await?;
+    let next = cluster.leader().await?;
+    let status = cluster.status(next).await?;
     let cause = status.leader.context("a leader")?.cause;
     ensure!(cause == "switchover", "leadership was handed over, not lost: {cause}");
 
-    nodes.explain(until("the removed node notices and says so", notices_of(&nodes, leader)).await)?;
-    ensure!(nodes.node(leader).log().contains("HF-3110"), "its log says nothing");
-    ensure!(nodes.node_mut(leader).is_running(), "it stays up, so that it can say why");
+    cluster.until("the removed node notices and says so", async || notices(&cluster, leader).await).await?;
+    ensure!(cluster.log(leader).await.contains("HF-3110"), "its log says nothing");
+    ensure!(cluster.casualty().is_none(), "it stays up, so that it can say why");
     // It founds nothing when it starts again, and it cannot be taken back with its old directory.
-    nodes.node_mut(leader).kill()?;
-    nodes.start(leader)?;
-    nodes.explain(until("the removed node still knows after a restart", notices_of(&nodes, leader)).await)?;
+    cluster.kill(leader).await?;
+    cluster.run(leader).await?;
+    cluster
+        .until("the removed node still knows after a restart", async || notices(&cluster, leader).await)
+        .await?;
     let question = pb::AddMemberRequest {
         name: name.clone(),
         address: address.to_string(),
         ..pb::AddMemberRequest::default()
     };
-    let again = nodes.ask(question, async |admin, question| admin.add_member(question).await).await;
+    let again = cluster.ask(question, async |admin, question| admin.add_member(question).await).await;
     refused_with(again, "HF-3111")?;
     Ok(())
 }
 
-fn notices_of<'a>(nodes: &'a Nodes, index: usize) -> impl FnMut() -> BoxFuture<'a, Result<()>> {
-    move || {
-        Box::pin(async move {
-            let Err(refusal) = nodes.node(index).status().await else {
-                bail!("it takes itself for a member")
-            };
-            let status = refusal.downcast_ref::<tonic::Status>().context("no status")?;
-            ensure!(code(status) == "HF-3110", "{status:?}");
-            Ok(())
-        })
-    }
+/// Whether a node knows that it was removed.
+async fn notices(cluster: &Cluster, index: usize) -> Result<()> {
+    let Err(refusal) = cluster.status(index).await else { bail!("it takes itself for a member") };
+    let status = refusal.downcast_ref::<tonic::Status>().context("no status")?;
+    ensure!(code(status) == "HF-3110", "{status:?}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drained_node_votes_and_never_leads() -> Result<()> {
-    let mut nodes = Nodes::founded().await?;
-    let first = nodes.leader().await?;
-    let name = nodes.node(first).name.clone();
-    let done = nodes.ask(drained(&name), async |admin, question| admin.drain_member(question).await).await?;
+    let cluster = Cluster::start().await?;
+    let first = cluster.leader().await?;
+    let name = cluster.node(first).name.clone();
+    let done =
+        cluster.ask(drained(&name), async |admin, question| admin.drain_member(question).await).await?;
     ensure!(!done.leader.is_empty() && done.leader != name, "it hands over first: {done:?}");
-    let second = nodes.leader().await?;
+    let second = cluster.leader().await?;
     ensure!(second != first);
     let third = 3 - first - second;
 
     // The leader dies: of the two that are left only one may lead, and it needs the drained one's vote.
-    nodes.node_mut(second).kill()?;
-    ensure!(nodes.leader().await? == third, "the drained node leads");
-    let drained_still = nodes.members().await?.into_iter().find(|member| member.name == name);
+    cluster.kill(second).await?;
+    ensure!(cluster.leader().await? == third, "the drained node leads");
+    let drained_still = cluster.members().await?.into_iter().find(|member| member.name == name);
     ensure!(drained_still.context("a member")?.drained.is_some(), "a failover takes the order back");
     let asked = pb::TransferLeadershipRequest { to: name.clone(), reason: String::new() };
     let to_drained =
-        nodes.ask(asked.clone(), async |admin, question| admin.transfer_leadership(question).await).await;
+        cluster.ask(asked.clone(), async |admin, question| admin.transfer_leadership(question).await).await;
     let said = refused_with(to_drained, "HF-3106")?;
     ensure!(said.contains("drained"), "{said}");
-    ensure!(nodes.leader().await? == third, "a refused transfer gives nothing up");
+    ensure!(cluster.leader().await? == third, "a refused transfer gives nothing up");
 
     let resume = pb::ResumeMemberRequest { name: name.clone(), reason: "scenario".to_owned() };
-    nodes.ask(resume, async |admin, question| admin.resume_member(question).await).await?;
+    cluster.ask(resume, async |admin, question| admin.resume_member(question).await).await?;
     let transferred =
-        nodes.ask(asked, async |admin, question| admin.transfer_leadership(question).await).await?;
+        cluster.ask(asked, async |admin, question| admin.transfer_leadership(question).await).await?;
     ensure!(transferred.to == name, "{transferred:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drained_node_passes_on_what_it_alone_has() -> Result<()> {
-    let mut nodes = Nodes::founded().await?;
-    let first = nodes.leader().await?;
-    let name = nodes.node(first).name.clone();
-    nodes.ask(drained(&name), async |admin, question| admin.drain_member(question).await).await?;
-    let second = nodes.leader().await?;
+    let cluster = Cluster::start().await?;
+    let first = cluster.leader().await?;
+    let name = cluster.node(first).name.clone();
+    cluster.ask(drained(&name), async |admin, question| admin.drain_member(question).await).await?;
+    let second = cluster.leader().await?;
     let third = 3 - first - second;
 
     // Committed by the leader and the drained node, and by nobody else; then the leader dies.
-    nodes.node(third).pause(true)?;
-    let gone = nodes.node(third).name.clone();
-    let cut_off = || async {
-        let members = nodes.members().await?;
+    cluster.pause(third).await?;
+    let gone = cluster.node(third).name.clone();
+    let cut_off = async || {
+        let members = cluster.members().await?;
         let paused = members.iter().find(|member| member.name == gone).context("a member")?;
         // Otherwise what is applied next would wait for it in a socket.
         ensure!(paused.reach() == pb::member::Reach::Unreachable, "it is {:?}", paused.reach());
         Ok(())
     };
-    nodes.explain(until("the leader gives the paused node up", cut_off).await)?;
-    let file = pb::ConfigFile { name: "plant.toml".to_owned(), content: "version = 1\n".into() };
-    let apply = pb::ApplyConfigRequest { files: vec![file], ..pb::ApplyConfigRequest::default() };
-    let applied = nodes.node(second).client()?.apply_config(apply).await?.into_inner();
-    nodes.node_mut(second).kill()?;
-    nodes.node(third).pause(false)?;
+    cluster.until("the leader gives the paused node up", cut_off).await?;
+    let apply = configuration("version = 1\n", 0);
+    let applied = cluster.client(second).apply_config(apply).await?.into_inner();
+    cluster.kill(second).await?;
+    cluster.resume(third).await?;
 
     // The third cannot win against the drained node's longer log, and the drained node never leads.
-    let leads = || async {
-        let leader = nodes.leading().await?;
-        ensure!(leader == third, "{} leads", nodes.node(leader).name);
-        let status = nodes.node(third).status().await?;
+    let leads = async || {
+        let leader = cluster.leader().await?;
+        ensure!(leader == third, "{} leads", cluster.node(leader).name);
+        let status = cluster.status(third).await?;
         ensure!(status.revision == applied.revision, "what was committed is lost: {status:?}");
         let cause = status.leader.context("a leader")?.cause;
         ensure!(cause == "failover", "the reign before ended without order, and this one says {cause}");
         Ok(())
     };
-    nodes.explain(until("the third leads with all that was committed", leads).await)?;
-    let log = nodes.node(first).log();
+    cluster.until("the third leads with all that was committed", leads).await?;
+    let log = cluster.log(first).await;
     ensure!(log.contains("leading only to hand over"), "it was not needed, so nothing is proven:\n{log}");
     ensure!(log.matches("  INFO leading term=").count() == 1, "the drained node has led again:\n{log}");
     Ok(())
@@ -330,40 +305,40 @@ async fn a_drained_node_passes_on_what_it_alone_has() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn failback_waits_for_the_settle_time() -> Result<()> {
     const SETTLE: Duration = Duration::from_secs(3);
-    let mut nodes = Nodes::founded().await?;
-    let preferred = nodes.leader().await?;
-    let name = nodes.node(preferred).name.clone();
+    let cluster = Cluster::start().await?;
+    let preferred = cluster.leader().await?;
+    let name = cluster.node(preferred).name.clone();
     let policy = |failback: &str| format!("version = 1\n[cluster]\npreferred = [\"{name}\"]\n{failback}\n");
-    nodes.apply(&policy("failback = \"manual\""), 0).await?;
-    nodes.node_mut(preferred).kill()?;
-    let second = nodes.leader().await?;
+    cluster.apply(&policy("failback = \"manual\""), 0).await?;
+    cluster.kill(preferred).await?;
+    let second = cluster.leader().await?;
     ensure!(second != preferred);
-    nodes.start(preferred)?;
+    cluster.run(preferred).await?;
 
     // By hand: the status says that it is possible, and nothing happens by itself.
-    let possible = || async {
-        let failback = nodes.node(second).status().await?.failback.context("nothing is said")?;
+    let possible = async || {
+        let failback = cluster.status(second).await?.failback.context("nothing is said")?;
         ensure!(failback.to == name && !failback.automatic, "{failback:?}");
         Ok(())
     };
-    nodes.explain(until("the status says that leadership could return", possible).await)?;
-    ensure!(nodes.leader().await? == second, "by hand means by hand");
+    cluster.until("the status says that leadership could return", possible).await?;
+    ensure!(cluster.leader().await? == second, "by hand means by hand");
 
     // By itself: the node returns, is well for the settle time, and leads.
-    nodes.node_mut(preferred).kill()?;
+    cluster.kill(preferred).await?;
     let automatic = format!("failback = \"auto\"\nfailback-settle = \"{}s\"", SETTLE.as_secs());
-    nodes.apply(&policy(&automatic), 1).await?;
+    cluster.apply(&policy(&automatic), 1).await?;
     let restarted = Instant::now();
-    nodes.start(preferred)?;
-    let returned = || async {
-        let leader = nodes.leading().await?;
-        ensure!(leader == preferred, "{} leads", nodes.node(leader).name);
+    cluster.run(preferred).await?;
+    let returned = async || {
+        let leader = cluster.leader().await?;
+        ensure!(leader == preferred, "{} leads", cluster.node(leader).name);
         Ok(())
     };
-    nodes.explain(until("leadership returns", returned).await)?;
+    cluster.until("leadership returns", returned).await?;
     let waited = restarted.elapsed();
     ensure!(waited >= SETTLE, "it returned after {waited:?}, before the node had been well for {SETTLE:?}");
-    let cause = nodes.node(preferred).status().await?.leader.context("a leader")?.cause;
+    let cause = cluster.status(preferred).await?.leader.context("a leader")?.cause;
     ensure!(cause == "switchover", "leadership was handed over, not lost: {cause}");
     Ok(())
 }

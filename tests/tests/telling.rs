@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use holdfast_tests::trio::{Nodes, until};
+use holdfast_tests::cluster::Cluster;
 use model::SampleKey;
 use serde_json::Value;
 use simulator::history::{self, History};
@@ -63,16 +63,18 @@ fn is(value: Option<&Value>, wanted: &Value) -> bool {
     value == Some(wanted)
 }
 
-async fn alarms(nodes: &Nodes) -> Vec<pb::Alarm> {
-    nodes.leader_status().await.map(|status| status.alarms).unwrap_or_default()
+/// The alarms that the leader tells of.
+async fn alarms(cluster: &Cluster) -> Result<Vec<pb::Alarm>> {
+    let leader = cluster.leader().await?;
+    Ok(cluster.status(leader).await?.alarms)
 }
 
 fn of_device(alarms: &[pb::Alarm]) -> Option<&pb::Alarm> {
     alarms.iter().find(|alarm| alarm.kind() == pb::alarm::Kind::DeviceDown)
 }
 
-async fn event_texts(nodes: &Nodes, node: &str) -> Result<Vec<String>> {
-    let list = nodes.client(node)?.list_events(pb::ListEventsRequest::default()).await?;
+async fn event_texts(cluster: &Cluster, node: usize) -> Result<Vec<String>> {
+    let list = cluster.client(node).list_events(pb::ListEventsRequest::default()).await?;
     Ok(list
         .into_inner()
         .events
@@ -89,27 +91,25 @@ async fn the_far_side_and_the_operator_are_told_across_a_failover() -> Result<()
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let receiver =
         Receiver::start(any_port, Mode::Recording(Some((history.clone(), "historian".to_owned())))).await?;
-    let mut nodes = Nodes::plan(|_| String::new())?;
-    nodes.start_all()?;
-    nodes.apply(&document(press.address(), &receiver.url()), 0).await?;
-    let first = nodes.wait_for_leader(&nodes.names()).await?;
+    let cluster = Cluster::start().await?;
+    cluster.apply(&document(press.address(), &receiver.url()), 0).await?;
+    let first = cluster.agreed().await?;
     let arrived = async |what: &str, is_so: &dyn Fn(&Arrived) -> bool| {
-        until(what, async || {
-            let arrived = Arrived::read(seen.path(), &history).map_err(|error| error.to_string())?;
-            if is_so(&arrived) { Ok(arrived) } else { Err(format!("{arrived:#?}")) }
-        })
-        .await
+        cluster
+            .until(what, async || {
+                let arrived = Arrived::read(seen.path(), &history).map_err(|error| error.to_string())?;
+                if is_so(&arrived) { Ok(arrived) } else { Err(format!("{arrived:#?}")) }
+            })
+            .await
     };
+    let names: Vec<&str> = (0..3).map(|index| cluster.name(index)).collect();
 
     arrived("a well cluster", &|arrived| {
-        is(arrived.last("$cluster/leader"), &Value::from(first.as_str()))
+        is(arrived.last("$cluster/leader"), &Value::from(names[first]))
             && is(arrived.last("$cluster/redundant"), &Value::from(true))
             && is(arrived.last("$device/press/state"), &Value::from("answering"))
             && arrived.last("$device/press/last-good").is_some()
-            && nodes
-                .names()
-                .iter()
-                .all(|name| is(arrived.last(&format!("$node/{name}/up")), &Value::from(true)))
+            && names.iter().all(|name| is(arrived.last(&format!("$node/{name}/up")), &Value::from(true)))
     })
     .await?;
 
@@ -118,35 +118,35 @@ async fn the_far_side_and_the_operator_are_told_across_a_failover() -> Result<()
         is(arrived.last("$device/press/state"), &Value::from("down"))
     })
     .await?;
-    let raised = until("the alarm with its time", async || {
-        let alarms = alarms(&nodes).await;
-        of_device(&alarms).cloned().ok_or(alarms)
-    })
-    .await?;
-    until("the alarm among the events", async || {
-        let texts = event_texts(&nodes, &first).await.map_err(|error| vec![error.to_string()])?;
-        let told =
-            texts.iter().any(|text| text.starts_with("device/press: alarm device-down: does not answer"));
-        if told { Ok(()) } else { Err(texts) }
-    })
-    .await?;
+    let alarm = async |what: &str| {
+        cluster
+            .until(what, async || {
+                let alarms = alarms(&cluster).await.map_err(|error| error.to_string())?;
+                of_device(&alarms).cloned().ok_or(format!("{alarms:?}"))
+            })
+            .await
+    };
+    let raised = alarm("the alarm with its time").await?;
+    cluster
+        .until("the alarm among the events", async || {
+            let texts = event_texts(&cluster, first).await.map_err(|error| vec![error.to_string()])?;
+            let told =
+                texts.iter().any(|text| text.starts_with("device/press: alarm device-down: does not answer"));
+            if told { Ok(()) } else { Err(texts) }
+        })
+        .await?;
 
-    nodes.kill(&first).await?;
-    let rest: Vec<String> = nodes.names().into_iter().filter(|name| *name != first).collect();
-    let second = nodes.wait_for_leader(&rest).await?;
-    let gone = format!("$node/{first}/up");
+    cluster.kill(first).await?;
+    let second = cluster.agreed().await?;
+    let gone = format!("$node/{}/up", names[first]);
     arrived("the new leader, and the node that is gone", &|arrived| {
-        is(arrived.last("$cluster/leader"), &Value::from(second.as_str()))
+        is(arrived.last("$cluster/leader"), &Value::from(names[second]))
             && is(arrived.last(&gone), &Value::from(false))
             && is(arrived.last("$cluster/redundant"), &Value::from(false))
             && is(arrived.last("$device/press/state"), &Value::from("down"))
     })
     .await?;
-    let still = until("the same alarm under the new leader", async || {
-        let alarms = alarms(&nodes).await;
-        of_device(&alarms).cloned().ok_or(alarms)
-    })
-    .await?;
+    let still = alarm("the same alarm under the new leader").await?;
     let at = |alarm: &pb::Alarm| alarm.since.as_ref().map(wire::times::timestamp_from_proto);
     ensure!(
         at(&still) <= at(&raised).map(|at| at.plus(Duration::from_secs(1))),
@@ -154,7 +154,7 @@ async fn the_far_side_and_the_operator_are_told_across_a_failover() -> Result<()
     );
 
     press.behave(Behaviour::default());
-    nodes.start(&first)?;
+    cluster.run(first).await?;
     let end = arrived("everything well again", &|arrived| {
         is(arrived.last(&gone), &Value::from(true))
             && is(arrived.last("$cluster/redundant"), &Value::from(true))
@@ -171,13 +171,15 @@ async fn the_far_side_and_the_operator_are_told_across_a_failover() -> Result<()
         end.writers
     );
 
-    let texts = until("the end of the alarm, told once like its beginning", async || {
-        let texts = event_texts(&nodes, &second).await.map_err(|error| vec![error.to_string()])?;
-        let over =
-            texts.iter().any(|text| text.starts_with("device/press: alarm device-down is over: it lasted"));
-        if over { Ok(texts) } else { Err(texts) }
-    })
-    .await?;
+    let texts = cluster
+        .until("the end of the alarm, told once like its beginning", async || {
+            let texts = event_texts(&cluster, second).await.map_err(|error| vec![error.to_string()])?;
+            let over = texts
+                .iter()
+                .any(|text| text.starts_with("device/press: alarm device-down is over: it lasted"));
+            if over { Ok(texts) } else { Err(texts) }
+        })
+        .await?;
     let raised = texts.iter().filter(|text| text.starts_with("device/press: alarm device-down: ")).count();
     ensure!(raised == 1, "raised {raised} times in {texts:#?}");
     let leads = texts.iter().filter(|text| text.contains(" leads in term ")).count();
@@ -190,21 +192,19 @@ async fn a_device_that_was_taken_out_for_a_while_comes_back_under_another_leader
     let press = ModbusServer::start(Config::new("press", Proof { device: 1, registers: 10 })).await?;
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let receiver = Receiver::start(any_port, Mode::Counting).await?;
-    let mut nodes = Nodes::plan(|_| String::new())?;
-    nodes.start_all()?;
-    nodes.apply(&document(press.address(), &receiver.url()), 0).await?;
-    let first = nodes.wait_for_leader(&nodes.names()).await?;
+    let cluster = Cluster::start().await?;
+    cluster.apply(&document(press.address(), &receiver.url()), 0).await?;
+    let first = cluster.agreed().await?;
     let off = pb::SetDeviceEnabledRequest {
         id: "press".to_owned(),
         enabled: false,
         reason: "tool change".to_owned(),
         duration: Some(wire::times::duration_to_proto(Duration::from_secs(6))),
     };
-    nodes.client(&first)?.set_device_enabled(off).await?;
-    nodes.kill(&first).await?;
-    let rest: Vec<String> = nodes.names().into_iter().filter(|name| *name != first).collect();
-    let second = nodes.wait_for_leader(&rest).await?;
-    let client = nodes.client(&second)?;
+    cluster.client(first).set_device_enabled(off).await?;
+    cluster.kill(first).await?;
+    let second = cluster.agreed().await?;
+    let client = cluster.client(second);
     let device = async || {
         let question = pb::ListDevicesRequest { this_node: true, ..pb::ListDevicesRequest::default() };
         let answer = client.clone().list_devices(question).await.map_err(|status| status.to_string())?;
@@ -212,13 +212,14 @@ async fn a_device_that_was_taken_out_for_a_while_comes_back_under_another_leader
     };
     let out = device().await.map_err(anyhow::Error::msg)?;
     ensure!(out.disabled.as_ref().is_some_and(|standing| standing.until.is_some()), "{out:?}");
-    until("the device, back in service and answering", async || {
-        let device = device().await?;
-        let is_back = device.disabled.is_none() && device.state() == pb::device::State::Answering;
-        if is_back { Ok(()) } else { Err(format!("{device:?}")) }
-    })
-    .await?;
-    let texts = event_texts(&nodes, &second).await?;
+    cluster
+        .until("the device, back in service and answering", async || {
+            let device = device().await?;
+            let is_back = device.disabled.is_none() && device.state() == pb::device::State::Answering;
+            if is_back { Ok(()) } else { Err(format!("{device:?}")) }
+        })
+        .await?;
+    let texts = event_texts(&cluster, second).await?;
     for expected in [
         "device/press: taken out of service until ",
         "device/press: put back into service by the cluster: its time was over",

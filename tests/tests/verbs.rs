@@ -3,206 +3,37 @@
 //!
 //! One cluster and one walk, because founding is the slow part. Judged by exit codes and by what the program prints.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::path::Path;
 
+use holdfast_tests::cluster::Cluster;
+use holdfast_tests::said::{ask, command, run};
+use holdfast_tests::story::number;
 use serde_json::Value;
 use simulator::modbus::{Config, ModbusServer, ReadRequest};
+use simulator::nodes::layout::Layout;
 use simulator::receiver::{Mode, Receiver, Reply};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep};
+use tokio::net::TcpStream;
 
-/// No step waits longer for what must happen.
-const SOON: Duration = Duration::from_secs(40);
 /// Tags of the long register list.
 const LONG: usize = 10_000;
 /// Tags that one group may have.
 const IN_GROUP: usize = 2_000;
-const NODES: usize = 3;
 
-/// The program, built beside the tests.
-fn program() -> PathBuf {
-    let tests = std::env::current_exe().expect("a test runs from a file");
-    let folder = tests.parent().and_then(Path::parent).expect("tests lie in a folder below the programs");
-    let program = folder.join(format!("holdfast{}", std::env::consts::EXE_SUFFIX));
-    assert!(program.is_file(), "{} is missing: build the workspace's programs first", program.display());
-    program
-}
-
-/// A command without what the surroundings say of nodes and profiles.
-fn command() -> Command {
-    let mut command = Command::new(program());
-    for (key, _) in std::env::vars_os() {
-        if key.to_str().is_some_and(|key| key.starts_with("HOLDFAST_")) {
-            command.env_remove(key);
+/// Asks a node until `right` holds of what is printed.
+async fn until(cluster: &Cluster, at: SocketAddr, args: &[&str], right: impl Fn(&Value) -> bool) -> Value {
+    let look = async || {
+        let said = ask(at, args).await;
+        match said.code == 0 && right(&said.parsed()) {
+            true => Ok(said.parsed()),
+            false => Err(said),
         }
-    }
-    command.env("XDG_CONFIG_HOME", "/nowhere").stdin(Stdio::null()).kill_on_drop(true);
-    command
-}
-
-struct Node {
-    name: String,
-    admin: SocketAddr,
-    health: SocketAddr,
-    child: Child,
-}
-
-struct Cluster {
-    nodes: Vec<Node>,
-    folder: tempfile::TempDir,
-}
-
-impl Drop for Cluster {
-    /// Whoever reads of a failure wants to know what the nodes said.
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for node in &self.nodes {
-                let log = std::fs::read_to_string(self.folder.path().join(format!("{}.log", node.name)));
-                eprintln!("--- {}\n{}", node.name, log.unwrap_or_default());
-            }
-        }
-    }
-}
-
-/// What a command said and how it ended.
-struct Said {
-    code: i32,
-    output: String,
-    errors: String,
-}
-
-impl Said {
-    #[track_caller]
-    fn json(&self) -> Value {
-        assert_eq!(self.code, 0, "{}{}", self.output, self.errors);
-        self.parsed()
-    }
-
-    #[track_caller]
-    fn parsed(&self) -> Value {
-        serde_json::from_str(&self.output)
-            .unwrap_or_else(|error| panic!("no JSON ({error}): {}{}", self.output, self.errors))
-    }
-
-    /// JSON documents, one a line.
-    #[track_caller]
-    fn lines(&self) -> Vec<Value> {
-        assert_eq!(self.code, 0, "{}{}", self.output, self.errors);
-        self.output.lines().map(|line| serde_json::from_str(line).expect("a JSON document a line")).collect()
-    }
-
-    #[track_caller]
-    fn refused(&self, exit: i32, code: &str) {
-        let said = format!("exit {}: {}{}", self.code, self.output, self.errors);
-        assert!(self.code == exit && self.errors.contains(code), "expected exit {exit} with {code}; {said}");
-    }
-}
-
-impl Cluster {
-    async fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut held = Vec::new();
-        for _ in 0..NODES * 3 {
-            held.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port"));
-        }
-        let ports: Vec<SocketAddr> = held.iter().map(|held| held.local_addr().expect("bound")).collect();
-        drop(held);
-        let peers = &ports[..NODES];
-        let members: Vec<String> =
-            (1..).zip(peers).map(|(number, address)| format!("\"node-{number}={address}\"")).collect();
-        let mut nodes = Vec::new();
-        for number in 0..NODES {
-            let name = format!("node-{}", number + 1);
-            let (admin, health) = (ports[NODES + number], ports[2 * NODES + number]);
-            let text = format!(
-                "name = \"{name}\"\ndata-dir = \"{0}/{name}\"\ninsecure = true\nprofile = \"wan\"\n[cluster]\nname = \"verbs\"\n\
-                 members = [{1}]\n[listen]\npeers = \"{2}\"\nadmin = \"{admin}\"\nhealth = \"{health}\"\n",
-                folder.path().display(),
-                members.join(", "),
-                peers[number]
-            );
-            let file = folder.path().join(format!("{name}.toml"));
-            std::fs::write(&file, text).expect("written");
-            let log = std::fs::File::create(folder.path().join(format!("{name}.log"))).expect("created");
-            let mut command = command();
-            command.arg("node").arg("--config").arg(&file).stdout(Stdio::null()).stderr(log);
-            nodes.push(Node { name, admin, health, child: command.spawn().expect("the program starts") });
-        }
-        Self { nodes, folder }
-    }
-
-    fn node(&self, name: &str) -> &Node {
-        self.nodes.iter().find(|node| node.name == name).unwrap_or_else(|| panic!("no node {name}"))
-    }
-
-    /// The name of the leader, once all nodes agree, and the API of a node that does not lead.
-    async fn settled(&self) -> (String, SocketAddr) {
-        let until = Instant::now() + SOON;
-        loop {
-            let status = ask(self.nodes[0].admin, &["status"]).await;
-            if status.code == 0
-                && let status = status.parsed()
-                && let Some(leader) = status["leader"]["name"].as_str()
-                && status["verdict"] == "VERDICT_OK"
-            {
-                let follower = self.nodes.iter().find(|node| node.name != leader).expect("two follow");
-                return (leader.to_owned(), follower.admin);
-            }
-            self.must_not_be_late(
-                until,
-                &format!("all nodes to be well: {}{}", status.output, status.errors),
-            );
-            sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    fn must_not_be_late(&self, until: Instant, what: &str) {
-        if Instant::now() < until {
-            return;
-        }
-        let mut logs = String::new();
-        for node in &self.nodes {
-            let log = self.folder.path().join(format!("{}.log", node.name));
-            logs.push_str(&std::fs::read_to_string(log).unwrap_or_default());
-        }
-        panic!("waited too long for {what}\n{logs}");
-    }
-
-    /// Asks until `right` holds of what is printed.
-    async fn until(&self, at: SocketAddr, args: &[&str], right: impl Fn(&Value) -> bool) -> Value {
-        let until = Instant::now() + SOON;
-        loop {
-            let said = ask(at, args).await;
-            if said.code == 0 {
-                let value = said.parsed();
-                if right(&value) {
-                    return value;
-                }
-            }
-            self.must_not_be_late(until, &format!("{args:?}: {}{}", said.output, said.errors));
-            sleep(Duration::from_millis(100)).await;
-        }
-    }
-}
-
-async fn run(mut command: Command) -> Said {
-    let ended = tokio::time::timeout(SOON, command.output()).await.expect("in time").expect("it starts");
-    Said {
-        code: ended.status.code().expect("it was not killed"),
-        output: String::from_utf8(ended.stdout).expect("text"),
-        errors: String::from_utf8(ended.stderr).expect("text"),
-    }
-}
-
-async fn ask(at: SocketAddr, args: &[&str]) -> Said {
-    let mut command = command();
-    command.args(args).args(["-o", "json", "--endpoints", &at.to_string()]);
-    run(command).await
+    };
+    cluster
+        .until(&format!("{args:?} to say what is right"), look)
+        .await
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Status and body of a GET.
@@ -257,24 +88,27 @@ fn write_plant(folder: &Path, device: SocketAddr, receiver: &str) {
     std::fs::write(folder.join("lists/long.csv"), list).expect("written");
 }
 
-fn number(value: &Value) -> u64 {
-    // proto3 JSON: 64 bits are strings, and what is 0 is left out.
-    value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok())).unwrap_or(0)
-}
-
 fn path(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_verb_works_at_a_follower() {
-    let cluster = Cluster::start().await;
+    let slowly = |layout: &mut Layout| {
+        layout.nodes.iter_mut().for_each(|node| node.head.push_str("profile = \"wan\"\n"));
+        Ok(())
+    };
+    let cluster = Cluster::start_with(slowly).await.expect("three nodes");
     let device = device().await;
     let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), Mode::Recording(None)).await.expect("a port");
     receiver.set_reply(Reply::RejectTag("press/count".into()));
-    let plant = cluster.folder.path().join("plant");
+    let plant = cluster.folder().join("plant");
     write_plant(&plant, device.address(), &receiver.url());
-    let (leader, follower) = cluster.settled().await;
+    let status =
+        until(&cluster, cluster.node(0).admin, &["status"], |status| status["verdict"] == "VERDICT_OK").await;
+    let leader = status["leader"]["name"].as_str().expect("a leader").to_owned();
+    let nodes = &cluster.layout.nodes;
+    let follower = nodes.iter().find(|node| node.name != leader).expect("two follow").admin;
 
     configuration(&cluster, follower, &plant).await;
     devices_and_tags(&cluster, follower, &leader).await;
@@ -282,7 +116,7 @@ async fn every_verb_works_at_a_follower() {
     what_happened(&cluster, follower).await;
     let (leader, follower) = leadership(&cluster, follower, &leader).await;
     losing_what_is_undelivered(&cluster, follower, &plant, receiver).await;
-    without_a_majority(cluster, &leader).await;
+    without_a_majority(&cluster, &leader).await;
 }
 
 async fn configuration(cluster: &Cluster, follower: SocketAddr, plant: &Path) {
@@ -297,9 +131,9 @@ async fn configuration(cluster: &Cluster, follower: SocketAddr, plant: &Path) {
     assert_eq!((number(&again["revision"]), &again["changed"]), (1, &Value::Null), "no new one: {again}");
 
     // Every file comes back byte for byte, from every node.
-    for node in &cluster.nodes {
-        let copy = cluster.folder.path().join(format!("copy-{}", node.name));
-        cluster.until(node.admin, &["config", "history"], |list| !list["revisions"][0].is_null()).await;
+    for node in &cluster.layout.nodes {
+        let copy = cluster.folder().join(format!("copy-{}", node.name));
+        until(cluster, node.admin, &["config", "history"], |list| !list["revisions"][0].is_null()).await;
         ask(node.admin, &["config", "get", "--save", path(&copy)]).await.json();
         for file in ["plant.toml", "lists/long.csv"] {
             let read = |folder: &Path| std::fs::read(folder.join(file)).expect("a file");
@@ -308,7 +142,7 @@ async fn configuration(cluster: &Cluster, follower: SocketAddr, plant: &Path) {
     }
 
     // Mistakes come back all at once, each with its place, and nothing changes.
-    let wrong = cluster.folder.path().join("wrong.toml");
+    let wrong = cluster.folder().join("wrong.toml");
     std::fs::write(&wrong, "version = 1\ncolour = 3\n[[device]]\nid = \"a b\"\ndriver = \"modbus-tcp\"\n")
         .expect("written");
     let refused = ask(follower, &["config", "apply", path(&wrong)]).await;
@@ -337,7 +171,7 @@ async fn configuration(cluster: &Cluster, follower: SocketAddr, plant: &Path) {
 
 async fn devices_and_tags(cluster: &Cluster, follower: SocketAddr, leader: &str) {
     let answering = |list: &Value| list["devices"][0]["state"] == "STATE_ANSWERING";
-    cluster.until(follower, &["device", "list"], answering).await;
+    until(cluster, follower, &["device", "list"], answering).await;
     let shown = ask(follower, &["device", "show", "press"]).await.json();
     assert_eq!(number(&shown["tags"]), LONG as u64 + 2, "{shown}");
     let probed = ask(follower, &["device", "probe", "press"]).await.json();
@@ -372,11 +206,11 @@ async fn devices_and_tags(cluster: &Cluster, follower: SocketAddr, leader: &str)
     let disabled = ask(follower, &["device", "list"]).await.json();
     assert_eq!(disabled["devices"][0]["disabled"]["reason"], "tool change", "{disabled}");
     ask(follower, &["device", "enable", "press"]).await.json();
-    cluster.until(follower, &["device", "list"], answering).await;
+    until(cluster, follower, &["device", "list"], answering).await;
 }
 
 async fn destinations(cluster: &Cluster, follower: SocketAddr, receiver: &Receiver) {
-    let held = cluster.until(follower, &["quarantine", "list"], |list| number(&list["total"]) > 0).await;
+    let held = until(cluster, follower, &["quarantine", "list"], |list| number(&list["total"]) > 0).await;
     let key = held["records"][0]["key"].as_str().expect("a key").to_owned();
     let check = ask(follower, &["status", "--check"]).await;
     assert_eq!(check.code, 1, "a quarantine that is not empty is an alarm: {}", check.output);
@@ -404,7 +238,7 @@ async fn destinations(cluster: &Cluster, follower: SocketAddr, receiver: &Receiv
     assert_eq!((&paused["state"], &paused["paused"]["reason"]), (&"STATE_PAUSED".into(), &"upgrade".into()));
     ask(follower, &["destination", "resume", "historian"]).await.json();
     let is_current = |list: &Value| list["destinations"][0]["state"] == "STATE_CURRENT";
-    cluster.until(follower, &["destination", "list"], is_current).await;
+    until(cluster, follower, &["destination", "list"], is_current).await;
     ask(follower, &["destination", "show", "nobody"]).await.refused(1, "HF-7101");
 }
 
@@ -412,11 +246,9 @@ async fn what_happened(cluster: &Cluster, follower: SocketAddr) {
     let stats = ask(follower, &["buffer", "stats"]).await.json();
     assert!(number(&stats["applied"]) > 0 && number(&stats["diskBytes"]) > 0, "{stats}");
     let is_append = |entry: &Value| entry["kind"] == "append" && number(&entry["samples"]) > 0;
-    let peeked = cluster
-        .until(follower, &["buffer", "peek", "--limit", "50"], |peeked| {
-            peeked["entries"].as_array().is_some_and(|entries| entries.iter().any(is_append))
-        })
-        .await;
+    let has_append =
+        |peeked: &Value| peeked["entries"].as_array().is_some_and(|entries| entries.iter().any(is_append));
+    let peeked = until(cluster, follower, &["buffer", "peek", "--limit", "50"], has_append).await;
     assert!(number(&peeked["applied"]) >= number(&peeked["horizon"]), "{peeked}");
     let gaps = ask(follower, &["gap", "list"]).await.json();
     // Whether a slot was missed when the groups changed is a matter of milliseconds.
@@ -432,11 +264,14 @@ async fn leadership(cluster: &Cluster, follower: SocketAddr, leader: &str) -> (S
     let members = members["members"].as_array().expect("a list").clone();
     let reached =
         |member: &Value| matches!(member["reach"].as_str(), Some("REACH_ITSELF" | "REACH_REACHABLE"));
-    assert!(members.len() == NODES && members.iter().all(reached), "the leader answers: {members:?}");
+    assert!(
+        members.len() == cluster.layout.nodes.len() && members.iter().all(reached),
+        "the leader answers: {members:?}"
+    );
     let shown = ask(follower, &["leader", "show"]).await.json();
     assert_eq!(shown["name"], leader, "{shown}");
     assert!(shown["lease"].is_string(), "only the leader knows its lease: {shown}");
-    for node in &cluster.nodes {
+    for node in &cluster.layout.nodes {
         let (status, name) = get(node.health, "/leader").await;
         let expected = if node.name == leader { 200 } else { 503 };
         assert_eq!((status, name.as_str()), (expected, leader), "at {}", node.name);
@@ -444,6 +279,7 @@ async fn leadership(cluster: &Cluster, follower: SocketAddr, leader: &str) -> (S
     }
 
     let next = &cluster
+        .layout
         .nodes
         .iter()
         .find(|node| node.name != leader && node.admin != follower)
@@ -454,7 +290,7 @@ async fn leadership(cluster: &Cluster, follower: SocketAddr, leader: &str) -> (S
     ask(follower, &["member", "resume", next]).await.json();
     let moved = ask(follower, &["leader", "transfer", "--to", next]).await.json();
     assert_eq!((&moved["from"], &moved["to"]), (&leader.into(), &next.as_str().into()), "{moved}");
-    cluster.until(follower, &["leader", "show"], |shown| shown["name"] == *next).await;
+    until(cluster, follower, &["leader", "show"], |shown| shown["name"] == *next).await;
     ask(follower, &["member", "drain", "nobody"]).await.refused(1, "HF-3105");
     (next.clone(), follower)
 }
@@ -467,7 +303,7 @@ async fn losing_what_is_undelivered(
 ) {
     receiver.go_down().await;
     let has_backlog = |list: &Value| number(&list["destinations"][0]["backlog"]["entries"]) > 0;
-    cluster.until(follower, &["destination", "list"], has_backlog).await;
+    until(cluster, follower, &["destination", "list"], has_backlog).await;
     let without = plant.join("without.toml");
     let text = std::fs::read_to_string(plant.join("plant.toml")).expect("a file");
     let text = text.split("[[destination]]").next().expect("a beginning").to_owned();
@@ -481,21 +317,13 @@ async fn losing_what_is_undelivered(
     assert!(none["destinations"].is_null(), "what is empty is left out: {none}");
 }
 
-async fn without_a_majority(mut cluster: Cluster, leader: &str) {
-    let follower = cluster.nodes.iter().position(|node| node.name != leader).expect("two follow");
-    let alone = cluster.nodes.swap_remove(follower);
-    for node in &mut cluster.nodes {
-        node.child.kill().await.expect("killed");
+async fn without_a_majority(cluster: &Cluster, leader: &str) {
+    let follower = cluster.layout.nodes.iter().position(|node| node.name != leader).expect("two follow");
+    let alone = cluster.node(follower);
+    for other in cluster.others(follower) {
+        cluster.kill(other).await.expect("killed");
     }
-    let until = Instant::now() + SOON;
-    loop {
-        let status = ask(alone.admin, &["status"]).await.json();
-        if status["verdict"] == "VERDICT_DOWN" {
-            break;
-        }
-        cluster.must_not_be_late(until, &format!("the verdict to be down: {status}"));
-        sleep(Duration::from_millis(100)).await;
-    }
+    until(cluster, alone.admin, &["status"], |status| status["verdict"] == "VERDICT_DOWN").await;
     let refused = ask(alone.admin, &["leader", "transfer"]).await;
     refused.refused(3, "HF-3102");
     assert!(refused.errors.contains("no leader since 20"), "{}", refused.errors);
@@ -505,21 +333,21 @@ async fn without_a_majority(mut cluster: Cluster, leader: &str) {
     let (status, text) = get(alone.health, "/leader").await;
     assert_eq!((status, text.as_str()), (503, "no leader is known"));
 
+    let leader = cluster.layout.index_of(leader).expect("a node");
     let gone = cluster.node(leader).admin;
     ask(gone, &["status"]).await.refused(4, "HF-8001");
     assert_eq!(ask(alone.admin, &["status", "--colour"]).await.code, 2, "wrong usage");
     // A node that is gone is passed over.
-    let mut both = command();
-    both.args(["buffer", "stats", "-o", "json", "--endpoints", &format!("{gone},{}", alone.admin)]);
-    run(both).await.json();
+    let both = format!("{gone},{}", alone.admin);
+    let both = command(&["buffer", "stats", "-o", "json", "--endpoints", &both]).expect("the program");
+    run(both).await.expect("it ends").json();
 }
 
 #[tokio::test]
 async fn completions_are_printed_for_every_shell() {
     for shell in ["bash", "zsh", "fish"] {
-        let mut completions = command();
-        completions.args(["completions", shell]);
-        let said = run(completions).await;
+        let completions = command(&["completions", shell]).expect("the program");
+        let said = run(completions).await.expect("it ends");
         assert!(said.code == 0 && said.output.contains("quarantine"), "{shell}: {}", said.errors);
     }
 }
@@ -529,8 +357,8 @@ async fn the_profile_file_names_the_nodes_to_ask() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let profile = folder.path().join("profile.toml");
     std::fs::write(&profile, "endpoints = [\"127.0.0.1:1\"]\n").expect("written");
-    let mut status = command();
-    status.arg("status").env("HOLDFAST_CLIENT_PROFILE", &profile);
-    let said = run(status).await;
+    let mut status = command(&["status"]).expect("the program");
+    status.env("HOLDFAST_CLIENT_PROFILE", &profile);
+    let said = run(status).await.expect("it ends");
     said.refused(4, "127.0.0.1:1:");
 }

@@ -2,17 +2,12 @@
 //!
 //! - On a terminal: a live screen with keys. Otherwise, or with `--drill`: every fault in turn, plain lines, an exit
 //!   code by the account.
-//! - `account` judges from what the simulated parts saw; nothing in it comes from a node.
+//! - `simulator::account` judges from what the simulated parts saw; nothing in it comes from a node.
 //! - Every way out ends the nodes and removes the folder, unless it is to be kept or there is something to look at.
 
-mod account;
 mod drill;
-mod faults;
-mod field;
-mod histories;
 mod journal;
 mod live;
-mod plant;
 mod screen;
 mod stage;
 mod terminal;
@@ -23,13 +18,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use simulator::account::{Report, Verdict};
+use simulator::field::Field;
 use simulator::nodes::folder::Folder;
 use simulator::nodes::layout::Layout;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use account::{Report, Verdict};
-use field::Field;
 use journal::{Journal, print};
 use stage::Stage;
 
@@ -118,12 +113,11 @@ async fn perform(folder: &Folder, is_live: bool, stop: &CancellationToken) -> an
             () = stop.cancelled() => Some("told to stop before the drill was over".to_owned()),
         }
     };
-    if let Some(doubt) = doubt.or_else(|| stage.nodes.casualty()) {
+    if let Some(doubt) = doubt {
         stage.journal.say(&doubt);
         stage.field.account.lock().doubt(doubt);
     }
-    let field = Box::pin(stage.close()).await;
-    let report = field.account.lock().settle();
+    let (report, field) = Box::pin(stage.close()).await;
     show(&report, &field);
     Ok(report)
 }

@@ -13,6 +13,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use model::{Clock, Timestamp};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +105,17 @@ pub fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     // Both parts are positive on a clock that begins at boot.
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The machine's wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WallClock;
+
+impl Clock for WallClock {
+    fn now(&self) -> Timestamp {
+        let now = clock_gettime(ClockId::Realtime);
+        Timestamp(now.tv_sec * 1_000_000_000 + now.tv_nsec)
+    }
 }
 
 impl History {

@@ -1,4 +1,4 @@
-//! Three real node processes on this machine: started, watched, broken, and waited for.
+//! Real node processes on this machine: started, watched, broken, and waited for.
 //!
 //! - One task watches the nodes; what it sees steers a run, and is no part of any judgement.
 //! - Every wait is for a condition and has a deadline; a node that ends by itself ends the wait.
@@ -12,7 +12,7 @@ pub mod relay;
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ use relay::Relay;
 
 /// How often a condition is tried.
 const TRY_EVERY: Duration = Duration::from_millis(20);
+/// Lines of a log that are shown when a node ends by itself.
+const LAST_WORDS: usize = 8;
 
 /// Is told what happens, a sentence or several lines at a time.
 pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
@@ -56,6 +58,7 @@ pub struct Nodes {
     /// Nodes that ended by themselves, with their last words.
     casualties: Arc<Mutex<Vec<String>>>,
     watching: JoinSet<()>,
+    program: PathBuf,
     say: Say,
 }
 
@@ -85,26 +88,32 @@ pub enum WaitError {
     #[error("{0}")]
     Casualty(String),
     /// It did not come.
-    #[error("waited {} s in vain for {what}", limit.as_secs())]
+    #[error("waited {} s in vain for {what}; seen last: {seen}", limit.as_secs())]
     InVain {
         /// What was waited for.
         what: String,
         /// For how long.
         limit: Duration,
+        /// What the nodes said at the end.
+        seen: String,
     },
 }
 
 impl Nodes {
-    /// Writes the node files and starts the processes.
+    /// Writes the node files that are not there yet, and starts the nodes that do not wait.
     pub async fn start(layout: Layout, config: NodesConfig) -> Result<Self, StartError> {
         let peers: Vec<_> = layout.nodes.iter().map(|node| node.peers).collect();
         let relay = Relay::start(&peers).await.map_err(StartError::Relay)?;
         let mut processes = Vec::new();
         for (index, node) in layout.nodes.iter().enumerate() {
             let failed = |source| StartError::Node { name: node.name.clone(), source };
-            std::fs::write(&node.file, layout.node_file(index, &relay)).map_err(failed)?;
+            if !node.file.exists() {
+                std::fs::write(&node.file, layout.node_file(index, &relay)).map_err(failed)?;
+            }
             let mut process = Process::new(node.clone(), config.program.clone());
-            process.start().map_err(failed)?;
+            if !node.waits {
+                process.start().map_err(failed)?;
+            }
             processes.push(tokio::sync::Mutex::new(process));
         }
         let cluster = Cluster::new(&layout)?;
@@ -120,7 +129,18 @@ impl Nodes {
             say: Arc::clone(&config.say),
         };
         watching.spawn(watcher.run(config.look_every, seen));
-        Ok(Self { layout, cluster, relay, processes, view, casualties, watching, say: config.say })
+        let NodesConfig { program, say, .. } = config;
+        Ok(Self { layout, cluster, relay, processes, view, casualties, watching, program, say })
+    }
+
+    /// The program that the nodes run.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Says what happens.
+    pub fn say(&self, text: &str) {
+        (self.say)(text);
     }
 
     /// What the nodes said last.
@@ -144,15 +164,57 @@ impl Nodes {
         self.processes.iter().map(state).collect()
     }
 
-    /// Waits until all nodes answer, agree on a leader, reach each other and are caught up.
+    /// Starts the process of a node.
+    pub async fn run(&self, index: usize) -> io::Result<()> {
+        self.process(index).await.start()
+    }
+
+    /// `kill -9`.
+    pub async fn kill(&self, index: usize) -> io::Result<()> {
+        self.process(index).await.kill().await
+    }
+
+    /// Lets a node stand still (`SIGSTOP`).
+    pub async fn pause(&self, index: usize) -> io::Result<()> {
+        self.process(index).await.pause(true)
+    }
+
+    /// Lets a node go on (`SIGCONT`).
+    pub async fn resume(&self, index: usize) -> io::Result<()> {
+        self.process(index).await.pause(false)
+    }
+
+    /// Cuts everything between a node and its peers.
+    pub fn cut(&self, index: usize) {
+        self.relay.set_all_of(index, false);
+    }
+
+    /// Mends everything between a node and its peers.
+    pub fn mend(&self, index: usize) {
+        self.relay.set_all_of(index, true);
+    }
+
+    /// Waits until all nodes that run answer, agree on a leader, reach each other and are caught up.
     pub async fn agreed(&self, limit: Duration) -> Result<Leader, WaitError> {
-        // What was seen before this call may be older than what was done before it.
-        let mut view = self.view.clone();
-        view.mark_unchanged();
-        let mut is_fresh = false;
-        self.until("all nodes to answer and agree on a leader", limit, || {
-            is_fresh |= view.has_changed().unwrap_or(false);
-            is_fresh.then(|| self.view.borrow().agreed()).flatten()
+        self.until_seen("all nodes that run to answer and agree on a leader", limit, View::agreed).await
+    }
+
+    /// Waits until a node says that it leads, whatever the others say.
+    pub async fn leads(&self, limit: Duration) -> Result<Leader, WaitError> {
+        self.until_seen("a leader", limit, View::leader).await
+    }
+
+    /// Waits until what the nodes say satisfies a condition; what they were asked before this call does not count.
+    pub async fn until_seen<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        condition: impl Fn(&View) -> Option<T>,
+    ) -> Result<T, WaitError> {
+        let called = Instant::now();
+        self.until(what, limit, || {
+            let view = self.view.borrow();
+            view.asked.filter(|asked| *asked >= called).and_then(|_| condition(&view))
         })
         .await
     }
@@ -173,7 +235,8 @@ impl Nodes {
                 return Err(WaitError::Casualty(casualty));
             }
             if Instant::now() >= deadline {
-                return Err(WaitError::InVain { what: what.to_owned(), limit });
+                let seen = self.view.borrow().to_string();
+                return Err(WaitError::InVain { what: what.to_owned(), limit, seen });
             }
             sleep(TRY_EVERY).await;
         }
@@ -200,6 +263,15 @@ impl Nodes {
     }
 }
 
+impl Drop for Nodes {
+    /// At once: the task that watches them ends later, and what they write would outlive their folder.
+    fn drop(&mut self) {
+        for mut process in self.processes.iter().filter_map(|process| process.try_lock().ok()) {
+            process.end_at_once();
+        }
+    }
+}
+
 impl fmt::Debug for Nodes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Nodes").field("layout", &self.layout).finish_non_exhaustive()
@@ -222,20 +294,30 @@ impl Watcher {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !seen.is_closed() {
             ticks.tick().await;
-            for (process, name) in self.processes.iter().zip(&self.names) {
-                let mut process = process.lock().await;
-                match process.has_ended() {
-                    Ok(None) => {}
-                    Ok(Some(status)) => self.report(format!("{name} ended by itself ({status})"), &process),
-                    Err(error) => self.report(format!("{name} cannot be watched: {error}"), &process),
-                }
+            let is_running = self.processes.iter().zip(&self.names);
+            let is_running = is_running.map(|(process, name)| self.runs(name, process)).collect();
+            seen.send_replace(self.cluster.look(is_running).await);
+        }
+    }
+
+    /// Whether a node's process runs and does not stand still. One that is just being stopped or killed does not.
+    fn runs(&self, name: &str, process: &tokio::sync::Mutex<Process>) -> bool {
+        let Ok(mut process) = process.try_lock() else { return false };
+        match process.has_ended() {
+            Ok(None) => process.is_running() && !process.is_paused(),
+            Ok(Some(status)) => {
+                self.report(format!("{name} ended by itself ({status})"), &process);
+                false
             }
-            seen.send_replace(self.cluster.look().await);
+            Err(error) => {
+                self.report(format!("{name} cannot be watched: {error}"), &process);
+                false
+            }
         }
     }
 
     fn report(&self, what: String, process: &Process) {
-        let text = format!("{what}; its last words:\n{}", process.last_lines());
+        let text = format!("{what}; its last words:\n{}", process.last_lines(LAST_WORDS));
         (self.say)(&text);
         self.casualties.lock().unwrap_or_else(PoisonError::into_inner).push(text);
     }

@@ -4,7 +4,8 @@
 //!   [`Mode::CountingSamples`] does so with most samples and writes a history of what is worth a look.
 //! - [`Mode::Recording`] reads every record, compares the bytes of repeated ones, watches the order of each tag and
 //!   writes a history.
-//! - What a request holds is counted only if it is accepted: what was answered with an error never happened.
+//! - What a request holds is counted only if it is kept: what was answered with an error never happened, unless it is the
+//!   answer alone that is lost.
 //! - One task serves; [`Receiver::go_down`] closes the listener *and* every connection.
 
 mod connection;
@@ -55,6 +56,8 @@ pub enum Reply {
     /// 200, and it keeps what it was sent.
     #[default]
     Accept,
+    /// 504, and it keeps what it was sent: whoever sent it cannot know that, and sends it again.
+    LoseAnswer,
     /// This status, with a `Retry-After` in seconds where one is given.
     Refuse {
         /// The status.
@@ -205,6 +208,10 @@ async fn receive(State(served): State<Served>, headers: HeaderMap, body: Bytes) 
     let reply = lock(&shared.reply).clone();
     match reply {
         Reply::Accept => shared.accept(&body),
+        Reply::LoseAnswer => {
+            let kept = shared.accept(&body);
+            if kept.status().is_success() { StatusCode::GATEWAY_TIMEOUT.into_response() } else { kept }
+        }
         Reply::Refuse { status, retry_after } => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             match retry_after {

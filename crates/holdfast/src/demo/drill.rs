@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use simulator::trial::HEALING;
 
-use super::stage::{HEALING, Stage};
+use super::stage::Stage;
 
 /// How long the HTTP receiver is away.
 const RECEIVER_AWAY: Duration = Duration::from_secs(10);
@@ -34,18 +35,19 @@ const STEPS: [Step; 9] = [
 
 /// Runs the drill. An error is a fault that the cluster did not recover from in time.
 pub(super) async fn run(stage: &Stage) -> anyhow::Result<()> {
+    let trial = stage.trial();
     for (place, step) in STEPS.into_iter().enumerate() {
         stage.journal.say(format!("-- {} of {}", place + 1, STEPS.len()));
         let done = match step {
-            Step::Kill => Box::pin(stage.kill_leader()).await,
-            Step::Pause => Box::pin(stage.pause_leader()).await,
-            Step::CutLeader => Box::pin(stage.cut_leader()).await,
-            Step::CutFollower => Box::pin(stage.cut_follower()).await,
-            Step::SwitchOver => Box::pin(stage.switch_over()).await,
-            Step::ReceiverAway => Box::pin(stage.stop_receiver(RECEIVER_AWAY)).await,
+            Step::Kill => Box::pin(stage.suffer(trial.kill_leader())).await,
+            Step::Pause => Box::pin(stage.suffer(trial.pause_leader())).await,
+            Step::CutLeader => Box::pin(stage.suffer(trial.cut_leader())).await,
+            Step::CutFollower => Box::pin(stage.suffer(trial.cut_follower())).await,
+            Step::SwitchOver => Box::pin(stage.suffer(trial.switch_over())).await,
+            Step::ReceiverAway => Box::pin(stage.suffer(trial.stop_receiver(RECEIVER_AWAY))).await,
         };
         done.with_context(|| format!("step {}, {step:?}", place + 1))?;
-        stage.reads_go_on(HEALING).await?;
+        trial.reads_go_on(HEALING).await?;
     }
     Ok(())
 }

@@ -6,10 +6,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use simulator::account::Figures;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::account::Figures;
 use super::screen::{self, DeviceRow, NodeRow, Picture};
 use super::stage::Stage;
 use super::terminal::{Key, Terminal};
@@ -48,7 +48,7 @@ pub(super) async fn run(stage: &Stage, stop: &CancellationToken) -> anyhow::Resu
                 None | Some(Key::Interrupt | Key::Letter('q')) => return Ok(()),
                 Some(Key::Letter('d')) => {
                     view.is_receiver_up = !view.is_receiver_up;
-                    stage.set_destination(view.is_receiver_up).await?;
+                    stage.trial().set_receiver(view.is_receiver_up).await?;
                 }
                 Some(Key::Letter(letter)) => match (what(stage, letter), &doing) {
                     (Some(_), Some((busy, _))) => stage.journal.say(format!("wait: {busy} is not over")),
@@ -63,10 +63,10 @@ pub(super) async fn run(stage: &Stage, stop: &CancellationToken) -> anyhow::Resu
 
 fn what(stage: &Stage, letter: char) -> Option<(&'static str, Doing<'_>)> {
     Some(match letter {
-        'k' => ("kill -9 the leader", Box::pin(stage.kill_leader())),
-        'p' => ("pause the leader", Box::pin(stage.pause_leader())),
-        'c' => ("cut the leader's wire", Box::pin(stage.cut_leader())),
-        's' => ("switch over", Box::pin(stage.switch_over())),
+        'k' => ("kill -9 the leader", Box::pin(async { stage.suffer(stage.trial().kill_leader()).await })),
+        'p' => ("pause the leader", Box::pin(async { stage.suffer(stage.trial().pause_leader()).await })),
+        'c' => ("cut the leader's wire", Box::pin(async { stage.suffer(stage.trial().cut_leader()).await })),
+        's' => ("switch over", Box::pin(async { stage.suffer(stage.trial().switch_over()).await })),
         _ => return None,
     })
 }
@@ -104,19 +104,11 @@ impl LiveView<'_> {
         self.figures.screens = self.figures.screens.wrapping_add(1);
         let lost = self.figures.now.lost.min(self.figures.before.lost);
         let view = stage.nodes.view();
-        let says = |index: usize| match view.nodes.get(index).and_then(Option::as_ref) {
-            None => "no answer".to_owned(),
-            Some(status) => match &status.leader {
-                Some(leader) if leader.name == status.node => format!("leads, term {}", leader.term),
-                Some(leader) => format!("follows {}", leader.name),
-                None => "knows no leader".to_owned(),
-            },
-        };
         let processes = stage.nodes.process_states();
         let nodes = stage.nodes.layout.nodes.iter().enumerate().map(|(index, node)| NodeRow {
             name: node.name.clone(),
             process: processes[index],
-            says: says(index),
+            says: view.says(index),
         });
         let name = |node| {
             stage.nodes.layout.node_at(node).map_or_else(|| "somebody".to_owned(), |node| node.name.clone())

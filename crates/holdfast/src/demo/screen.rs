@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::account::Figures;
+use simulator::account::Figures;
 
 /// Narrower screens are written as if they were this wide.
 const LEAST_WIDTH: usize = 40;

@@ -2,10 +2,12 @@
 //!
 //! Steers a run; no judgement believes a word of it.
 
+use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
 use futures::future::join_all;
+use tokio::time::Instant;
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 use wire::proto::v1::admin_client::AdminClient;
@@ -31,10 +33,14 @@ pub struct Cluster {
     clients: Vec<AdminClient<Channel>>,
 }
 
-/// What the nodes say at one moment, in their order; `None`: no answer.
+/// What the nodes say at one moment, in their order.
 #[derive(Debug, Clone, Default)]
 pub struct View {
-    /// Each node's own word.
+    /// When they were asked; `None`: never.
+    pub asked: Option<Instant>,
+    /// Whose processes run and do not stand still.
+    pub is_running: Vec<bool>,
+    /// Each node's own word; `None`: no answer.
     pub nodes: Vec<Option<ClusterStatus>>,
 }
 
@@ -62,7 +68,7 @@ impl Cluster {
         let endpoints: Vec<Endpoint> = layout
             .nodes
             .iter()
-            .map(|node| endpoint(node.admin))
+            .map(|node| endpoint(node.api))
             .collect::<Result<_, tonic::transport::Error>>()?;
         let clients = endpoints.iter().map(|endpoint| AdminClient::new(endpoint.connect_lazy())).collect();
         Ok(Self { endpoints, clients })
@@ -73,8 +79,14 @@ impl Cluster {
         &self.endpoints
     }
 
-    /// Asks every node.
-    pub async fn look(&self) -> View {
+    /// A client of one node.
+    pub fn client(&self, index: usize) -> AdminClient<Channel> {
+        self.clients[index].clone()
+    }
+
+    /// Asks every node; `is_running` says whose processes run.
+    pub async fn look(&self, is_running: Vec<bool>) -> View {
+        let asked_at = Instant::now();
         let asked = self.clients.iter().map(|client| {
             let mut client = client.clone();
             async move {
@@ -83,7 +95,7 @@ impl Cluster {
                 answer.ok().and_then(Result::ok).map(tonic::Response::into_inner)
             }
         });
-        View { nodes: join_all(asked).await }
+        View { asked: Some(asked_at), is_running, nodes: join_all(asked).await }
     }
 
     /// Applies a plant document as the first revision.
@@ -145,30 +157,48 @@ impl Cluster {
 }
 
 impl View {
-    /// The node that says it leads; the one of the highest term, if several do.
+    /// The node that says it leads, with a lease; the one of the highest term, if several do.
     pub fn leader(&self) -> Option<Leader> {
         let leaders = self.nodes.iter().flatten().filter_map(|status| {
             let leader = status.leader.as_ref()?;
-            (leader.name == status.node).then(|| Leader { name: leader.name.clone(), term: leader.term })
+            let leads = leader.name == status.node && leader.lease.is_some();
+            leads.then(|| Leader { name: leader.name.clone(), term: leader.term })
         });
         leaders.max_by_key(|leader| leader.term)
     }
 
-    /// The leader that every node names, if all answer, all reach each other and none is far behind.
+    /// The leader that every node names that runs, if the leader reaches them all and none is far behind.
     pub fn agreed(&self) -> Option<Leader> {
         let leader = self.leader()?;
-        let agrees = |status: &Option<ClusterStatus>| {
+        let running = || {
+            let all = self.nodes.iter().enumerate();
+            all.filter(|(index, _)| self.is_running.get(*index) == Some(&true)).map(|(_, status)| status)
+        };
+        let names_it = |status: &Option<ClusterStatus>| {
             status
                 .as_ref()
                 .and_then(|status| status.leader.as_ref())
                 .is_some_and(|named| (&named.name, named.term) == (&leader.name, leader.term))
         };
+        let runs = |name: &str| running().flatten().any(|status| status.node == name);
         let own = self.nodes.iter().flatten().find(|status| status.node == leader.name)?;
-        let is_whole = own.members.iter().all(|member| {
+        let is_whole = own.members.iter().filter(|member| runs(&member.name)).all(|member| {
             matches!(member.reach(), Reach::Itself | Reach::Reachable)
                 && (member.name == leader.name || member.behind.is_none_or(|behind| behind <= CAUGHT_UP))
         });
-        (self.nodes.iter().all(agrees) && is_whole).then_some(leader)
+        (running().all(names_it) && is_whole).then_some(leader)
+    }
+
+    /// What a node says of leadership, in words.
+    pub fn says(&self, index: usize) -> String {
+        match self.nodes.get(index).and_then(Option::as_ref) {
+            None => "no answer".to_owned(),
+            Some(status) => match &status.leader {
+                Some(leader) if leader.name == status.node => format!("leads, term {}", leader.term),
+                Some(leader) => format!("follows {}", leader.name),
+                None => "knows no leader".to_owned(),
+            },
+        }
     }
 
     /// Whether the leader says that it does not reach this member.
@@ -178,6 +208,18 @@ impl View {
         own.is_some_and(|status| {
             status.members.iter().any(|member| member.name == name && member.reach() == Reach::Unreachable)
         })
+    }
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for index in 0..self.nodes.len() {
+            let process =
+                if self.is_running.get(index) == Some(&true) { "" } else { " (its process stands)" };
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}node {}{process}: {}", index + 1, self.says(index))?;
+        }
+        Ok(())
     }
 }
 
@@ -210,6 +252,7 @@ mod tests {
             leader: leader.map(|(name, term)| v1::Leader {
                 name: name.to_owned(),
                 term,
+                lease: Some(wire::times::duration_to_proto(LEASE)),
                 ..v1::Leader::default()
             }),
             members: members.collect(),
@@ -217,17 +260,13 @@ mod tests {
         })
     }
 
+    const LEASE: Duration = Duration::from_millis(400);
     const WELL: [Reach; 3] = [Reach::Reachable; 3];
 
     fn view(leaders: [(&str, u64); 3], reach: [Reach; 3], behind: u64) -> View {
         let names = ["node-1", "node-2", "node-3"];
-        View {
-            nodes: names
-                .iter()
-                .zip(leaders)
-                .map(|(name, leader)| status(name, Some(leader), reach, behind))
-                .collect(),
-        }
+        let said = names.iter().zip(leaders).map(|(name, leader)| status(name, Some(leader), reach, behind));
+        View { is_running: vec![true; 3], nodes: said.collect(), ..View::default() }
     }
 
     #[test]
@@ -241,6 +280,26 @@ mod tests {
         silent.nodes[2] = None;
         assert_eq!(silent.agreed(), None);
         assert_eq!(silent.leader(), Some(Leader { name: "node-1".into(), term: 3 }));
+    }
+
+    #[test]
+    fn who_does_not_run_is_not_asked_for_its_agreement() {
+        let mut two = view([("node-1", 3); 3], [Reach::Itself, Reach::Reachable, Reach::Unreachable], 0);
+        two.nodes[2] = None;
+        assert_eq!(two.agreed(), None);
+        two.is_running[2] = false;
+        assert_eq!(two.agreed(), Some(Leader { name: "node-1".into(), term: 3 }));
+        two.nodes[1] = status("node-1", None, WELL, 0);
+        assert_eq!(two.agreed(), None, "the other one knows no leader");
+    }
+
+    #[test]
+    fn a_leader_without_a_lease_does_not_lead() {
+        let mut before = view([("node-1", 3); 3], WELL, 0);
+        for status in before.nodes.iter_mut().flatten() {
+            status.leader.as_mut().expect("it names one").lease = None;
+        }
+        assert_eq!((before.leader(), before.agreed()), (None, None));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Where the nodes are: ports, folders, node files.
 //!
-//! - The usual local ports if all of them are free, others if not; never a mixture.
+//! - The usual local ports if all of them are free, others if not; never a mixture. A node's ports follow each other.
 //! - Each node's field connections come from a loopback address of its own, so that devices can tell nodes apart.
 //! - A node dials its peers at the relay; the membership holds their real addresses.
+//! - The first three found the cluster; a node that is added asks them to belong.
 
-use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -12,11 +12,15 @@ use std::path::{Path, PathBuf};
 
 use super::relay::Relay;
 
-/// How many nodes there are.
+/// How many nodes found a cluster.
 pub const NODES: usize = 3;
 /// Ports of the first node: peers, API, health. The other nodes' are ten higher each.
 const FIRST_PORT: u16 = 7610;
-const PORTS_PER_NODE: usize = 3;
+const PORTS_PER_NODE: u16 = 3;
+const PORT_STEP: u16 = 10;
+/// Other first ports lie below those that systems give to connections, and there are so many of them.
+const OTHER_PORTS: u16 = 20_000;
+const OTHERS: u16 = 900;
 
 /// One node on paper.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub struct NodePlan {
     pub peers: SocketAddr,
     /// Its gRPC API.
     pub admin: SocketAddr,
+    /// Where its API is asked by whoever runs it, in plaintext: the API itself, or what stands before it.
+    pub api: SocketAddr,
     /// Its health listener.
     pub health: SocketAddr,
     /// Where devices see it come from.
@@ -37,9 +43,19 @@ pub struct NodePlan {
     pub file: PathBuf,
     /// What it writes to its outputs.
     pub log: PathBuf,
+    /// Whether it asks the others to belong, instead of founding the cluster with them.
+    pub joins: bool,
+    /// Whether it is started later than the others, by hand.
+    pub waits: bool,
+    /// What its node file says before the first table.
+    pub head: String,
+    /// Further tables of its node file.
+    pub tables: String,
+    /// Environment of its process.
+    pub variables: Vec<(String, String)>,
 }
 
-/// Three nodes on paper.
+/// Nodes on paper.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     /// The cluster's name.
@@ -53,52 +69,63 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Chooses ports, and names files below `folder`.
+    /// Three nodes with files below `folder`, at the usual ports if they are free.
     pub fn plan(folder: &Path, cluster: &str) -> io::Result<Self> {
-        let usual: Vec<u16> =
-            (0..NODES as u16).flat_map(|node| (0..3).map(move |port| usual(node, port))).collect();
-        let (ports, has_usual_ports) = match free(&usual) {
-            Ok(ports) => (ports, true),
-            Err(_) => (free(&[0; NODES * PORTS_PER_NODE])?, false),
+        let usual: Vec<u16> = (0..NODES as u16).map(|node| FIRST_PORT + PORT_STEP * node).collect();
+        let has_usual_ports = usual.iter().all(|first| are_free(*first));
+        let firsts = if has_usual_ports { usual } else { others(NODES, &[])? };
+        Ok(Self::at(folder, cluster, &firsts, has_usual_ports))
+    }
+
+    /// Three nodes with files below `folder`, at ports that no other cluster of this machine is likely to take.
+    pub fn apart(folder: &Path, cluster: &str) -> io::Result<Self> {
+        Ok(Self::at(folder, cluster, &others(NODES, &[])?, false))
+    }
+
+    fn at(folder: &Path, cluster: &str, firsts: &[u16], has_usual_ports: bool) -> Self {
+        let node = |(index, first): (usize, &u16)| {
+            NodePlan::new(folder, &format!("node-{}", index + 1), index, *first)
         };
-        let node = |(number, ports): (usize, &[SocketAddr])| {
-            let name = format!("node-{}", number + 1);
-            NodePlan {
-                peers: ports[0],
-                admin: ports[1],
-                health: ports[2],
-                field: IpAddr::from([127, 0, 0, 11 + number as u8]),
-                data: folder.join(&name),
-                file: folder.join(format!("{name}.toml")),
-                log: folder.join(format!("{name}.log")),
-                name,
-            }
-        };
-        Ok(Self {
+        Self {
             cluster: cluster.to_owned(),
             folder: folder.to_owned(),
-            nodes: ports.chunks(PORTS_PER_NODE).enumerate().map(node).collect(),
+            nodes: firsts.iter().enumerate().map(node).collect(),
             has_usual_ports,
-        })
+        }
+    }
+
+    /// Plans another node, which asks the first three to belong; its index.
+    pub fn add(&mut self, name: &str) -> io::Result<usize> {
+        let index = self.nodes.len();
+        let taken: Vec<u16> = self.nodes.iter().map(|node| node.peers.port()).collect();
+        let node = NodePlan::new(&self.folder, name, index, others(1, &taken)?[0]);
+        self.nodes.push(NodePlan { joins: true, waits: true, ..node });
+        Ok(index)
     }
 
     /// The node file of node `index`, which dials its peers at `relay`.
     pub fn node_file(&self, index: usize, relay: &Relay) -> String {
         let node = &self.nodes[index];
-        let members: Vec<String> =
-            self.nodes.iter().map(|node| toml_text(&format!("{}={}", node.name, node.peers))).collect();
+        let founders = self.nodes.iter().filter(|node| !node.joins);
+        let (key, others): (&str, Vec<String>) = match node.joins {
+            true => ("join", founders.map(|node| node.peers.to_string()).collect()),
+            false => ("members", founders.map(|node| format!("{}={}", node.name, node.peers)).collect()),
+        };
+        let others: Vec<String> = others.iter().map(|other| toml_text(other)).collect();
         let mut text = format!(
-            "# One of three nodes on one machine.\nname = {}\ndata-dir = {}\ninsecure = true\n\n[cluster]\nname = {}\n\
-             members = [{}]\n\n[listen]\npeers = \"{}\"\nadmin = \"{}\"\nhealth = \"{}\"\n\n[field]\nbind = \"{}\"\n\n\
+            "# One of several nodes on one machine.\nname = {}\ndata-dir = {}\n{}\n[cluster]\nname = {}\n\
+             {key} = [{}]\n\n[listen]\npeers = \"{}\"\nadmin = \"{}\"\nhealth = \"{}\"\n\n[field]\nbind = \"{}\"\n\n{}\n\
              # The wires between the nodes run through a relay, which can cut them.\n[dial]\n",
             toml_text(&node.name),
             toml_text(&node.data.display().to_string()),
+            node.head,
             toml_text(&self.cluster),
-            members.join(", "),
+            others.join(", "),
             node.peers,
             node.admin,
             node.health,
             node.field,
+            node.tables,
         );
         for (other, peer) in self.nodes.iter().enumerate() {
             if let Some(address) = relay.address(index, other) {
@@ -124,26 +151,51 @@ impl Layout {
     }
 }
 
+impl NodePlan {
+    /// `first` is the first of its ports, which follow each other.
+    fn new(folder: &Path, name: &str, index: usize, first: u16) -> Self {
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, first + port));
+        Self {
+            name: name.to_owned(),
+            peers: at(0),
+            admin: at(1),
+            api: at(1),
+            health: at(2),
+            field: IpAddr::from([127, 0, 0, 11 + index as u8]),
+            data: folder.join(name),
+            file: folder.join(format!("{name}.toml")),
+            log: folder.join(format!("{name}.log")),
+            joins: false,
+            waits: false,
+            head: "insecure = true\n".to_owned(),
+            tables: String::new(),
+            variables: Vec::new(),
+        }
+    }
+}
+
 /// A TOML basic string.
 pub fn toml_text(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-fn usual(node: u16, port: u16) -> u16 {
-    FIRST_PORT + 10 * node + port
+/// The first ports of so many nodes, all of them free a moment ago and none of them in `taken`. Where the search begins
+/// depends on the process, so that two of them hardly ever look at the same ports at one time.
+fn others(nodes: usize, taken: &[u16]) -> io::Result<Vec<u16>> {
+    let start = (std::process::id() % u32::from(OTHERS)) as u16;
+    let candidates = (0..OTHERS).map(|step| OTHER_PORTS + PORT_STEP * ((start + step) % OTHERS));
+    let firsts: Vec<u16> =
+        candidates.filter(|first| !taken.contains(first) && are_free(*first)).take(nodes).collect();
+    if firsts.len() < nodes {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "no free ports between 20000 and 29000"));
+    }
+    Ok(firsts)
 }
 
-/// Addresses for these ports, 0 for any. An error if one is taken.
-fn free(ports: &[u16]) -> io::Result<Vec<SocketAddr>> {
-    // All are held until the last is known: none is given twice.
-    let held: Vec<TcpListener> = ports
-        .iter()
-        .map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)))
-        .collect::<io::Result<_>>()?;
-    let addresses: Vec<SocketAddr> = held.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
-    let distinct: HashSet<&SocketAddr> = addresses.iter().collect();
-    assert_eq!(distinct.len(), addresses.len(), "ports that are held at one time are distinct");
-    Ok(addresses)
+/// Whether a node's ports are free.
+fn are_free(first: u16) -> bool {
+    let mut ports = first..first + PORTS_PER_NODE;
+    ports.all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())
 }
 
 #[cfg(test)]
@@ -152,9 +204,18 @@ mod tests {
 
     #[test]
     fn other_ports_are_taken_when_a_usual_one_is_not_free() {
-        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, usual(1, 2)));
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, FIRST_PORT + PORT_STEP + 2));
         let layout = Layout::plan(Path::new("/nowhere"), "here").expect("free ports");
         assert!(!layout.has_usual_ports, "{taken:?} is not free");
         assert_eq!(layout.endpoints().split(',').count(), NODES);
+    }
+
+    #[test]
+    fn no_port_is_given_twice() {
+        let mut layout = Layout::apart(Path::new("/nowhere"), "here").expect("free ports");
+        assert_eq!(layout.add("node-4").expect("free ports"), NODES);
+        let ports = layout.nodes.iter().flat_map(|node| [node.peers, node.admin, node.health]);
+        let distinct: std::collections::BTreeSet<_> = ports.collect();
+        assert_eq!(distinct.len(), 12);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -19,8 +19,18 @@ use super::layout::NodePlan;
 const ORDERLY: Duration = Duration::from_secs(4);
 /// The kernel ends a killed process at once.
 const KILLED: Duration = Duration::from_secs(5);
-/// Lines of a log that are shown when a node ends by itself.
-const LAST_LINES: usize = 8;
+
+/// A command of the program, without what the surroundings say of nodes and profiles.
+pub fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (key, _) in std::env::vars_os() {
+        if key.to_str().is_some_and(|key| key.starts_with("HOLDFAST_")) {
+            command.env_remove(key);
+        }
+    }
+    command.env("XDG_CONFIG_HOME", "/nowhere").env("NO_COLOR", "1").stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
 
 /// A node's process, if it runs.
 #[derive(Debug)]
@@ -40,16 +50,11 @@ impl Process {
     /// Starts it; its outputs are appended to its log.
     pub fn start(&mut self) -> io::Result<()> {
         let log = OpenOptions::new().create(true).append(true).open(&self.plan.log)?;
-        let mut command = Command::new(&self.program);
+        let mut command = command(&self.program);
         command.arg("node").arg("--config").arg(&self.plan.file);
-        // What the surroundings say of nodes is not meant for these.
-        for (key, _) in std::env::vars_os() {
-            if key.to_str().is_some_and(|key| key.starts_with("HOLDFAST_")) {
-                command.env_remove(key);
-            }
-        }
-        command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.child = Some(command.process_group(0).kill_on_drop(true).spawn()?);
+        command.envs(self.plan.variables.iter().map(|(name, value)| (name, value)));
+        command.stdout(log.try_clone()?).stderr(log);
+        self.child = Some(command.process_group(0).spawn()?);
         self.is_paused = false;
         Ok(())
     }
@@ -85,25 +90,41 @@ impl Process {
         Ok(())
     }
 
+    /// `kill -9`, without waiting for its end.
+    pub(super) fn end_at_once(&mut self) {
+        if let Some(child) = &mut self.child
+            && let Err(error) = child.start_kill()
+        {
+            tracing::debug!(name = self.plan.name, %error, "it had ended already");
+        }
+    }
+
     /// Stops it in order, or kills it if that takes too long. `false` if it had to be killed.
     pub async fn stop(&mut self) -> io::Result<bool> {
+        let ended = self.terminate(ORDERLY).await?;
+        if ended.is_none() {
+            self.kill().await?;
+        }
+        Ok(ended.is_some())
+    }
+
+    /// Asks it to end (`SIGTERM`), and waits so long; how it ended, or `None` if it has not by then.
+    pub async fn terminate(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         if self.child.is_none() {
-            return Ok(true);
+            return Ok(Some(ExitStatus::default()));
         }
         self.pause(false)?;
         self.signal(Signal::TERM)?;
-        let Some(child) = &mut self.child else { return Ok(true) };
-        match timeout(ORDERLY, child.wait()).await {
-            Ok(ended) => {
-                ended?;
-                self.child = None;
-                Ok(true)
-            }
-            Err(_) => {
-                self.kill().await?;
-                Ok(false)
-            }
-        }
+        let Some(child) = &mut self.child else { return Ok(None) };
+        let Ok(ended) = timeout(limit, child.wait()).await else { return Ok(None) };
+        self.child = None;
+        Ok(Some(ended?))
+    }
+
+    /// Kills it, and removes its data directory.
+    pub async fn wipe(&mut self) -> io::Result<()> {
+        self.kill().await?;
+        std::fs::remove_dir_all(&self.plan.data)
     }
 
     /// Lets it stand still (`SIGSTOP`), or go on (`SIGCONT`).
@@ -118,15 +139,17 @@ impl Process {
         self.child.as_ref().and_then(Child::id)
     }
 
+    /// What it has logged, since it was first started.
+    pub fn log(&self) -> String {
+        let shown = |error| format!("{}: {error}", self.plan.log.display());
+        std::fs::read_to_string(&self.plan.log).unwrap_or_else(shown)
+    }
+
     /// The last lines of its log.
-    pub fn last_lines(&self) -> String {
-        match std::fs::read_to_string(&self.plan.log) {
-            Ok(text) => {
-                let lines: Vec<&str> = text.lines().collect();
-                lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
-            }
-            Err(error) => format!("{}: {error}", self.plan.log.display()),
-        }
+    pub fn last_lines(&self, count: usize) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(count)..].join("\n")
     }
 
     fn signal(&self, signal: Signal) -> io::Result<()> {

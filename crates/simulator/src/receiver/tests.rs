@@ -138,6 +138,10 @@ async fn it_misbehaves_as_it_is_told() {
     assert!(answer.contains(" 422 ") && answer.contains("00000000/1/1") && !answer.contains("00000000/1/0"));
     assert_eq!(receiver.counts().samples, 1);
 
+    receiver.set_reply(Reply::LoseAnswer);
+    assert_eq!(status(&receiver, &request).await, 504);
+    assert_eq!((receiver.counts().samples, receiver.counts().duplicates), (2, 1), "it was kept all the same");
+
     receiver.set_reply(Reply::Accept);
     receiver.demand_token(Some("s3cret"));
     assert_eq!(status(&receiver, &request).await, 401);

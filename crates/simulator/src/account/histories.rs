@@ -12,20 +12,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::Timestamp;
 use serde::Deserialize;
-use simulator::history::{EachLine, History, Kind};
 
-use super::account::{Account, GapSeen, Number, OpeningSeen, SampleSeen};
+use super::{Account, GapSeen, Number, OpeningSeen, SampleSeen};
+use crate::history::{EachLine, History, Kind};
 
 /// An account that grows while the run goes on. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct SharedAccount {
+pub struct SharedAccount {
     account: Arc<Mutex<Account>>,
     history: History,
 }
 
 impl SharedAccount {
     /// Feeds `account` from a history that is also written to `path`.
-    pub(super) fn start(account: Account, path: &Path) -> io::Result<Self> {
+    pub fn start(account: Account, path: &Path) -> io::Result<Self> {
         let account = Arc::new(Mutex::new(account));
         let file = BufWriter::new(File::create(path)?);
         let tap = tap(file, Arc::clone(&account));
@@ -33,12 +33,12 @@ impl SharedAccount {
     }
 
     /// Where the simulated parts write.
-    pub(super) fn history(&self) -> History {
+    pub fn history(&self) -> History {
         self.history.clone()
     }
 
     /// The account with everything that has been seen until now.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Account> {
+    pub fn lock(&self) -> MutexGuard<'_, Account> {
         let flushed = self.history.flush();
         let mut account = lock(&self.account);
         if let Err(error) = flushed {
@@ -104,6 +104,7 @@ struct Sample<'a> {
     source_time: &'a str,
     gateway_time: &'a str,
     term: &'a str,
+    node: String,
 }
 
 #[derive(Deserialize)]
@@ -125,7 +126,9 @@ struct Opening<'a> {
     #[serde(borrow)]
     grid: &'a str,
     first: &'a str,
+    period: &'a str,
     replaces: Option<&'a str>,
+    cause: String,
 }
 
 /// A line, or a row, that says nothing.
@@ -192,6 +195,7 @@ impl TryFrom<Sample<'_>> for SampleSeen {
             source_time: sample.source_time.parse()?,
             gateway_time: sample.gateway_time.parse()?,
             term: sample.term.parse()?,
+            node: sample.node,
             tag: sample.tag,
             device: sample.device,
         })
@@ -223,9 +227,23 @@ impl TryFrom<Opening<'_>> for OpeningSeen {
             device: opening.device,
             grid: opening.grid.parse()?,
             first: opening.first.parse()?,
+            period_ns: nanos(opening.period)?,
+            cause: opening.cause,
             replaces: opening.replaces.map(str::parse).transpose()?,
         })
     }
+}
+
+/// A duration in proto3 JSON: seconds with nine digits at most behind the point, and an `s`.
+fn nanos(duration: &str) -> Result<i64, Nonsense> {
+    let wrong = || Nonsense::Value(duration.to_owned());
+    let (seconds, rest) = duration
+        .strip_suffix('s')
+        .map(|text| text.split_once('.').unwrap_or((text, "0")))
+        .ok_or_else(wrong)?;
+    let rest: i64 = format!("{rest:0<9}").parse()?;
+    let seconds: i64 = seconds.parse()?;
+    Some(seconds * 1_000_000_000 + rest).filter(|nanos| *nanos > 0).ok_or_else(wrong)
 }
 
 /// proto3 JSON has 64-bit integers as strings.
@@ -246,7 +264,7 @@ fn number(value: &serde_json::Value) -> Result<Option<Number>, Nonsense> {
 }
 
 /// Enters the rows of every sample file in `folder`.
-pub(super) fn enter_files(folder: &Path, account: &mut Account) -> io::Result<()> {
+pub fn enter_files(folder: &Path, account: &mut Account) -> io::Result<()> {
     for path in sample_files(folder)? {
         let text = std::fs::read_to_string(&path)?;
         for row in text.lines().skip(1) {
@@ -258,7 +276,7 @@ pub(super) fn enter_files(folder: &Path, account: &mut Account) -> io::Result<()
     Ok(())
 }
 
-/// Cells of the demo's plant hold neither commas nor quotes.
+/// Cells of the simulated plant hold neither commas nor quotes.
 fn enter_row(row: &str, account: &mut Account) -> Result<(), Nonsense> {
     let cells: Vec<&str> = row.split(',').collect();
     let &[_, tag, _, _, _, _, _, source_time, _, device, _, grid, slot, _, _] = cells.as_slice() else {
@@ -270,7 +288,7 @@ fn enter_row(row: &str, account: &mut Account) -> Result<(), Nonsense> {
 }
 
 /// Rows of samples in `folder`, those of unfinished files excepted.
-pub(super) fn count_rows(folder: &Path) -> io::Result<u64> {
+pub fn count_rows(folder: &Path) -> io::Result<u64> {
     let mut rows = 0;
     for path in sample_files(folder)? {
         rows += std::fs::read_to_string(&path)?.lines().skip(1).count() as u64;
@@ -293,8 +311,8 @@ fn sample_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plant::Plant;
     use super::*;
+    use crate::plant::Plant;
 
     const LINES: [&str; 8] = [
         r#"{"t_ns":5000,"process":"hall-1/press-1","kind":"ok","op":"read","peer":"127.0.0.11:40000","unit":1,"function":3,"start":0,"count":22,"ordinal":1,"first_byte_ns":1,"last_byte_ns":2,"hash":0}"#,

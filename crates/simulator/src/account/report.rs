@@ -5,7 +5,7 @@ use serde::Serialize;
 /// What a run proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(in crate::demo) enum Verdict {
+pub enum Verdict {
     /// Everything adds up, and every fault did what it should.
     Pass,
     /// Something is lost, changed, unexplained or was read twice.
@@ -17,57 +17,61 @@ pub(in crate::demo) enum Verdict {
 
 /// A fault after which another node took over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(in crate::demo) struct FailoverSeen {
+pub struct FailoverSeen {
     /// In words.
-    pub(in crate::demo) fault: String,
+    pub fault: String,
     /// The longest time without an answered read, in milliseconds.
-    pub(in crate::demo) gap_ms: u64,
+    pub gap_ms: u64,
 }
 
 /// A planned change of leader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(in crate::demo) struct SwitchoverSeen {
+pub struct SwitchoverSeen {
     /// Slots that were not read, all groups together.
-    pub(in crate::demo) slots_missed: u64,
+    pub slots_missed: u64,
 }
 
 /// The account of a run. Values are counted where nothing else is said.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub(in crate::demo) struct Report {
+pub struct Report {
     /// What it amounts to.
-    pub(in crate::demo) verdict: Verdict,
+    pub verdict: Verdict,
     /// Read *requests* that devices answered with values.
-    pub(in crate::demo) reads_answered: u64,
+    pub reads_answered: u64,
     /// Samples that pushers were told are safe.
-    pub(in crate::demo) pushed_acked: u64,
+    pub pushed_acked: u64,
     /// Distinct samples that the HTTP receiver accepted.
-    pub(in crate::demo) delivered: u64,
+    pub delivered: u64,
     /// Answered or acknowledged, and neither delivered to every destination nor inside a gap.
-    pub(in crate::demo) lost: u64,
+    pub lost: u64,
     /// Records that came again under the same key, and pushed samples that came under a second one.
-    pub(in crate::demo) duplicates: u64,
+    pub duplicates: u64,
     /// Samples that came for the first time behind a later one of their tag.
-    pub(in crate::demo) out_of_order: u64,
+    pub out_of_order: u64,
     /// Slots from 0 to the highest known one, all grids together.
-    pub(in crate::demo) slots_expected: u64,
+    pub slots_expected: u64,
     /// Slots with a good sample of every tag.
-    pub(in crate::demo) slots_sampled: u64,
+    pub slots_sampled: u64,
     /// Slots with a sample of every tag, at least one of them bad.
-    pub(in crate::demo) slots_bad: u64,
+    pub slots_bad: u64,
     /// Slots in one gap record.
-    pub(in crate::demo) slots_in_gaps: u64,
+    pub slots_in_gaps: u64,
     /// Slots that are in nothing, in part only, or in two things.
-    pub(in crate::demo) slots_unaccounted: u64,
+    pub slots_unaccounted: u64,
     /// Pairs of requests of two nodes at one device at one time.
-    pub(in crate::demo) device_overlaps: u64,
+    pub device_overlaps: u64,
     /// Faults after which another node took over.
-    pub(in crate::demo) failovers: Vec<FailoverSeen>,
+    pub failovers: Vec<FailoverSeen>,
     /// Planned changes of leader.
-    pub(in crate::demo) switchovers: Vec<SwitchoverSeen>,
+    pub switchovers: Vec<SwitchoverSeen>,
     /// Reigns that nothing explains.
-    pub(in crate::demo) spurious_elections: u64,
+    pub spurious_elections: u64,
+    /// Reigns in which two nodes polled, or of which something stands behind the beginning of a later one.
+    pub stale_reigns: u64,
+    /// Records that came again with other bytes.
+    pub conflicts: u64,
     /// Why it did not pass, a sentence each.
-    pub(in crate::demo) problems: Vec<String>,
+    pub problems: Vec<String>,
 }
 
 impl Report {
@@ -81,6 +85,8 @@ impl Report {
             (self.out_of_order, "samples came out of order"),
             (self.slots_unaccounted, "slots are not in exactly one sample or gap"),
             (self.device_overlaps, "times two nodes asked one device at one time"),
+            (self.stale_reigns, "terms in which two nodes polled, or something stands behind a later one"),
+            (self.conflicts, "records came again with other bytes"),
         ];
         self.problems = faults
             .into_iter()

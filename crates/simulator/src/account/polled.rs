@@ -2,17 +2,19 @@
 //!
 //! - Slots are ordered by (grid, slot); grids are numbered in the order in which they were opened.
 //! - The first tag of the device holds the number of the read; it comes before the others of its slot.
+//! - A grid in which any of the device's later tags arrives has all of them in every slot; any other has none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use model::Timestamp;
 
-use super::super::plant::PERIOD_NS;
 use super::{Filed, GapSeen, Number, OpeningSeen, Polled, SampleSeen};
 
 /// Slots of one grid that are looked at; more would be 11 days at 100 ms, and can only be nonsense.
 const MOST_SLOTS: u64 = 10_000_000;
+/// Why a grid is opened anew by a leader whose clock does not agree.
+const CLOCK: &str = "clock";
 
 /// What is known of one device.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub(super) struct DeviceBook {
     slots: BTreeMap<(u64, u64), Slot>,
     gaps: Vec<GapSeen>,
     openings: BTreeMap<u64, OpeningSeen>,
+    /// Grids with the tags of a later revision.
+    later: BTreeSet<u64>,
     /// Values that cannot be what the device answered.
     wrong: u64,
 }
@@ -84,6 +88,7 @@ impl DeviceBook {
             slots: BTreeMap::new(),
             gaps: Vec::new(),
             openings: BTreeMap::new(),
+            later: BTreeSet::new(),
             wrong: 0,
         }
     }
@@ -99,6 +104,9 @@ impl DeviceBook {
     /// Takes a sample. `false` if the device has no such tag.
     pub(super) fn received(&mut self, sample: &SampleSeen) -> bool {
         let (Some(tag), Some(place)) = (self.device.tag(&sample.tag), sample.slot) else { return false };
+        if self.device.is_later(tag) {
+            self.later.insert(place.0);
+        }
         let slot = self.slots.entry(place).or_default();
         let bit = 1 << tag;
         slot.is_twice |= (slot.good | slot.bad) & bit != 0;
@@ -144,6 +152,10 @@ impl DeviceBook {
 
     pub(super) fn gaps(&self) -> impl Iterator<Item = &GapSeen> {
         self.gaps.iter()
+    }
+
+    pub(super) fn openings(&self) -> impl Iterator<Item = &OpeningSeen> {
+        self.openings.values()
     }
 
     pub(super) fn last_read(&self) -> Option<(IpAddr, u64)> {
@@ -214,8 +226,8 @@ impl DeviceBook {
                 (settled, excuses) = (ordinal, 0);
             }
         });
-        let mut partial =
-            self.slots.values().rev().filter(|slot| slot.ordinal > 0).map(|slot| self.missing(slot));
+        let known = self.slots.iter().rev().filter(|(_, slot)| slot.ordinal > 0);
+        let mut partial = known.map(|((grid, _), slot)| self.missing(*grid, slot));
         tally.pending = partial.next().unwrap_or_default();
         tally.lost += partial.sum::<u64>();
         tally.pending += self.between(settled, u32::MAX).saturating_sub(excuses) * tags;
@@ -230,8 +242,10 @@ impl DeviceBook {
     }
 
     /// Tags of a read that did not arrive although others did.
-    fn missing(&self, slot: &Slot) -> u64 {
-        (self.device.tags.len() as u64).saturating_sub(u64::from((slot.good | slot.bad).count_ones()))
+    fn missing(&self, grid: u64, slot: &Slot) -> u64 {
+        let later = if self.later.contains(&grid) { self.device.later.len() } else { 0 };
+        let tags = (self.device.tags.len() + later) as u64;
+        tags.saturating_sub(u64::from((slot.good | slot.bad).count_ones()))
     }
 
     /// Calls `each` for every slot from 0 to the highest known of each grid, in order.
@@ -253,7 +267,7 @@ impl DeviceBook {
                 }
             }
             for (slot, cover) in covers.into_iter().enumerate() {
-                each(self.said(self.slots.get(&(grid, slot as u64)), cover));
+                each(self.said(grid, self.slots.get(&(grid, slot as u64)), cover));
             }
             for _ in 0..missing {
                 each(Said::Unaccounted(None));
@@ -265,20 +279,19 @@ impl DeviceBook {
     /// that is less than one.
     fn missing_behind(&self, grid: u64, highest: u64) -> u64 {
         let Some(opening) = self.openings.get(&grid) else { return 0 };
-        let Some(successor) = self.openings.values().find(|later| later.replaces == Some(grid)) else {
-            return 0;
-        };
-        let end = opening.first.plus_nanos((highest as i64 + 1).saturating_mul(PERIOD_NS));
-        let hole = successor.first.nanos_since(end) / PERIOD_NS;
+        let replaces = |later: &&OpeningSeen| later.replaces == Some(grid) && later.cause != CLOCK;
+        let Some(successor) = self.openings.values().find(replaces) else { return 0 };
+        let end = opening.first.plus_nanos((highest as i64 + 1).saturating_mul(opening.period_ns));
+        let hole = successor.first.nanos_since(end) / opening.period_ns;
         if hole > 1 { (hole as u64).min(MOST_SLOTS) } else { 0 }
     }
 
-    fn said(&self, slot: Option<&Slot>, gaps: u8) -> Said {
+    fn said(&self, grid: u64, slot: Option<&Slot>, gaps: u8) -> Said {
         let Some(slot) = slot else {
             return if gaps == 1 { Said::InGap } else { Said::Unaccounted(None) };
         };
         let ordinal = (slot.ordinal > 0).then_some(slot.ordinal);
-        if gaps > 0 || slot.is_twice || self.missing(slot) > 0 {
+        if gaps > 0 || slot.is_twice || self.missing(grid, slot) > 0 {
             return Said::Unaccounted(ordinal);
         }
         match ordinal {

@@ -2,25 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::Clock;
-use runtime::SystemClock;
-use simulator::history::monotonic_ns;
-use simulator::modbus::{self, ModbusServer};
-use simulator::pusher::{Pusher, PusherConfig};
-use simulator::receiver::{Mode, Receiver};
-use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
-use super::account::Account;
-use super::histories::SharedAccount;
-use super::plant::{Addresses, Plant};
+use crate::account::{Account, SharedAccount};
+use crate::history::{WallClock, monotonic_ns};
+use crate::modbus::{self, ModbusServer};
+use crate::plant::{Addresses, Plant, Shape};
+use crate::pusher::{Pusher, PusherConfig};
+use crate::receiver::{Mode, Receiver};
 
 /// From one pushed message to the next.
 const PUSH_EVERY: Duration = Duration::from_millis(100);
@@ -29,27 +27,34 @@ const PUSH_WINDOW: usize = 16;
 const PUSH_PATIENCE: Duration = Duration::from_secs(1);
 /// How long pushers may wait for acknowledgements at the end.
 const PUSH_DRAIN: Duration = Duration::from_secs(10);
+/// Below the folder of a run.
+const FILES: &str = "csv";
+const HISTORY: &str = "history.jsonl";
 
 /// The simulated plant.
-pub(super) struct Field {
+#[derive(Debug)]
+pub struct Field {
     /// What it is.
-    pub(super) plant: Plant,
+    pub plant: Plant,
     /// What it has seen.
-    pub(super) account: SharedAccount,
-    /// They end when they are dropped.
-    _devices: Vec<ModbusServer>,
+    pub account: SharedAccount,
+    /// The HTTP receiver.
+    pub receiver: Mutex<Receiver>,
+    /// The polled devices, in the plant's order; they end when they are dropped.
+    pub devices: Vec<ModbusServer>,
     addresses: Addresses,
-    receiver: Mutex<Receiver>,
+    folder: PathBuf,
     pushers: Mutex<JoinSet<()>>,
     stop_pushing: CancellationToken,
 }
 
 impl Field {
-    /// Starts devices and receiver, which write to `history`; pushers begin with [`Field::push_to`].
-    pub(super) async fn start(history: &Path) -> io::Result<Self> {
+    /// Starts devices and receiver, which write to a history in `folder`; pushers begin with [`Field::push`].
+    pub async fn start(folder: &Path) -> io::Result<Self> {
         let plant = Plant::demo();
-        let wall_offset = SystemClock.now().0 - i64::try_from(monotonic_ns()).unwrap_or(i64::MAX);
-        let account = SharedAccount::start(Account::new(&plant, wall_offset), history)?;
+        let wall_offset = WallClock.now().0 - i64::try_from(monotonic_ns()).unwrap_or(i64::MAX);
+        std::fs::create_dir_all(folder.join(FILES))?;
+        let account = SharedAccount::start(Account::new(&plant, wall_offset), &folder.join(HISTORY))?;
         let mut devices = Vec::new();
         for device in &plant.devices {
             let config = modbus::Config {
@@ -65,47 +70,63 @@ impl Field {
         Ok(Self {
             plant,
             account,
-            _devices: devices,
-            addresses,
             receiver: Mutex::new(receiver),
+            devices,
+            addresses,
+            folder: folder.to_owned(),
             pushers: Mutex::new(JoinSet::new()),
             stop_pushing: CancellationToken::new(),
         })
     }
 
-    /// The plant document; files go to `csv`.
-    pub(super) fn document(&self, csv: &Path) -> String {
-        self.plant.document(&self.addresses, csv)
+    /// The plant document.
+    pub fn document(&self, shape: Shape) -> String {
+        self.plant.document(&self.addresses, &self.files(), shape)
     }
 
-    /// Starts the pushers; each begins at another node.
-    pub(super) async fn push_to(&self, endpoints: &[Endpoint]) {
-        let mut pushers = self.pushers.lock().await;
-        for (place, pusher) in self.plant.pushers.iter().enumerate() {
+    /// Where the CSV destination writes.
+    pub fn files(&self) -> PathBuf {
+        self.folder.join(FILES)
+    }
+
+    /// Where everything that devices, pushers and the receiver saw is written.
+    pub fn history(&self) -> PathBuf {
+        self.folder.join(HISTORY)
+    }
+
+    /// Starts all pushers; each begins at another node.
+    pub async fn push_to(&self, endpoints: &[Endpoint]) {
+        for place in 0..self.plant.pushers.len() {
             let mut endpoints = endpoints.to_vec();
             let nodes = endpoints.len().max(1);
             endpoints.rotate_left(place % nodes);
-            let config = PusherConfig {
-                name: pusher.id.clone(),
-                endpoints,
-                content: pusher.content.clone(),
-                window: PUSH_WINDOW,
-                interval: Some(PUSH_EVERY),
-                messages: None,
-                patience: PUSH_PATIENCE,
-                drain: PUSH_DRAIN,
-                clock: Arc::new(SystemClock),
-            };
-            let running = Pusher::new(config, Some(self.account.history())).run(self.stop_pushing.clone());
-            pushers.spawn(async move {
-                let report = running.await;
-                tracing::debug!(?report, "pusher ends");
-            });
+            self.push(place, endpoints).await;
         }
     }
 
+    /// Starts a pusher, which tries these nodes in turn.
+    pub async fn push(&self, place: usize, endpoints: Vec<Endpoint>) {
+        let pusher = &self.plant.pushers[place];
+        let config = PusherConfig {
+            name: pusher.id.clone(),
+            endpoints,
+            content: pusher.content.clone(),
+            window: PUSH_WINDOW,
+            interval: Some(PUSH_EVERY),
+            messages: None,
+            patience: PUSH_PATIENCE,
+            drain: PUSH_DRAIN,
+            clock: Arc::new(WallClock),
+        };
+        let running = Pusher::new(config, Some(self.account.history())).run(self.stop_pushing.clone());
+        self.pushers.lock().await.spawn(async move {
+            let report = running.await;
+            tracing::debug!(?report, "pusher ends");
+        });
+    }
+
     /// Ends the pushers once what they sent is acknowledged, or cannot be.
-    pub(super) async fn stop_pushing(&self) {
+    pub async fn stop_pushing(&self) {
         self.stop_pushing.cancel();
         // Bounded by their drain.
         let mut pushers = self.pushers.lock().await;
@@ -113,7 +134,7 @@ impl Field {
     }
 
     /// Takes the HTTP receiver away, or brings it back.
-    pub(super) async fn set_receiver(&self, is_up: bool) -> io::Result<()> {
+    pub async fn set_receiver(&self, is_up: bool) -> io::Result<()> {
         let mut receiver = self.receiver.lock().await;
         if is_up {
             receiver.come_up().await
@@ -124,12 +145,12 @@ impl Field {
     }
 
     /// Repeated records whose bytes differed.
-    pub(super) async fn conflicts(&self) -> u64 {
+    pub async fn conflicts(&self) -> u64 {
         self.receiver.lock().await.counts().conflicts
     }
 
     /// Who has read each device last: device, node's field address, age.
-    pub(super) fn readers(&self) -> BTreeMap<String, Option<(std::net::IpAddr, Duration)>> {
+    pub fn readers(&self) -> BTreeMap<String, Option<(IpAddr, Duration)>> {
         let now = monotonic_ns();
         let account = self.account.lock();
         let age = |at_ns: u64| Duration::from_nanos(now.saturating_sub(at_ns));

@@ -53,6 +53,7 @@ impl Run {
                 source_time: Timestamp(base_time + index as i64),
                 gateway_time: Timestamp(0),
                 term: 1,
+                node: "node-1".to_owned(),
             };
             self.account.received(&sample, true);
         }
@@ -81,6 +82,7 @@ impl Run {
             source_time: Timestamp((slot * 100 * MS) as i64),
             gateway_time: Timestamp((slot * 100 * MS) as i64),
             term,
+            node: format!("node-{term}"),
         };
         press.tags.iter().enumerate().map(sample).collect()
     }
@@ -271,7 +273,9 @@ fn a_grid_ends_where_its_successor_begins() {
         device: PRESS.to_owned(),
         grid,
         first: Timestamp(first * MS as i64),
+        period_ns: 100 * MS as i64,
         replaces,
+        cause: "configuration".to_owned(),
     };
     run.account.received_opening(opening(1, 0, None), true);
     run.account.received_opening(opening(2, 600, Some(1)), true);
@@ -280,6 +284,75 @@ fn a_grid_ends_where_its_successor_begins() {
     let report = run.account.settle();
     assert_eq!((report.slots_unaccounted, report.slots_expected), (4, 9), "500 to 800 are in nothing");
     assert_eq!(report.verdict, Verdict::Fail);
+    let on_another_clock = OpeningSeen { cause: "clock".to_owned(), ..opening(2, 900, Some(1)) };
+    run.account.received_opening(on_another_clock, true);
+    assert_eq!(run.account.settle().slots_unaccounted, 0, "the two times are of two clocks");
+}
+
+#[test]
+fn a_grid_that_has_later_tags_has_them_in_every_slot() {
+    let mut run = Run::new();
+    run.slots(0..=1, 1);
+    let more = |run: &mut Run, slot: u64| {
+        run.read(slot);
+        let mut samples = run.samples(slot, 1);
+        let press = Plant::demo().devices[0].clone();
+        let base = samples[0].clone();
+        samples.extend((0_u32..).zip(&press.later).map(|(place, tag)| SampleSeen {
+            key: run.key(),
+            tag: tag.clone(),
+            value: Some(Number::Whole(u64::from(22 + place + slot as u32 + 1))),
+            ..base.clone()
+        }));
+        samples.iter_mut().for_each(|sample| sample.slot = Some((2, slot)));
+        samples
+    };
+    for slot in 0..=1 {
+        run.account.answered(PRESS, 10 + slot, A, (2 + slot) * 100 * MS);
+    }
+    for slot in 2..=3 {
+        let samples = more(&mut run, slot);
+        run.deliver(&samples);
+    }
+    let report = run.account.settle();
+    assert_eq!(
+        (report.slots_unaccounted, report.slots_sampled),
+        (2, 4),
+        "slots 0 and 1 of grid 2 are in nothing"
+    );
+    let samples = more(&mut run, 4);
+    run.deliver(&samples[..samples.len() - 1]);
+    let report = run.account.settle();
+    assert_eq!((report.slots_unaccounted, report.slots_sampled), (3, 4), "slot 4 lacks a later tag");
+}
+
+#[test]
+fn a_reign_that_writes_behind_a_later_one_or_through_two_nodes_is_stale() {
+    let mut run = Run::new();
+    run.slots(0..=1, 1);
+    run.slots(2..=3, 2);
+    assert_eq!(run.account.settle().stale_reigns, 0);
+    let mut late = run.samples(3, 1)[0].clone();
+    late.tag = "hall-1/press-1/device-number".to_owned();
+    run.account.received(&late, true);
+    let report = run.account.settle();
+    assert_eq!((report.stale_reigns, report.verdict), (1, Verdict::Fail), "term 1 behind term 2");
+    let mut run = Run::new();
+    run.slots(0..=1, 2);
+    let mut other = run.samples(2, 2);
+    other.iter_mut().for_each(|sample| sample.node = "node-3".to_owned());
+    run.read(2);
+    run.deliver(&other);
+    assert_eq!(run.account.settle().stale_reigns, 1, "two nodes in one term");
+}
+
+#[test]
+fn a_record_that_comes_again_with_other_bytes_fails_the_run() {
+    let mut run = Run::new();
+    run.slots(0..=1, 1);
+    run.account.conflicted(1);
+    let report = run.account.settle();
+    assert_eq!((report.conflicts, report.verdict), (1, Verdict::Fail));
 }
 
 #[test]
@@ -384,6 +457,8 @@ fn the_report_has_the_promised_fields() {
         "failovers",
         "switchovers",
         "spurious_elections",
+        "stale_reigns",
+        "conflicts",
     ];
     for field in wanted {
         assert!(report.get(field).is_some(), "{field} is missing");

@@ -1,79 +1,98 @@
 //! The simulated plant on paper: devices, tags and pushers, what their values prove, and the plant document.
 //!
-//! - Three devices of twenty tags lie in one block of registers each, so that one request reads all of a device, and
-//!   every value names the request that read it.
+//! - Three devices of twenty tags, to which a later revision adds two, lie in one block of registers each, so that one
+//!   request reads all of a device, and every value names the request that read it.
 //! - Two pushers count, and send values that follow from the count.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use model::plant::address::Table;
-use simulator::modbus::{Proof, ReadRequest, RegisterSource};
-use simulator::nodes::layout::toml_text;
-use simulator::pusher::{Body, Content};
 
-use super::account::Number;
+use crate::account::Number;
+use crate::modbus::{Proof, ReadRequest, RegisterSource};
+use crate::nodes::layout::toml_text;
+use crate::pusher::{Body, Content};
 
-/// Registers of each device: four tags of their own, and one tag for each register from [`FIRST_WORD`] on.
-const REGISTERS: u16 = 22;
+/// Registers of each device: four tags of their own, and one tag for each register from [`FIRST_WORD`] on; those from
+/// [`LATER_WORD`] are read by a later revision alone.
+const REGISTERS: u16 = 24;
 const FIRST_WORD: u16 = 6;
+const LATER_WORD: u16 = 22;
 /// The tags before the words: the number of the read, the device's number, its unit id, a sine.
 const HEAD: [(&str, u16, &str); 4] =
     [("reads", 0, "u32"), ("device-number", 2, "u16"), ("unit-id", 3, "u16"), ("sine", 4, "f32")];
-/// From one read of a device to the next, in nanoseconds.
-pub(super) const PERIOD_NS: i64 = 100_000_000;
 const UNIT: u8 = 1;
 /// Samples of one pushed message.
 const PUSHED_SAMPLES: usize = 6;
 
 /// What is simulated.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Plant {
+pub struct Plant {
     /// Polled devices.
-    pub(super) devices: Vec<Polled>,
+    pub devices: Vec<Polled>,
     /// Pushers.
-    pub(super) pushers: Vec<Pushed>,
+    pub pushers: Vec<Pushed>,
 }
 
 /// A polled device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Polled {
+pub struct Polled {
     /// Its id.
-    pub(super) id: String,
+    pub id: String,
     /// Its number, which it answers with.
-    pub(super) number: u16,
+    pub number: u16,
     /// Full ids of its tags; the first holds the number of the read.
-    pub(super) tags: Vec<String>,
+    pub tags: Vec<String>,
+    /// Full ids of tags that a later revision adds.
+    pub later: Vec<String>,
 }
 
 /// A pusher.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pushed {
+pub struct Pushed {
     /// Id of the device that pushes.
-    pub(super) id: String,
+    pub id: String,
     /// What it sends.
-    pub(super) content: Content,
+    pub content: Content,
+}
+
+/// What a revision of the plant document says of the presses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// From one read of a device to the next.
+    pub period: Duration,
+    /// Whether the later tags are read, too.
+    pub has_later: bool,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { period: Duration::from_millis(100), has_later: false }
+    }
 }
 
 /// Where the parts of the plant are.
 #[derive(Debug, Clone)]
-pub(super) struct Addresses {
+pub struct Addresses {
     /// Polled devices, in order.
-    pub(super) devices: Vec<SocketAddr>,
+    pub devices: Vec<SocketAddr>,
     /// The HTTP receiver.
-    pub(super) url: String,
+    pub url: String,
 }
 
 impl Plant {
     /// Three presses of twenty tags, two robots.
-    pub(super) fn demo() -> Self {
+    pub fn demo() -> Self {
         let device = |number: u16| {
             let id = format!("hall-1/press-{number}");
             let head = HEAD.iter().map(|(name, ..)| (*name).to_owned());
-            let words = (FIRST_WORD..REGISTERS).map(|register| format!("word-{register:02}"));
-            let tags = head.chain(words).map(|name| format!("{id}/{name}")).collect();
-            Polled { id, number, tags }
+            let full = |name: String| format!("{id}/{name}");
+            let tags = head.chain((FIRST_WORD..LATER_WORD).map(word)).map(full).collect();
+            let later = (LATER_WORD..REGISTERS).map(word).map(full).collect();
+            Polled { number, tags, later, id }
         };
         let pusher = |number: u64| {
             let id = format!("hall-2/robot-{number}");
@@ -90,12 +109,11 @@ impl Plant {
     }
 
     /// The plant document. Files go to `csv`, a folder that all nodes see.
-    pub(super) fn document(&self, addresses: &Addresses, csv: &Path) -> String {
-        let mut text =
-            String::from("# Made by `holdfast demo`.\nversion = 1\n\n[defaults]\ntimeout = \"1s\"\n\n");
+    pub fn document(&self, addresses: &Addresses, csv: &Path, shape: Shape) -> String {
+        let mut text = String::from("# A simulated plant.\nversion = 1\n\n[defaults]\ntimeout = \"1s\"\n\n");
         text.push_str("[[template]]\nid = \"press\"\ndriver = \"modbus-tcp\"\n");
         let _ = writeln!(text, "unit-id = {UNIT}");
-        let period = PERIOD_NS / 1_000_000;
+        let period = shape.period.as_millis();
         let _ = writeln!(text, "[[template.group]]\nid = \"fast\"\nperiod = \"{period}ms\"\ntag = [");
         for (name, register, kind) in HEAD {
             let _ = writeln!(
@@ -103,10 +121,11 @@ impl Plant {
                 "  {{ name = \"{name}\", address = \"holding:{register}\", type = \"{kind}\" }},"
             );
         }
-        for register in FIRST_WORD..REGISTERS {
+        for register in FIRST_WORD..if shape.has_later { REGISTERS } else { LATER_WORD } {
+            let name = word(register);
             let _ = writeln!(
                 text,
-                "  {{ name = \"word-{register:02}\", address = \"holding:{register}\", type = \"u16\" }},"
+                "  {{ name = \"{name}\", address = \"holding:{register}\", type = \"u16\" }},"
             );
         }
         text.push_str("]\n");
@@ -143,17 +162,22 @@ impl Plant {
 
 impl Polled {
     /// What its registers hold.
-    pub(super) fn source(&self) -> Proof {
+    pub fn source(&self) -> Proof {
         Proof { device: self.number, registers: REGISTERS }
     }
 
-    /// Index of a tag.
-    pub(super) fn tag(&self, id: &str) -> Option<usize> {
-        self.tags.iter().position(|tag| tag == id)
+    /// Index of a tag; the later ones come behind the others.
+    pub fn tag(&self, id: &str) -> Option<usize> {
+        self.tags.iter().chain(&self.later).position(|tag| tag == id)
+    }
+
+    /// Whether it is one of the later tags.
+    pub fn is_later(&self, tag: usize) -> bool {
+        tag >= self.tags.len()
     }
 
     /// Whether the device answers read number `ordinal` with this value of this tag.
-    pub(super) fn could_answer(&self, tag: usize, ordinal: u32, value: Number) -> bool {
+    pub fn could_answer(&self, tag: usize, ordinal: u32, value: Number) -> bool {
         let ask = |register| self.source().word(&request(ordinal), register);
         let register = match HEAD.get(tag) {
             Some((_, register, _)) => *register,
@@ -172,6 +196,11 @@ impl Polled {
             _ => false,
         }
     }
+}
+
+/// The name of the tag of a register.
+fn word(register: u16) -> String {
+    format!("word-{register:02}")
 }
 
 /// Values depend on the ordinal and the unit alone.
@@ -197,14 +226,20 @@ mod tests {
         let plant = Plant::demo();
         let devices = (0..3).map(|port| SocketAddr::from(([127, 0, 0, 1], 5020 + port))).collect();
         let addresses = Addresses { devices, url: "http://127.0.0.1:8090/ingest".into() };
-        let text = plant.document(&addresses, Path::new("/tmp/a \"b\"\\c"));
-        let bundle = Bundle::of_document(text.clone());
-        let document = read_bundle(&bundle).unwrap_or_else(|errors| panic!("{errors:?}\n{text}")).plant;
-        let groups = || document.devices.iter().flat_map(|device| &device.groups);
-        let polled: usize =
-            groups().filter(|group| group.schedule.is_some()).map(|group| group.tags.len()).sum();
-        assert_eq!((polled, groups().map(|group| group.tags.len()).sum::<usize>()), (60, 66));
-        assert_eq!(document.destinations.len(), 2);
+        for (has_later, expected) in [(false, 60), (true, 66)] {
+            let shape = Shape { has_later, ..Shape::default() };
+            let text = plant.document(&addresses, Path::new("/tmp/a \"b\"\\c"), shape);
+            let bundle = Bundle::of_document(text.clone());
+            let document = read_bundle(&bundle).unwrap_or_else(|errors| panic!("{errors:?}\n{text}")).plant;
+            let groups = || document.devices.iter().flat_map(|device| &device.groups);
+            let polled: usize =
+                groups().filter(|group| group.schedule.is_some()).map(|group| group.tags.len()).sum();
+            assert_eq!(
+                (polled, groups().map(|group| group.tags.len()).sum::<usize>()),
+                (expected, expected + 6)
+            );
+            assert_eq!(document.destinations.len(), 2);
+        }
     }
 
     #[test]
@@ -219,6 +254,7 @@ mod tests {
             (3, Number::Real(sine)),
             (4, Number::Whole((6 + 70_000) % 65_536)),
             (19, Number::Whole((21 + 70_000) % 65_536)),
+            (21, Number::Whole((23 + 70_000) % 65_536)),
         ];
         for (tag, value) in right {
             assert!(press.could_answer(tag, 70_000, value), "{tag}: {value:?}");

@@ -3,8 +3,8 @@
 //! (Tag, source time) names a sample, and a sample's value follows from its message's number: so each one that
 //! arrives is traced to the message that held it.
 
+use crate::pusher::Content;
 use model::{Timestamp, Value};
-use simulator::pusher::Content;
 
 use super::{Filed, Number, SampleSeen};
 

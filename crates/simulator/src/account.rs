@@ -8,8 +8,11 @@
 //! - A read that was answered and not delivered is excused by a slot, between its delivered neighbours, that is in a
 //!   gap record or bad; one slot excuses one read.
 //! - Every slot from 0 to the highest known of a grid is in exactly one of: sampled, bad, in a gap, unaccounted. A
-//!   grid that is replaced ends where its successor begins, to one period: all nodes share this machine's clock.
+//!   grid that is replaced ends where its successor begins, to one period: all nodes share this machine's clock. Where
+//!   a clock was set, the opening says so, and its time is not compared.
+//! - In each reign one node polls, and nothing of it stands behind the beginning of a later one.
 
+mod histories;
 mod polled;
 mod pushed;
 mod report;
@@ -17,16 +20,17 @@ mod report;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use model::{SampleKey, Timestamp};
+use model::{Position, SampleKey, Timestamp};
 
-use super::plant::{Plant, Polled};
+use crate::plant::{Plant, Polled};
+pub use histories::{SharedAccount, count_rows, enter_files};
 use polled::DeviceBook;
 use pushed::PusherBook;
-pub(super) use report::{FailoverSeen, Report, SwitchoverSeen, Verdict};
+pub use report::{FailoverSeen, Report, SwitchoverSeen, Verdict};
 
-/// What a value can be in the demo's plant.
+/// What a value can be in the simulated plant.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Number {
+pub enum Number {
     /// Counted.
     Whole(u64),
     /// Measured.
@@ -35,62 +39,68 @@ pub(super) enum Number {
 
 /// A sample as a destination saw it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct SampleSeen {
+pub struct SampleSeen {
     /// Its key.
-    pub(super) key: SampleKey,
+    pub key: SampleKey,
     /// Full id of its tag.
-    pub(super) tag: String,
+    pub tag: String,
     /// Its device.
-    pub(super) device: String,
+    pub device: String,
     /// Absent where the sample is bad.
-    pub(super) value: Option<Number>,
+    pub value: Option<Number>,
     /// Grid and slot, if it was polled.
-    pub(super) slot: Option<(u64, u64)>,
+    pub slot: Option<(u64, u64)>,
     /// When its source produced it.
-    pub(super) source_time: Timestamp,
+    pub source_time: Timestamp,
     /// When the gateway took it.
-    pub(super) gateway_time: Timestamp,
+    pub gateway_time: Timestamp,
     /// The term in which it was committed.
-    pub(super) term: u64,
+    pub term: u64,
+    /// The node that took it: it led, if the sample was polled.
+    pub node: String,
 }
 
 /// A gap record as a destination saw it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct GapSeen {
+pub struct GapSeen {
     /// Its key.
-    pub(super) key: SampleKey,
+    pub key: SampleKey,
     /// The device.
-    pub(super) device: String,
+    pub device: String,
     /// The grid.
-    pub(super) grid: u64,
+    pub grid: u64,
     /// The first slot in it.
-    pub(super) first: u64,
+    pub first: u64,
     /// The last slot in it.
-    pub(super) last: u64,
+    pub last: u64,
     /// Nominal time of the first slot.
-    pub(super) from: Timestamp,
+    pub from: Timestamp,
     /// Nominal time of the slot behind the last.
-    pub(super) to: Timestamp,
+    pub to: Timestamp,
     /// Why.
-    pub(super) cause: String,
+    pub cause: String,
 }
 
 /// The opening of a grid as a destination saw it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct OpeningSeen {
+pub struct OpeningSeen {
     /// The device.
-    pub(super) device: String,
+    pub device: String,
     /// The grid.
-    pub(super) grid: u64,
+    pub grid: u64,
     /// Nominal time of its slot 0.
-    pub(super) first: Timestamp,
+    pub first: Timestamp,
+    /// From one slot to the next, in nanoseconds.
+    pub period_ns: i64,
     /// The grid it replaces.
-    pub(super) replaces: Option<u64>,
+    pub replaces: Option<u64>,
+    /// Why it was opened.
+    pub cause: String,
 }
 
 /// What a fault is expected to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Effect {
+pub enum Effect {
     /// Another node takes over.
     Failover,
     /// Leadership is handed over.
@@ -101,28 +111,28 @@ pub(super) enum Effect {
 
 /// Something that was done to the cluster.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Fault {
+pub struct Fault {
     /// In words: `kill -9 node-1`.
-    pub(super) name: String,
+    pub name: String,
     /// What it is expected to do.
-    pub(super) effect: Effect,
+    pub effect: Effect,
     /// When it began, in monotonic nanoseconds.
-    pub(super) began_ns: u64,
+    pub began_ns: u64,
     /// When another node had read every device; the beginning, where nobody takes over.
-    pub(super) taken_over_ns: u64,
+    pub taken_over_ns: u64,
     /// When the cluster was whole again.
-    pub(super) ended_ns: u64,
+    pub ended_ns: u64,
 }
 
 /// The account of one run.
 #[derive(Debug)]
-pub(super) struct Account {
+pub struct Account {
     devices: BTreeMap<String, DeviceBook>,
     pushers: BTreeMap<String, PusherBook>,
     /// The highest key of each tag that came for the first time.
     highest: HashMap<String, SampleKey>,
-    /// First sample of each term, by term.
-    reigns: BTreeMap<u64, Timestamp>,
+    /// By term.
+    reigns: BTreeMap<u64, Reign>,
     /// Wall clock minus monotonic clock, in nanoseconds.
     wall_offset: i64,
     faults: Vec<Fault>,
@@ -132,28 +142,43 @@ pub(super) struct Account {
     out_of_order: u64,
     /// Samples that nobody produced.
     phantoms: u64,
+    /// Records that came again with other bytes.
+    conflicts: u64,
     doubts: Vec<String>,
     has_files: bool,
 }
 
+/// What was committed in one term.
+#[derive(Debug, Clone)]
+struct Reign {
+    /// When the first sample was taken.
+    began: Timestamp,
+    /// Who polled the first sample that came.
+    node: Option<String>,
+    first: Position,
+    last: Position,
+    /// Somebody else polled, too.
+    is_mixed: bool,
+}
+
 /// What is on the screen while the run goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Figures {
+pub struct Figures {
     /// Samples delivered.
-    pub(super) delivered: u64,
+    pub delivered: u64,
     /// Answered or acknowledged, and not yet delivered.
-    pub(super) pending: u64,
+    pub pending: u64,
     /// Lost for certain.
-    pub(super) lost: u64,
+    pub lost: u64,
     /// Requests of two nodes at one device at one time.
-    pub(super) overlaps: u64,
+    pub overlaps: u64,
     /// Slots in gap records.
-    pub(super) slots_in_gaps: u64,
+    pub slots_in_gaps: u64,
 }
 
 impl Account {
     /// An empty account of `plant`. `wall_offset`: wall clock minus monotonic clock, in nanoseconds.
-    pub(super) fn new(plant: &Plant, wall_offset: i64) -> Self {
+    pub fn new(plant: &Plant, wall_offset: i64) -> Self {
         let devices = plant.devices.iter().map(|device| (device.id.clone(), DeviceBook::new(device.clone())));
         let pushers =
             plant.pushers.iter().map(|pusher| (pusher.id.clone(), PusherBook::new(pusher.content.clone())));
@@ -169,39 +194,40 @@ impl Account {
             duplicates: 0,
             out_of_order: 0,
             phantoms: 0,
+            conflicts: 0,
             doubts: Vec::new(),
             has_files: false,
         }
     }
 
     /// A device answered a read with values.
-    pub(super) fn answered(&mut self, device: &str, ordinal: u64, node: IpAddr, at_ns: u64) {
+    pub fn answered(&mut self, device: &str, ordinal: u64, node: IpAddr, at_ns: u64) {
         if let Some(book) = self.devices.get_mut(device) {
             book.answered(ordinal, node, at_ns);
         }
     }
 
     /// A device saw requests of two nodes at one time.
-    pub(super) fn overlapped(&mut self) {
+    pub fn overlapped(&mut self) {
         self.overlaps += 1;
     }
 
     /// A pusher sends a message, for the first time or again.
-    pub(super) fn sent(&mut self, pusher: &str, number: u64, base_time: i64) {
+    pub fn sent(&mut self, pusher: &str, number: u64, base_time: i64) {
         if let Some(book) = self.pushers.get_mut(pusher) {
             book.sent(number, base_time);
         }
     }
 
     /// A pusher was told that a message is safe.
-    pub(super) fn acknowledged(&mut self, pusher: &str, number: u64) {
+    pub fn acknowledged(&mut self, pusher: &str, number: u64) {
         if let Some(book) = self.pushers.get_mut(pusher) {
             book.acknowledged(number);
         }
     }
 
     /// The HTTP receiver got a sample; `is_new`: under a key that had not come before.
-    pub(super) fn received(&mut self, sample: &SampleSeen, is_new: bool) {
+    pub fn received(&mut self, sample: &SampleSeen, is_new: bool) {
         if sample.tag.starts_with('$') {
             return;
         }
@@ -215,8 +241,20 @@ impl Account {
             self.out_of_order += 1;
         }
         *highest = sample.key.max(*highest);
-        let began = self.reigns.entry(sample.term).or_insert(sample.gateway_time);
-        *began = sample.gateway_time.min(*began);
+        let position = sample.key.position;
+        let reign = self.reigns.entry(sample.term).or_insert_with(|| Reign {
+            began: sample.gateway_time,
+            node: None,
+            first: position,
+            last: position,
+            is_mixed: false,
+        });
+        reign.began = sample.gateway_time.min(reign.began);
+        reign.first = position.min(reign.first);
+        reign.last = position.max(reign.last);
+        if sample.slot.is_some() {
+            reign.is_mixed |= reign.node.get_or_insert_with(|| sample.node.clone()) != &sample.node;
+        }
         let is_known = if let Some(book) = self.devices.get_mut(&sample.device) {
             book.received(sample)
         } else if let Some(book) = self.pushers.get_mut(&sample.device) {
@@ -228,7 +266,7 @@ impl Account {
     }
 
     /// The HTTP receiver got a gap record.
-    pub(super) fn received_gap(&mut self, gap: &GapSeen, is_new: bool) {
+    pub fn received_gap(&mut self, gap: &GapSeen, is_new: bool) {
         if !is_new {
             self.duplicates += 1;
             return;
@@ -240,7 +278,7 @@ impl Account {
     }
 
     /// The HTTP receiver was told that a grid begins.
-    pub(super) fn received_opening(&mut self, opening: OpeningSeen, is_new: bool) {
+    pub fn received_opening(&mut self, opening: OpeningSeen, is_new: bool) {
         if !is_new {
             self.duplicates += 1;
             return;
@@ -252,13 +290,7 @@ impl Account {
     }
 
     /// A sample stands in a CSV file.
-    pub(super) fn filed(
-        &mut self,
-        device: &str,
-        tag: &str,
-        slot: Option<(u64, u64)>,
-        source_time: Timestamp,
-    ) {
+    pub fn filed(&mut self, device: &str, tag: &str, slot: Option<(u64, u64)>, source_time: Timestamp) {
         self.has_files = true;
         if tag.starts_with('$') {
             return;
@@ -276,34 +308,39 @@ impl Account {
     }
 
     /// Something was done to the cluster, and is over.
-    pub(super) fn suffered(&mut self, fault: Fault) {
+    pub fn suffered(&mut self, fault: Fault) {
         self.faults.push(fault);
     }
 
+    /// So many records came again with other bytes than the first time.
+    pub fn conflicted(&mut self, records: u64) {
+        self.conflicts += records;
+    }
+
     /// Something keeps this run from proving anything.
-    pub(super) fn doubt(&mut self, doubt: impl Into<String>) {
+    pub fn doubt(&mut self, doubt: impl Into<String>) {
         self.doubts.push(doubt.into());
     }
 
     /// The longest time between two answered reads of one device that ends in `[from_ns, until_ns]`, in nanoseconds. A
     /// silence that still lasts at the end counts up to there.
-    pub(super) fn longest_silence(&self, from_ns: u64, until_ns: u64) -> u64 {
+    pub fn longest_silence(&self, from_ns: u64, until_ns: u64) -> u64 {
         self.devices.values().map(|book| book.longest_silence(from_ns, until_ns)).max().unwrap_or_default()
     }
 
     /// Who read each device last, and when.
-    pub(super) fn last_reads(&self) -> impl Iterator<Item = (&str, Option<(IpAddr, u64)>)> {
+    pub fn last_reads(&self) -> impl Iterator<Item = (&str, Option<(IpAddr, u64)>)> {
         self.devices.iter().map(|(id, book)| (id.as_str(), book.last_read()))
     }
 
     /// When every device had been read by another node than `victim` since `from_ns`.
-    pub(super) fn taken_over_ns(&self, from_ns: u64, victim: IpAddr) -> Option<u64> {
+    pub fn taken_over_ns(&self, from_ns: u64, victim: IpAddr) -> Option<u64> {
         let first = |book: &DeviceBook| book.first_read(from_ns, &|node| node != victim);
         self.devices.values().map(first).collect::<Option<Vec<u64>>>()?.into_iter().max()
     }
 
     /// How many reads every device has answered since `from_ns`, at least, to `nodes` that satisfy the condition.
-    pub(super) fn reads_since(&self, from_ns: u64, is_wanted: impl Fn(IpAddr) -> bool) -> usize {
+    pub fn reads_since(&self, from_ns: u64, is_wanted: impl Fn(IpAddr) -> bool) -> usize {
         self.devices.values().map(|book| book.reads_since(from_ns, &is_wanted)).min().unwrap_or_default()
     }
 
@@ -321,10 +358,10 @@ impl Account {
     fn spurious_elections(&self) -> u64 {
         let mut unexplained = 0;
         let mut used = vec![false; self.faults.len()];
-        for began in self.reigns.values().skip(1) {
+        for reign in self.reigns.values().skip(1) {
             let explains = |fault: &Fault| {
                 fault.effect != Effect::None
-                    && (self.wall(fault.began_ns)..=self.wall(fault.ended_ns)).contains(began)
+                    && (self.wall(fault.began_ns)..=self.wall(fault.ended_ns)).contains(&reign.began)
             };
             match (0..used.len()).find(|at| !used[*at] && explains(&self.faults[*at])) {
                 Some(at) => used[at] = true,
@@ -334,8 +371,16 @@ impl Account {
         unexplained
     }
 
+    /// Reigns in which two nodes polled, or of which something stands behind the beginning of a later one.
+    fn stale_reigns(&self) -> u64 {
+        let mixed = self.reigns.values().filter(|reign| reign.is_mixed).count();
+        let later = self.reigns.values().skip(1);
+        let late = self.reigns.values().zip(later).filter(|(reign, later)| reign.last >= later.first).count();
+        (mixed + late) as u64
+    }
+
     /// The figures of this moment.
-    pub(super) fn figures(&self) -> Figures {
+    pub fn figures(&self) -> Figures {
         let mut figures =
             Figures { delivered: self.delivered, overlaps: self.overlaps, ..Figures::default() };
         for tally in self.devices.values().map(DeviceBook::settle) {
@@ -351,29 +396,41 @@ impl Account {
     }
 
     /// Samples that were delivered over HTTP and stand in no file.
-    pub(super) fn unfiled(&self) -> u64 {
+    pub fn unfiled(&self) -> u64 {
         let polled: u64 = self.devices.values().map(DeviceBook::unfiled).sum();
         let pushed: u64 = self.pushers.values().map(PusherBook::unfiled).sum();
         polled + pushed
     }
 
+    /// Gap records, all devices together.
+    pub fn gaps(&self) -> impl Iterator<Item = &GapSeen> {
+        self.devices.values().flat_map(DeviceBook::gaps)
+    }
+
+    /// Openings of grids, all devices together.
+    pub fn openings(&self) -> impl Iterator<Item = &OpeningSeen> {
+        self.devices.values().flat_map(DeviceBook::openings)
+    }
+
     /// Slots in gap records by cause.
-    pub(super) fn gap_causes(&self) -> BTreeMap<String, u64> {
+    pub fn gap_causes(&self) -> BTreeMap<String, u64> {
         let mut causes = BTreeMap::new();
-        for gap in self.devices.values().flat_map(DeviceBook::gaps) {
+        for gap in self.gaps() {
             *causes.entry(gap.cause.clone()).or_default() += gap.last - gap.first + 1;
         }
         causes
     }
 
     /// The account at the end: what is pending now has been lost.
-    pub(super) fn settle(&self) -> Report {
+    pub fn settle(&self) -> Report {
         let mut report = Report {
             delivered: self.delivered,
             duplicates: self.duplicates,
             out_of_order: self.out_of_order,
             device_overlaps: self.overlaps,
             spurious_elections: self.spurious_elections(),
+            stale_reigns: self.stale_reigns(),
+            conflicts: self.conflicts,
             ..Report::default()
         };
         let mut wrong = self.phantoms;

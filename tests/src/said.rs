@@ -1,0 +1,108 @@
+//! The built program's command line: run it, and read what it said.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use simulator::nodes::process;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::SOON;
+
+/// The program, built beside the tests.
+pub fn program() -> Result<PathBuf> {
+    let tests = std::env::current_exe()?;
+    let folder = tests.parent().and_then(Path::parent).context("tests lie in a folder below the programs")?;
+    let program = folder.join(format!("holdfast{}", std::env::consts::EXE_SUFFIX));
+    ensure!(program.is_file(), "{} is missing: build the workspace's programs first", program.display());
+    Ok(program)
+}
+
+/// A command of the program, without what the surroundings say of nodes and profiles.
+pub fn command(arguments: &[&str]) -> Result<Command> {
+    let mut command = process::command(&program()?);
+    command.args(arguments);
+    Ok(command)
+}
+
+/// Runs a command to its end.
+pub async fn run(mut command: Command) -> Result<Said> {
+    let ended =
+        timeout(SOON, command.output()).await.with_context(|| format!("{command:?} does not end"))??;
+    Ok(Said {
+        code: ended.status.code().with_context(|| format!("{command:?} was killed"))?,
+        output: String::from_utf8(ended.stdout)?,
+        errors: String::from_utf8(ended.stderr)?,
+    })
+}
+
+/// Asks one node, for JSON.
+///
+/// # Panics
+/// If the program cannot be run.
+pub async fn ask(at: SocketAddr, arguments: &[&str]) -> Said {
+    let mut command = command(arguments).expect("the program was built");
+    command.args(["-o", "json", "--endpoints", &at.to_string()]);
+    run(command).await.expect("the program ends")
+}
+
+/// What a command said and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// Its exit code.
+    pub code: i32,
+    /// Its standard output.
+    pub output: String,
+    /// Its standard error.
+    pub errors: String,
+}
+
+impl Said {
+    /// What it wrote; an error unless it succeeded.
+    pub fn done(self) -> Result<String> {
+        ensure!(self.code == 0, "{self:?}");
+        Ok(self.output)
+    }
+
+    /// The JSON that it wrote.
+    ///
+    /// # Panics
+    /// Unless it succeeded with JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        assert_eq!(self.code, 0, "{}{}", self.output, self.errors);
+        self.parsed()
+    }
+
+    /// The JSON that it wrote, however it ended.
+    ///
+    /// # Panics
+    /// If it is none.
+    #[track_caller]
+    pub fn parsed(&self) -> Value {
+        serde_json::from_str(&self.output)
+            .unwrap_or_else(|error| panic!("no JSON ({error}): {}{}", self.output, self.errors))
+    }
+
+    /// JSON documents, one a line.
+    ///
+    /// # Panics
+    /// Unless it succeeded with such lines.
+    #[track_caller]
+    pub fn lines(&self) -> Vec<Value> {
+        assert_eq!(self.code, 0, "{}{}", self.output, self.errors);
+        self.output.lines().map(|line| serde_json::from_str(line).expect("a JSON document a line")).collect()
+    }
+
+    /// Checks that it was refused.
+    ///
+    /// # Panics
+    /// Unless it ended with this exit code and named this error code.
+    #[track_caller]
+    pub fn refused(&self, exit: i32, code: &str) {
+        let said = format!("exit {}: {}{}", self.code, self.output, self.errors);
+        assert!(self.code == exit && self.errors.contains(code), "expected exit {exit} with {code}; {said}");
+    }
+}

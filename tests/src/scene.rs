@@ -1,0 +1,113 @@
+//! A cluster at work in a simulated plant: three presses that are polled, two robots that push, an HTTP receiver and CSV
+//! files. Judged at its end by an account of what they saw, which must add up.
+
+use std::ops::Deref;
+
+use anyhow::{Context, Result, ensure};
+use simulator::account::{Report, Verdict};
+use simulator::field::Field;
+use simulator::nodes::layout::Layout;
+use simulator::trial::{self, End, HEALING, Trial};
+use tempfile::TempDir;
+
+use crate::cluster::{Cluster, logs_of};
+use crate::story::Story;
+
+/// A scenario's world.
+#[derive(Debug)]
+pub struct Scene {
+    cluster: Cluster,
+    /// The simulated plant.
+    pub field: Field,
+}
+
+/// What is left of it.
+#[derive(Debug)]
+pub struct Ended {
+    /// The account, which adds up.
+    pub report: Report,
+    /// What the plant saw.
+    pub story: Story,
+    /// The plant, whose account can still be asked.
+    pub field: Field,
+    _folder: TempDir,
+}
+
+impl Deref for Scene {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl Scene {
+    /// A cluster that reads and takes pushes at every node.
+    pub async fn start() -> Result<Self> {
+        let scene = Self::polled(async |_| Ok(())).await?;
+        scene.push_everywhere().await?;
+        Ok(scene)
+    }
+
+    /// A cluster that reads, and that nobody pushes to yet; `change` is made to the layout before.
+    pub async fn polled(change: impl AsyncFnOnce(&mut Layout) -> Result<()>) -> Result<Self> {
+        let cluster = Cluster::begin_with(change).await?;
+        let field = Field::start(cluster.folder()).await.context("the simulated plant does not start")?;
+        let scene = Self { cluster, field };
+        let opened = scene.trial().open().await;
+        scene.explain(opened.context("the plant is read"))?;
+        Ok(scene)
+    }
+
+    /// Starts both pushers, which try all nodes in turn, and waits until they are acknowledged.
+    pub async fn push_everywhere(&self) -> Result<()> {
+        self.field.push_to(self.cluster.cluster.endpoints()).await;
+        self.explain(self.trial().is_acknowledged().await.context("pushes"))
+    }
+
+    /// Waits until every press is read and pushes are acknowledged, from now on.
+    pub async fn goes_on(&self) -> Result<()> {
+        let before = self.field.account.lock().settle().pushed_acked;
+        self.explain(self.trial().reads_go_on(HEALING).await.context("reading goes on"))?;
+        self.until_account("further pushes to be acknowledged", |account| {
+            (account.settle().pushed_acked > before).then_some(())
+        })
+        .await
+    }
+
+    /// What can be done to it as a whole.
+    pub fn trial(&self) -> Trial<'_> {
+        Trial { nodes: &self.cluster, field: &self.field }
+    }
+
+    /// Waits until the account says something.
+    pub async fn until_account<T>(
+        &self,
+        what: &str,
+        mut condition: impl FnMut(&simulator::account::Account) -> Option<T>,
+    ) -> Result<T> {
+        self.until(what, async || {
+            let account = self.field.account.lock();
+            condition(&account).ok_or_else(|| account.figures())
+        })
+        .await
+    }
+
+    /// What has been seen until now.
+    pub fn story(&self) -> Result<Story> {
+        drop(self.field.account.lock());
+        Story::read(&self.field.history())
+    }
+
+    /// Ends it in order: everything is delivered, and the account adds up.
+    pub async fn end(self) -> Result<Ended> {
+        let Self { cluster, field } = self;
+        let (nodes, folder) = cluster.into_parts();
+        let layout = nodes.layout.clone();
+        let report = trial::close(nodes, &field, End::AtOnce).await;
+        let adds_up = report.verdict == Verdict::Pass;
+        ensure!(adds_up, "the account does not add up: {report:#?}{}", logs_of(&layout));
+        let story = Story::read(&field.history())?;
+        Ok(Ended { report, story, field, _folder: folder })
+    }
+}

@@ -1,0 +1,68 @@
+//! What devices, pushers and the receiver saw, read back from their common history.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::Result;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use simulator::history::{self, Entry, Kind};
+use simulator::modbus::ReadSeen;
+use simulator::pusher::PushNote;
+use simulator::receiver::Received;
+
+/// A history, sorted by who saw it; each part in the order in which it happened.
+#[derive(Debug, Default)]
+pub struct Story {
+    /// Requests that devices got.
+    pub reads: Vec<Entry<ReadSeen>>,
+    /// Messages that pushers sent, and what became of them.
+    pub pushes: Vec<Entry<PushNote>>,
+    /// Records that the receiver accepted.
+    pub records: Vec<Entry<Received<Value>>>,
+}
+
+impl Story {
+    /// Reads a history.
+    pub fn read(path: &Path) -> Result<Self> {
+        let mut story = Self::default();
+        for entry in history::read::<Value>(path)? {
+            match entry.op.as_str() {
+                "read" => story.reads.push(typed(entry)?),
+                "push" => story.pushes.push(typed(entry)?),
+                "sample" | "gap" | "opening" | "expiry" => story.records.push(typed(entry)?),
+                _ => {}
+            }
+        }
+        Ok(story)
+    }
+
+    /// When the answered requests of a node began, between two moments.
+    pub fn reads_of(&self, node: IpAddr, from_ns: u64, until_ns: u64) -> Vec<u64> {
+        let answered = self.reads.iter().filter(|read| read.kind == Kind::Ok);
+        let of_node = answered.map(|read| &read.details).filter(|read| read.peer.ip() == node);
+        of_node.map(|read| read.first_byte_ns).filter(|at| (from_ns..until_ns).contains(at)).collect()
+    }
+
+    /// What a pusher noted of this kind, between two moments.
+    pub fn notes(&self, pusher: &str, kind: Kind, from_ns: u64, until_ns: u64) -> Vec<&PushNote> {
+        let of_pusher = self.pushes.iter().filter(|note| note.process == pusher && note.kind == kind);
+        of_pusher.filter(|note| (from_ns..until_ns).contains(&note.t_ns)).map(|note| &note.details).collect()
+    }
+
+    /// Records of this kind, each once.
+    pub fn new_records(&self, op: &str) -> impl Iterator<Item = &Value> {
+        let new = self.records.iter().filter(move |record| record.op == op && record.details.is_new);
+        new.map(|record| &record.details.record)
+    }
+}
+
+fn typed<D: DeserializeOwned>(entry: Entry<Value>) -> Result<Entry<D>> {
+    let Entry { t_ns, process, kind, op, details } = entry;
+    Ok(Entry { t_ns, process, kind, op, details: serde_json::from_value(details)? })
+}
+
+/// A number of a record: proto3 JSON writes 64 bits as text and leaves out what is 0.
+pub fn number(value: &Value) -> u64 {
+    value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok())).unwrap_or(0)
+}

@@ -1,0 +1,23 @@
+//! Leadership is handed over as planned, again and again, while presses are polled and robots push.
+
+use anyhow::{Result, ensure};
+use holdfast_tests::scene::Scene;
+
+/// How often: the moment in a slot at which it happens differs.
+const TIMES: usize = 6;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planned_switchover_misses_no_slot() -> Result<()> {
+    let scene = Scene::start().await?;
+    for _ in 0..TIMES {
+        scene.trial().switch_over().await?;
+    }
+    let ended = scene.end().await?;
+    ensure!(ended.report.switchovers.len() == TIMES, "{:#?}", ended.report);
+    let causes = ended.field.account.lock().gap_causes();
+    for cause in ["switchover", "failover", "no-quorum"] {
+        ensure!(!causes.contains_key(cause), "slots in gaps by cause: {causes:?}");
+    }
+    ensure!(ended.report.spurious_elections == 0, "{:#?}", ended.report);
+    Ok(())
+}
