@@ -199,6 +199,14 @@ async fn a_wiped_node_is_refused_and_replaced() -> Result<()> {
     // Typed again it changes nothing.
     nodes.cli_done(&words).await?;
     ensure!(nodes.members().await?.len() == 3);
+
+    let events = nodes.cli_done(&["event", "list"]).await?;
+    for told in [
+        format!("{name} (#4) joins as a learner, at {address}"),
+        format!("{name} (#4) votes in place of {name} (#{old}), which is no member any more"),
+    ] {
+        ensure!(events.matches(&told).count() == 1, "expected {told:?} once in\n{events}");
+    }
     Ok(())
 }
 
@@ -222,6 +230,9 @@ async fn a_removed_leader_hands_over_first() -> Result<()> {
     let status = nodes.node(next).status().await?;
     let cause = status.leader.context("a leader")?.cause;
     ensure!(cause == "switchover", "leadership was handed over, not lost: {cause}");
+    let told = format!("{name} (#{}) is no member any more", leader + 1);
+    let events = nodes.cli_done(&["event", "list"]).await?;
+    ensure!(events.matches(&told).count() == 1, "expected {told:?} once in\n{events}");
 
     nodes.explain(until("the removed node notices and says so", notices_of(&nodes, leader)).await)?;
     ensure!(nodes.node(leader).log().contains("HF-3110"), "its log says nothing");

@@ -5,8 +5,9 @@
 //! - [`security`]: who is talked to, and how; `roles`: which role may call what.
 //! - [`leading`]: what a node does while it leads: forwarding first, acquisition last; stopping goes the other way.
 //! - [`failback`]: leadership returns to the preferred node; [`waiting`]: what a node answers before it belongs.
-//! - [`acquisition`], [`forwarding`], [`retention`]: the three loops of a leader.
-//! - [`space`]: room on this node's disk, and the reserve for the time when there is none.
+//! - [`acquisition`], [`forwarding`], [`retention`]: the three loops of a leader; [`standby`]: what a follower holds open.
+//! - [`space`]: room on this node's disk, and the reserve for the time when there is none; [`memory`]: what each part of
+//!   a node may hold of its memory.
 //! - `hooks`: what lets programs outside follow the active node; `watching`: system tags, alarms, what has its time.
 //! - [`admin`], [`health`]: what people and machines ask a node; [`live`]: what only the running node knows.
 
@@ -22,6 +23,7 @@ pub mod health;
 mod hooks;
 pub mod leading;
 pub mod live;
+mod memory;
 pub mod node;
 mod pushing;
 mod records;
@@ -31,9 +33,12 @@ mod roles;
 mod scenarios;
 pub mod security;
 mod space;
+mod standby;
 mod waiting;
 mod watching;
 
 pub use config::{ConfigError, NodeConfig};
 pub use field::FieldDoor;
+pub use memory::Memory;
 pub use node::{NodeError, RunningNode};
+pub use replication::LeaseTimes;

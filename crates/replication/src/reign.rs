@@ -130,7 +130,8 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         }
         let handed_over = inner.contact.was_handed_over(inner.times.lease);
         let cause = if handed_over { Cause::Switchover } else { Cause::Failover };
-        let lead = Command::Lead { node: inner.node, name: inner.name.clone(), cause };
+        let leaderless = self.leaderless(term);
+        let lead = Command::Lead { node: inner.node, name: inner.name.clone(), cause, leaderless };
         if !self.insist(term, &lead).await {
             return;
         }
@@ -143,6 +144,13 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         }
         info!(%term, %cause, "leading");
         inner.leadership.send_replace(Some(inner.cell.leadership(term)));
+    }
+
+    /// For how long this node had known of nobody who leads, itself included, when it was elected for `term`; `None` if
+    /// it has known of nobody since its start.
+    fn leaderless(&self, term: Term) -> Option<Duration> {
+        let known = self.inner.contact.heard().max(self.inner.cell.led_before(term));
+        known.map(|at| at.elapsed())
     }
 
     /// A drained node that had to lead, because it alone had what the others lacked: its log reaches them by itself, and

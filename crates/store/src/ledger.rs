@@ -22,6 +22,7 @@ use model::command::Request;
 
 pub use apply::{ApplyError, Body};
 use configure::ConfigureParts;
+pub use events::LASTING_LOSS;
 pub use fill::{Fill, Mark};
 use rows::Row;
 pub use rows::{DamagedRow, Digest, RowChange};

@@ -91,8 +91,7 @@ impl Plant {
 
     /// The plant document. Files go to `csv`, a folder that all nodes see.
     pub(super) fn document(&self, addresses: &Addresses, csv: &Path) -> String {
-        let mut text =
-            String::from("# Made by `holdfast demo`.\nversion = 1\n\n[defaults]\ntimeout = \"1s\"\n\n");
+        let mut text = String::from("# Made by `holdfast demo`.\nversion = 1\n\n");
         text.push_str("[[template]]\nid = \"press\"\ndriver = \"modbus-tcp\"\n");
         let _ = writeln!(text, "unit-id = {UNIT}");
         let period = PERIOD_NS / 1_000_000;

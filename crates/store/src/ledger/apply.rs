@@ -55,7 +55,7 @@ impl Change<'_> {
     pub(super) fn entry(&mut self, id: LogId, body: &Body) -> Result<Outcome, ApplyError> {
         let outcome = match body {
             Body::Blank => Outcome::Nothing,
-            Body::Membership(membership) => self.membership(membership),
+            Body::Membership(membership) => self.membership(id.index, membership),
             Body::Command(bytes) => {
                 let unreadable = |source| ApplyError::Unreadable { position: id.index, source };
                 let opened = wire::entry::open(bytes.clone()).map_err(unreadable)?;
@@ -67,7 +67,8 @@ impl Change<'_> {
         Ok(outcome)
     }
 
-    fn membership(&mut self, membership: &Membership) -> Outcome {
+    fn membership(&mut self, at: Position, membership: &Membership) -> Outcome {
+        self.tell_members(at, membership);
         for (id, member) in &membership.nodes {
             self.state.node_names.insert(NodeId(*id), member.name.clone());
         }
@@ -102,7 +103,9 @@ impl Change<'_> {
             Command::Found { cluster, name, lineage } => {
                 self.found(at, Cluster { id: cluster, name }, lineage)
             }
-            Command::Lead { node, name, cause } => self.lead(id, stamp, node, name, cause),
+            Command::Lead { node, name, cause, leaderless } => {
+                self.lead(id, stamp, node, name, cause, leaderless)
+            }
             Command::Append { batches } => self.append(at, size, &batches, fenced),
             _ if fenced => Outcome::Refused(Refusal::Fenced { proposed: id.term, reign }),
             Command::Acknowledge { destination, next, rejected } => {
@@ -169,7 +172,15 @@ impl Change<'_> {
         Outcome::Done
     }
 
-    fn lead(&mut self, id: LogId, stamp: Stamp, node: NodeId, name: String, cause: Cause) -> Outcome {
+    fn lead(
+        &mut self,
+        id: LogId,
+        stamp: Stamp,
+        node: NodeId,
+        name: String,
+        cause: Cause,
+        leaderless: Option<Duration>,
+    ) -> Outcome {
         let position = match self.state.reign() {
             Some(reign) if reign.term >= id.term => reign.position,
             before => {
@@ -186,7 +197,7 @@ impl Change<'_> {
                     boot: stamp.boot,
                     since: stamp.at,
                 };
-                self.tell_reign(&reign);
+                self.tell_reign(&reign, leaderless);
                 self.state.reigns.push(reign);
                 self.touch(Row::Reigns);
                 self.state.steady.follow(stamp.boot, stamp.at);
