@@ -131,6 +131,7 @@ impl One {
             members,
             belonging: Belonging::default(),
             times: LeaseTimes::LAN,
+            windows: replication::Windows::default(),
             api: String::new(),
             clock: Arc::new(SystemClock),
             connector: Arc::new(TcpConnector::new(LeaseTimes::LAN.lease / 2)),

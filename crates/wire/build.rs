@@ -36,10 +36,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_server(true)
         .bytes(".")
         .compile_well_known_types(true)
+        // The first that fits counts.
+        .extern_path(".google.protobuf.Timestamp", "crate::times::ProtoTimestamp")
         .extern_path(".google.protobuf", "::pbjson_types")
         .compile_fds(descriptors)?;
     pbjson_build::Builder::new()
         .register_descriptors(&compiler.encode_file_descriptor_set())?
+        // The first that fits counts.
+        .extern_path(".google.protobuf.Timestamp", "crate::times::ProtoTimestamp")
         .extern_path(".google.protobuf", "::pbjson_types")
         .build(&[".holdfast.v1"])?;
 

@@ -200,6 +200,9 @@ async fn a_removed_leader_hands_over_first() -> Result<()> {
     let status = cluster.status(next).await?;
     let cause = status.leader.context("a leader")?.cause;
     ensure!(cause == "switchover", "leadership was handed over, not lost: {cause}");
+    let told = format!("{name} (#{}) is no member any more", leader + 1);
+    let events = cluster.cli_done(&["event", "list"]).await?;
+    ensure!(events.matches(&told).count() == 1, "expected {told:?} once in\n{events}");
 
     cluster.until("the removed node notices and says so", async || notices(&cluster, leader).await).await?;
     ensure!(cluster.log(leader).await.contains("HF-3110"), "its log says nothing");

@@ -174,6 +174,9 @@ async fn devices_and_tags(cluster: &Cluster, follower: SocketAddr, leader: &str)
     until(cluster, follower, &["device", "list"], answering).await;
     let shown = ask(follower, &["device", "show", "press"]).await.json();
     assert_eq!(number(&shown["tags"]), LONG as u64 + 2, "{shown}");
+    assert_eq!((&shown["timeout"], &shown["responseCap"]), (&"1s".into(), &"0.150s".into()), "{shown}");
+    assert_eq!(shown["cappedBy"], "the lease of profile lan", "{shown}");
+    assert!(shown["since"].as_str().is_some_and(|since| since.ends_with('Z')), "times are UTC: {shown}");
     let probed = ask(follower, &["device", "probe", "press"]).await.json();
     assert_eq!((&probed["node"], &probed["answers"]), (&leader.into(), &Value::Bool(true)), "{probed}");
     assert_eq!(probed["probes"].as_array().map(Vec::len), Some(20), "{probed}");
@@ -350,6 +353,48 @@ async fn completions_are_printed_for_every_shell() {
         let said = run(completions).await.expect("it ends");
         assert!(said.code == 0 && said.output.contains("quarantine"), "{shell}: {}", said.errors);
     }
+}
+
+#[tokio::test]
+async fn completions_that_nobody_reads_to_the_end_are_no_failure() {
+    let mut completions = command();
+    completions.args(["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = completions.spawn().expect("it starts");
+    // They are longer than a pipe holds.
+    let mut first = [0];
+    let mut stdout = child.stdout.take().expect("piped");
+    stdout.read_exact(&mut first).await.expect("they begin");
+    drop(stdout);
+    let ended = child.wait_with_output().await.expect("it ends");
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_document_is_checked_without_a_cluster_and_called_by_its_name() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("hall-2.toml");
+    let document = "version = 1\n[defaults]\ntimeout = \"1s\"\n[[device]]\nid = \"p\"\ndriver = \"modbus-tcp\"\n\
+        address = \"h:502\"\nperiod = \"1s\"\ntags = \"p.csv\"\n[[destination]]\nid = \"h\"\nkind = \"http\"\n\
+        url = \"http://h\"\n";
+    std::fs::write(&file, document).expect("written");
+    std::fs::write(folder.path().join("p.csv"), "name,address,type\na,40101,u16\nb,40102,u61\n")
+        .expect("written");
+    let validate = async || {
+        let mut validate = command();
+        validate.args(["config", "validate"]).arg(&file);
+        // Whatever would keep it from talking to a cluster.
+        validate.env("HOLDFAST_CLIENT_PROFILE", "/nowhere").env("HOLDFAST_ENDPOINTS", "nonsense");
+        run(validate).await
+    };
+    let wrong = validate().await;
+    assert_eq!(wrong.code, 1, "{}", wrong.output);
+    let place = format!("{}:3:9: error:", folder.path().join("p.csv").display());
+    assert!(wrong.output.contains(&place), "{place} in {}", wrong.output);
+
+    std::fs::write(folder.path().join("p.csv"), "name,address,type\na,40101,u16\n").expect("written");
+    let valid = validate().await;
+    let warning = format!("{}:3:11: warning: a device has 150ms of this timeout of 1s", file.display());
+    assert!(valid.code == 0 && valid.output.starts_with(&warning), "{warning} in {}", valid.output);
 }
 
 #[tokio::test]

@@ -96,10 +96,12 @@ pub enum Silence {
     #[error("no connection yet")]
     Connecting,
     /// A request was sent and not answered in full.
-    #[error("no answer within {after:?}")]
+    #[error("{}", no_answer(*after, *of))]
     NoAnswer {
         /// How long was waited.
         after: Duration,
+        /// The device's timeout, if the lease is what bounded the wait.
+        of: Option<Duration>,
     },
     /// The connection ended in the middle of an exchange.
     #[error("connection lost: {reason}")]
@@ -121,6 +123,16 @@ pub enum Silence {
         /// The exception code, 0x0A or 0x0B.
         code: u8,
     },
+}
+
+/// Says within what time no answer came, and what to do if the lease left the device less than its timeout.
+fn no_answer(after: Duration, of: Option<Duration>) -> String {
+    match of {
+        None => format!("no answer within {after:?}"),
+        Some(of) => format!(
+            "HF-5104: no answer within {after:?} of its timeout of {of:?}; slow = true lets a device take longer"
+        ),
+    }
 }
 
 impl Silence {

@@ -88,7 +88,7 @@ async fn a_scan_gives_each_tag_its_reading_in_order_with_times() {
 async fn a_device_that_never_answers_is_silent_after_its_cap() {
     let began = Instant::now();
     let reason = fails_once(|_| Act::Nothing).await;
-    assert_eq!(reason, Silence::NoAnswer { after: CAP });
+    assert_eq!(reason, Silence::NoAnswer { after: CAP, of: None });
     assert_eq!(reason.status(), StatusCode::BAD_TIMEOUT);
     assert!(began.elapsed() >= CAP);
 }
@@ -96,7 +96,7 @@ async fn a_device_that_never_answers_is_silent_after_its_cap() {
 #[tokio::test]
 async fn half_an_answer_and_then_silence_is_no_answer() {
     let reason = fails_once(|asked| Act::Send(asked.right()[..9].to_vec())).await;
-    assert_eq!(reason, Silence::NoAnswer { after: CAP });
+    assert_eq!(reason, Silence::NoAnswer { after: CAP, of: None });
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn an_answer_byte_by_byte_counts_if_it_is_complete_within_the_cap() {
     let device = bench.device(server.address, registers([10, 11]));
     assert_eq!(readings(scan(&device).await.expect("slow, and in time")), [good(10), good(11)]);
     let reason = fails_once(|asked| Act::Drip(CAP / 4, asked.right())).await;
-    assert_eq!(reason, Silence::NoAnswer { after: CAP });
+    assert_eq!(reason, Silence::NoAnswer { after: CAP, of: None });
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn a_late_answer_is_never_matched_with_the_next_request() {
         Act::SendAfter(late, wrong.right())
     })
     .await;
-    assert_eq!(reason, Silence::NoAnswer { after: CAP });
+    assert_eq!(reason, Silence::NoAnswer { after: CAP, of: None });
 }
 
 #[tokio::test]
@@ -366,11 +366,11 @@ async fn a_silent_unit_is_left_alone_and_the_others_are_read() {
     let bench = Bench::new();
     let dead = bench.unit(server.address, 1, registers([1]));
     let alive = bench.unit(server.address, 2, registers([2]));
-    assert_eq!(silence(scan(&dead).await), Silence::NoAnswer { after: CAP });
+    assert_eq!(silence(scan(&dead).await), Silence::NoAnswer { after: CAP, of: None });
     let began = Instant::now();
     assert_eq!(
         silence(scan(&dead).await),
-        Silence::NoAnswer { after: CAP },
+        Silence::NoAnswer { after: CAP, of: None },
         "with the reason of the last attempt"
     );
     assert!(began.elapsed() < CAP, "and at once, not after {:?}", began.elapsed());
@@ -535,7 +535,10 @@ async fn a_device_that_is_not_slow_has_no_more_time_than_an_operation_may_usuall
     let bench = Bench::new();
     bench.permit.usually_takes(CAP / 3);
     let device = bench.device(server.address, registers([10]));
-    assert_eq!(silence(scan(&device).await), Silence::NoAnswer { after: CAP / 3 });
+    let reason = silence(scan(&device).await);
+    assert_eq!(reason, Silence::NoAnswer { after: CAP / 3, of: Some(CAP) });
+    let text = reason.to_string();
+    assert!(text.starts_with("HF-5104: ") && text.contains("slow = true"), "what to do: {text}");
 }
 
 #[tokio::test]

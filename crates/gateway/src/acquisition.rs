@@ -61,6 +61,8 @@ pub(crate) struct AcquisitionParts<E: Engine> {
     pub(crate) live: Live,
     pub(crate) bind: Option<IpAddr>,
     pub(crate) field: FieldDoor,
+    /// Bytes of readings that may wait to be proposed.
+    pub(crate) readings: usize,
     pub(crate) spawner: Spawner,
 }
 
@@ -71,10 +73,11 @@ struct Running {
     stop: CancellationToken,
 }
 
-/// Reads every group until `stop` (in order: running scans end first) or until leadership has ended.
+/// Reads every group, over the connections that are open already where there are any, until `stop` (in order: running scans end first) or until leadership has ended.
 pub(crate) async fn run<E: Engine>(
     parts: Arc<AcquisitionParts<E>>,
     leadership: Leadership,
+    warm: WarmConnections,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let spawner = parts.spawner.child();
@@ -84,9 +87,9 @@ pub(crate) async fn run<E: Engine>(
         spawner: spawner.clone(),
         bind: parts.bind,
         random: generator(None),
-        warm: WarmConnections::default(),
+        warm,
     });
-    let batcher = Batcher::start(parts.replica.clone(), leadership.clone(), &spawner);
+    let batcher = Batcher::start(parts.replica.clone(), leadership.clone(), parts.readings, &spawner);
     let mut timeline = Timeline::starting(Instant::now(), parts.clock.now());
     if clocks_disagree(&parts) {
         warn!("the wall clock of this node disagrees with the schedule: opening all grids anew");

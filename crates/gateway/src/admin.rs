@@ -27,8 +27,10 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use model::command::{Command, Request};
+use model::plant::document::Patience;
+use model::plant::units::format_duration;
 use model::{Clock, NodeId, Timestamp};
-use replication::{Applied, MembershipError, ProposeError, Replica};
+use replication::{Applied, LeaseTimes, MembershipError, ProposeError, Replica};
 use runtime::Spawner;
 use store::Outcome;
 use store::engine::Engine;
@@ -46,6 +48,7 @@ pub(crate) use verdict::{Facts, complainant, key as alarm_key};
 
 use crate::field::FieldDoor;
 use crate::live::Live;
+use crate::memory::Memory;
 use acting::Absence;
 use failure::Failure;
 use forward::{Forwarder, connector};
@@ -89,6 +92,7 @@ pub struct AdminService<E: Engine> {
     /// The cluster's name in the node file: what the ledger says once it is founded.
     cluster: Arc<str>,
     free_bytes: Option<FreeBytes>,
+    memory: Memory,
     gaps: GapJournal,
     certificates: Option<Keeper>,
     forwarder: Forwarder,
@@ -110,6 +114,7 @@ impl<E: Engine> Clone for AdminService<E> {
             clock: Arc::clone(&self.clock),
             cluster: Arc::clone(&self.cluster),
             free_bytes: self.free_bytes.clone(),
+            memory: self.memory,
             gaps: self.gaps.clone(),
             certificates: self.certificates.clone(),
             forwarder: self.forwarder.clone(),
@@ -138,6 +143,7 @@ impl<E: Engine> AdminService<E> {
             clock,
             cluster: cluster.into(),
             free_bytes: None,
+            memory: Memory::default(),
             gaps,
             certificates: None,
             forwarder: Forwarder::new(connector(None)),
@@ -160,6 +166,11 @@ impl<E: Engine> AdminService<E> {
     /// Says how much room the data directory has.
     pub fn with_free_bytes(self, free_bytes: FreeBytes) -> Self {
         Self { free_bytes: Some(free_bytes), ..self }
+    }
+
+    /// Says how much memory the node may use.
+    pub fn with_memory(self, memory: Memory) -> Self {
+        Self { memory, ..self }
     }
 
     /// Starts the task that notes gaps as they are applied, and ends with `spawner` what somebody watches. Without it
@@ -186,8 +197,31 @@ impl<E: Engine> AdminService<E> {
 
     /// The devices as this node sees them, for the health listener.
     pub(crate) fn devices_here(&self) -> Vec<wire::proto::v1::Device> {
-        let (live, watching) = (self.live().devices(), self.replica().status().holds_lease);
-        self.replica().store().keeper().read(|state| views::devices(state, &live, watching))
+        self.devices(self.replica().status().holds_lease)
+    }
+
+    /// The devices. `watching` says whether this node reads them.
+    fn devices(&self, watching: bool) -> Vec<wire::proto::v1::Device> {
+        let (live, patience) = (self.live().devices(), self.patience());
+        self.replica().store().keeper().read(|state| views::devices(state, &live, &patience, watching))
+    }
+
+    /// How long devices may take to answer in this cluster.
+    fn patience(&self) -> Patience {
+        let lease = self.replica().lease();
+        let by = match LeaseTimes::profile_of(lease) {
+            Some(profile) => format!("the lease of profile {profile}"),
+            None => format!("a lease of {}", format_duration(lease)),
+        };
+        Patience { cap: self.replica().usual_operation(), by }
+    }
+
+    /// What this process holds in memory, and what it may.
+    pub(crate) fn memory(&self) -> wire::proto::v1::MemoryUse {
+        wire::proto::v1::MemoryUse {
+            resident_bytes: runtime::resident_bytes(),
+            limit_bytes: self.memory.limit(),
+        }
     }
 
     /// Whether a majority is known to answer.

@@ -1,7 +1,9 @@
 //! The node file: what differs from box to box.
 //!
 //! Read once at start. Every problem is reported at once; a value from the environment (`HOLDFAST_DATA_DIR` for
-//! `data-dir`, `HOLDFAST_LISTEN_ADMIN` for `[listen] admin`) replaces that of the file.
+//! `data-dir`, `HOLDFAST_LISTEN_ADMIN` for `[listen] admin`) replaces that of the file, see [`environment`].
+
+mod environment;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +15,8 @@ use model::plant::units::{format_bytes, parse_bytes};
 use replication::LeaseTimes;
 use serde::Deserialize;
 use tls::Credentials;
+
+use crate::memory::Memory;
 
 /// A node file, checked.
 #[derive(Debug, Clone)]
@@ -47,6 +51,8 @@ pub struct NodeConfig {
     pub vars: BTreeMap<String, String>,
     /// Bytes that the data directory may hold, where that is less than the disk.
     pub disk_limit: Option<u64>,
+    /// What the node may hold in memory.
+    pub memory: Memory,
     /// What is run when this node begins or ceases to lead.
     pub hooks: Hooks,
 }
@@ -122,6 +128,7 @@ struct NodeFile {
 #[serde(deny_unknown_fields)]
 struct LimitsFile {
     disk: Option<String>,
+    memory: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -191,9 +198,15 @@ impl NodeConfig {
         folder: &Path,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Vec<String>> {
-        let mut file: NodeFile = toml_edit::de::from_str(text).map_err(|error| vec![error.to_string()])?;
         let mut problems = Vec::new();
-        file.replace_from(environment, &mut problems);
+        let text = environment::replace(text, environment, &mut problems);
+        let file: NodeFile = match toml_edit::de::from_str(&text) {
+            Ok(file) => file,
+            Err(error) => {
+                problems.push(error.to_string());
+                return Err(problems);
+            }
+        };
         let role = match file.role.as_deref() {
             None | Some("gateway") => Role::Gateway,
             Some("witness") => {
@@ -225,6 +238,7 @@ impl NodeConfig {
             address.or_else(|| file.listen.peers.map(|peers| peers.to_string())).unwrap_or_default();
         check_dial(&file, &mut problems);
         let disk_limit = disk_limit(&file, &mut problems);
+        let memory = memory(&file, &mut problems);
         let hooks = hooks(&file.hooks, &mut problems);
         check_listeners(&file, &mut problems);
         let tls = load_tls(&file, folder, &mut problems);
@@ -247,6 +261,7 @@ impl NodeConfig {
             dial: file.dial,
             vars: file.vars,
             disk_limit,
+            memory,
             hooks,
         })
     }
@@ -263,50 +278,6 @@ impl NodeConfig {
         match self.address.rsplit_once(':') {
             Some((host, _)) if admin.ip().is_unspecified() => format!("{host}:{}", admin.port()),
             _ => admin.to_string(),
-        }
-    }
-}
-
-impl NodeFile {
-    fn replace_from(&mut self, environment: impl Fn(&str) -> Option<String>, problems: &mut Vec<String>) {
-        if let Some(value) = environment("HOLDFAST_NAME") {
-            self.name = value;
-        }
-        if let Some(value) = environment("HOLDFAST_DATA_DIR") {
-            self.data_dir = value.into();
-        }
-        if let Some(value) = environment("HOLDFAST_PROFILE") {
-            self.profile = Some(value);
-        }
-        if let Some(value) = environment("HOLDFAST_LIMITS_DISK") {
-            self.limits.disk = Some(value);
-        }
-        if let Some(tls) = &mut self.tls {
-            let files = [
-                ("HOLDFAST_TLS_CA", &mut tls.ca),
-                ("HOLDFAST_TLS_CERT", &mut tls.cert),
-                ("HOLDFAST_TLS_KEY", &mut tls.key),
-            ];
-            for (key, place) in files {
-                if let Some(value) = environment(key) {
-                    *place = value.into();
-                }
-            }
-        }
-        let listeners = [
-            ("HOLDFAST_LISTEN_PEERS", &mut self.listen.peers),
-            ("HOLDFAST_LISTEN_ADMIN", &mut self.listen.admin),
-            ("HOLDFAST_LISTEN_HEALTH", &mut self.listen.health),
-        ];
-        if let Some(value) = environment("HOLDFAST_LISTEN_ADVERTISE_ADMIN") {
-            self.listen.advertise_admin = Some(value);
-        }
-        for (key, place) in listeners {
-            match environment(key).map(|value| (value.parse(), value)) {
-                None => {}
-                Some((Ok(address), _)) => *place = Some(address),
-                Some((Err(_), value)) => problems.push(format!("{key}: {value:?} is not IP:PORT")),
-            }
         }
     }
 }
@@ -374,6 +345,21 @@ fn disk_limit(file: &NodeFile, problems: &mut Vec<String>) -> Option<u64> {
             None
         }
     }
+}
+
+fn memory(file: &NodeFile, problems: &mut Vec<String>) -> Memory {
+    let Some(text) = &file.limits.memory else { return Memory::default() };
+    match parse_bytes(text).map(Memory::limited_to) {
+        Ok(Some(memory)) => return memory,
+        Ok(None) => {
+            let (least, usual) = (format_bytes(Memory::LEAST), format_bytes(Memory::default().limit()));
+            problems.push(format!(
+                "limits.memory: expected at least {least} ({usual} is the default), found {text}"
+            ));
+        }
+        Err(error) => problems.push(format!("limits.memory: {error}")),
+    }
+    Memory::default()
 }
 
 /// The longest time that a hook may be given: a hand-over waits for it.
@@ -547,6 +533,22 @@ mod tests {
             let problems = NodeConfig::parse(&limited(wrong), nothing).expect_err("no room to work in");
             assert!(problems[0].starts_with("limits.disk:"), "{problems:?}");
         }
+    }
+
+    #[test]
+    fn a_limit_on_the_memory_is_a_size_with_a_least() {
+        let limited = |memory| format!("{FILE}\n[limits]\nmemory = \"{memory}\"\n");
+        let limit = |text: &str| NodeConfig::parse(text, nothing).map(|config| config.memory.limit());
+        assert_eq!(limit(FILE), Ok(512 << 20));
+        assert_eq!(limit(&limited("1GiB")), Ok(1 << 30));
+        let from_outside = |key: &str| (key == "HOLDFAST_LIMITS_MEMORY").then(|| "300MiB".to_owned());
+        let config = NodeConfig::parse(&limited("1GiB"), from_outside).expect("it is valid");
+        assert_eq!(config.memory.limit(), 300 << 20);
+        for wrong in ["512", "255MiB"] {
+            let problems = limit(&limited(wrong)).expect_err("no memory to work in");
+            assert!(problems.len() == 1 && problems[0].starts_with("limits.memory:"), "{problems:?}");
+        }
+        assert!(limit(&limited("64MiB")).expect_err("too little")[0].contains("at least 256MiB"));
     }
 
     #[test]

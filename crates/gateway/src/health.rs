@@ -15,6 +15,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use ingest::{PushService, TagResolver};
 use replication::Replica;
 use store::engine::Engine;
 use tokio::net::TcpListener;
@@ -33,8 +34,13 @@ pub struct HealthParts<E: Engine> {
     pub replica: Replica<E>,
     /// The admin service, which knows the facts.
     pub admin: AdminService<E>,
-    /// Further figures: pushing, acquisition.
+    /// Further figures: [`pushes`].
     pub sources: Vec<MetricsSource>,
+}
+
+/// The figures of the push service.
+pub fn pushes<R: TagResolver>(service: PushService<R>) -> MetricsSource {
+    Arc::new(move |writer| metrics::write_pushes(writer, &service.counters()))
 }
 
 /// Serves until told to stop.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use destinations::NodeFacts;
+use drivers::modbus::WarmConnections;
 use model::{Clock, NodeId};
 use replication::{Leadership, MembershipError, Replica};
 use runtime::{Failure, Spawner};
@@ -29,6 +30,7 @@ use crate::forwarding::{self, ForwardingParts};
 use crate::hooks::HookHandle;
 use crate::live::Live;
 use crate::retention;
+use crate::standby::Standby;
 
 /// What is added to the time in which a part of a reign has to end.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -44,6 +46,8 @@ pub(crate) struct LeadingParts<E: Engine> {
     pub(crate) facts: NodeFacts,
     pub(crate) bind: Option<IpAddr>,
     pub(crate) field: FieldDoor,
+    /// Bytes of readings that may wait to be proposed.
+    pub(crate) readings: usize,
     pub(crate) hooks: HookHandle,
     pub(crate) spawner: Spawner,
 }
@@ -78,6 +82,7 @@ fn stopping() -> MembershipError {
 pub(crate) struct Leading<E: Engine> {
     parts: LeadingParts<E>,
     requests: mpsc::Receiver<HandOver>,
+    standby: Standby<E>,
 }
 
 /// How a reign ends.
@@ -105,7 +110,8 @@ impl<E: Engine> Leading<E> {
     pub(crate) fn new(parts: LeadingParts<E>) -> (Self, Switchover) {
         // One switchover at a time; more requests wait their turn.
         let (sender, requests) = mpsc::channel(4);
-        (Self { parts, requests }, Switchover { requests: sender })
+        let standby = Standby::new(parts.replica.clone(), parts.bind, parts.spawner.clone());
+        (Self { parts, requests, standby }, Switchover { requests: sender })
     }
 
     /// Runs until the node stops; then what is being done is ended in order.
@@ -119,11 +125,14 @@ impl<E: Engine> Leading<E> {
                 tokio::select! {
                     changed = leadership.changed() => if changed.is_err() { return Ok(()) },
                     Some(request) = self.requests.recv() => self.refuse(request),
+                    // Ends with the replica, which is noticed above.
+                    () = self.standby.follow() => {}
                     () = stop.cancelled() => return Ok(()),
                 }
                 continue;
             };
-            let reign = self.begin(current);
+            let warm = self.standby.release().await;
+            let reign = self.begin(current, warm);
             let end = tokio::select! {
                 () = reign.leadership.over() => End::AtOnce,
                 changed = leadership.changed() => match changed {
@@ -187,7 +196,7 @@ impl<E: Engine> Leading<E> {
         Ok(())
     }
 
-    fn begin(&self, leadership: Leadership) -> Reign {
+    fn begin(&self, leadership: Leadership, warm: WarmConnections) -> Reign {
         let parts = &self.parts;
         parts.hooks.begin(leadership.clone());
         let reign = Reign::without_parts(leadership.clone());
@@ -208,9 +217,10 @@ impl<E: Engine> Leading<E> {
             live: parts.live.clone(),
             bind: parts.bind,
             field: parts.field.clone(),
+            readings: parts.readings,
             spawner: parts.spawner.clone(),
         });
-        let run = acquisition::run(acquisition, leadership, reign.stop_acquisition.clone());
+        let run = acquisition::run(acquisition, leadership, warm, reign.stop_acquisition.clone());
         parts.spawner.spawn("acquisition", reign.acquisition.track_future(run));
         reign
     }

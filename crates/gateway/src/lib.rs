@@ -6,8 +6,9 @@
 //! - [`leading`]: what a node does while it leads: forwarding first, acquisition last; stopping goes the other way.
 //! - [`failback`]: leadership returns to the preferred node.
 //! - [`notice`]: what a node answers that cannot take part: [`waiting`] to belong, or in [`amnesia`].
-//! - [`acquisition`], [`forwarding`], [`retention`]: the three loops of a leader.
-//! - [`space`]: room on this node's disk, and the reserve for the time when there is none; `steady`: time that no clock sets.
+//! - [`acquisition`], [`forwarding`], [`retention`]: the three loops of a leader; [`standby`]: what a follower holds open.
+//! - [`space`]: room on this node's disk, and the reserve for the time when there is none; `memory`: what each part of a
+//!   node may hold of its memory; `steady`: time that no clock sets.
 //! - `hooks`: what lets programs outside follow the active node; `watching`: system tags, alarms, what has its time.
 //! - [`admin`], [`health`]: what people and machines ask a node; [`live`]: what only the running node knows.
 
@@ -24,6 +25,7 @@ pub mod health;
 mod hooks;
 pub mod leading;
 pub mod live;
+mod memory;
 pub mod node;
 mod notice;
 mod pushing;
@@ -34,10 +36,13 @@ mod roles;
 mod scenarios;
 pub mod security;
 mod space;
+mod standby;
 mod steady;
 mod waiting;
 mod watching;
 
 pub use config::{ConfigError, NodeConfig};
 pub use field::FieldDoor;
+pub use memory::Memory;
 pub use node::{NodeError, RunningNode};
+pub use replication::LeaseTimes;

@@ -186,22 +186,26 @@ impl Live {
 }
 
 impl DeviceEntry<'_> {
-    /// Notes the outcome of a scan.
-    pub fn set(&self, state: DeviceState, now: Timestamp, reason: Option<String>) {
+    /// Notes the outcome of a scan; how the device did before, if it was asked before. Its groups share that, so that what
+    /// happens to it is told once.
+    pub fn set(&self, state: DeviceState, now: Timestamp, reason: Option<String>) -> Option<DeviceState> {
         let mut inner = self.live.inner();
         let last_good = (state == DeviceState::Answering).then_some(now);
         match inner.devices.get_mut(self.id) {
             Some(device) => {
-                if device.state != state {
+                let before = device.state;
+                if before != state {
                     (device.state, device.since) = (state, now);
                 }
                 device.last_good = last_good.or(device.last_good);
                 device.reason = reason;
+                Some(before)
             }
             None => {
                 let lateness = BTreeMap::new();
                 let device = DeviceLive { state, since: now, last_good, reason, lateness };
                 inner.devices.insert(self.id.to_owned(), device);
+                None
             }
         }
     }
@@ -297,10 +301,15 @@ mod tests {
     #[test]
     fn a_state_keeps_the_time_when_it_began() {
         let live = Live::default();
-        live.device("press").set(DeviceState::Answering, Timestamp(1), None);
-        live.device("press").set(DeviceState::Answering, Timestamp(2), None);
-        live.device("press").set(DeviceState::Silent, Timestamp(3), Some("no answer".into()));
-        live.device("press").set(DeviceState::Silent, Timestamp(4), Some("no answer".into()));
+        use DeviceState::{Answering, Silent};
+        let silent = |at| live.device("press").set(Silent, Timestamp(at), Some("no answer".into()));
+        let answers = |at| live.device("press").set(Answering, Timestamp(at), None);
+        let before = [answers(1), answers(2), silent(3), silent(4)];
+        assert_eq!(
+            before,
+            [None, Some(Answering), Some(Answering), Some(Silent)],
+            "each change is seen once"
+        );
         let device = live.devices()["press"].clone();
         assert_eq!((device.since, device.last_good), (Timestamp(3), Some(Timestamp(2))));
     }

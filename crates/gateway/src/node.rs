@@ -14,14 +14,13 @@ use std::time::Duration;
 
 use destinations::NodeFacts;
 use futures::FutureExt as _;
-use ingest::IngestConfig;
 use model::{BootId, Clock, Permit as _, SessionId, StoreId};
 use replication::{
     Belonging, PeerEvent, PeerEvents, Refusal, Replica, ReplicaParts, StartError, TcpConnector,
 };
 use runtime::random::{generator, id_bits};
 use runtime::{Failure, Spawner, Supervisor};
-use store::engine::rocks::{self, RocksEngine, RocksOptions};
+use store::engine::rocks::{self, RocksEngine};
 use store::{OpenError, Store, StoreOptions};
 use tls::Keeper;
 use tokio::net::TcpListener;
@@ -50,8 +49,6 @@ use crate::space::{self, Space};
 use crate::waiting;
 use crate::watching::Watch;
 
-/// Bytes of the log's tail that are kept in memory.
-const TAIL_BYTES: usize = 32 << 20;
 /// Threads of Raft's own runtime.
 const RAFT_THREADS: usize = 2;
 /// How long the store may take to end.
@@ -173,8 +170,9 @@ impl RunningNode {
         let security = security(&config, &clock)?;
         let follow = security.clone().follow_files(outer_spawner.token().clone());
         outer_spawner.spawn("certificates", follow);
-        let engine = Arc::new(RocksEngine::open(&config.data_dir, &RocksOptions::default())?);
-        let options = StoreOptions { tail_bytes: TAIL_BYTES, birth: StoreId::from(id_bits(&mut random)) };
+        let engine = Arc::new(RocksEngine::open(&config.data_dir, &config.memory.database())?);
+        let options =
+            StoreOptions { tail_bytes: config.memory.tail(), birth: StoreId::from(id_bits(&mut random)) };
         let opened = Store::open(engine, options, &raft_spawner).await;
         let Listeners { peers, admin, health } = listeners;
         let boards = Boards { admin: &admin, health: health.as_ref() };
@@ -207,6 +205,7 @@ impl RunningNode {
             members: config.members.clone(),
             belonging,
             times: config.times,
+            windows: config.memory.windows(),
             api: config.api_address(),
             clock: Arc::clone(&clock),
             connector: Arc::new(Redirecting::new(
@@ -246,9 +245,10 @@ impl RunningNode {
         )
         .with_free_bytes(free_bytes(replica.clone()))
         .with_certificates(security.keeper().cloned())
+        .with_memory(config.memory)
         .with_field(field);
         let doors = Doors { admin, health, security };
-        serve(service, node_facts(&config), &replica, &clock, doors, &outer_spawner);
+        serve(service, &config, &replica, &clock, doors, &outer_spawner);
         info!(node = %replica.node(), name = config.name, cluster = config.cluster, "node is running");
         let part = Some(Part { replica, switchover, hook_limit: config.hooks.timeout });
         Ok(Self { part, outer, inner, _raft_runtime: raft_runtime })
@@ -360,6 +360,7 @@ fn start_leading(
         facts: node_facts(config),
         bind: config.field_bind,
         field: field.clone(),
+        readings: config.memory.readings(),
         hooks,
         spawner: spawner.clone(),
     });
@@ -381,7 +382,7 @@ fn node_facts(config: &NodeConfig) -> NodeFacts {
 /// Opens the API and, where it is wanted, the health listener: both tell what the one admin service knows.
 fn serve(
     service: AdminService<RocksEngine>,
-    facts: NodeFacts,
+    config: &NodeConfig,
     replica: &Replica<RocksEngine>,
     clock: &Arc<dyn Clock>,
     Doors { admin, health, security }: Doors,
@@ -390,21 +391,15 @@ fn serve(
     let session = SessionId::from(id_bits(&mut generator(None)));
     let log = Arc::new(ReplicatedLog::start(replica.clone(), spawner));
     let tags = Arc::new(PushedTags(replica.clone()));
-    let pushes = ingest::start(
-        spawner,
-        log,
-        tags,
-        Arc::clone(clock),
-        replica.node(),
-        session,
-        IngestConfig::default(),
-    );
+    let pushes =
+        ingest::start(spawner, log, tags, Arc::clone(clock), replica.node(), session, config.memory.pushes());
+    let sources = vec![health::pushes(pushes.clone())];
     let reporter = HealthReporter::new();
     let service = service.keeping_gaps(spawner).reporting_health(reporter.clone(), spawner);
     let routes = api::health_and_reflection(reporter)
         .add_service(service.clone().into_server())
         .add_service(pushes.into_server());
-    let watch = Watch::new(service.clone(), facts);
+    let watch = Watch::new(service.clone(), node_facts(config));
     spawner.spawn("watch", watch.run(spawner.token().clone()));
     let api = tonic::transport::Server::builder()
         .layer(RoleLayer)
@@ -420,7 +415,7 @@ fn serve(
     );
     if let Some(listener) = health {
         let stop = spawner.token().clone();
-        let parts = HealthParts { replica: replica.clone(), admin: service, sources: Vec::new() };
+        let parts = HealthParts { replica: replica.clone(), admin: service, sources };
         spawner.spawn("health", health::serve(listener, parts, stop));
     }
 }

@@ -4,15 +4,17 @@
 mod ending;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use destinations::NodeFacts;
+use drivers::modbus::WarmConnections;
 use model::batch::{Batch, Sample, Source};
 use model::command::{Command, Request};
 use model::plant::document::{Bundle, read_bundle};
-use model::plant::{Plant, WhenFull};
+use model::plant::{Link, Plant, Standby as Wanted, WhenFull};
 use model::{
     BootId, Cause, Clock, Cursor, DestinationId, GridId, GroupId, Reading, Revision, Role, SessionId, TagId,
     Timestamp, Value,
@@ -26,7 +28,7 @@ use runtime::{Failure, Spawner, Supervisor, SystemClock};
 use store::engine::sim::{SimDisk, SimEngine};
 use store::ledger::{EffectRecord, State};
 use store::{Store, StoreOptions};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use wire::EncodedBatch;
@@ -36,6 +38,7 @@ use crate::config::Hooks;
 use crate::field::FieldDoor;
 use crate::leading::{Leading, LeadingParts};
 use crate::live::Live;
+use crate::standby::Standby;
 use crate::{hooks, retention, space};
 
 mod pushes;
@@ -45,6 +48,7 @@ mod retries;
 const SOON: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(5);
 const MIB: u64 = 1 << 20;
+const READINGS: usize = 1 << 20;
 const HISTORIAN: DestinationId = DestinationId(1);
 
 const PLANT: &str = r#"version = 1
@@ -124,6 +128,7 @@ async fn node(number: u64, times: LeaseTimes, listener: TcpListener, members: Ve
         members,
         belonging: Belonging::default(),
         times,
+        windows: replication::Windows::default(),
         api: String::new(),
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
         connector: Arc::new(TcpConnector::new(Duration::from_millis(250))),
@@ -203,6 +208,7 @@ impl Node {
             facts,
             bind: None,
             field: FieldDoor::default(),
+            readings: READINGS,
             hooks: hooks::start(Hooks::default(), "plant-7", &self.replica, &self.spawner),
             spawner: self.spawner.clone(),
         });
@@ -231,10 +237,14 @@ impl Node {
             live: Live::default(),
             bind: None,
             field: FieldDoor::default(),
+            readings: READINGS,
             spawner: self.spawner.clone(),
         };
         let stop = self.spawner.token().child_token();
-        self.spawner.spawn("acquisition", acquisition::run(Arc::new(parts), leadership, stop.clone()));
+        self.spawner.spawn(
+            "acquisition",
+            acquisition::run(Arc::new(parts), leadership, WarmConnections::default(), stop.clone()),
+        );
         stop
     }
 
@@ -334,7 +344,7 @@ async fn a_full_buffer_refuses_and_accounts() {
     node.configure(plant(2 * MIB, WhenFull::Refuse)).await;
     node.retain();
     let (group, grid) = node.grid();
-    let batcher = Batcher::start(node.replica.clone(), node.leads(), &node.spawner);
+    let batcher = Batcher::start(node.replica.clone(), node.leads(), READINGS, &node.spawner);
     batcher.push(&node.polled(group, grid, 0)).expect("there is room in the queue");
     node.until("slot 0 is in", |state| state.grids[&group].next == 1).await;
 
@@ -477,7 +487,7 @@ async fn configure_while_a_poll_is_in_flight_leaves_no_slot_unaccounted() {
     let node = &nodes[leader(&nodes).await];
     node.configure(plant(64 * MIB, WhenFull::Refuse)).await;
     let (group, grid) = node.grid();
-    let batcher = Batcher::start(node.replica.clone(), node.leads(), &node.spawner);
+    let batcher = Batcher::start(node.replica.clone(), node.leads(), READINGS, &node.spawner);
     batcher.push(&node.polled(group, grid, 0)).expect("there is room in the queue");
     node.until("slot 0 is in", |state| state.grids[&group].next == 1).await;
 
@@ -567,4 +577,68 @@ async fn a_plant_applied_through_a_node_with_a_wrong_clock_opens_its_grids_on_th
     let first = leader.read(|state| state.grids.values().next().map(|grid| grid.line.first)).expect("a grid");
     let apart = first.nanos_since(leader.clock.now());
     assert!(apart.abs() < 60_000_000_000, "{apart} ns from the leader's clock");
+}
+
+/// The plant with its device at `address`, to which followers hold a connection or none.
+fn warm_plant(address: SocketAddr, standby: Wanted) -> Plant {
+    let mut plant = plant(64 * MIB, WhenFull::Refuse);
+    let Link::ModbusTcp(link) = &mut plant.devices[0].link else { panic!("it is polled") };
+    (link.host, link.port, link.standby) = (address.ip().to_string(), address.port(), standby);
+    plant
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_holds_a_silent_connection_to_a_warm_device_and_takes_it_along_when_it_leads() {
+    let nodes = cluster(1).await;
+    let node = &nodes[leader(&nodes).await];
+    let device = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = device.local_addr().expect("bound");
+    node.configure(warm_plant(address, Wanted::Warm)).await;
+    let mut standby = Standby::new(node.replica.clone(), None, node.spawner.clone());
+    let accepted = async |standby: &mut Standby<SimEngine>| {
+        tokio::select! {
+            () = standby.follow() => panic!("it follows until it is dropped"),
+            accepted = timeout(SOON, device.accept()) => accepted.expect("in time").expect("accepted").0,
+        }
+    };
+    let held = accepted(&mut standby).await;
+    let disable = |enabled| Command::SetDeviceEnabled {
+        device: "press".to_owned(),
+        enabled,
+        until: None,
+        elapsed: Vec::new(),
+        request: Request::default(),
+    };
+    let closed = async |standby: &mut Standby<SimEngine>, connection: &TcpStream| {
+        let ended = async {
+            connection.readable().await.expect("it can be waited for");
+            let mut byte = [0];
+            connection.try_read(&mut byte)
+        };
+        tokio::select! {
+            () = standby.follow() => panic!("it follows until it is dropped"),
+            ended = timeout(SOON, ended) => ended.expect("in time"),
+        }
+    };
+    node.propose(disable(false)).await;
+    let end = closed(&mut standby, &held).await;
+    assert!(matches!(end, Ok(0) | Err(_)), "nothing was sent, and it is closed: {end:?}");
+
+    node.propose(disable(true)).await;
+    let open = async {
+        loop {
+            let held = accepted(&mut standby).await;
+            // It was accepted a moment before this side knows.
+            let warm = standby.release().await;
+            if !warm.is_empty() {
+                return (held, warm);
+            }
+        }
+    };
+    let (held, warm) = timeout(SOON, open).await.expect("in time");
+    assert_eq!(warm.len(), 1);
+    assert_eq!(standby.release().await.len(), 0, "it is handed over once");
+    let mut byte = [0];
+    let unsent = held.try_read(&mut byte).map_err(|error| error.kind());
+    assert!(!matches!(unsent, Ok(1..)), "a follower says nothing: {unsent:?}");
 }

@@ -4,10 +4,12 @@
 //!   back whose time out of service is over.
 //! - Everything it says goes through the log, and only in the term in which it was seen: a leader that has lost its term
 //!   says nothing any more, and nothing of it is passed on to the next.
-//! - While it follows, it logs that there is no majority, and looks whether file destinations lie on a share.
+//! - It logs that there is no majority ([`quorum`]) and that memory is more than it should be ([`memory`]); while it follows it looks whether file destinations lie on a share.
 //! - It decides little: what is wrong is the verdict's say, what is due is that of pure functions.
 
 mod alarms;
+mod memory;
+mod quorum;
 mod shares;
 mod tags;
 
@@ -24,13 +26,15 @@ use store::ledger::State;
 use store::{BatchOutcome, Outcome};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 use wire::EncodedBatch;
 use wire::proto::v1 as pb;
 
 use crate::admin::{AdminService, Facts};
 use crate::steady::SteadyTime;
 use alarms::Tracker;
+use memory::MemoryWatch;
+use quorum::Quorum;
 use shares::Shares;
 use tags::SystemTags;
 
@@ -44,8 +48,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const ALARMS_AT_ONCE: usize = 32;
 /// The wall clock runs apart from the monotonic one by more than this: it was set.
 const STEP: Duration = Duration::from_millis(100);
-/// How long there may be no majority before it is logged: an election is shorter.
-const NO_QUORUM_TOLD: Duration = Duration::from_secs(2);
 
 /// What a watch is made of.
 pub(crate) struct Watch<E: Engine> {
@@ -56,8 +58,8 @@ pub(crate) struct Watch<E: Engine> {
     steady: SteadyTime,
     buffer: Option<(Instant, pb::BufferStats)>,
     clocks: Option<(Instant, Timestamp)>,
-    no_quorum_since: Option<Instant>,
-    no_quorum_told: bool,
+    quorum: Quorum,
+    memory: MemoryWatch,
 }
 
 /// System tags of one reign.
@@ -81,8 +83,8 @@ impl<E: Engine> Watch<E> {
             steady: SteadyTime::default(),
             buffer: None,
             clocks: None,
-            no_quorum_since: None,
-            no_quorum_told: false,
+            quorum: Quorum::default(),
+            memory: MemoryWatch::default(),
         }
     }
 
@@ -104,14 +106,16 @@ impl<E: Engine> Watch<E> {
 
     async fn look(&mut self) {
         self.compare_clocks();
+        self.memory.look(Instant::now(), || self.admin.memory());
         let quorum = self.admin.has_majority();
-        self.tell_quorum(quorum);
         let leadership = self.replica().leadership().borrow().clone();
+        self.quorum.look(Instant::now(), quorum, leadership.as_ref().map(Leadership::term));
         match leadership {
             Some(leadership) if leadership.is_live() => {
                 let status = self.replica().status();
                 let facts = self.facts(&status);
                 self.shares.forget();
+                self.tell_loss(&leadership).await;
                 self.write_tags(&leadership, &facts).await;
                 self.tell_alarms(&leadership, &facts).await;
                 self.put_back(&leadership).await;
@@ -155,23 +159,13 @@ impl<E: Engine> Watch<E> {
         }
     }
 
-    /// Without a majority nothing can be committed: the log of the node is all there is.
-    fn tell_quorum(&mut self, quorum: bool) {
-        let now = Instant::now();
-        if quorum {
-            if std::mem::take(&mut self.no_quorum_told) {
-                let lasted = self.no_quorum_since.map(|since| now.duration_since(since));
-                info!(?lasted, "alarm no-quorum is over: a majority of the nodes answers");
-            }
-            self.no_quorum_since = None;
-            return;
-        }
-        let since = *self.no_quorum_since.get_or_insert(now);
-        if !self.no_quorum_told && now.duration_since(since) >= NO_QUORUM_TOLD {
-            error!(
-                "alarm no-quorum: no majority of the nodes answers: nothing is read, accepted or delivered"
-            );
-            self.no_quorum_told = true;
+    /// Tells that there was no majority for long, if this node led then as it does now.
+    async fn tell_loss(&mut self, leadership: &Leadership) {
+        let Some(loss) = self.quorum.loss(leadership.term()) else { return };
+        let command = loss.command(self.replica().name(), Instant::now(), self.admin.now());
+        match self.replica().propose_in(leadership, &command, PATIENCE).await {
+            Ok(_) => self.quorum.told(),
+            Err(error) => debug!(%error, "an event was not committed; it is proposed again"),
         }
     }
 

@@ -121,6 +121,9 @@ fn ended(done: Result<Done, CliError>) -> ExitCode {
 
 async fn dispatch(global: GlobalArgs, command: Command) -> Result<Done, CliError> {
     let output = Output::new(global.output);
+    if let Command::Config(config::ConfigCommand::Validate { file }) = &command {
+        return config::validate_file(output, file);
+    }
     let client = Client::new(global.access.resolve()?, global.timeout)?;
     match command {
         Command::Status(args) => status::run(client, output, args).await,

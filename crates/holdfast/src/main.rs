@@ -6,6 +6,7 @@ mod cli;
 mod demo;
 mod node;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -55,7 +56,10 @@ fn main() -> ExitCode {
         }
         Command::Files(command) => return cli::make_files(&arguments.global, &command),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "holdfast", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "holdfast", &mut script);
+            // Written at once: who reads the beginning alone, has read enough.
+            drop(std::io::stdout().write_all(&script));
             Ok(ExitCode::SUCCESS)
         }
     };
@@ -63,8 +67,17 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    cli::complain(&format!("{error:#}"));
+    cli::complain(&told(error));
     ExitCode::FAILURE
+}
+
+/// An error with its causes, each said once: many say theirs themselves.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |told, cause| match cause.to_string() {
+        cause if told.contains(&cause) => told,
+        cause if told.is_empty() => cause,
+        cause => format!("{told}: {cause}"),
+    })
 }
 
 #[cfg(test)]
@@ -93,6 +106,16 @@ mod tests {
             }
         }
         check(&Arguments::command(), "holdfast");
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = || std::io::Error::other("no such file");
+        let says_it =
+            anyhow::Error::new(cause()).context("node.toml: no such file").context("the node does not start");
+        assert_eq!(told(&says_it), "the node does not start: node.toml: no such file");
+        let plain = anyhow::Error::new(cause()).context("cannot read node.toml");
+        assert_eq!(told(&plain), "cannot read node.toml: no such file");
     }
 
     #[test]

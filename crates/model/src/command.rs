@@ -57,6 +57,8 @@ pub enum Command {
         name: String,
         /// Why there is a new leader: `Failover` or `Switchover`.
         cause: Cause,
+        /// For how long it had known of nobody who leads; absent if it has known of nobody since its start.
+        leaderless: Option<Duration>,
     },
     /// Samples. The payload follows the headers in the entry and is not copied by `apply`.
     Append {

@@ -38,6 +38,12 @@ impl Timestamp {
         self.plus_nanos(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
     }
 
+    /// The moment in UTC to the second, RFC 3339, for people to read.
+    pub fn to_utc_seconds(self) -> String {
+        let text = self.to_string();
+        text.split('.').next().map(|seconds| format!("{seconds}Z")).unwrap_or(text)
+    }
+
     /// The moment in the local time zone with its offset, to the millisecond, for people to read.
     pub fn to_local(self) -> String {
         self.zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S%.3f%:z").to_string()
@@ -110,6 +116,15 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
 }
 
+/// A length of time for people to read, to its two largest units: `5 min 24 s`.
+pub fn in_words(length: Duration) -> String {
+    match length.as_secs() {
+        seconds if seconds < 60 => format!("{seconds} s"),
+        seconds if seconds < 3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -124,6 +139,15 @@ mod tests {
             prop_assert_eq!(&ours, &format!("{theirs:.9}"));
             prop_assert_eq!(ours.parse::<Timestamp>(), Ok(Timestamp(nanos)));
         }
+    }
+
+    #[test]
+    fn people_read_lengths_in_their_two_largest_units_and_moments_to_the_second() {
+        let words = |seconds| in_words(Duration::from_secs(seconds));
+        assert_eq!(words(9), "9 s");
+        assert_eq!(words(324), "5 min 24 s");
+        assert_eq!(words(7_260), "2 h 1 min");
+        assert_eq!(Timestamp(1_999_999_999).to_utc_seconds(), "1970-01-01T00:00:01Z");
     }
 
     #[test]

@@ -82,6 +82,12 @@ impl Contact {
         self.inner.origin + Duration::from_nanos(self.inner.leader.load(Ordering::Relaxed))
     }
 
+    /// When a leader was last heard; `None` if none was since this process started.
+    pub(crate) fn heard(&self) -> Option<Instant> {
+        let at = self.inner.leader.load(Ordering::Relaxed);
+        (at > 0).then(|| self.inner.origin + Duration::from_nanos(at))
+    }
+
     /// Whether a leader that had begun a reign asked this node to take over within `window`.
     pub(crate) fn was_handed_over(&self, window: Duration) -> bool {
         self.is_within(&self.inner.handed_over, window)

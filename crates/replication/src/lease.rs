@@ -45,6 +45,20 @@ impl LeaseTimes {
     /// Sites joined by slow links: L = 3 s.
     pub const WAN: Self = Self::new(3_000, 300, 200);
 
+    /// The profiles by name.
+    pub const PROFILES: [(&str, Self); 3] =
+        [("lan", Self::LAN), ("lan-fast", Self::LAN_FAST), ("wan", Self::WAN)];
+
+    /// The profile with a lease of this length.
+    pub fn profile_of(lease: Duration) -> Option<&'static str> {
+        Self::PROFILES.into_iter().find(|(_, times)| times.lease == lease).map(|(name, _)| name)
+    }
+
+    /// How long an operation on the outside world may usually take, if this is the shortest lease of all voters.
+    pub fn usual_operation(&self) -> Duration {
+        self.lease.mul_f64(USUAL_OPERATION)
+    }
+
     const fn new(lease: u64, heartbeat: u64, guard: u64) -> Self {
         Self {
             lease: Duration::from_millis(lease),
@@ -109,6 +123,10 @@ struct Lease {
     acknowledged: Option<Instant>,
     /// The shortest lease of all voters.
     length: Duration,
+    /// The last term in which this node led with a majority, and until when.
+    led: Option<(Term, Instant)>,
+    /// Until when it did in an earlier one.
+    led_before: Option<Instant>,
     /// No leadership in this term or an earlier one any more.
     barrier: Option<Term>,
     /// The term whose leadership was handed out last.
@@ -150,6 +168,8 @@ impl LeaseCell {
             leads: None,
             acknowledged: None,
             length: times.lease,
+            led: None,
+            led_before: None,
             barrier: None,
             handed_out: None,
             promised: None,
@@ -171,9 +191,25 @@ impl LeaseCell {
             let proves = |at: &Instant| lease.awake_since.is_none_or(|since| *at >= since);
             lease.acknowledged = news.acknowledged.filter(proves);
             (lease.leads, lease.length) = (news.leads, news.lease);
+            if let (Some(term), Some(acknowledged)) = (lease.leads, lease.acknowledged) {
+                match lease.led {
+                    Some((known, until)) if known != term => lease.led_before = Some(until),
+                    _ => {}
+                }
+                lease.led = Some((term, acknowledged));
+            }
             lease.note_promise();
             *lease != before
         });
+    }
+
+    /// When a majority last confirmed that this node led, in a term before `term`.
+    pub(crate) fn led_before(&self, term: Term) -> Option<Instant> {
+        let lease = *self.lease.borrow();
+        match lease.led {
+            Some((known, until)) if known < term => Some(until),
+            _ => lease.led_before,
+        }
     }
 
     /// Ends leadership for the rest of `term`. Every operation under it must have ended: for its sake this node need keep
@@ -208,6 +244,16 @@ impl LeaseCell {
     pub(crate) fn is_over(&self) -> bool {
         let lease = *self.lease.borrow();
         lease.promised.max(lease.promised_before).is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// How long an operation on the outside world may usually take, by the shortest lease of all voters.
+    pub(crate) fn usual_operation(&self) -> Duration {
+        self.length().mul_f64(USUAL_OPERATION)
+    }
+
+    /// The shortest lease of all voters, as far as this node knows.
+    pub(crate) fn length(&self) -> Duration {
+        self.lease.borrow().length
     }
 
     fn deadline(&self, term: Term) -> Option<Instant> {
@@ -340,7 +386,7 @@ impl Permit for Leadership {
     }
 
     fn usual_operation(&self) -> Duration {
-        self.cell.lease.borrow().length.mul_f64(USUAL_OPERATION)
+        self.cell.usual_operation()
     }
 
     fn held_for(&self) -> Duration {
@@ -398,6 +444,24 @@ mod tests {
         cell.update(news(4, Instant::now()));
         assert_eq!(leadership.check(), Err(Fenced), "the old term stays over");
         assert_eq!(cell.hand_out(Term(4)).check(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_remembered_until_when_this_node_led_before() {
+        let (cell, _) = leading();
+        let first = Instant::now();
+        assert_eq!(cell.led_before(Term(3)), None, "the term itself is not before it");
+        advance(Duration::from_secs(60)).await;
+        cell.update(News { leads: Some(Term(4)), acknowledged: None, lease: TIMES.lease });
+        assert_eq!(cell.led_before(Term(4)), Some(first));
+        let second = Instant::now();
+        cell.update(news(4, second));
+        assert_eq!(
+            cell.led_before(Term(4)),
+            Some(first),
+            "a majority that answers now says nothing of before"
+        );
+        assert_eq!(cell.led_before(Term(5)), Some(second));
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@ pub use membership::{Added, Lag, RemovalRefused, Voters, check_removal, is_caugh
 pub use network::{
     Acceptor, Applied, ClockEstimate, ConnectError, Connector, Identity, NetworkOptions, PeerConnection,
     PeerEvent, PeerEvents, PeerInfo, PeerIo, PeerStanding, PeerTable, PlainAcceptor, ProposeError, Refusal,
-    TcpConnector,
+    TcpConnector, Windows,
 };
 pub use replica::{MembershipError, Replica, Status};
 pub use start::{ReplicaParts, StartError};

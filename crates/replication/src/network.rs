@@ -54,7 +54,29 @@ pub(crate) use snapshot::{SnapshotFile, clear_staging};
 /// hold.
 pub(crate) const MAX_MESSAGE: usize = 16 << 20;
 
-/// Times and bounds of the peer network, all following from the lease.
+/// Bytes that may be on their way at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    /// Commands on their way into a leader's log and not yet applied.
+    pub proposals: usize,
+    /// Commands on their way to the leader.
+    pub forwarded: usize,
+    /// Entries on their way to each follower.
+    pub appends: usize,
+}
+
+impl Windows {
+    /// No command is larger; at least as much fits into each window of commands.
+    pub const LARGEST_COMMAND: usize = 8 << 20;
+}
+
+impl Default for Windows {
+    fn default() -> Self {
+        Self { proposals: 32 << 20, forwarded: 16 << 20, appends: 8 << 20 }
+    }
+}
+
+/// Times and bounds of the peer network: times follow from the lease.
 #[derive(Debug, Clone)]
 pub struct NetworkOptions {
     /// How long one attempt to connect may take, handshake included.
@@ -83,6 +105,7 @@ pub struct NetworkOptions {
 impl NetworkOptions {
     /// The options for a lease of `lease`.
     pub fn for_lease(lease: Duration) -> Self {
+        let windows = Windows::default();
         Self {
             connect_timeout: lease.max(Duration::from_millis(250)),
             retry_pause: lease / 10,
@@ -92,10 +115,15 @@ impl NetworkOptions {
             stall_limit: (lease * 2).max(Duration::from_secs(1)),
             snapshot_stall_limit: (lease * 4).max(Duration::from_secs(10)),
             append_window: 64,
-            append_window_bytes: 8 << 20,
+            append_window_bytes: windows.appends,
             propose_window: 256,
-            propose_window_bytes: 16 << 20,
+            propose_window_bytes: windows.forwarded,
         }
+    }
+
+    /// The same with other windows.
+    pub fn with_windows(self, windows: &Windows) -> Self {
+        Self { append_window_bytes: windows.appends, propose_window_bytes: windows.forwarded, ..self }
     }
 }
 

@@ -20,12 +20,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use wire::entry::Kind;
 
-use crate::network::{Applied, ProposeError};
+use crate::network::{Applied, ProposeError, Windows};
 use crate::storage::StateMachine;
 use crate::type_config::{CommittedLeaderId, Payload, Reply, TypeConfig};
 
-/// Bytes of commands on their way into the log and not yet applied.
-const IN_FLIGHT_BYTES: usize = 32 << 20;
 /// Commands waiting to be handed to openraft; bytes are bounded above.
 const QUEUE: usize = 1_024;
 /// When a proposal that found no room should be tried again.
@@ -68,9 +66,10 @@ impl Pending {
 impl Proposer {
     pub(crate) fn new<E: Engine, RT: AsyncRuntime>(
         raft: Raft<TypeConfig<RT>, StateMachine<E>>,
+        windows: &Windows,
     ) -> (Self, ProposerTask<E, RT>) {
         let (queue, proposals) = mpsc::channel(QUEUE);
-        let room = Arc::new(Semaphore::new(IN_FLIGHT_BYTES));
+        let room = Arc::new(Semaphore::new(windows.proposals.max(Windows::LARGEST_COMMAND)));
         let proposer = Self { queue, room, closed: Arc::default() };
         (proposer, ProposerTask { raft, queue: proposals })
     }
@@ -120,7 +119,7 @@ impl Proposer {
 
     fn bytes(command: &Bytes) -> Result<u32, ProposeError> {
         let bytes = command.len().max(256);
-        if bytes > IN_FLIGHT_BYTES / 4 {
+        if bytes > Windows::LARGEST_COMMAND {
             return Err(ProposeError::Invalid(format!("a command of {bytes} bytes is too large")));
         }
         Ok(u32::try_from(bytes).expect("checked just above"))

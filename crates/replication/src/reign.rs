@@ -145,7 +145,8 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         }
         let handed_over = inner.contact.was_handed_over(inner.times.lease);
         let cause = if handed_over { Cause::Switchover } else { Cause::Failover };
-        let lead = Command::Lead { node: inner.node, name: inner.name.clone(), cause };
+        let leaderless = self.leaderless(term);
+        let lead = Command::Lead { node: inner.node, name: inner.name.clone(), cause, leaderless };
         if !self.insist(term, &lead).await {
             return;
         }
@@ -158,6 +159,13 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         }
         info!(%term, %cause, "leading");
         inner.leadership.send_replace(Some(inner.cell.hand_out(term)));
+    }
+
+    /// For how long this node had known of nobody who leads, itself included, when it was elected for `term`; `None` if
+    /// it has known of nobody since its start.
+    fn leaderless(&self, term: Term) -> Option<Duration> {
+        let known = self.inner.contact.heard().max(self.inner.cell.led_before(term));
+        known.map(|at| at.elapsed())
     }
 
     /// Waits until an entry of `term` itself is applied, and with it everything that was committed before it. `false` if

@@ -170,6 +170,16 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         self.inner.times
     }
 
+    /// The shortest lease of all voters, as far as this node knows.
+    pub fn lease(&self) -> Duration {
+        self.inner.cell.length()
+    }
+
+    /// How long an operation on the outside world may usually take, by that lease.
+    pub fn usual_operation(&self) -> Duration {
+        self.inner.cell.usual_operation()
+    }
+
     /// This node's leadership: `Some` once the `Lead` of its term is applied, `None` when that term is over. The lease
     /// may run out and be renewed in between: ask the [`Leadership`].
     pub fn leadership(&self) -> watch::Receiver<Option<Leadership>> {

@@ -27,7 +27,7 @@ use crate::joiners::Joiners;
 use crate::lease::{self, LeaseCell, LeaseTimes, Suspension};
 use crate::network::{
     Acceptor, Connector, Identity, NetworkOptions, NetworkParts, PeerEvents, PeerNetworkFactory, PeerService,
-    PeerTable, Proposals, ServiceParts, accept_peers, clear_staging, serve,
+    PeerTable, Proposals, ServiceParts, Windows, accept_peers, clear_staging, serve,
 };
 use crate::proposer::Proposer;
 use crate::replica::{Inner, RaftOf, Replica};
@@ -54,6 +54,8 @@ pub struct ReplicaParts<E> {
     pub belonging: Belonging,
     /// The lease profile.
     pub times: LeaseTimes,
+    /// What may be on its way between the nodes.
+    pub windows: Windows,
     /// Where the other nodes reach this node's API, `host:port`; empty where it has none.
     pub api: String,
     /// Wall clock.
@@ -118,7 +120,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         // The tasks around Raft end before the store's, which were started by the parent.
         parts.spawner = parts.spawner.child();
         refuse_another_cluster(&parts.store, &parts.cluster_name)?;
-        let network_options = NetworkOptions::for_lease(parts.times.lease);
+        let network_options = NetworkOptions::for_lease(parts.times.lease).with_windows(&parts.windows);
         let bound = parts.store.identity().member;
         let identity = Identity {
             cluster: bound.map_or_else(ClusterId::default, |(cluster, _)| cluster),
@@ -247,7 +249,7 @@ async fn assemble<E: Engine, RT: AsyncRuntime>(
     let raft: RaftOf<E, RT> = openraft::Raft::new(node.0, Arc::new(config), network.clone(), log, machine)
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
-    let (proposer, proposing) = Proposer::new(raft.clone());
+    let (proposer, proposing) = Proposer::new(raft.clone(), &parts.windows);
     parts.spawner.spawn("proposals", proposing.run(parts.spawner.token().clone()));
     let (leader, leader_seen) = watch::channel(None);
     follow_leader(&raft, node, leader, &parts.spawner);

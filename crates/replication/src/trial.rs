@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::founding::Belonging;
 use crate::lease::{Leadership, LeaseTimes};
-use crate::network::{PeerEvents, PlainAcceptor};
+use crate::network::{PeerEvents, PlainAcceptor, Windows};
 use crate::replica::Replica;
 use crate::start::ReplicaParts;
 use wires::{Wire, Wires};
@@ -321,6 +321,7 @@ impl Node {
             api: String::new(),
             belonging: Belonging { address: address(number), ..Belonging::default() },
             times: self.times,
+            windows: Windows::default(),
             clock: Arc::clone(clock) as Arc<dyn Clock>,
             connector: Arc::new(Wire::of(number, wires)),
             acceptor: Arc::new(PlainAcceptor),

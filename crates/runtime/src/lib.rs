@@ -4,6 +4,7 @@
 //!   an essential one ends the node; a restarting one is started again with growing pauses.
 //! - [`SystemClock`]: the wall clock of this machine. Monotonic time is tokio's; it stands still while the machine is
 //!   [`suspended`].
+//! - [`resident_bytes`]: what this process holds in memory.
 //! - [`random`]: one seed for a whole process, so that a run can be repeated.
 
 pub mod random;
@@ -45,4 +46,35 @@ pub fn suspended() -> Duration {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub fn suspended() -> Duration {
     Duration::ZERO
+}
+
+/// Bytes of memory that this process holds at present; `None` where the system does not say.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn resident_bytes() -> Option<u64> {
+    // proc(5): `VmRSS:     12345 kB`, where a kB has 1024 bytes.
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = resident.split_whitespace().next()?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Not known here.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn resident_bytes() -> Option<u64> {
+    None
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_process_holds_grows_with_what_it_takes() {
+        const TAKEN: usize = 64 << 20;
+        let before = resident_bytes().expect("Linux says");
+        let taken = vec![1_u8; TAKEN];
+        let after = resident_bytes().expect("Linux says");
+        assert!(taken.iter().all(|byte| *byte == 1));
+        assert!(after >= before + TAKEN as u64 / 2, "{before} before, {after} with {TAKEN} more");
+    }
 }

@@ -110,7 +110,7 @@ impl Plant {
 
     /// The plant document. Files go to `csv`, a folder that all nodes see.
     pub fn document(&self, addresses: &Addresses, csv: &Path, shape: Shape) -> String {
-        let mut text = String::from("# A simulated plant.\nversion = 1\n\n[defaults]\ntimeout = \"1s\"\n\n");
+        let mut text = String::from("# A simulated plant.\nversion = 1\n\n");
         text.push_str("[[template]]\nid = \"press\"\ndriver = \"modbus-tcp\"\n");
         let _ = writeln!(text, "unit-id = {UNIT}");
         let period = shape.period.as_millis();

@@ -24,6 +24,7 @@ use model::command::Request;
 
 pub use apply::{ApplyError, Body};
 use configure::ConfigureParts;
+pub use events::LASTING_LOSS;
 pub use fill::{Fill, Mark};
 use prepare::{Prepared, Read};
 use rows::Row;

@@ -114,6 +114,12 @@ pub enum DecodeError {
     /// No version of this software wrote it, or not with this header.
     #[error("the payload of a batch is corrupt: {0}")]
     Corrupt(&'static str),
+    /// It holds values of a type that is reserved for later versions.
+    #[error("the payload of a batch holds values of type {number}, which this version does not know")]
+    UnknownType {
+        /// The number of the type.
+        number: u8,
+    },
     /// A newer version wrote it.
     #[error("the payload of a batch has format {version}, newer than {VERSION}")]
     Newer {

@@ -172,11 +172,14 @@ fn any_reign_command() -> impl Strategy<Value = Command> {
             name,
             lineage: Lineage::from_random(lineage),
         }),
-        (any::<u64>(), ".{0,9}", any_cause()).prop_map(|(node, name, cause)| Command::Lead {
-            node: NodeId(node),
-            name,
-            cause
-        }),
+        (any::<u64>(), ".{0,9}", any_cause(), any::<Option<u64>>()).prop_map(
+            |(node, name, cause, leaderless)| Command::Lead {
+                node: NodeId(node),
+                name,
+                cause,
+                leaderless: leaderless.map(Duration::from_nanos),
+            }
+        ),
         (any::<u32>(), any::<u64>(), any::<u64>(), any_cause()).prop_map(|(group, grid, last, cause)| {
             Command::Missed { group: group.into(), grid: grid.into(), last, cause }
         }),

@@ -5,9 +5,34 @@
 use std::time::Duration;
 
 use model::Timestamp;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A moment, as the messages of `holdfast.v1` hold it; proto3 JSON has it as RFC 3339 in UTC.
-pub use pbjson_types::Timestamp as ProtoTimestamp;
+/// A moment, as the messages of `holdfast.v1` hold it (`google.protobuf.Timestamp`); proto3 JSON has it as RFC 3339 in
+/// UTC, with a `Z`. (The library's own type writes `+00:00`, which proto3 JSON does not.)
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct ProtoTimestamp {
+    /// Since 1970, UTC.
+    #[prost(int64, tag = "1")]
+    pub seconds: i64,
+    /// Of the second; never negative.
+    #[prost(int32, tag = "2")]
+    pub nanos: i32,
+}
+
+impl Serialize for ProtoTimestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&timestamp_from_proto(self))
+    }
+}
+
+impl<'de> Deserialize<'de> for ProtoTimestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let at = text.parse().map_err(D::Error::custom)?;
+        Ok(timestamp_to_proto(at))
+    }
+}
 
 /// A length of time, as the messages of `holdfast.v1` hold it; proto3 JSON has it as seconds with an `s`.
 pub use pbjson_types::Duration as ProtoDuration;
@@ -59,6 +84,17 @@ mod tests {
             prop_assert_eq!(timestamp_from_proto(&timestamp_to_proto(Timestamp(nanos))), Timestamp(nanos));
             prop_assert_eq!(nanos_from_proto(&nanos_to_proto(nanos)), nanos);
         }
+    }
+
+    #[test]
+    fn a_moment_in_json_is_utc_with_a_z() {
+        let at = timestamp_to_proto(Timestamp(1_700_000_000_123_456_789));
+        let json = serde_json::to_string(&at).expect("it has a JSON form");
+        assert_eq!(json, "\"2023-11-14T22:13:20.123456789Z\"");
+        for same in [json.as_str(), "\"2023-11-14T23:13:20.123456789+01:00\""] {
+            assert_eq!(serde_json::from_str::<ProtoTimestamp>(same).expect(same), at);
+        }
+        assert!(serde_json::from_str::<ProtoTimestamp>("\"yesterday\"").is_err());
     }
 
     #[test]

@@ -37,6 +37,13 @@ async fn a_wiped_node_is_refused_and_replaced_under_load() -> Result<()> {
     // Typed again it changes nothing.
     scene.cli_done(&words).await?;
     ensure!(scene.members().await?.len() == 3);
+    let events = scene.cli_done(&["event", "list"]).await?;
+    for told in [
+        format!("{name} (#4) joins as a learner, at {address}"),
+        format!("{name} (#4) votes in place of {name} (#{old}), which is no member any more"),
+    ] {
+        ensure!(events.matches(&told).count() == 1, "expected {told:?} once in\n{events}");
+    }
 
     // Without the leader nothing is committed but by the node that was replaced and the one that never failed.
     scene.trial().kill_leader().await?;

@@ -85,14 +85,18 @@ impl Connection {
     /// Reads `span` from `unit` within its cap, and not beyond the end of the permit. Sends nothing if the permit could
     /// end before the operation does.
     pub(super) async fn read(&mut self, ask: &Ask, clock: &dyn Clock) -> Result<Answer, Failure> {
-        let Ask { unit, span, cap, operation, .. } = *ask;
+        let Ask { unit, span, cap, operation, connect } = *ask;
         self.facts.begin(operation);
         self.context.set_slave(Slave(unit));
         let call = self.context.call(request_for(span));
         let result = match within(cap, self.permit.as_ref(), call).await {
             Ok(result) => result,
             Err(Expired::Lease) => return Err(Failure::Fenced),
-            Err(Expired::Cap) => return Err(Failure::Silent(Silence::NoAnswer { after: cap })),
+            Err(Expired::Cap) => {
+                // Connecting has the whole timeout of the device; an answer may have less.
+                let of = (connect > cap).then_some(connect);
+                return Err(Failure::Silent(Silence::NoAnswer { after: cap, of }));
+            }
         };
         let (arrived, at) = (Instant::now(), clock.now());
         let data = match result {

@@ -1,6 +1,7 @@
 //! The batcher of polled samples: many groups share one entry.
 //!
 //! - What arrives within [`LINGER`], or fills [`ENTRY_BYTES`], is one proposal; a few are in flight, in order.
+//! - What waits is bounded in number and in bytes.
 //! - It never waits for a group, and a group never waits for it: a full queue is refused, and the slot becomes a gap.
 //! - Nothing is proposed twice, and nothing is handed to another leader: what was read in a reign is committed in it,
 //!   or is a gap. What is refused is noted, and the next batch of its group says why.
@@ -13,7 +14,7 @@ use model::{Cause, Position};
 use replication::{Leadership, ProposeError, Replica};
 use runtime::{Failure, Spawner};
 use store::engine::Engine;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 use wire::EncodedBatch;
@@ -34,14 +35,26 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The way into the batcher. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Batcher {
-    queue: mpsc::Sender<EncodedBatch>,
+    queue: mpsc::Sender<Waiting>,
+    room: Arc<Semaphore>,
     losses: Losses,
     in_flight: Arc<Semaphore>,
 }
 
+/// A batch, and its room in the queue.
+struct Waiting {
+    batch: EncodedBatch,
+    _room: OwnedSemaphorePermit,
+}
+
 impl Batcher {
-    /// Starts the task that proposes.
-    pub(crate) fn start<E: Engine>(replica: Replica<E>, leadership: Leadership, spawner: &Spawner) -> Self {
+    /// Starts the task that proposes. At most `bytes` wait for it.
+    pub(crate) fn start<E: Engine>(
+        replica: Replica<E>,
+        leadership: Leadership,
+        bytes: usize,
+        spawner: &Spawner,
+    ) -> Self {
         let (queue, batches) = mpsc::channel(QUEUE);
         let losses = Losses::default();
         let lost = losses.clone().run(replica.clone(), leadership.clone(), spawner.token().clone());
@@ -56,7 +69,7 @@ impl Batcher {
             spawner: spawner.clone(),
         };
         spawner.spawn("acquisition batcher", task.run());
-        Self { queue, losses, in_flight }
+        Self { queue, room: Arc::new(Semaphore::new(bytes)), losses, in_flight }
     }
 
     /// Queues a batch; `Err` with the cause that the gap will bear if there is no room.
@@ -66,11 +79,17 @@ impl Batcher {
             warn!(%error, "a batch cannot be encoded");
             Cause::Overload
         })?;
-        self.queue.try_send(encoded).map_err(|unsent| {
-            let (mpsc::error::TrySendError::Full(batch) | mpsc::error::TrySendError::Closed(batch)) = unsent;
-            self.losses.lost(&batch.header, Cause::Overload);
+        let header = encoded.header;
+        self.queue(encoded).ok_or_else(|| {
+            self.losses.lost(&header, Cause::Overload);
             Cause::Overload
         })
+    }
+
+    fn queue(&self, batch: EncodedBatch) -> Option<()> {
+        let bytes = u32::try_from(batch.encoded_len()).ok()?;
+        let room = Arc::clone(&self.room).try_acquire_many_owned(bytes).ok()?;
+        self.queue.try_send(Waiting { batch, _room: room }).ok()
     }
 
     /// Waits until everything queued is decided.
@@ -87,7 +106,7 @@ impl Batcher {
 struct BatcherTask<E: Engine> {
     replica: Replica<E>,
     leadership: Leadership,
-    batches: mpsc::Receiver<EncodedBatch>,
+    batches: mpsc::Receiver<Waiting>,
     losses: Losses,
     in_flight: Arc<Semaphore>,
     spawner: Spawner,
@@ -101,7 +120,7 @@ impl<E: Engine> BatcherTask<E> {
             () = stop.cancelled() => None,
         } {
             let Ok(room) = Arc::clone(&self.in_flight).acquire_owned().await else { break };
-            let entry = self.collect(first).await;
+            let entry = self.collect(first.batch).await;
             let (replica, leadership) = (self.replica.clone(), self.leadership.clone());
             let losses = self.losses.clone();
             // In order: the proposal takes its place when it is first polled, before the next one is collected.
@@ -127,8 +146,8 @@ impl<E: Engine> BatcherTask<E> {
         while bytes < ENTRY_BYTES
             && let Ok(Some(next)) = timeout_at(until, self.batches.recv()).await
         {
-            bytes += next.encoded_len();
-            entry.push(next);
+            bytes += next.batch.encoded_len();
+            entry.push(next.batch);
         }
         for batch in &mut entry {
             self.losses.explain(&mut batch.header);

@@ -161,23 +161,22 @@ impl<E: Engine> GroupTask<E> {
             Ok(scan) => {
                 if self.silence.answered() {
                     self.skipped = Some(Cause::DeviceDown);
-                    info!(device = self.device, "device answers again");
                 }
                 let entry = self.live.device(&self.device);
-                entry.set(DeviceState::Answering, self.clock.now(), None);
+                let before = entry.set(DeviceState::Answering, self.clock.now(), None);
+                if before == Some(DeviceState::Silent) {
+                    info!(device = self.device, "device answers again");
+                }
                 entry.note_lateness(&self.name, scan.started.saturating_duration_since(start));
                 self.hand_over(slot, scan.readings);
                 true
             }
             Err(ScanError::Silent { status, reason }) => {
-                if !self.silence.is_silent() {
+                let entry = self.live.device(&self.device);
+                let before = entry.set(DeviceState::Silent, self.clock.now(), Some(reason.to_string()));
+                if before != Some(DeviceState::Silent) {
                     warn!(device = self.device, %reason, "device does not answer");
                 }
-                self.live.device(&self.device).set(
-                    DeviceState::Silent,
-                    self.clock.now(),
-                    Some(reason.to_string()),
-                );
                 self.say_silent(slot, status).await;
                 true
             }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use model::command::Command;
 use model::ids::{DocumentId, Revision};
 use model::plant::Plant;
-use model::plant::document::{Bundle, Diagnostics, ReadPlant, read_bundle};
+use model::plant::document::{Bundle, Diagnostics, Patience, ReadPlant, read_bundle_for};
 use model::plant::plan::compare;
 use store::engine::Engine;
 use store::{Outcome, staging};
@@ -31,7 +31,7 @@ impl<E: Engine> AdminService<E> {
         files: Vec<pb::ConfigFile>,
     ) -> Result<pb::ValidateConfigResponse, Failure> {
         let bundle = bundle_of(files)?;
-        Ok(match read(bundle).await?.1 {
+        Ok(match read(bundle, self.patience()).await?.1 {
             Ok(ReadPlant { plant, warnings }) => {
                 let (devices, tags, destinations) = views::plant_counts(&plant);
                 let diagnostics = views::diagnostics(&warnings);
@@ -54,7 +54,7 @@ impl<E: Engine> AdminService<E> {
     }
 
     pub(super) async fn plan(&self, files: Vec<pb::ConfigFile>) -> Result<pb::PlanConfigResponse, Failure> {
-        let ReadPlant { plant, warnings } = valid(read(bundle_of(files)?).await?.1)?;
+        let ReadPlant { plant, warnings } = valid(read(bundle_of(files)?, self.patience()).await?.1)?;
         let (base, old) = self.in_force();
         let plan = compare(&old, &plant);
         Ok(self.replica().store().keeper().read(|state| pb::PlanConfigResponse {
@@ -72,7 +72,7 @@ impl<E: Engine> AdminService<E> {
         principal: &str,
     ) -> Result<pb::ApplyConfigResponse, Failure> {
         let base = Revision(apply.base_revision);
-        let (bundle, found) = read(bundle_of(apply.files)?).await?;
+        let (bundle, found) = read(bundle_of(apply.files)?, self.patience()).await?;
         let ReadPlant { plant, warnings } = valid(found)?;
         let packed = bundle.pack();
         let (current, old) = self.in_force();
@@ -210,9 +210,12 @@ fn unpack(packed: &[u8]) -> Result<Bundle, Failure> {
 }
 
 /// Reads a bundle on a thread of its own: ten thousand tags take a while.
-async fn read(bundle: Bundle) -> Result<(Bundle, Result<ReadPlant, Diagnostics>), Failure> {
+async fn read(
+    bundle: Bundle,
+    patience: Patience,
+) -> Result<(Bundle, Result<ReadPlant, Diagnostics>), Failure> {
     let reading = tokio::task::spawn_blocking(move || {
-        let found = read_bundle(&bundle);
+        let found = read_bundle_for(&bundle, Some(&patience));
         (bundle, found)
     });
     reading.await.map_err(|error| Failure::Internal(error.to_string()))

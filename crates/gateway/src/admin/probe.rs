@@ -293,7 +293,7 @@ mod tests {
     fn after_a_silence_nothing_more_was_asked_and_a_refusal_is_told_from_it() {
         let point = point_at(&asked("40101", "u16")).expect("a word");
         let wanted = ["a", "b", "c"].map(|tag| Wanted { tag: tag.into(), point });
-        let silence = ScanError::from(Silence::NoAnswer { after: Duration::from_secs(1) });
+        let silence = ScanError::from(Silence::NoAnswer { after: Duration::from_secs(1), of: None });
         let refused = Reading::Bad(StatusCode::BAD_NODE_ID_UNKNOWN);
         let shown = described(&wanted, vec![(Timestamp(1), Ok(Err(refused))), (Timestamp(2), Err(silence))]);
         let errors: Vec<&str> = shown.iter().map(|probe| probe.error.as_str()).collect();

@@ -210,8 +210,7 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
             return leader.ask(Nature::Look, &request, call).await;
         }
         let asked = request.into_inner();
-        let (live, watching) = (self.live().devices(), self.replica().status().holds_lease);
-        let all = self.replica().store().keeper().read(|state| views::devices(state, &live, watching));
+        let all = self.devices(self.replica().status().holds_lease);
         if let Some(unknown) = asked.ids.iter().find(|id| !all.iter().any(|device| device.id == **id)) {
             return Err(Failure::NoSuchDevice(unknown.clone()).into());
         }

@@ -47,6 +47,7 @@ impl<E: Engine> AdminService<E> {
             members: facts.members,
             destinations: facts.destinations,
             buffer: Some(facts.buffer),
+            memory: Some(self.memory()),
             waiting: self.waiting(),
             failback: self.failback(),
         }
@@ -61,11 +62,10 @@ impl<E: Engine> AdminService<E> {
     pub(crate) fn facts_with(&self, status: &Status, buffer: pb::BufferStats) -> Facts {
         let at = self.now();
         let keeper = self.replica().store().keeper();
-        let (live_devices, live_destinations) = (self.live().devices(), self.live().destinations());
-        let (devices, destinations, standing) = keeper.read(|state| {
-            let devices = views::devices(state, &live_devices, status.holds_lease);
-            (devices, views::destinations(state, &live_destinations, at), state.alarms.clone())
-        });
+        let live_destinations = self.live().destinations();
+        let devices = self.devices(status.holds_lease);
+        let (destinations, standing) =
+            keeper.read(|state| (views::destinations(state, &live_destinations, at), state.alarms.clone()));
         let notices = Notices { certificates: self.certificates(), clock_step: self.live().clock_step() };
         Facts {
             at,

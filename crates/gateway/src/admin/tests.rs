@@ -61,6 +61,7 @@ async fn cluster() -> Cluster {
         members: vec![("solo".into(), address)],
         belonging: Belonging::default(),
         times: LeaseTimes::LAN,
+        windows: replication::Windows::default(),
         api: String::new(),
         clock: Arc::clone(&clock),
         connector: Arc::new(TcpConnector::new(Duration::from_millis(250))),

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use model::ids::Revision;
-use model::plant::document::{Diagnostics, Severity};
+use model::plant::document::{Diagnostics, Patience, Severity};
 use model::plant::plan::{Action, Change, Effect, Plan};
 use model::plant::route::CompiledRoutes;
-use model::plant::{DestinationKind, Device, Link, Plant};
+use model::plant::{DestinationKind, Device, Link, ModbusTcp, Plant};
 use model::{Position, SystemTag, Timestamp};
 use store::ledger::{DestinationState as Ledgered, RevisionState, Standing, State};
 use wire::proto::v1 as pb;
@@ -31,7 +31,12 @@ pub(super) fn standing(standing: &Standing) -> pb::Standing {
 }
 
 /// The devices of the plant in force. `watching` says whether this node reads them.
-pub(super) fn devices(state: &State, live: &BTreeMap<String, DeviceLive>, watching: bool) -> Vec<pb::Device> {
+pub(super) fn devices(
+    state: &State,
+    live: &BTreeMap<String, DeviceLive>,
+    patience: &Patience,
+    watching: bool,
+) -> Vec<pb::Device> {
     let plant = state.plant();
     let groups = groups_by_device(state);
     let one = |device: &Device| {
@@ -47,10 +52,14 @@ pub(super) fn devices(state: &State, live: &BTreeMap<String, DeviceLive>, watchi
             groups,
             ..pb::Device::default()
         };
-        (view.driver, view.address) = match &device.link {
-            Link::ModbusTcp(modbus) => ("modbus-tcp".into(), format!("{}:{}", modbus.host, modbus.port)),
-            Link::Push => ("push".into(), String::new()),
-        };
+        match &device.link {
+            Link::ModbusTcp(modbus) => {
+                view.driver = "modbus-tcp".into();
+                view.address = format!("{}:{}", modbus.host, modbus.port);
+                describe_patience(&mut view, modbus, patience);
+            }
+            Link::Push => view.driver = "push".into(),
+        }
         describe_device(&mut view, device, disabled, live.get(&device.id), watching);
         if let Some(live) = live.get(&device.id) {
             describe_lateness(&mut view.groups, live);
@@ -58,6 +67,15 @@ pub(super) fn devices(state: &State, live: &BTreeMap<String, DeviceLive>, watchi
         view
     };
     plant.devices.iter().map(one).collect()
+}
+
+/// How long a device has for an answer, and what bounds that.
+fn describe_patience(view: &mut pb::Device, modbus: &ModbusTcp, patience: &Patience) {
+    let is_bounded = !modbus.slow && modbus.timeout > patience.cap;
+    view.slow = modbus.slow;
+    view.timeout = Some(duration_to_proto(modbus.timeout));
+    view.response_cap = Some(duration_to_proto(if is_bounded { patience.cap } else { modbus.timeout }));
+    view.capped_by = if is_bounded { patience.by.clone() } else { String::new() };
 }
 
 fn describe_device(

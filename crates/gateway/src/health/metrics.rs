@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use ingest::IngestCounters;
 use model::Timestamp;
 use wire::proto::v1 as pb;
 use wire::times::{nanos_from_proto, timestamp_from_proto};
@@ -73,6 +74,7 @@ fn escaped(value: &str) -> String {
 pub(super) fn write_status(writer: &mut MetricsWriter, status: &pb::ClusterStatus) {
     write_agreement(writer, status);
     write_buffer(writer, &status.buffer.unwrap_or_default());
+    write_memory(writer, &status.memory.unwrap_or_default());
     let devices = status.devices.unwrap_or_default();
     let states = [("answering", devices.answering), ("down", devices.down), ("unknown", devices.unknown)];
     for (state, number) in states {
@@ -139,7 +141,7 @@ fn write_agreement(writer: &mut MetricsWriter, status: &pb::ClusterStatus) {
         writer.gauge("holdfast_alarm_state", "1 for each alarm that stands.", &labels, 1.0);
     }
     writer.gauge("holdfast_alarms_count", "Alarms that stand.", &[], status.alarms.len() as f64);
-    writer.gauge("holdfast_configuration_revision", "Revision of the plant.", &[], status.revision as f64);
+    writer.gauge("holdfast_revision_number", "Revision of the plant.", &[], status.revision as f64);
     for member in &status.members {
         let labels = [("member", member.name.as_str())];
         if let Some(offset) = &member.clock_offset {
@@ -176,6 +178,37 @@ pub(super) fn write_lateness(writer: &mut MetricsWriter, devices: &[pb::Device])
     }
 }
 
+/// What pushers have sent to this node.
+#[allow(clippy::cast_precision_loss, reason = "Prometheus has nothing but 64-bit floats")]
+pub(super) fn write_pushes(writer: &mut MetricsWriter, pushes: &IngestCounters) {
+    let IngestCounters {
+        streams,
+        streams_refused,
+        messages_acknowledged,
+        samples_acknowledged,
+        messages_rejected,
+        messages_refused,
+        bytes_held,
+    } = *pushes;
+    let help = "Push streams that are open.";
+    writer.gauge("holdfast_push_streams_count", help, &[], streams as f64);
+    let help = "Bytes of pushed messages that are not answered yet.";
+    writer.gauge("holdfast_push_unanswered_bytes", help, &[], bytes_held as f64);
+    let help = "Push streams turned away because there were too many.";
+    writer.counter("holdfast_push_refused_streams_total", help, &[], streams_refused as f64);
+    let help = "Pushed samples acknowledged: they are on a majority of disks.";
+    writer.counter("holdfast_push_samples_total", help, &[], samples_acknowledged as f64);
+    let outcomes = [
+        ("acknowledged", messages_acknowledged),
+        ("rejected", messages_rejected),
+        ("refused", messages_refused),
+    ];
+    for (outcome, messages) in outcomes {
+        let help = "Pushed messages by outcome: rejected ones were wrong, refused ones are to be sent again.";
+        writer.counter("holdfast_push_messages_total", help, &[("outcome", outcome)], messages as f64);
+    }
+}
+
 #[allow(clippy::cast_precision_loss, reason = "Prometheus has nothing but 64-bit floats")]
 fn write_buffer(writer: &mut MetricsWriter, buffer: &pb::BufferStats) {
     let positions = [
@@ -196,6 +229,16 @@ fn write_buffer(writer: &mut MetricsWriter, buffer: &pb::BufferStats) {
         let help = "Bytes free for the data directory above the reserve.";
         writer.gauge("holdfast_disk_free_bytes", help, &[], free as f64);
     }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "Prometheus has nothing but 64-bit floats")]
+fn write_memory(writer: &mut MetricsWriter, memory: &pb::MemoryUse) {
+    if let Some(resident) = memory.resident_bytes {
+        let help = "What the process holds in memory.";
+        writer.gauge("holdfast_memory_resident_bytes", help, &[], resident as f64);
+    }
+    let help = "What it aims at: [limits] memory of the node file.";
+    writer.gauge("holdfast_memory_limit_bytes", help, &[], memory.limit_bytes as f64);
 }
 
 fn flag(is: bool) -> f64 {
@@ -225,46 +268,114 @@ mod tests {
         );
     }
 
-    #[test]
-    fn every_metric_of_a_status_bears_the_name_of_its_unit() {
-        let status = pb::ClusterStatus {
-            leader: Some(pb::Leader { name: "a".into(), ..pb::Leader::default() }),
-            destinations: vec![pb::Destination { id: "d".into(), ..pb::Destination::default() }],
+    /// A status in which nothing is missing.
+    fn full_status() -> pb::ClusterStatus {
+        let (length, time) = (wire::times::nanos_to_proto(2_000_000), wire::times::ProtoTimestamp::default());
+        pb::ClusterStatus {
+            at: Some(time),
+            leader: Some(pb::Leader {
+                name: "a".into(),
+                since: Some(time),
+                lease: Some(length),
+                ..pb::Leader::default()
+            }),
+            members: vec![pb::Member {
+                name: "b".into(),
+                clock_offset: Some(length),
+                behind: Some(7),
+                ..pb::Member::default()
+            }],
+            destinations: vec![pb::Destination {
+                id: "d".into(),
+                backlog: Some(pb::Backlog { entries: 1, bytes: Some(2), age: Some(length) }),
+                ..pb::Destination::default()
+            }],
             alarms: vec![pb::Alarm {
                 kind: pb::alarm::Kind::DeviceDown.into(),
                 subject: "p1".into(),
                 ..pb::Alarm::default()
             }],
+            buffer: Some(pb::BufferStats { free_bytes: Some(1), ..pb::BufferStats::default() }),
+            memory: Some(pb::MemoryUse { resident_bytes: Some(1), limit_bytes: 2 }),
             ..pb::ClusterStatus::default()
-        };
+        }
+    }
+
+    fn full_text() -> String {
         let late = Some(wire::times::nanos_to_proto(2_000_000));
         let group = pb::Group { id: "fast".into(), lateness_p99: late, ..pb::Group::default() };
         let device = pb::Device { id: "p1".into(), groups: vec![group], ..pb::Device::default() };
         let mut writer = MetricsWriter::default();
-        write_status(&mut writer, &status);
+        write_status(&mut writer, &full_status());
         write_lateness(&mut writer, &[device]);
-        let text = writer.into_text();
-        let units = [
-            "_count",
-            "_state",
-            "_number",
-            "_seconds",
-            "_entries",
-            "_records",
-            "_revision",
-            "_index",
-            "_bytes",
+        write_pushes(&mut writer, &IngestCounters::default());
+        writer.into_text()
+    }
+
+    /// Names and kinds of all metrics.
+    fn exported() -> BTreeMap<String, String> {
+        let text = full_text();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let named = types.filter_map(|line| line.split_once(' '));
+        named.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect()
+    }
+
+    /// Names in the first column of the tables of the page on monitoring, and their kinds.
+    fn described() -> BTreeMap<String, String> {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/monitoring.md");
+        let page = std::fs::read_to_string(page).expect("the page is there");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `holdfast_"));
+        let row = |row: &str| {
+            let (name, rest) = row.split_once('`').expect("the name ends");
+            let kind = if rest.split('|').nth(1).is_some_and(|unit| unit.contains("total")) {
+                "counter"
+            } else {
+                "gauge"
+            };
+            assert_eq!(rest.matches('|').count(), 4, "unit, meaning and what to alarm on: {row}");
+            (format!("holdfast_{name}"), kind.to_owned())
+        };
+        rows.map(row).collect()
+    }
+
+    #[test]
+    fn every_metric_is_described_and_every_described_one_is_exported() {
+        assert_eq!(exported(), described(), "what /metrics gives, and what docs/monitoring.md describes");
+    }
+
+    #[test]
+    fn every_metric_of_this_file_is_in_the_full_text() {
+        let source = include_str!("metrics.rs");
+        let (source, _) = source.split_once("#[cfg(test)]").expect("tests follow");
+        let written = source.split('"').filter(|part| {
+            part.strip_prefix("holdfast_")
+                .is_some_and(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        });
+        let written: std::collections::BTreeSet<String> = written.map(str::to_owned).collect();
+        let exported: std::collections::BTreeSet<String> = exported().into_keys().collect();
+        assert_eq!(written, exported, "a metric that the test's status does not have is described by nobody");
+    }
+
+    #[test]
+    fn every_metric_bears_the_name_of_its_unit() {
+        const UNITS: [&str; 10] = [
+            "count", "state", "number", "seconds", "entries", "records", "index", "bytes", "streams",
+            "samples",
         ];
-        for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
-            let name = line.split(' ').nth(2).expect("a name");
-            assert!(name.starts_with("holdfast_") && units.iter().any(|unit| name.ends_with(unit)), "{name}");
+        for (name, kind) in exported() {
+            let counted = name.strip_suffix("_total");
+            assert_eq!(counted.is_some(), kind == "counter", "{name} is a {kind}");
+            let unit = counted.unwrap_or(&name).rsplit('_').next().unwrap_or_default();
+            let is_known = UNITS.contains(&unit) || counted.is_some() && unit == "messages";
+            assert!(name.starts_with("holdfast_") && is_known, "{name}");
         }
         for line in [
             "holdfast_position_index{of=\"horizon\"} 0\n",
             "holdfast_alarm_state{kind=\"device-down\",subject=\"p1\",severity=\"warning\"} 1\n",
             "holdfast_group_lateness_seconds{device=\"p1\",group=\"fast\",quantile=\"0.99\"} 0.002\n",
+            "holdfast_push_messages_total{outcome=\"refused\"} 0\n",
         ] {
-            assert!(text.contains(line), "{line} in {text}");
+            assert!(full_text().contains(line), "{line} in {}", full_text());
         }
     }
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use model::command::{Command, Severity};
+use model::time::in_words;
 use store::ledger::AlarmKey;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -100,15 +101,6 @@ impl Change {
 
 fn severity(alarm: &pb::Alarm) -> Severity {
     if alarm.severe { Severity::Alarm } else { Severity::Warning }
-}
-
-/// A length of time, to its two largest units.
-fn in_words(length: Duration) -> String {
-    match length.as_secs() {
-        seconds if seconds < 60 => format!("{seconds} s"),
-        seconds if seconds < 3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        seconds => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
-    }
 }
 
 #[cfg(test)]

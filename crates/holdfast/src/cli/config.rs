@@ -1,13 +1,15 @@
 //! `holdfast config`: the plant document, from a file to a revision and back.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use model::plant::document::{Bundle, Diagnostics, Severity, read_bundle};
+use gateway::LeaseTimes;
+use model::plant::document::{Bundle, Diagnostics, Patience, Severity, read_bundle, read_bundle_for};
 use wire::proto::v1 as pb;
 
 use super::client::Client;
 use super::error::{CliError, Done};
+use super::files::Names;
 use super::output::{Output, table};
 use super::{files, format};
 
@@ -105,11 +107,11 @@ pub(super) async fn run(
     command: ConfigCommand,
 ) -> Result<Done, CliError> {
     match command {
-        ConfigCommand::Validate { file } => validate(output, &files::load(&file)?),
+        ConfigCommand::Validate { file } => validate_file(output, &file),
         ConfigCommand::Plan { file } => {
-            let Some(messages) = checked(output, &files::load(&file)?)? else { return Ok(Done::Badly) };
+            let Some(messages) = checked(output, &file)? else { return Ok(Done::Badly) };
             let plan = ask_for_plan(&mut client, messages).await?;
-            output.show(&plan, || render_plan(&plan))?;
+            output.show(&plan, || render_plan(&plan, &Names::of(&file)))?;
             Ok(Done::Well)
         }
         ConfigCommand::Apply(args) => apply(&mut client, output, args).await,
@@ -134,8 +136,16 @@ pub(super) async fn run(
     }
 }
 
-fn validate(output: Output, bundle: &Bundle) -> Result<Done, CliError> {
-    let answer = match read_bundle(bundle) {
+/// Says what is wrong with a document. Asks nobody.
+pub(super) fn validate_file(output: Output, file: &Path) -> Result<Done, CliError> {
+    validate(output, &files::load(file)?, &Names::of(file))
+}
+
+fn validate(output: Output, bundle: &Bundle, names: &Names) -> Result<Done, CliError> {
+    // Which profile the cluster runs with is not known here; this is the usual one.
+    let patience =
+        Patience { cap: LeaseTimes::LAN.usual_operation(), by: "the lease of profile lan".to_owned() };
+    let answer = match read_bundle_for(bundle, Some(&patience)) {
         Ok(read) => pb::ValidateConfigResponse {
             valid: true,
             diagnostics: diagnostics(&read.warnings),
@@ -151,17 +161,18 @@ fn validate(output: Output, bundle: &Bundle) -> Result<Done, CliError> {
             ..pb::ValidateConfigResponse::default()
         },
     };
-    output.show(&answer, || render_validation(&answer))?;
+    output.show(&answer, || render_validation(&answer, names))?;
     Ok(if answer.valid { Done::Well } else { Done::Badly })
 }
 
-/// The files of a bundle, if it has no errors; otherwise shows them all.
-fn checked(output: Output, bundle: &Bundle) -> Result<Option<Vec<pb::ConfigFile>>, CliError> {
-    if read_bundle(bundle).is_err() {
-        validate(output, bundle)?;
+/// The files of a document, if it has no errors; otherwise shows them all.
+fn checked(output: Output, file: &Path) -> Result<Option<Vec<pb::ConfigFile>>, CliError> {
+    let bundle = files::load(file)?;
+    if read_bundle(&bundle).is_err() {
+        validate(output, &bundle, &Names::of(file))?;
         return Ok(None);
     }
-    Ok(Some(files::to_messages(bundle)))
+    Ok(Some(files::to_messages(&bundle)))
 }
 
 async fn ask_for_plan(
@@ -173,10 +184,10 @@ async fn ask_for_plan(
 }
 
 async fn apply(client: &mut Client, output: Output, args: ApplyArgs) -> Result<Done, CliError> {
-    let Some(files) = checked(output, &files::load(&args.file)?)? else { return Ok(Done::Badly) };
+    let Some(files) = checked(output, &args.file)? else { return Ok(Done::Badly) };
     let plan = ask_for_plan(client, files.clone()).await?;
     if !output.is_json() {
-        output.text(&render_plan(&plan))?;
+        output.text(&render_plan(&plan, &Names::of(&args.file)))?;
     }
     agree(&plan, &args.how)?;
     let question = pb::ApplyConfigRequest {
@@ -195,7 +206,7 @@ async fn rollback(client: &mut Client, output: Output, to: u64, how: HowArgs) ->
     let old = client.look(question, async |admin, question| admin.get_config(question).await).await?;
     let plan = ask_for_plan(client, old.files).await?;
     if !output.is_json() {
-        output.text(&render_plan(&plan))?;
+        output.text(&render_plan(&plan, &Names::default()))?;
     }
     agree(&plan, &how)?;
     let question = pb::RollbackConfigRequest {
@@ -270,21 +281,21 @@ fn diagnostics(found: &Diagnostics) -> Vec<pb::Diagnostic> {
     found.list.iter().map(one).collect()
 }
 
-fn render_diagnostics(diagnostics: &[pb::Diagnostic]) -> Vec<String> {
+fn render_diagnostics(diagnostics: &[pb::Diagnostic], names: &Names) -> Vec<String> {
     let one = |found: &pb::Diagnostic| {
         let severity = match found.severity() {
             pb::diagnostic::Severity::Warning => "warning",
             _ => "error",
         };
-        let place = format!("{}:{}:{}", found.file, found.line, found.column);
+        let place = format!("{}:{}:{}", names.name(&found.file), found.line, found.column);
         let help = if found.help.is_empty() { String::new() } else { format!("\n  help: {}", found.help) };
         format!("{place}: {severity}: {}{help}", found.message)
     };
     diagnostics.iter().map(one).collect()
 }
 
-fn render_validation(answer: &pb::ValidateConfigResponse) -> String {
-    let mut lines = render_diagnostics(&answer.diagnostics);
+fn render_validation(answer: &pb::ValidateConfigResponse, names: &Names) -> String {
+    let mut lines = render_diagnostics(&answer.diagnostics, names);
     let is_error = |found: &&pb::Diagnostic| found.severity() == pb::diagnostic::Severity::Error;
     let errors = answer.diagnostics.iter().filter(is_error).count() as u64 + answer.more_errors;
     lines.push(match answer.valid {
@@ -294,8 +305,8 @@ fn render_validation(answer: &pb::ValidateConfigResponse) -> String {
     lines.join("\n")
 }
 
-fn render_plan(plan: &pb::PlanConfigResponse) -> String {
-    let mut lines = render_diagnostics(&plan.warnings);
+fn render_plan(plan: &pb::PlanConfigResponse, names: &Names) -> String {
+    let mut lines = render_diagnostics(&plan.warnings, names);
     lines.push(render_changes(&plan.changes));
     if !plan.effects.is_empty() {
         lines.push("Stopped or lost:".to_owned());
@@ -376,11 +387,39 @@ mod tests {
         let bundle = Bundle::of_document("version = 1\ncolour = 3\n[[device]]\nid = \"a b\"\n");
         let errors = read_bundle(&bundle).expect_err("it has errors");
         let answer = pb::ValidateConfigResponse { diagnostics: diagnostics(&errors), ..Default::default() };
-        let text = render_validation(&answer);
+        let text = render_validation(&answer, &Names::default());
         assert!(text.starts_with("plant.toml:2:1: error:"), "{text}");
         assert_eq!(text.matches(": error:").count(), errors.errors().count());
         assert_eq!(text.matches(": warning:").count(), errors.warnings().count());
         assert!(text.ends_with("errors, nothing was changed"), "{text}");
+    }
+
+    #[test]
+    fn a_timeout_that_promises_more_than_the_lease_gives_is_a_warning() {
+        let document = |more: &str| {
+            format!(
+                "version = 1\n[[device]]\nid = \"press\"\ndriver = \"modbus-tcp\"\naddress = \"h:502\"\nperiod = \"1s\"\n\
+                 tag = [{{ name = \"p\", address = \"40001\", type = \"u16\" }}]\n[defaults]\n{more}\n"
+            )
+        };
+        let patience =
+            Patience { cap: LeaseTimes::LAN.usual_operation(), by: "the lease of profile lan".into() };
+        let warnings = |more: &str| {
+            let bundle = Bundle::of_document(document(more));
+            let read = read_bundle_for(&bundle, Some(&patience)).unwrap_or_else(|errors| panic!("{errors}"));
+            render_diagnostics(&diagnostics(&read.warnings), &Names::default())
+        };
+        let warned = warnings("timeout = \"1s\"");
+        assert_eq!(warned.len(), 1, "{warned:?}");
+        assert!(
+            warned[0].starts_with(
+                "plant.toml:9:11: warning: a device has 150ms of this timeout of 1s to answer in, by the lease of profile lan"
+            ) && warned[0].contains("slow = true"),
+            "{warned:?}"
+        );
+        for fits in ["timeout = \"150ms\"", "timeout = \"1s\"\nslow = true", ""] {
+            assert_eq!(warnings(fits), Vec::<String>::new(), "{fits}");
+        }
     }
 
     #[test]
@@ -401,7 +440,7 @@ mod tests {
             ..pb::PlanConfigResponse::default()
         };
         assert_eq!(
-            render_plan(&plan),
+            render_plan(&plan, &Names::default()),
             "- destination historian (http)\n0 to add, 0 to change, 1 to remove.\nStopped or lost:\n  \
              destination historian: what it has not acknowledged is discarded\n\
              To give that backlog up: --discard-backlog historian"

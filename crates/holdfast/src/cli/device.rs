@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use model::plant::units::format_duration;
 use wire::proto::v1 as pb;
 use wire::times::duration_to_proto;
 
@@ -162,6 +163,36 @@ fn enabled(device: &pb::Device) -> String {
     }
 }
 
+/// How long it may take to answer, in a few words.
+fn answers_within(device: &pb::Device) -> String {
+    let cap = exact(device.response_cap.as_ref());
+    match (device.slow, device.capped_by.is_empty()) {
+        (true, _) => format!("{cap}, slow"),
+        (false, true) => cap,
+        (false, false) => format!("{cap} of its {}", exact(device.timeout.as_ref())),
+    }
+}
+
+/// The same with the reason, and what to do about it; nothing for a device that pushes.
+fn patience(device: &pb::Device) -> Option<String> {
+    let timeout = exact(Some(device.timeout.as_ref()?));
+    let cap = exact(device.response_cap.as_ref());
+    Some(match (device.slow, device.capped_by.is_empty()) {
+        (true, _) => format!("{timeout} for an answer: it is declared slow"),
+        (false, true) => format!("{timeout} for an answer"),
+        (false, false) => format!(
+            "{cap} of its {timeout} for an answer, by {}; slow = true in the plant document gives it all",
+            device.capped_by
+        ),
+    })
+}
+
+/// As plant documents write it.
+fn exact(duration: Option<&wire::times::ProtoDuration>) -> String {
+    let duration = duration.and_then(wire::times::duration_from_proto);
+    duration.map_or_else(|| format::NOTHING.to_owned(), format_duration)
+}
+
 fn render_list(devices: &[pb::Device]) -> String {
     let row = |device: &pb::Device| {
         [
@@ -171,10 +202,11 @@ fn render_list(devices: &[pb::Device]) -> String {
             format::moment(device.last_good.as_ref()),
             enabled(device),
             device.tags.to_string(),
+            answers_within(device),
             format::or_nothing(&device.reason),
         ]
     };
-    let header = ["device", "state", "since", "last good", "enabled", "tags", "reason"];
+    let header = ["device", "state", "since", "last good", "enabled", "tags", "answers within", "reason"];
     table(header, devices.iter().map(row).collect(), "No devices in the plant.")
 }
 
@@ -186,6 +218,9 @@ fn render_one(device: &pb::Device) -> String {
         format!("last good  {}", format::moment(device.last_good.as_ref())),
         format!("enabled    {}", enabled(device)),
     ];
+    if let Some(patience) = patience(device) {
+        lines.push(format!("timeout    {patience}"));
+    }
     if !device.reason.is_empty() {
         lines.push(format!("reason     {}", device.reason));
     }
@@ -226,6 +261,30 @@ mod tests {
             standing.until = Some(wire::times::timestamp_to_proto(until));
         }
         assert_eq!(enabled(&device), format!("no, until {} by anna", until.to_local_time_of_day()));
+    }
+
+    #[test]
+    fn how_long_a_device_may_take_to_answer_is_shown_with_what_bounds_it() {
+        let time = |millis| Some(duration_to_proto(Duration::from_millis(millis)));
+        let mut device = pb::Device {
+            timeout: time(1_000),
+            response_cap: time(150),
+            capped_by: "the lease of profile lan".into(),
+            ..pb::Device::default()
+        };
+        assert_eq!(answers_within(&device), "150ms of its 1s");
+        let shown = render_one(&device);
+        assert!(
+            shown.contains("150ms of its 1s for an answer, by the lease of profile lan; slow = true"),
+            "{shown}"
+        );
+        (device.slow, device.response_cap, device.capped_by) = (true, time(1_000), String::new());
+        assert_eq!(answers_within(&device), "1s, slow");
+        assert!(render_one(&device).contains("it is declared slow"), "{}", render_one(&device));
+        device.slow = false;
+        assert_eq!(answers_within(&device), "1s");
+        assert_eq!(answers_within(&pb::Device::default()), format::NOTHING, "one that pushes");
+        assert!(!render_one(&pb::Device::default()).contains("timeout"));
     }
 
     #[test]

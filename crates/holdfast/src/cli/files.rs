@@ -12,9 +12,36 @@ use wire::proto::v1 as pb;
 
 use super::error::CliError;
 
+/// What the files of a bundle are called where they were read.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    /// The document; absent for one that was not read from a file.
+    document: Option<PathBuf>,
+}
+
+impl Names {
+    /// Of the document at `path`.
+    pub(super) fn of(path: &Path) -> Self {
+        Self { document: Some(document_at(path)) }
+    }
+
+    /// The name of a file of the bundle.
+    pub(super) fn name(&self, in_bundle: &str) -> String {
+        let Some(document) = &self.document else { return in_bundle.to_owned() };
+        match in_bundle {
+            Bundle::ROOT => document.display().to_string(),
+            other => document.with_file_name(other).display().to_string(),
+        }
+    }
+}
+
+fn document_at(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join(Bundle::ROOT) } else { path.to_owned() }
+}
+
 /// The bundle of the document at `path`: a file, or a folder with a `plant.toml` in it.
 pub(super) fn load(path: &Path) -> Result<Bundle, CliError> {
-    let document = if path.is_dir() { path.join(Bundle::ROOT) } else { path.to_owned() };
+    let document = document_at(path);
     let bytes = fs::read(&document).map_err(|error| failed(&document, &error))?;
     let folder = document.parent().map_or_else(PathBuf::new, Path::to_owned);
     let named = references(&String::from_utf8_lossy(&bytes));
@@ -77,6 +104,14 @@ fn failed(path: &Path, error: &std::io::Error) -> CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_called_as_they_were_named() {
+        let names = Names::of(Path::new("plants/hall-2.toml"));
+        assert_eq!(names.name("plant.toml"), "plants/hall-2.toml");
+        assert_eq!(names.name("press-1.csv"), "plants/press-1.csv");
+        assert_eq!(Names::default().name("press-1.csv"), "press-1.csv");
+    }
 
     const DOCUMENT: &str = "version = 1\n[[device]]\nid = \"press-1\"\ndriver = \"modbus-tcp\"\n\
         address = \"10.0.0.1:502\"\n[[device.group]]\nid = \"all\"\nperiod = \"1s\"\ntags = \"lists/press.csv\"\n";

@@ -29,9 +29,10 @@ const PORTS: u16 = 3;
     long_about = "Make everything that a new cluster needs: for each box a folder with its node file, its certificate \
     and a systemd unit; the cluster's own authority; and a folder for its first admin.\n\n\
     HOST is the address under which the others reach the box. A port after it is that of the peers (7610 unless it is said); \
-    the API and health listen on the two after it. Several nodes on one HOST get ports ten apart.\n\n\
+    the API and health listen on the two after it. Several nodes on one HOST get ports ten apart, and each a folder of its \
+    own below the data directory.\n\n\
     Examples:\n  holdfast init plant-7 gateway-a=10.0.9.11 gateway-b=10.0.9.12 gateway-c=10.0.9.13\n  \
-    holdfast init try node-1=127.0.0.1 node-2=127.0.0.1 node-3=127.0.0.1"
+    holdfast init try node-1=127.0.0.1 node-2=127.0.0.1 node-3=127.0.0.1 --data-dir try-data"
 )]
 pub(crate) struct InitArgs {
     /// The cluster's name.
@@ -127,13 +128,10 @@ pub(super) fn run(output: Output, args: &InitArgs) -> Result<Done, CliError> {
         let place = folder.join(&node.name);
         pki::write_issued(&place, &node.name, certificate)?;
         write_new(&place.join(CA), authority.certificate(), Secrecy::Open)?;
-        let text = node_file(&args.cluster, node, &nodes, &args.data_dir);
+        let data_dir = data_dir(&args.data_dir, node, &nodes);
+        let text = node_file(&args.cluster, node, &nodes, &data_dir);
         write_new(&place.join("node.toml"), &text, Secrecy::Open)?;
-        write_new(
-            &place.join("holdfast.service"),
-            &unit(&args.cluster, node, &args.data_dir),
-            Secrecy::Open,
-        )?;
+        write_new(&place.join("holdfast.service"), &unit(&args.cluster, node, &data_dir), Secrecy::Open)?;
     }
     let place = folder.join("admin");
     pki::write_issued(&place, "client", &admin)?;
@@ -142,6 +140,14 @@ pub(super) fn run(output: Output, args: &InitArgs) -> Result<Done, CliError> {
     write_new(&place.join(PROFILE), &profile(&args.cluster, &endpoints), Secrecy::Open)?;
     output.show(&Made { folder: folder.clone(), endpoints }, || next(&folder, &nodes))?;
     Ok(Done::Well)
+}
+
+/// Where a node keeps its data: no two on one machine in the same folder.
+fn data_dir(given: &Path, node: &Node, nodes: &[Node]) -> PathBuf {
+    match nodes.iter().filter(|other| other.host == node.host).count() {
+        1 => given.to_owned(),
+        _ => given.join(&node.name),
+    }
 }
 
 /// Who runs where.
@@ -214,7 +220,10 @@ fn node_file(cluster: &str, node: &Node, nodes: &[Node], data_dir: &Path) -> Str
          [tls]\n\
          ca = \"{CA}\"\n\
          cert = {cert}\n\
-         key = {key}\n",
+         key = {key}\n\n\
+         # [limits]\n\
+         # disk = \"40GiB\"              # what the data directory may hold, where it shares its disk\n\
+         # memory = \"512MiB\"           # what the node aims to hold; queues, caches and windows follow from it\n",
         name = node.name,
         quoted_name = quoted(&node.name),
         data = quoted(&data_dir.display().to_string()),
@@ -274,6 +283,9 @@ fn quoted(text: &str) -> String {
 /// What to type next.
 fn next(folder: &Path, nodes: &[Node]) -> String {
     let folder = folder.display();
+    if nodes.len() > 1 && nodes.iter().all(|node| node.host == nodes[0].host) {
+        return next_on_one_machine(&folder.to_string(), nodes);
+    }
     let mut text = format!(
         "{folder}/ holds everything for {} nodes.\n\n\
          1. On each box: put this program into /usr/local/bin, and make a user for it:\n\
@@ -298,6 +310,25 @@ fn next(folder: &Path, nodes: &[Node]) -> String {
          \x20    holdfast config apply plant.toml\n\
          5. Put {folder}/authority away, where nobody else can read it: it makes further certificates\n\
          \x20  (`holdfast pki issue`), and renews these (`holdfast pki renew`)."
+    );
+    text
+}
+
+/// The same for nodes that share a machine, to try them: nothing is copied.
+fn next_on_one_machine(folder: &str, nodes: &[Node]) -> String {
+    let mut text = format!(
+        "{folder}/ holds everything for {} nodes on one machine. Start each in a terminal of its own:\n",
+        nodes.len()
+    );
+    for node in nodes {
+        let _ = writeln!(text, "     holdfast node --config {folder}/{}/node.toml", node.name);
+    }
+    let _ = write!(
+        text,
+        "When all of them run, they found the cluster. Here you are its admin:\n\
+         \x20    export HOLDFAST_CLIENT_PROFILE={folder}/admin/{PROFILE}\n\
+         \x20    holdfast status\n\
+         \x20    holdfast config apply plant.toml"
     );
     text
 }
@@ -359,6 +390,19 @@ mod tests {
                 .expect_err("they overlap")
                 .contains("same ports")
         );
+    }
+
+    #[test]
+    fn nodes_on_one_machine_do_not_share_their_data() {
+        let at = |nodes: &[Node]| {
+            nodes.iter().map(|node| data_dir(Path::new("/data"), node, nodes)).collect::<Vec<_>>()
+        };
+        let apart = nodes(&["a=h", "b=i"]).expect("valid");
+        assert_eq!(at(&apart), [Path::new("/data"), Path::new("/data")]);
+        let together = nodes(&["a=127.0.0.1", "b=127.0.0.1"]).expect("valid");
+        assert_eq!(at(&together), [Path::new("/data/a"), Path::new("/data/b")]);
+        assert!(next(Path::new("try"), &together).contains("holdfast node --config try/b/node.toml"));
+        assert!(next(Path::new("p"), &apart).contains("scp -r p/a root@h:"));
     }
 
     #[test]

@@ -88,6 +88,9 @@ fn render(status: &pb::ClusterStatus, now: Timestamp, output: &Output) -> String
         ));
     }
     lines.push(format!("  {} {}", output.paint(Tone::Good, "ok"), rest(status)));
+    if let Some(too_much) = status.memory.as_ref().and_then(|memory| too_much(memory, &status.node)) {
+        lines.push(format!("  - {too_much}"));
+    }
     if let Some(failback) = &status.failback {
         lines.push(format!("  - {}", returning(failback)));
     }
@@ -103,6 +106,13 @@ fn render(status: &pb::ClusterStatus, now: Timestamp, output: &Output) -> String
         lines.push(format!("  ({})", note.replace("{}", &status.node)));
     }
     lines.join("\n")
+}
+
+/// That the node which answers holds more memory than it should, if it does.
+fn too_much(memory: &pb::MemoryUse, node: &str) -> Option<String> {
+    let resident = memory.resident_bytes.filter(|resident| *resident > memory.limit_bytes)?;
+    let (resident, limit) = (format::bytes(resident), format::bytes(memory.limit_bytes));
+    Some(format!("{node} holds {resident} of memory, more than its [limits] memory of {limit}"))
 }
 
 /// Where leadership should be.
@@ -163,14 +173,20 @@ fn complaint(alarm: &pb::Alarm, status: &pb::ClusterStatus, now: Timestamp) -> S
     if alarm.kind() == pb::alarm::Kind::DestinationStalled
         && let Some(destination) = status.destinations.iter().find(|known| known.id == alarm.subject)
     {
-        text.push_str(&format!("; backlog {}", format::backlog(destination.backlog.as_ref())));
-        let buffer = status.buffer.unwrap_or_default();
-        if buffer.max_bytes > 0 {
-            let (used, limit) = (format::bytes(buffer.disk_bytes), format::bytes(buffer.max_bytes));
-            text.push_str(&format!(", disk {used} of {limit}"));
-        }
+        let limit = status.buffer.map_or(0, |buffer| buffer.max_bytes);
+        text.push_str(&format!("; backlog {}", backlog(destination.backlog.unwrap_or_default(), limit)));
     }
     text
+}
+
+/// What waits, and how much of the buffer it takes.
+fn backlog(backlog: pb::Backlog, limit: u64) -> String {
+    let Some(bytes) = backlog.bytes.filter(|bytes| *bytes > 0 && limit > 0) else {
+        return format::backlog(Some(&backlog));
+    };
+    let age = backlog.age.as_ref().and_then(duration_from_proto).filter(|age| !age.is_zero());
+    let age = age.map_or(String::new(), |age| format!("{}, ", format::length(age)));
+    format!("{age}{} of {}", format::bytes(bytes), format::bytes(limit))
 }
 
 fn rest(status: &pb::ClusterStatus) -> String {
@@ -188,6 +204,10 @@ fn rest(status: &pb::ClusterStatus) -> String {
     parts.push(format!("config rev {}", status.revision));
     if let Some(spread) = status.clock_spread.as_ref().and_then(duration_from_proto) {
         parts.push(format!("clocks within {}", format::length(spread.max(Duration::from_millis(1)))));
+    }
+    if let Some((resident, memory)) = status.memory.and_then(|memory| Some((memory.resident_bytes?, memory)))
+    {
+        parts.push(format!("memory {} of {}", format::bytes(resident), format::bytes(memory.limit_bytes)));
     }
     parts.join("   ")
 }
@@ -231,7 +251,12 @@ mod tests {
             alarms: vec![
                 alarm(pb::alarm::Kind::CannotLoseAnotherNode, "", "no further node may fail", None),
                 alarm(pb::alarm::Kind::MemberUnreachable, "gateway-a", "unreachable", at(0)),
-                alarm(pb::alarm::Kind::DestinationStalled, "historian", "refusing (401 Unauthorized)", None),
+                alarm(
+                    pb::alarm::Kind::DestinationStalled,
+                    "historian",
+                    "refusing (401 Unauthorized)",
+                    at(-1_440_000),
+                ),
             ],
             revision: 41,
             devices: Some(pb::DeviceCounts {
@@ -250,17 +275,14 @@ mod tests {
                 id: "historian".into(),
                 backlog: Some(pb::Backlog {
                     entries: 9,
-                    bytes: None,
+                    bytes: Some(1_181_116_006),
                     age: Some(nanos_to_proto(1_440_000_000_000)),
                 }),
                 ..pb::Destination::default()
             }],
-            buffer: Some(pb::BufferStats {
-                disk_bytes: 1_181_116_006,
-                max_bytes: 20 << 30,
-                ..pb::BufferStats::default()
-            }),
+            buffer: Some(pb::BufferStats { max_bytes: 20 << 30, ..pb::BufferStats::default() }),
             clock_spread: Some(nanos_to_proto(3_000_000)),
+            memory: Some(pb::MemoryUse { resident_bytes: Some(180 << 20), limit_bytes: 512 << 20 }),
             ..pb::ClusterStatus::default()
         }
     }
@@ -269,14 +291,47 @@ mod tests {
     fn the_verdict_comes_first_then_what_is_wrong_then_the_rest() {
         let status = degraded();
         let now = answered_at(&status);
-        let since = Timestamp::from_millis(1_700_000_000_000).to_local_time_of_day();
+        let time = |millis: i64| Timestamp::from_millis(1_700_000_000_000 + millis).to_local_time_of_day();
+        let (since, refusing_since) = (time(0), time(-1_440_000));
         let expected = format!(
             "plant-7  DEGRADED  reads run on gateway-b (term 9, since {since}); no further node may fail\n  \
              ! gateway-a  unreachable since {since}\n  \
-             ! historian  refusing (401 Unauthorized); backlog 24 min, 9 entries, disk 1.1 GiB of 20 GiB\n  \
-             ok devices 60/60   gaps today 1 (0.6 s, failover)   config rev 41   clocks within 3 ms"
+             ! historian  refusing (401 Unauthorized) since {refusing_since}; backlog 24 min, 1.1 GiB of 20 GiB\n  \
+             ok devices 60/60   gaps today 1 (0.6 s, failover)   config rev 41   clocks within 3 ms   \
+             memory 180 MiB of 512 MiB"
         );
         assert_eq!(render(&status, now, &plain()), expected);
+    }
+
+    #[test]
+    fn the_picture_in_the_readme_is_what_is_printed() {
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+        let readme = std::fs::read_to_string(readme).expect("it is there");
+        let picture = readme.split("```").nth(1).expect("it begins with a picture");
+        // Whatever the time of day.
+        let form = |text: &str| {
+            let is_time = |word: &str| word.len() == 8 && word.matches(':').count() == 2;
+            let time_out = |word: &str| {
+                let bare = word.trim_end_matches([')', ';']);
+                if is_time(bare) { word.replace(bare, "TIME") } else { word.to_owned() }
+            };
+            text.trim()
+                .lines()
+                .map(|line| line.split(' ').map(time_out).collect::<Vec<_>>().join(" "))
+                .collect::<Vec<_>>()
+        };
+        let status = degraded();
+        assert_eq!(form(picture), form(&render(&status, answered_at(&status), &plain())));
+    }
+
+    #[test]
+    fn more_memory_than_wanted_has_a_line_of_its_own() {
+        let mut status = degraded();
+        assert!(!render(&status, answered_at(&status), &plain()).contains("holds"));
+        status.memory = Some(pb::MemoryUse { resident_bytes: Some(600 << 20), limit_bytes: 512 << 20 });
+        let picture = render(&status, answered_at(&status), &plain());
+        let line = "  - gateway-b holds 600 MiB of memory, more than its [limits] memory of 512 MiB";
+        assert!(picture.lines().any(|seen| seen == line), "{picture}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod destinations;
 mod diagnostics;
 mod expand;
 mod names;
+mod patience;
 mod raw;
 mod reader;
 mod register_list;
@@ -24,6 +25,7 @@ mod tags;
 
 pub use bundle::{Bundle, BundleError};
 pub use diagnostics::{Diagnostic, Diagnostics, Severity};
+pub use patience::Patience;
 
 use toml_edit::{Document, Item, TableLike, TomlError};
 
@@ -43,6 +45,12 @@ pub struct ReadPlant {
 /// Reads a bundle. Without errors there is a plant, possibly with warnings; otherwise there are all errors, and the
 /// warnings with them.
 pub fn read_bundle(bundle: &Bundle) -> Result<ReadPlant, Diagnostics> {
+    read_bundle_for(bundle, None)
+}
+
+/// The same for a cluster of which it is known how long its devices may take to answer: warns of timeouts that promise
+/// more.
+pub fn read_bundle_for(bundle: &Bundle, patience: Option<&Patience>) -> Result<ReadPlant, Diagnostics> {
     let notes = Notes::new(bundle);
     let Some(root) = notes.file(Bundle::ROOT) else {
         return Err(no_root());
@@ -57,7 +65,7 @@ pub fn read_bundle(bundle: &Bundle) -> Result<ReadPlant, Diagnostics> {
             return Err(notes.into_diagnostics());
         }
     };
-    let plant = read_root(document.as_table(), root.place, &notes);
+    let plant = read_root(document.as_table(), root.place, patience, &notes);
     check::check_files(&references_of(document.as_table()), root.place, &notes);
     drop(document);
     let has_errors = notes.has_errors();
@@ -76,10 +84,15 @@ pub fn references(document: &str) -> Vec<String> {
     Document::parse(text).map(|document| references_of(document.as_table())).unwrap_or_default()
 }
 
-fn read_root(root: &dyn TableLike, start: Place, notes: &Notes<'_>) -> Option<Plant> {
+fn read_root(
+    root: &dyn TableLike,
+    start: Place,
+    patience: Option<&Patience>,
+    notes: &Notes<'_>,
+) -> Option<Plant> {
     let mut raw = raw::read_document(root, start, notes);
     check::distribute_rows(&mut raw, notes);
-    let devices = Expansion::run(&raw, notes);
+    let devices = Expansion::run(&raw, patience, notes);
     check::check_ids(&devices, &raw.destinations, notes);
     check::check_endpoints(&devices, notes);
     check::check_routes(&devices, &raw.destinations, notes);

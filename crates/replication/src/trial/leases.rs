@@ -195,3 +195,34 @@ async fn a_single_voter_leads_without_acks() {
     }
     assert_eq!(cluster.leadership(1).term(), held.term());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_says_for_how_long_nobody_led() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    let (leader, second, third) = cluster.three();
+    cluster.run_for(L).await;
+    let cut = |cluster: &Cluster, cut: bool| {
+        cluster.wires.cut(second, third, cut);
+        cluster.wires.cut(third, second, cut);
+    };
+    cut(&cluster, true);
+    cluster.crash(leader);
+    cluster.run_for(Duration::from_secs(60)).await;
+    cut(&cluster, false);
+    let next = cluster.until_another_leads(leader).await;
+    // The other way round, with a leader that stays cut off; its successor was a follower of it a moment ago.
+    cluster.restart(leader).await;
+    cluster.until_all_applied_alike().await;
+    cluster.run_for(L * 2).await;
+    cluster.isolate(next, true);
+    let last = cluster.until_another_leads(next).await;
+    let told = cluster
+        .replica(last)
+        .store()
+        .keeper()
+        .read(|state| state.events.values().map(|logged| logged.event.text.clone()).collect::<Vec<_>>());
+    let losses: Vec<&String> = told.iter().filter(|text| text.contains("no quorum")).collect();
+    let [loss] = losses.as_slice() else { panic!("expected one loss of quorum: {told:#?}") };
+    assert!(loss.starts_with(&format!("{} leads", name(next))), "{loss}");
+    assert!(loss.contains("(1 min 0 s)"), "{loss}");
+}

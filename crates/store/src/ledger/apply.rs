@@ -58,7 +58,7 @@ impl Change<'_> {
         assert_eq!(behind, self.state.applied, "entry {id:?} was prepared for another state");
         let outcome = match work {
             Work::Nothing => Outcome::Nothing,
-            Work::Membership { membership, named } => self.membership(membership, named),
+            Work::Membership { membership, named } => self.membership(id.index, membership, named),
             Work::Command { stamp, task } => self.task(id, stamp, task),
         };
         self.state.applied = Some(id);
@@ -66,7 +66,8 @@ impl Change<'_> {
         outcome
     }
 
-    fn membership(&mut self, membership: Membership, named: Option<Named>) -> Outcome {
+    fn membership(&mut self, at: Position, membership: Membership, named: Option<Named>) -> Outcome {
+        self.tell_members(at, &membership);
         for (id, member) in &membership.nodes {
             self.state.node_names.insert(NodeId(*id), member.name.clone());
         }
@@ -116,7 +117,9 @@ impl Change<'_> {
             Command::Found { cluster, name, lineage } => {
                 self.found(at, Cluster { id: cluster, name }, lineage)
             }
-            Command::Lead { node, name, cause } => self.lead(id, stamp, node, name, cause),
+            Command::Lead { node, name, cause, leaderless } => {
+                self.lead(id, stamp, node, name, cause, leaderless)
+            }
             Command::Append { batches } => self.append(at, size, &batches, fenced),
             _ if fenced => self.fenced(id),
             Command::Acknowledge { destination, next, rejected } => {
@@ -180,7 +183,15 @@ impl Change<'_> {
         Outcome::Done
     }
 
-    fn lead(&mut self, id: LogId, stamp: Stamp, node: NodeId, name: String, cause: Cause) -> Outcome {
+    fn lead(
+        &mut self,
+        id: LogId,
+        stamp: Stamp,
+        node: NodeId,
+        name: String,
+        cause: Cause,
+        leaderless: Option<Duration>,
+    ) -> Outcome {
         let position = match self.state.reign() {
             Some(reign) if reign.term >= id.term => reign.position,
             before => {
@@ -197,7 +208,7 @@ impl Change<'_> {
                     boot: stamp.boot,
                     since: stamp.at,
                 };
-                self.tell_reign(&reign);
+                self.tell_reign(&reign, leaderless);
                 self.state.reigns.push(reign);
                 self.touch(Row::Reigns);
                 self.state.steady.follow(stamp.boot, stamp.at);

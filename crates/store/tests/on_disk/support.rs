@@ -133,7 +133,8 @@ pub(crate) fn found() -> Body {
 }
 
 pub(crate) fn lead(node: u64) -> Body {
-    command(0, &Command::Lead { node: NodeId(node), name: format!("node-{node}"), cause: Cause::Failover })
+    let name = format!("node-{node}");
+    command(0, &Command::Lead { node: NodeId(node), name, cause: Cause::Failover, leaderless: None })
 }
 
 /// One device polled each second, destinations by name (required).

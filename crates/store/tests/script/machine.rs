@@ -69,13 +69,7 @@ impl Machine {
             "pass" => self.pass(&arguments),
             "blank" => self.apply(&arguments, &Body::Blank),
             "membership" => {
-                let nodes = (1..).zip(&arguments.words[1..]);
-                let member = |name: &String| Member { name: name.clone(), ..Member::default() };
-                let membership = Membership {
-                    log_id: Some(LogId { term: Term(self.term), index: Position(self.position + 1) }),
-                    configs: vec![nodes.clone().map(|(id, _)| id).collect()],
-                    nodes: nodes.map(|(id, name)| (id, member(name))).collect(),
-                };
+                let membership = self.membership(&arguments);
                 self.apply(&arguments, &Body::Membership(membership))
             }
             name => {
@@ -130,6 +124,7 @@ impl Machine {
                     node: NodeId(arguments.need("node")),
                     name: arguments.text("name").to_owned(),
                     cause: arguments.need("cause"),
+                    leaderless: arguments.duration("leaderless"),
                 }
             }
             "configure" => Command::Configure {
@@ -225,6 +220,25 @@ impl Machine {
             },
             "end-session" => Command::EndSession { session: session(arguments.word(1)) },
             other => panic!("no command {other}"),
+        }
+    }
+
+    /// Members in the order of their numbers, `-` for one that is gone; all vote where no voters are given.
+    fn membership(&self, arguments: &Arguments) -> Membership {
+        let named = (1..).zip(&arguments.words[1..]).filter(|(_, name)| *name != "-");
+        let member = |name: &String| Member {
+            name: name.clone(),
+            address: "host:7610".to_owned(),
+            ..Member::default()
+        };
+        let nodes: BTreeMap<u64, Member> = named.map(|(id, name)| (id, member(name))).collect();
+        let config = |text: &str| text.split('+').map(|id| id.parse().expect("a node")).collect();
+        let configs: Vec<_> = arguments.list("voters").map(config).collect();
+        let all = || vec![nodes.keys().copied().collect()];
+        Membership {
+            log_id: Some(LogId { term: Term(self.term), index: Position(self.position + 1) }),
+            configs: if configs.is_empty() { all() } else { configs },
+            nodes,
         }
     }
 

@@ -5,9 +5,9 @@
 //!
 //! ```text
 //! found
-//! membership a b c
+//! membership a b c [voters=1+2,2+3]              (`-` is a member that is gone; without voters all vote)
 //! blank
-//! lead TERM node=1 name=a cause=failover
+//! lead TERM node=1 name=a cause=failover [leaderless=TIME]
 //! configure [base=N] [elapsed=GROUP:TIME,…] [discard=NAME,…]
 //!   device ID [off]
 //!   group ID period=TIME tags=a,b [off]          (of the device above, which is then polled)

@@ -40,10 +40,11 @@ fn type_number(value_type: ValueType) -> u8 {
     }
 }
 
-/// The element type, and whether it is an array of them.
+/// The element type, and whether it is an array of them. Numbers that no type has are reserved: what bears one is
+/// neither guessed at nor passed over.
 fn type_from_number(number: u8) -> Result<(ValueType, bool), DecodeError> {
     let element = ValueType::ALL.into_iter().find(|element| type_number(*element) == number & !ARRAY);
-    element.map(|element| (element, number & ARRAY != 0)).ok_or(DecodeError::Corrupt("an unknown type"))
+    element.map(|element| (element, number & ARRAY != 0)).ok_or(DecodeError::UnknownType { number })
 }
 
 /// The samples of a batch, taken apart.

@@ -255,6 +255,29 @@ fn a_newer_payload_is_told_from_a_broken_one() {
 }
 
 #[test]
+fn a_value_of_a_reserved_type_is_refused_by_its_number() {
+    let one = |value: Value| round_trip(&batch(vec![good(1, NOW, value)]));
+    let array =
+        |items: &[i16]| Value::Array(ValueType::I16, items.iter().map(|item| Value::I16(*item)).collect());
+    // Both are written in two bytes: only the number of the type differs.
+    let (signed, unsigned) = (one(Value::I16(7)), one(Value::U16(7)));
+    let differs: Vec<usize> =
+        (0..signed.payload.len()).filter(|at| signed.payload[*at] != unsigned.payload[*at]).collect();
+    let [place] = differs[..] else { panic!("{signed:?} and {unsigned:?} differ at {differs:?}") };
+    let of_type = |number: u8| {
+        let mut payload = signed.payload.to_vec();
+        payload[place] = number;
+        EncodedBatch { header: signed.header, payload: payload.into() }.decode()
+    };
+    assert!(of_type(signed.payload[place]).is_ok());
+    for number in (11..=0x7F).chain(0x8B..=0xFF) {
+        assert_eq!(of_type(number), Err(DecodeError::UnknownType { number }));
+    }
+    // Arrays have their place already.
+    one(array(&[1, -2, 3]));
+}
+
+#[test]
 fn a_payload_under_another_header_is_refused() {
     let encoded = EncodedBatch::encode(&mixed(60)).expect("within the bounds");
     let under = |header| EncodedBatch { header, payload: encoded.payload.clone() }.decode();

@@ -1,6 +1,8 @@
 //! Commands to messages and back, field by field, so that a new command or field does not compile until it has its
 //! place here.
 
+use std::time::Duration;
+
 use model::batch::BatchHeader;
 use model::command::{Command, RefusedAgain, Rejection};
 use model::ids::DocumentId;
@@ -8,8 +10,8 @@ use model::{ClusterId, Cursor, DestinationId, GroupId, Ordinal, Position, Sessio
 
 use super::EncodeError;
 use crate::convert::{
-    ConvertError, alarm_kind_from, alarm_kind_number, cause_from, cause_number, id_bytes, id_from, required,
-    severity_from,
+    ConvertError, alarm_kind_from, alarm_kind_number, cause_from, cause_number, id_bytes, id_from, nanos,
+    required, severity_from,
 };
 use crate::packed::{pack, pack_plant, unpack, unpack_plant};
 use crate::proto::log as proto;
@@ -24,9 +26,12 @@ pub(super) fn to_body(command: &Command) -> Result<Option<Body>, EncodeError> {
             name: name.clone(),
             lineage: lineage.as_str().to_owned(),
         }),
-        Command::Lead { node, name, cause } => {
-            Body::Lead(proto::Lead { node: node.0, name: name.clone(), cause: cause_number(*cause) })
-        }
+        Command::Lead { node, name, cause, leaderless } => Body::Lead(proto::Lead {
+            node: node.0,
+            name: name.clone(),
+            cause: cause_number(*cause),
+            leaderless_nanos: leaderless.map(nanos),
+        }),
         Command::Acknowledge { destination, next, rejected } => Body::Acknowledge(proto::Acknowledge {
             destination: destination.0,
             next: Some((*next).into()),
@@ -126,8 +131,9 @@ pub(super) fn from_body(body: Body) -> Result<Command, ConvertError> {
             name,
             lineage: lineage.parse().map_err(|_| ConvertError::Malformed("a lineage"))?,
         },
-        Body::Lead(proto::Lead { node, name, cause }) => {
-            Command::Lead { node: node.into(), name, cause: cause_from(cause)? }
+        Body::Lead(proto::Lead { node, name, cause, leaderless_nanos }) => {
+            let leaderless = leaderless_nanos.map(Duration::from_nanos);
+            Command::Lead { node: node.into(), name, cause: cause_from(cause)?, leaderless }
         }
         Body::Append(proto::Append { batches }) => {
             let headers: Result<Vec<BatchHeader>, _> = batches.into_iter().map(TryInto::try_into).collect();

@@ -10,7 +10,7 @@ fn stamp() -> Stamp {
 }
 
 fn lead() -> Command {
-    Command::Lead { node: NodeId(2), name: "gateway-b".into(), cause: Cause::Failover }
+    Command::Lead { node: NodeId(2), name: "gateway-b".into(), cause: Cause::Failover, leaderless: None }
 }
 
 fn encoded(batches: &[Batch]) -> Vec<EncodedBatch> {
@@ -156,7 +156,8 @@ fn the_bytes_of_a_known_entry_do_not_change() {
 
 #[test]
 fn a_newer_format_kind_field_or_value_is_newer_and_not_corrupt() {
-    let known = header_of(Body::Lead(proto::Lead { node: 1, name: "a".into(), cause: 1 }));
+    let known =
+        header_of(Body::Lead(proto::Lead { node: 1, name: "a".into(), cause: 1, leaderless_nanos: None }));
     let lead = Kind::Lead as u8;
     assert!(open(sealed(FORMAT, lead, &known, &[])).is_ok());
 
@@ -165,7 +166,8 @@ fn a_newer_format_kind_field_or_value_is_newer_and_not_corrupt() {
     assert_eq!(open(sealed(FORMAT, 99, &known, &[])), newer(FORMAT, 99), "kind");
     let further_field = [&known[..], &[0xA0, 0x06, 1]].concat();
     assert_eq!(open(sealed(FORMAT, lead, &further_field, &[])), newer(FORMAT, lead), "field of the header");
-    let value = header_of(Body::Lead(proto::Lead { node: 1, name: "a".into(), cause: 77 }));
+    let value =
+        header_of(Body::Lead(proto::Lead { node: 1, name: "a".into(), cause: 77, leaderless_nanos: None }));
     assert_eq!(open(sealed(FORMAT, lead, &value, &[])), newer(FORMAT, lead), "value of an enumeration");
     let configure = proto::Configure {
         bundle: Some(proto::Packed { version: 2, ..Default::default() }),
@@ -179,7 +181,8 @@ fn a_newer_format_kind_field_or_value_is_newer_and_not_corrupt() {
 #[test]
 fn what_no_version_writes_is_corrupt() {
     let is_corrupt = |entry: Bytes| matches!(open(entry), Err(OpenError::Corrupt { .. }));
-    let header = header_of(Body::Lead(proto::Lead { node: 1, name: "a".into(), cause: 1 }));
+    let header =
+        header_of(Body::Lead(proto::Lead { node: 1, name: "a".into(), cause: 1, leaderless_nanos: None }));
     let lead = Kind::Lead as u8;
     assert!(is_corrupt(Bytes::new()));
     assert!(is_corrupt(Bytes::from_static(&[1, 3, 0, 0])));
@@ -188,7 +191,8 @@ fn what_no_version_writes_is_corrupt() {
     assert!(is_corrupt(sealed(FORMAT, Kind::Missed as u8, &header, &[])), "another kind than its header's");
     assert!(is_corrupt(sealed(FORMAT, lead, &header, &[0])), "something behind its header");
     assert!(is_corrupt(sealed(FORMAT, lead, &[], &[])), "no header");
-    let no_cause = header_of(Body::Lead(proto::Lead { node: 1, name: "a".into(), cause: 0 }));
+    let no_cause =
+        header_of(Body::Lead(proto::Lead { node: 1, name: "a".into(), cause: 0, leaderless_nanos: None }));
     assert!(is_corrupt(sealed(FORMAT, lead, &no_cause, &[])), "no cause");
     let no_stamp =
         proto::EntryHeader { stamp: None, command: Some(Body::Reclock(proto::Reclock::default())) };

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::check::Placed;
 use super::diagnostics::{Notes, Place, Spanned};
 use super::names::suggest;
+use super::patience::Patience;
 use super::raw::{
     DEFAULT_GROUP, Driver, Origin, RawDevice, RawDocument, RawGroup, ScheduleSettings, Settings,
 };
@@ -29,6 +30,7 @@ const MAX_TAGS: usize = 250_000;
 pub(super) struct Expansion<'r, 'd> {
     defaults: &'r Settings,
     templates: BTreeMap<&'d str, &'r RawDevice<'d>>,
+    patience: Option<&'r Patience>,
     notes: &'r Notes<'d>,
     tags: usize,
 }
@@ -43,7 +45,11 @@ struct Merged<'r> {
 
 impl<'r, 'd> Expansion<'r, 'd> {
     /// Expands the devices of `document`, which are put together with the rows of its register lists already.
-    pub(super) fn run(document: &'r RawDocument<'d>, notes: &'r Notes<'d>) -> Vec<Placed<'r, 'd>> {
+    pub(super) fn run(
+        document: &'r RawDocument<'d>,
+        patience: Option<&'r Patience>,
+        notes: &'r Notes<'d>,
+    ) -> Vec<Placed<'r, 'd>> {
         let mut templates = BTreeMap::new();
         for template in &document.templates {
             if let Some(earlier) = templates.insert(template.id.value, template) {
@@ -52,7 +58,7 @@ impl<'r, 'd> Expansion<'r, 'd> {
                 notes.error_with_help(template.id.place, message, format!("the other one is at {first}"));
             }
         }
-        let mut expansion = Self { defaults: &document.defaults, templates, notes, tags: 0 };
+        let mut expansion = Self { defaults: &document.defaults, templates, patience, notes, tags: 0 };
         expansion.check_templates(document);
         let mut devices = Vec::with_capacity(document.devices.len());
         for raw in &document.devices {
@@ -121,7 +127,7 @@ impl<'r, 'd> Expansion<'r, 'd> {
         }
         let settings = Inherited { layers: &layers, defaults: self.defaults };
         let link = match driver {
-            Some(Driver::ModbusTcp) => settings.modbus(raw, self.notes),
+            Some(Driver::ModbusTcp) => settings.modbus(raw, self.patience, self.notes),
             Some(Driver::Push) => {
                 refuse_polling(&layers, self.notes);
                 Some(Link::Push)
@@ -338,7 +344,7 @@ impl Inherited<'_, '_> {
         self.nearest(|settings| settings.max_registers).map_or(125, |most| most.value)
     }
 
-    fn modbus(&self, raw: &RawDevice<'_>, notes: &Notes<'_>) -> Option<Link> {
+    fn modbus(&self, raw: &RawDevice<'_>, patience: Option<&Patience>, notes: &Notes<'_>) -> Option<Link> {
         let Some(address) = &raw.address else {
             if !raw.broken {
                 let help = "write address = \"10.0.5.11:502\"";
@@ -346,14 +352,17 @@ impl Inherited<'_, '_> {
             }
             return None;
         };
+        let timeout = self.nearest(|settings| settings.timeout);
+        let slow = self.nearest(|settings| settings.slow).is_some_and(|slow| slow.value);
+        if let (Some(patience), Some(timeout), false) = (patience, timeout, slow) {
+            patience.check(timeout, notes);
+        }
         Some(Link::ModbusTcp(ModbusTcp {
             host: address.value.host.clone(),
             port: address.value.port,
             unit_id: self.nearest(|settings| settings.unit_id).map_or(1, |unit| unit.value),
-            timeout: self
-                .nearest(|settings| settings.timeout)
-                .map_or(Duration::from_secs(1), |cap| cap.value),
-            slow: self.nearest(|settings| settings.slow).is_some_and(|slow| slow.value),
+            timeout: timeout.map_or(Duration::from_secs(1), |timeout| timeout.value),
+            slow,
             standby: self
                 .nearest(|settings| settings.standby)
                 .map(|standby| standby.value)
