@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Stdio;
 
 use holdfast_tests::cluster::Cluster;
 use holdfast_tests::said::{ask, command, run};
@@ -225,15 +226,15 @@ async fn destinations(cluster: &Cluster, follower: SocketAddr, receiver: &Receiv
     let again = ask(follower, &["quarantine", "retry", "historian", &key]).await;
     assert_eq!((again.code, number(&again.parsed()["records"])), (1, 1), "{}", again.output);
     let refused_again = |list: &Value| number(&list["destinations"][0]["refusedAgain"]) == 1;
-    cluster.until(follower, &["destination", "list"], refused_again).await;
+    until(cluster, follower, &["destination", "list"], refused_again).await;
     let shown = ask(follower, &["quarantine", "show", "historian", &key]).await.json();
     assert_ne!(shown["retrying"], true, "it waits for another order: {shown}");
     receiver.set_reply(Reply::Accept);
     let retried = ask(follower, &["quarantine", "retry", "historian", "--all"]).await.parsed();
     assert!(number(&retried["records"]) > 0, "{retried}");
-    cluster.until(follower, &["quarantine", "list"], |list| number(&list["total"]) == 0).await;
+    until(cluster, follower, &["quarantine", "list"], |list| number(&list["total"]) == 0).await;
     let accepted_again = |list: &Value| number(&list["destinations"][0]["acceptedAgain"]) > 0;
-    cluster.until(follower, &["destination", "list"], accepted_again).await;
+    until(cluster, follower, &["destination", "list"], accepted_again).await;
     ask(follower, &["quarantine", "show", "historian", &key]).await.refused(1, "HF-7102");
 
     ask(follower, &["destination", "pause", "historian", "--reason", "upgrade"]).await.json();
@@ -357,8 +358,8 @@ async fn completions_are_printed_for_every_shell() {
 
 #[tokio::test]
 async fn completions_that_nobody_reads_to_the_end_are_no_failure() {
-    let mut completions = command();
-    completions.args(["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut completions = command(&["completions", "bash"]).expect("the program");
+    completions.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = completions.spawn().expect("it starts");
     // They are longer than a pipe holds.
     let mut first = [0];
