@@ -1,12 +1,11 @@
 //! A node whose disk forgot what the node had acknowledged: it stays up and says so, the others name it, and it is replaced.
 
 use std::fs;
-use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use holdfast_tests::nodes::{Nodes, code, refused_with, until};
+use holdfast_tests::cluster::{Cluster, code, refused_with};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use wire::proto::v1 as pb;
@@ -36,85 +35,82 @@ async fn get(listener: SocketAddr, path: &str) -> Result<(String, String)> {
 }
 
 /// Makes the disk of a node forget a vote that the node has given since.
-async fn forget(nodes: &mut Nodes, forgetful: usize, next_leader: usize) -> Result<()> {
-    let (database, kept) = (nodes.node(forgetful).data.join("rocksdb"), nodes.folder().join("kept"));
-    nodes.node_mut(forgetful).kill()?;
+async fn forget(cluster: &Cluster, forgetful: usize, next_leader: usize) -> Result<()> {
+    let (database, kept) = (cluster.node(forgetful).data.join("rocksdb"), cluster.folder().join("kept"));
+    cluster.kill(forgetful).await?;
     copy(&database, &kept)?;
-    nodes.start(forgetful)?;
-    nodes.agreed().await?;
-    let next = nodes.node(next_leader).name.clone();
-    nodes.cli_done(&["leader", "transfer", "--to", &next, "--reason", "scenario"]).await?;
-    nodes.agreed().await?;
-    nodes.node_mut(forgetful).kill()?;
+    cluster.run(forgetful).await?;
+    cluster.agreed().await?;
+    let next = cluster.name(next_leader);
+    cluster.cli_done(&["leader", "transfer", "--to", next, "--reason", "scenario"]).await?;
+    cluster.agreed().await?;
+    cluster.kill(forgetful).await?;
     fs::remove_dir_all(&database)?;
     copy(&kept, &database)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_lost_its_memory_says_so_and_is_replaced() -> Result<()> {
-    let mut nodes = Nodes::founded().await?;
-    let leader = nodes.agreed().await?;
-    let (forgetful, third) = ((leader + 1) % 3, (leader + 2) % 3);
-    let (name, address) = (nodes.node(forgetful).name.clone(), nodes.node(forgetful).peers);
-    let old = nodes.members().await?.iter().find(|member| member.name == name).context("a member")?.id;
-    let health = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-    let node_file = nodes.folder().join(format!("{name}.toml"));
-    writeln!(fs::OpenOptions::new().append(true).open(node_file)?, "health = \"{health}\"")?;
-    forget(&mut nodes, forgetful, third).await?;
-    nodes.start(forgetful)?;
+    let cluster = Cluster::start().await?;
+    let leader = cluster.agreed().await?;
+    let [forgetful, third] = cluster.others(leader);
+    let (name, address) = (cluster.name(forgetful).to_owned(), cluster.node(forgetful).peers);
+    let old = cluster.members().await?.iter().find(|member| member.name == name).context("a member")?.id;
+    let health = cluster.node(forgetful).health;
+    forget(&cluster, forgetful, third).await?;
+    cluster.run(forgetful).await?;
 
     // On its own ports.
     let command = format!("holdfast member replace {name} {name}={address}");
-    let says = || async {
-        let Err(refusal) = nodes.node(forgetful).status().await else { bail!("it takes itself for well") };
-        let status = refusal.downcast_ref::<tonic::Status>().context("no status")?;
-        ensure!(code(status) == "HF-4104" && status.message().ends_with(&command), "{status:?}");
-        Ok(())
-    };
-    nodes.explain(until("its API says what happened and what to type", says).await)?;
+    cluster
+        .until("its API to say what happened and what to type", async || {
+            let Err(refusal) = cluster.status(forgetful).await else { bail!("it takes itself for well") };
+            let status = refusal.downcast_ref::<tonic::Status>().context("no status")?;
+            ensure!(code(status) == "HF-4104" && status.message().ends_with(&command), "{status:?}");
+            Ok(())
+        })
+        .await?;
     let (line, body) = get(health, "/readyz").await?;
     ensure!(line.contains("503") && body.contains("HF-4104"), "{line}: {body}");
     let (line, _) = get(health, "/healthz").await?;
     ensure!(line.contains("200"), "starting it again would not help: {line}");
     let drain = pb::DrainMemberRequest { name: name.clone(), reason: String::new() };
-    refused_with(nodes.node(forgetful).client()?.drain_member(drain).await, "HF-4104")?;
+    refused_with(cluster.client(forgetful).drain_member(drain).await, "HF-4104")?;
 
     // On the others.
-    let named = || async {
-        let status = nodes.node(nodes.leading().await?).status().await?;
-        let alarm = status.alarms.iter().find(|alarm| alarm.subject == name).context("no alarm")?;
-        ensure!(alarm.text.contains("lost what it had acknowledged"), "{alarm:?}");
-        let member = status.members.iter().find(|member| member.id == old).context("it is a member")?;
-        ensure!(
-            member.reach() == pb::member::Reach::Refused && member.reason.contains(&command),
-            "{member:?}"
-        );
-        Ok(())
-    };
-    nodes.explain(until("the leader names it", named).await)?;
-    let shown = nodes.cli_done(&["status"]).await?;
+    cluster
+        .until("the leader to name it", async || {
+            let status = cluster.status(cluster.leader().await?).await?;
+            let alarm = status.alarms.iter().find(|alarm| alarm.subject == name).context("no alarm")?;
+            ensure!(alarm.text.contains("lost what it had acknowledged"), "{alarm:?}");
+            let member = status.members.iter().find(|member| member.id == old).context("it is a member")?;
+            let is_refused = member.reach() == pb::member::Reach::Refused;
+            ensure!(is_refused && member.reason.contains(&command), "{member:?}");
+            Ok(())
+        })
+        .await?;
+    let shown = cluster.cli_done(&["status"]).await?;
     ensure!(shown.contains(&name) && shown.contains(&command), "{shown}");
-    ensure!(nodes.node_mut(forgetful).is_running(), "it stays up");
+    ensure!(cluster.casualty().is_none(), "it stays up");
 
     // With its directory it is not taken back; emptied, it is.
     let words: Vec<&str> = command.split(' ').skip(1).collect();
-    let too_early = nodes.cli(&words).await?;
-    let said = String::from_utf8_lossy(&too_early.stderr).into_owned();
-    ensure!(!too_early.status.success() && said.contains("HF-3111") && said.contains("empty"), "{said}");
-    nodes.node_mut(forgetful).wipe()?;
-    nodes.start(forgetful)?;
-    let asks = || async {
-        let log = nodes.node(forgetful).log();
-        ensure!(log.matches(&command).count() > 1, "it does not ask to belong:\n{log}");
-        Ok(())
-    };
-    nodes.explain(until("the emptied node asks to belong", asks).await)?;
-    nodes.cli_done(&words).await?;
-    let members = nodes.members().await?;
-    ensure!(
-        members.len() == 3 && members.iter().all(|member| member.voter && member.id != old),
-        "{members:?}"
-    );
-    nodes.agreed().await?;
+    let too_early = cluster.cli(&words).await?;
+    ensure!(too_early.code != 0, "{too_early:?}");
+    ensure!(too_early.errors.contains("HF-3111") && too_early.errors.contains("empty"), "{too_early:?}");
+    cluster.process(forgetful).await.wipe().await?;
+    cluster.run(forgetful).await?;
+    cluster
+        .until("the emptied node to ask to belong", async || {
+            let log = cluster.log(forgetful).await;
+            ensure!(log.matches(&command).count() > 1, "it does not ask to belong:\n{log}");
+            Ok(())
+        })
+        .await?;
+    cluster.cli_done(&words).await?;
+    let members = cluster.members().await?;
+    let is_voter = |member: &pb::Member| member.voter && member.id != old;
+    ensure!(members.len() == 3 && members.iter().all(is_voter), "{members:?}");
+    cluster.agreed().await?;
     Ok(())
 }

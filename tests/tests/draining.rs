@@ -1,7 +1,7 @@
 //! Draining in a cluster of real nodes: what is refused, and the way out where only drained nodes are left.
 
 use anyhow::{Context, Result, ensure};
-use holdfast_tests::nodes::{Nodes, code, refused_with, until};
+use holdfast_tests::cluster::{Cluster, code, refused_with};
 use wire::proto::v1 as pb;
 
 fn drained(name: &str) -> pb::DrainMemberRequest {
@@ -9,47 +9,57 @@ fn drained(name: &str) -> pb::DrainMemberRequest {
 }
 
 /// Waits until this node leads.
-async fn until_it_leads(nodes: &Nodes, index: usize, what: &str) -> Result<()> {
-    let leads = || async {
-        let leader = nodes.leading().await?;
-        ensure!(leader == index, "{} leads", nodes.node(leader).name);
+async fn until_it_leads(cluster: &Cluster, index: usize, what: &str) -> Result<()> {
+    let leads = async || {
+        let leader = cluster.leader().await?;
+        ensure!(leader == index, "{} leads", cluster.name(leader));
         Ok(())
     };
-    nodes.explain(until(what, leads).await)
+    cluster.until(what, leads).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_only_drained_nodes_are_left_one_of_them_leads_until_another_may() -> Result<()> {
-    let mut nodes = Nodes::founded().await?;
-    let first = nodes.agreed().await?;
-    let name = nodes.node(first).name.clone();
-    nodes.ask(drained(&name), async |admin, question| admin.drain_member(question).await).await?;
-    let second = nodes.leader().await?;
+    let cluster = Cluster::start().await?;
+    let first = cluster.agreed().await?;
+    let name = cluster.name(first).to_owned();
+    cluster.ask(drained(&name), async |admin, question| admin.drain_member(question).await).await?;
+    let second = cluster.until("another to lead", async || {
+        let leader = cluster.leader().await?;
+        ensure!(leader != first, "{name} leads although it is drained");
+        Ok(leader)
+    });
+    let second = second.await?;
     let third = 3 - first - second;
     for other in [second, third] {
-        let question = drained(&nodes.node(other).name);
-        let asked = nodes.ask(question, async |admin, question| admin.drain_member(question).await).await;
+        let question = drained(cluster.name(other));
+        let asked = cluster.ask(question, async |admin, question| admin.drain_member(question).await).await;
         let said = refused_with(asked, "HF-3115")?;
         ensure!(said.contains(&format!("{name} is drained")), "{said}");
     }
 
     // A removal that was begun and not gone on with leaves the second drained as well.
     let question =
-        pb::RemoveMemberRequest { name: nodes.node(second).name.clone(), reason: String::new(), force: true };
-    let begun = nodes.node(second).client()?.remove_member(question).await;
+        pb::RemoveMemberRequest { name: cluster.name(second).to_owned(), reason: String::new(), force: true };
+    let begun = cluster.client(second).remove_member(question).await;
     ensure!(begun.as_ref().is_err_and(|status| code(status) == "HF-3101"), "{begun:?}");
-    until_it_leads(&nodes, third, "the only one that may lead").await?;
+    until_it_leads(&cluster, third, "the only one that may lead").await?;
 
-    nodes.node_mut(third).kill()?;
-    let resort = nodes.leader().await?;
-    ensure!(resort != third, "it is dead");
-    nodes.start(third)?;
-    until_it_leads(&nodes, third, "a drained leader yields as soon as another may lead").await?;
+    cluster.kill(third).await?;
+    cluster
+        .until("a drained node to lead, as the last resort", async || {
+            let leader = cluster.leader().await?;
+            ensure!(leader != third, "it is dead");
+            Ok(())
+        })
+        .await?;
+    cluster.run(third).await?;
+    until_it_leads(&cluster, third, "a drained leader to yield as soon as another may lead").await?;
 
     // Without it, whoever is asked lets a drained node lead again.
-    nodes.node_mut(third).kill()?;
+    cluster.kill(third).await?;
     let question = pb::ResumeMemberRequest { name: name.clone(), reason: "scenario".to_owned() };
-    let resumed = nodes.node(first).client()?.resume_member(question).await;
-    nodes.explain(resumed.context("a drained node is resumed although nobody led"))?;
-    until_it_leads(&nodes, first, "the resumed node leads").await
+    let resumed = cluster.client(first).resume_member(question).await;
+    cluster.explain(resumed.context("a drained node is resumed although nobody led"))?;
+    until_it_leads(&cluster, first, "the resumed node to lead").await
 }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use holdfast_tests::trio::{Nodes, until};
+use holdfast_tests::cluster::Cluster;
 use simulator::modbus::{Config, ModbusServer, Proof};
 use simulator::receiver::{Mode, Receiver};
 
@@ -25,34 +25,35 @@ async fn a_leader_whose_peers_are_gone_stops_promptly() -> Result<()> {
     let press = ModbusServer::start(Config::new("press", Proof { device: 1, registers: 10 })).await?;
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let receiver = Receiver::start(any_port, Mode::Counting).await?;
-    let mut nodes = Nodes::plan(|_| String::new())?;
-    nodes.start_all()?;
-    nodes.apply(&document(press.address(), &receiver.url()), 0).await?;
+    let cluster = Cluster::start().await?;
+    cluster.apply(&document(press.address(), &receiver.url()), 0).await?;
     for is_noticed in [false, true] {
-        nodes.start_all()?;
-        let leader = nodes.wait_for_leader(&nodes.names()).await?;
+        let leader = cluster.agreed().await?;
         let before = receiver.counts().samples;
-        until("reads and deliveries", async || {
-            let counts = receiver.counts();
-            if counts.samples > before + 5 { Ok(()) } else { Err(format!("{counts:?}")) }
-        })
-        .await?;
-        for other in nodes.names() {
-            if other != leader {
-                nodes.kill(&other).await?;
-            }
-        }
-        if is_noticed {
-            until("a leader without a majority", async || match nodes.leader_status().await {
-                Some(status) => Err(status.verdict),
-                None => Ok(()),
+        cluster
+            .until("reads and deliveries", async || {
+                let counts = receiver.counts();
+                if counts.samples > before + 5 { Ok(()) } else { Err(format!("{counts:?}")) }
             })
             .await?;
+        for other in cluster.others(leader) {
+            cluster.kill(other).await?;
+        }
+        if is_noticed {
+            cluster
+                .until("the leader to notice", async || match cluster.view().leader() {
+                    Some(leader) => Err(leader),
+                    None => Ok(()),
+                })
+                .await?;
         }
         let asked = Instant::now();
-        nodes.stop(&leader).await?;
+        cluster.stop_node(leader).await?;
         let took = asked.elapsed();
-        ensure!(took < PROMPTLY, "noticed before: {is_noticed}, it took {took:?}\n{}", nodes.logs());
+        ensure!(took < PROMPTLY, "noticed before: {is_noticed}, it took {took:?}\n{}", cluster.logs());
+        for node in 0..3 {
+            cluster.run(node).await?;
+        }
     }
     Ok(())
 }

@@ -238,34 +238,31 @@ async fn a_lasting_loss_of_quorum_is_an_event_when_it_is_over() -> Result<()> {
     let press = ModbusServer::start(Config::new("press", Proof { device: 1, registers: 10 })).await?;
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let receiver = Receiver::start(any_port, Mode::Counting).await?;
-    let mut nodes = Nodes::plan(|_| String::new())?;
-    nodes.start_all()?;
-    nodes.apply(&document(press.address(), &receiver.url()), 0).await?;
-    let leader = nodes.wait_for_leader(&nodes.names()).await?;
-    let rest: Vec<String> = nodes.names().into_iter().filter(|name| *name != leader).collect();
-    for name in &rest {
-        nodes.kill(name).await?;
+    let cluster = Cluster::start().await?;
+    cluster.apply(&document(press.address(), &receiver.url()), 0).await?;
+    let leader = cluster.agreed().await?;
+    for other in cluster.others(leader) {
+        cluster.kill(other).await?;
     }
     let lost = Instant::now();
-    let survivor = nodes.client(&leader)?;
-    until("a survivor that has been without a majority for long", async || {
-        let question = pb::GetStatusRequest { this_node: true, gaps_since: None };
-        let status = survivor.clone().get_status(question).await.map_err(|status| status.to_string())?;
-        let status = status.into_inner();
-        let is_down = status.verdict() == pb::cluster_status::Verdict::Down;
-        if is_down && lost.elapsed() >= LASTING { Ok(()) } else { Err(format!("{:?}", status.verdict())) }
-    })
-    .await?;
-    for name in &rest {
-        nodes.start(name)?;
+    cluster
+        .until("a survivor that has been without a majority for long", async || {
+            let verdict = cluster.status(leader).await.map_err(|error| error.to_string())?.verdict();
+            let is_down = verdict == pb::cluster_status::Verdict::Down;
+            if is_down && lost.elapsed() >= LASTING { Ok(()) } else { Err(format!("{verdict:?}")) }
+        })
+        .await?;
+    for other in cluster.others(leader) {
+        cluster.run(other).await?;
     }
-    let next = nodes.wait_for_leader(&nodes.names()).await?;
-    let told = until("the loss among the events", async || {
-        let texts = event_texts(&nodes, &next).await.map_err(|error| vec![error.to_string()])?;
-        let told: Vec<String> = texts.iter().filter(|text| text.contains("no quorum")).cloned().collect();
-        if told.is_empty() { Err(texts) } else { Ok(told) }
-    })
-    .await?;
+    let next = cluster.agreed().await?;
+    let told = cluster
+        .until("the loss among the events", async || {
+            let texts = event_texts(&cluster, next).await.map_err(|error| vec![error.to_string()])?;
+            let told: Vec<String> = texts.iter().filter(|text| text.contains("no quorum")).cloned().collect();
+            if told.is_empty() { Err(texts) } else { Ok(told) }
+        })
+        .await?;
     let [told] = told.as_slice() else { anyhow::bail!("it is told {} times: {told:#?}", told.len()) };
     // Whoever leads: the old leader in its own term, one that has just started, or one that knows how long.
     let is_honest = told.contains("no quorum from ") || told.contains("nothing was committed since ");

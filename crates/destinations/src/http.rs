@@ -241,7 +241,8 @@ impl Destination for HttpEndpoint {
         permit: &dyn Permit,
     ) -> Result<Receipt, DeliverError> {
         let began = Instant::now();
-        let mut settled = Receipt { acknowledged: delivery.after, taken: delivery.after, rejected: Vec::new() };
+        let mut settled =
+            Receipt { acknowledged: delivery.after, taken: delivery.after, rejected: Vec::new() };
         for records in delivery.records.chunks(AGAIN_AT_ONCE) {
             let upto = cursor_behind(records[records.len() - 1].key());
             let part =

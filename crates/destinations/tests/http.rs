@@ -598,7 +598,8 @@ async fn what_was_settled_counts_when_a_later_part_finds_no_answer() {
     .await;
     let mut destination = receiver.destination();
     let delivery = one_entry(1, 100);
-    let receipt = destination.offer_again(&delivery, Timestamp(77), &Granted).await.expect("a part is accepted");
+    let receipt =
+        destination.offer_again(&delivery, Timestamp(77), &Granted).await.expect("a part is accepted");
     assert_eq!(receipt.acknowledged, Cursor::behind(Position(1), Ordinal(31)));
     let rest = Delivery { after: receipt.acknowledged, ..one_entry(1, 100) };
     let rest = Delivery { records: rest.records[32..].to_vec(), ..rest };

@@ -105,9 +105,8 @@ pub fn resume(line: &GridLine, next: u64, now: Timestamp, elapsed: Elapsed) -> R
     let bears = i64::try_from(tolerance(line.period)).unwrap_or(i64::MAX);
     let by_wall = now.nanos_since(last);
     let is_behind = by_wall < length(elapsed.least).saturating_sub(bears);
-    let is_ahead = elapsed
-        .most
-        .is_some_and(|most| by_wall > length(most).saturating_add(since).saturating_add(bears));
+    let is_ahead =
+        elapsed.most.is_some_and(|most| by_wall > length(most).saturating_add(since).saturating_add(bears));
     if is_behind || is_ahead {
         Resumption::Reclock { elapsed: elapsed.least }
     } else {

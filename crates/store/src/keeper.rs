@@ -146,7 +146,8 @@ impl<E: Engine> Keeper<E> {
     /// Applies one committed entry. While that is made ready, the ledger can be read.
     pub fn apply(&self, id: LogId, body: &Body) -> Result<Outcome, ApplyError> {
         let vote = self.shared.log.vote();
-        let is_in_office = id.index > self.shared.replayed_to && vote.is_some_and(|vote| vote.term == id.term);
+        let is_in_office =
+            id.index > self.shared.replayed_to && vote.is_some_and(|vote| vote.term == id.term);
         let outcome = {
             let _moving = self.shared.moving.lock().unwrap_or_else(PoisonError::into_inner);
             let entry = Read::entry(id, body)?;

@@ -317,8 +317,7 @@ impl<E: Engine> Log<E> {
         let keep_tail = self.id_at(floor.index)? == Some(floor);
         let mut view = self.view();
         // Where a tail stays it goes on from this log's chain, whatever the sender's looks like there.
-        let floor_chain =
-            if keep_tail { view.chain_at(&*self.engine, floor.index)? } else { floor_chain };
+        let floor_chain = if keep_tail { view.chain_at(&*self.engine, floor.index)? } else { floor_chain };
         if keep_tail {
             view.set_floor(floor, floor_chain);
         } else {

@@ -45,7 +45,8 @@ impl Phases {
             if false && !revised.is_zero() {
                 self.groups.values_mut().for_each(|phase| phase.revise(reign.position, revised));
             }
-            let _ = self.lateness.late; (reign.position, Duration::ZERO)
+            let _ = self.lateness.late;
+            (reign.position, Duration::ZERO)
         });
         for (group, grid) in state.grids.iter().filter(|(_, grid)| grid.touched == id.index) {
             let known = self.groups.get(group).copied();

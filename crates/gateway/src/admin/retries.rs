@@ -26,11 +26,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    pub(super) fn new(
-        state: &State,
-        destination: DestinationId,
-        places: Vec<(Position, Ordinal)>,
-    ) -> Self {
+    pub(super) fn new(state: &State, destination: DestinationId, places: Vec<(Position, Ordinal)>) -> Self {
         Self { destination, places, accepted_before: accepted_again(state, destination) }
     }
 
@@ -46,7 +42,8 @@ impl Order {
                 None => gone += 1,
             }
         }
-        standing.accepted = accepted_again(state, self.destination).saturating_sub(self.accepted_before).min(gone);
+        standing.accepted =
+            accepted_again(state, self.destination).saturating_sub(self.accepted_before).min(gone);
         standing
     }
 }

@@ -18,7 +18,7 @@ use model::{Cursor, Delivery, Ordinal, Position, Record, SampleKey, Timestamp};
 use replication::{Leadership, Replica};
 use runtime::random::{Random, generator};
 use store::engine::Engine;
-use store::ledger::{Quarantined, QuarantineKey, State};
+use store::ledger::{QuarantineKey, Quarantined, State};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -286,7 +286,8 @@ mod tests {
         let mut state = state(&[(4, true), (5, false), (6, true)]);
         assert_eq!(positions(&state), [4, 6]);
         assert!(marked(&state, DestinationId(2)).is_empty(), "another destination has refused nothing");
-        let held = Standing { principal: String::new(), reason: String::new(), at: Timestamp(0), until: None };
+        let held =
+            Standing { principal: String::new(), reason: String::new(), at: Timestamp(0), until: None };
         state.destinations.get_mut(&HISTORIAN).expect("just made").paused = Some(held);
         assert_eq!(positions(&state), [0; 0]);
     }

@@ -20,7 +20,8 @@ async fn a_node_that_stops_hears_of_the_reign_that_decides_what_it_had_in_flight
     let to = next.replica.node();
     let hand_over = async {
         // Until it is known to be caught up.
-        while let Err(MembershipError::NoSuccessor(_)) = nodes[leading].replica.transfer_leadership(to).await {
+        while let Err(MembershipError::NoSuccessor(_)) = nodes[leading].replica.transfer_leadership(to).await
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

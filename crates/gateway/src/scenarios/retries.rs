@@ -76,7 +76,8 @@ async fn receive(Shared(receiver): Shared<Receiver>, headers: HeaderMap, body: B
         Mood::TooBusyForMore if body["retried"] == true => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
         Mood::Accept | Mood::TooBusyForMore => (StatusCode::OK, String::new()),
         Mood::Reject(reason) => {
-            let named = samples.iter().map(|sample| serde_json::json!({ "key": sample["key"], "reason": reason }));
+            let named =
+                samples.iter().map(|sample| serde_json::json!({ "key": sample["key"], "reason": reason }));
             let list = serde_json::json!({ "rejected": named.collect::<Vec<_>>() });
             (StatusCode::UNPROCESSABLE_ENTITY, list.to_string())
         }
@@ -197,7 +198,10 @@ async fn deliveries_go_on_while_what_is_offered_again_finds_no_answer() {
         let at = node.read(|state| state.last_delivered);
         node.until("it is delivered", |state| state.destinations[&HISTORIAN].cursor > Cursor::at(at)).await;
     }
-    assert!(node.read(|state| state.quarantine.values().all(|record| record.retry)), "no answer is no refusal");
+    assert!(
+        node.read(|state| state.quarantine.values().all(|record| record.retry)),
+        "no answer is no refusal"
+    );
     receiver.set(Mood::Accept);
     node.until("nothing is left", |state| state.quarantine.is_empty()).await;
 }

@@ -82,8 +82,7 @@ fn render_retried(done: &pb::RetryQuarantineResponse) -> String {
     if done.records == 0 {
         return "Nothing is in quarantine.".to_owned();
     }
-    let mut lines =
-        vec![format!("{} records are offered again: {} accepted.", done.records, done.accepted)];
+    let mut lines = vec![format!("{} records are offered again: {} accepted.", done.records, done.accepted)];
     if done.refused > 0 {
         lines.push(format!("{} were refused again: `holdfast quarantine list` says why.", done.refused));
     }

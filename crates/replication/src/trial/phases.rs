@@ -84,8 +84,7 @@ impl Cluster {
         let nominal = grid.line.nominal(grid.next);
         self.until("the slot begins", |cluster| cluster.clock.now() >= nominal).await;
         let began = Instant::now();
-        let source =
-            Source::Polled { group: GROUP, grid: grid.id, slot: grid.next, skipped: Cause::Late };
+        let source = Source::Polled { group: GROUP, grid: grid.id, slot: grid.next, skipped: Cause::Late };
         self.accept(leader, source).await;
         began
     }
@@ -99,10 +98,8 @@ impl Cluster {
     }
 
     async fn hand_over(&mut self, from: u64, to: u64) {
-        self.until("it may take over", |cluster| {
-            cluster.replica(from).successor(Some(NodeId(to))).is_ok()
-        })
-        .await;
+        self.until("it may take over", |cluster| cluster.replica(from).successor(Some(NodeId(to))).is_ok())
+            .await;
         self.replica(from).clone().transfer_leadership(NodeId(to)).await.expect("it can take over");
         assert_eq!(self.until_another_leads(from).await, to);
     }
@@ -193,7 +190,8 @@ async fn a_node_that_installed_a_snapshot_and_then_leads_invents_no_gap() {
     assert_eq!(grid.next, 10);
     assert!(known.least <= truly, "slot 9 began {truly:?} ago: {known:?}");
 
-    let reclock = Command::Reclock { elapsed: cluster.replica(late).elapsed() };
+    let next = vec![(grid.id, grid.next)];
+    let reclock = Command::Reclock { elapsed: cluster.replica(late).elapsed(), next };
     let at = cluster.replica(late).propose(&reclock, BRIEFLY).await.expect("it is committed").position;
     let slots = cluster.replica(late).store().keeper().read(|state| {
         let records = state.effects[&at].records.iter();

@@ -14,8 +14,8 @@ use model::ids::{NodeId, SessionId};
 use model::{Cause, Position, Timestamp};
 use wire::entry::OpenError;
 
-use super::events::by;
 use super::Change;
+use super::events::by;
 use super::prepare::{Named, Prepared, Task, Work};
 use super::rows::Row;
 use super::staged::unknown;

@@ -36,7 +36,8 @@ pub(super) struct ConfigureParts {
 impl Change<'_> {
     pub(super) fn configure(&mut self, at: Position, stamp: Stamp, mut parts: ConfigureParts) -> Outcome {
         let current = self.state.revision();
-        let (Some(Named { registry, catalog: Some(catalog) }), true) = (parts.named.take(), parts.base == current)
+        let (Some(Named { registry, catalog: Some(catalog) }), true) =
+            (parts.named.take(), parts.base == current)
         else {
             return Outcome::Refused(Refusal::Revision { base: parts.base, current });
         };

@@ -153,7 +153,8 @@ impl Basis {
             Command::Configure { base, bundle, plant, elapsed, discard, request } => {
                 let plant = Arc::from(plant);
                 let named = self.with_plant(base, &plant);
-                let parts = ConfigureParts { base, bundle: bundle.into(), named, plant, elapsed, discard, request };
+                let parts =
+                    ConfigureParts { base, bundle: bundle.into(), named, plant, elapsed, discard, request };
                 Task::Configure(parts)
             }
             Command::ConfigureStaged { base, document, elapsed, discard, request } => {

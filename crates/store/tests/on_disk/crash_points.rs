@@ -162,7 +162,8 @@ fn a_digest_is_that_of_the_entry_it_names() {
         };
         log.iter().map(digest_behind).collect()
     });
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
     let opened = runtime.block_on(async { open_sim(&SimDisk::new(2)).await.unwrap() });
     let keeper = opened.store.keeper();
     std::thread::scope(|scope| {

@@ -17,9 +17,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_store::OpenError;
-use holdfast_store::engine::{Engine, EngineError};
 use holdfast_store::engine::rocks::RocksEngine;
 use holdfast_store::engine::sim::{Operation, SimDisk, SimEngine};
+use holdfast_store::engine::{Engine, EngineError};
 use rand::Rng;
 use runtime::random::{Random, generator};
 

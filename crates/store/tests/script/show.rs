@@ -193,7 +193,8 @@ fn quarantine(machine: &Machine) -> Vec<String> {
         )
         .chain(machine.state().destinations.iter().filter_map(|(id, destination)| {
             let (accepted, refused) = (destination.accepted_again, destination.refused_again);
-            (accepted + refused > 0).then(|| format!("#{id}: {accepted} accepted at last, {refused} refused again"))
+            (accepted + refused > 0)
+                .then(|| format!("#{id}: {accepted} accepted at last, {refused} refused again"))
         }))
         .collect()
 }

@@ -238,7 +238,10 @@ fn elapsed_from(elapsed: Vec<proto::Elapsed>) -> Vec<(GroupId, std::time::Durati
 }
 
 fn places_to(places: &[(Position, Ordinal)]) -> Vec<proto::Cursor> {
-    places.iter().map(|(position, ordinal)| Cursor { position: *position, ordinal: *ordinal }.into()).collect()
+    places
+        .iter()
+        .map(|(position, ordinal)| Cursor { position: *position, ordinal: *ordinal }.into())
+        .collect()
 }
 
 fn places_from(places: Vec<proto::Cursor>) -> Vec<(Position, Ordinal)> {
