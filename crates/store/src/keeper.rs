@@ -320,7 +320,7 @@ impl<E: Engine> Keeper<E> {
             let _moving = self.shared.moving.lock().unwrap_or_else(PoisonError::into_inner);
             let mut held = self.change();
             self.shared.log.install(header.at, header.chain, rows, done)?;
-            held.ledger = ledger;
+            *held = Held::new(ledger);
         }
         outcome.await?;
         self.may_drop(header.at);

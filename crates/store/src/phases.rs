@@ -42,11 +42,10 @@ impl Phases {
         let reign = state.reign().filter(|reign| is_in_office && reign.term == id.term);
         let late = reign.map(|reign| {
             let revised = self.lateness.follow(reign.position, state.steady.now, now);
-            if false && !revised.is_zero() {
+            if !revised.is_zero() {
                 self.groups.values_mut().for_each(|phase| phase.revise(reign.position, revised));
             }
-            let _ = self.lateness.late;
-            (reign.position, Duration::ZERO)
+            (reign.position, self.lateness.late)
         });
         for (group, grid) in state.grids.iter().filter(|(_, grid)| grid.touched == id.index) {
             let known = self.groups.get(group).copied();
@@ -60,7 +59,7 @@ impl Phases {
     /// Time since the last slot of `group` began, or since its grid was opened. Of another grid, or another slot than the
     /// last, nothing is known.
     pub(crate) fn elapsed(&self, group: GroupId, grid: &Grid, now: Instant) -> Elapsed {
-        let phase = self.groups.get(&group);
+        let phase = self.groups.get(&group).filter(|phase| (phase.grid, phase.next) == (grid.id, grid.next));
         phase.map_or_else(Elapsed::default, |phase| phase.elapsed(now))
     }
 }
