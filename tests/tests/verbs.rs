@@ -381,11 +381,11 @@ async fn a_document_is_checked_without_a_cluster_and_called_by_its_name() {
     std::fs::write(folder.path().join("p.csv"), "name,address,type\na,40101,u16\nb,40102,u61\n")
         .expect("written");
     let validate = async || {
-        let mut validate = command();
-        validate.args(["config", "validate"]).arg(&file);
+        let mut validate = command(&["config", "validate"]).expect("the program");
+        validate.arg(&file);
         // Whatever would keep it from talking to a cluster.
         validate.env("HOLDFAST_CLIENT_PROFILE", "/nowhere").env("HOLDFAST_ENDPOINTS", "nonsense");
-        run(validate).await
+        run(validate).await.expect("it ends")
     };
     let wrong = validate().await;
     assert_eq!(wrong.code, 1, "{}", wrong.output);

@@ -71,7 +71,8 @@ fn watch(keeper: &Keeper<SimEngine>) -> Rc<Cell<u32>> {
 #[tokio::test]
 async fn the_ledger_can_be_read_while_a_large_plant_is_made_ready() {
     let keeper = keeper();
-    let lead = Command::Lead { node: NodeId(1), name: "gateway-a".into(), cause: Cause::Failover };
+    let lead =
+        Command::Lead { node: NodeId(1), name: "gateway-a".into(), cause: Cause::Failover, leaderless: None };
     keeper.apply_next(&lead);
     let prepared = watch(&keeper);
     let configure = Command::Configure {
