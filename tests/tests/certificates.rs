@@ -44,7 +44,7 @@ async fn a_cluster_made_by_init_obeys_its_admin_and_nobody_else() -> Result<()> 
     let certificates = made.context("they were made")?;
     std::fs::write(cluster.folder().join("plant.toml"), PLANT)?;
     let next = &certificates.next;
-    ensure!(next.contains("systemctl") && next.contains("plant-7/admin"), "{next}");
+    ensure!(next.contains("plant-7/node-2/node.toml") && next.contains("plant-7/admin"), "{next}");
     let init: Vec<&str> = certificates.init.iter().map(String::as_str).collect();
     ensure!(certificates.run(&init).await?.code != 0, "it overwrites nothing");
     certificates.issue("viewer", "anna", "plant-7/authority").await?;

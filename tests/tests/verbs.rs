@@ -175,8 +175,8 @@ async fn devices_and_tags(cluster: &Cluster, follower: SocketAddr, leader: &str)
     until(cluster, follower, &["device", "list"], answering).await;
     let shown = ask(follower, &["device", "show", "press"]).await.json();
     assert_eq!(number(&shown["tags"]), LONG as u64 + 2, "{shown}");
-    assert_eq!((&shown["timeout"], &shown["responseCap"]), (&"1s".into(), &"0.150s".into()), "{shown}");
-    assert_eq!(shown["cappedBy"], "the lease of profile lan", "{shown}");
+    assert_eq!((&shown["timeout"], &shown["responseCap"]), (&"1s".into(), &"0.900s".into()), "{shown}");
+    assert_eq!(shown["cappedBy"], "the lease of profile wan", "{shown}");
     assert!(shown["since"].as_str().is_some_and(|since| since.ends_with('Z')), "times are UTC: {shown}");
     let probed = ask(follower, &["device", "probe", "press"]).await.json();
     assert_eq!((&probed["node"], &probed["answers"]), (&leader.into(), &Value::Bool(true)), "{probed}");

@@ -263,6 +263,9 @@ impl Destination for HttpEndpoint {
                 break;
             }
         }
+        if delivery.records.last().is_some_and(|last| settled.acknowledged == cursor_behind(last.key())) {
+            (settled.acknowledged, settled.taken) = (delivery.upto, delivery.upto);
+        }
         Ok(settled)
     }
 

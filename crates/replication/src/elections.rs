@@ -1,8 +1,7 @@
 //! Elections: who campaigns, and when.
 //!
 //! - openraft's own timer is only the backstop. Each eligible follower campaigns (with a pre-vote) at
-//!   `last contact + L + 2 ms + rank · 60 ms`, and again every 60 ms, so that the best candidate goes first and nobody
-//!   waits for a random time.
+//!   `last contact + L + 2 ms + rank · 60 ms`, so that the best candidate goes first and nobody waits for a random time.
 //! - Who has given its vote to another waits as if it had heard from a leader: a leader that hands over is silent about
 //!   itself, and would otherwise take the turn of its own successor.
 //! - After a start, a voter that may have promised a lease neither votes nor campaigns until that lease is over
@@ -10,6 +9,8 @@
 //! - A drained node campaigns in two cases only. When it has just refused a candidate whose log is shorter than its own:
 //!   it leads then to hand over ([`crate::reign`]), because nobody else could win. And as the last resort, when nobody has
 //!   led for [`LAST_RESORT`] leases and nobody who may lead answers: without a leader it could not even be resumed.
+//! - Who stood in vain stands again after a random time: candidates that were cut off from each other would otherwise go
+//!   on standing at the same moments when they are not any more.
 //! - Policy is two pure functions, [`rank`] and [`turn`]; the loop only looks at the clock.
 
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use futures::future::join_all;
 use model::{Member, NodeId, Role, StoreId, Term};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{AsyncRuntime, ServerState};
+use rand::Rng as _;
+use runtime::random::Random;
 use store::engine::Engine;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -36,7 +39,7 @@ const AFTER_LEASE: Duration = Duration::from_millis(2);
 
 impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     /// Campaigns in this node's turn.
-    pub(crate) async fn campaign(self, stop: CancellationToken) -> Result<(), String> {
+    pub(crate) async fn campaign(self, stop: CancellationToken, mut random: Random) -> Result<(), String> {
         let inner = &self.inner;
         let mut next = inner.contact.quarantine_ends();
         let granted = inner.store.granted_lease().map_err(|error| error.to_string())?;
@@ -44,6 +47,8 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         let mut voted = Voted::default();
         // When somebody last answered whom this node must not forestall.
         let mut answered = None;
+        // How often it has stood in vain since somebody led.
+        let mut in_vain = 0;
         loop {
             tokio::select! {
                 () = sleep_until(next) => {}
@@ -67,6 +72,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             let my_turn = part.turn(silent_since.unwrap_or(now), &inner.times);
             if my_turn > now {
                 next = my_turn.min(now + inner.times.lease);
+                in_vain = 0;
                 continue;
             }
             if let Part::LastResort { before, .. } = &part {
@@ -83,6 +89,8 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             if !self.stand().await {
                 return Err("raft has ended".to_owned());
             }
+            next = Instant::now() + until_again(in_vain, &mut random);
+            in_vain += 1;
         }
     }
 
@@ -163,6 +171,12 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             Some(Part::LastResort { rank, before: before.collect() })
         })
     }
+}
+
+/// How long a candidate that stood in vain waits before it stands again. Turns keep candidates apart the first time; who
+/// could not be heard then, all of them, would go on standing at one time, and each votes for itself.
+fn until_again(in_vain: u32, random: &mut Random) -> Duration {
+    TURN + TURN.mul_f64(random.random_range(0.0..=f64::from(in_vain.min(4) + 1)))
 }
 
 /// How a node takes part in an election.

@@ -264,7 +264,8 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
         };
         let term = replica.inner.leadership.borrow().as_ref().map(Leadership::term);
         let Some(term) = term else {
-            let leader = replica.status().leader;
+            // This node itself is nobody to hand on to.
+            let leader = replica.status().leader.filter(|leader| *leader != replica.node());
             return futures::future::ready(Err(ProposeError::NotLeader { leader })).boxed();
         };
         let command = match on_our_clock(opened, replica.stamp(), || replica.elapsed()) {

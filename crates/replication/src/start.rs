@@ -13,8 +13,9 @@ use model::ids::ClusterId;
 use model::{BootId, Clock, Member, NodeId, Role};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{AsyncRuntime, Config, SnapshotPolicy};
+use rand::Rng as _;
 use runtime::Spawner;
-use runtime::random::Random;
+use runtime::random::{Random, generator};
 use store::Store;
 use store::engine::Engine;
 use tokio::net::TcpListener;
@@ -181,7 +182,8 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         Ok(replica)
     }
 
-    fn start_tasks(&self, cluster: ClusterId, random: Random) {
+    fn start_tasks(&self, cluster: ClusterId, mut random: Random) {
+        let for_elections = generator(Some(random.random()));
         let spawner = &self.inner.spawner;
         let stop = spawner.token();
         let run = |task: Self| (task, stop.clone());
@@ -190,7 +192,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         let (replica, token) = run(self.clone());
         spawner.spawn("reign", async move { replica.reign(token, cluster, random).await });
         let (replica, token) = run(self.clone());
-        spawner.spawn("elections", async move { replica.campaign(token).await });
+        spawner.spawn("elections", async move { replica.campaign(token, for_elections).await });
         let (replica, token) = run(self.clone());
         spawner.spawn("snapshots", async move { replica.purge_behind_horizon(token).await });
         let (replica, token) = run(self.clone());

@@ -79,6 +79,7 @@ scripts!(
     a_device_comes_back_only_from_the_end_that_was_set,
     a_member_that_joins_has_its_system_tag_at_once,
     who_joins_votes_and_goes_is_an_event,
+    a_slot_on_its_way_at_a_reclock_is_not_missed_as_well,
     a_lasting_loss_of_quorum_is_told_by_the_next_leader,
 );
 

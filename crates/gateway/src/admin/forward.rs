@@ -29,9 +29,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a leader is waited for where none is known: an election fits into it.
 const WAIT_FOR_LEADER: Duration = Duration::from_secs(2);
-/// How long it is waited for by who would let a drained node lead again: if all are drained, one of them leads as the last
-/// resort, ten leases after the last leader.
-pub(super) const WAIT_FOR_LAST_RESORT: Duration = Duration::from_secs(8);
+/// For how many leases it is waited for by who would let a drained node lead again, besides: if all are drained, one of
+/// them leads as the last resort, ten leases after the last leader and two after its election.
+const LEASES_TO_LAST_RESORT: u32 = 13;
 /// How long the leader's better answer is waited for.
 const SOON: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -136,8 +136,14 @@ impl<E: Engine> AdminService<E> {
         self.leader_within(request, WAIT_FOR_LEADER).await
     }
 
+    /// The same, where a drained node may have to lead first.
+    pub(super) async fn leader_at_last<T>(&self, request: &Request<T>) -> Result<Option<Leader>, Failure> {
+        let last_resort = self.replica().times().lease * LEASES_TO_LAST_RESORT;
+        self.leader_within(request, WAIT_FOR_LEADER + last_resort).await
+    }
+
     /// The same, where a leader may take this long to show.
-    pub(super) async fn leader_within<T>(
+    async fn leader_within<T>(
         &self,
         request: &Request<T>,
         patience: Duration,
@@ -153,7 +159,11 @@ impl<E: Engine> AdminService<E> {
             let leader = status.leader.filter(is_heard);
             match route(status.node, leader, status.holds_lease, caller::is_forwarded(request)) {
                 Route::Here => return Ok(None),
-                Route::To(leader) => return self.reach(leader).await.map(Some),
+                Route::To(leader) => match self.reach(leader).await {
+                    // It may have died a moment ago, and another may lead in a moment.
+                    Err(_) if Instant::now() < until => sleep(LOOK_AGAIN).await,
+                    reached => return reached.map(Some),
+                },
                 Route::Twice(leader) => {
                     let reason = "leadership is changing hands".to_owned();
                     return Err(Failure::LeaderElsewhere { leader: self.name_of(leader), reason });

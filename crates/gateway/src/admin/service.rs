@@ -10,7 +10,7 @@ use wire::proto::v1::admin_client::AdminClient;
 
 use super::caller::principal;
 use super::failure::Failure;
-use super::forward::{Nature, WAIT_FOR_LAST_RESORT};
+use super::forward::Nature;
 use super::status::{moment_of, only};
 use super::{AdminService, views};
 
@@ -174,7 +174,7 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::ResumeMemberRequest>,
     ) -> Answer<pb::ResumeMemberResponse> {
-        if let Some(leader) = self.leader_within(&request, WAIT_FOR_LAST_RESORT).await? {
+        if let Some(leader) = self.leader_at_last(&request).await? {
             let call =
                 |mut api: AdminClient<Channel>, request| async move { api.resume_member(request).await };
             return leader.ask(Nature::Change, &request, call).await;

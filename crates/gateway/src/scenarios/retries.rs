@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use destinations::NodeFacts;
 use model::plant::DestinationKind;
+use model::plant::route::Route;
 use serde_json::Value as Json;
 
 use super::*;
@@ -94,6 +95,7 @@ impl Node {
         let mut plant = plant(64 * MIB, WhenFull::Refuse);
         let DestinationKind::Http(http) = &mut plant.destinations[0].kind else { panic!("it is HTTP") };
         http.url = receiver.url.as_str().into();
+        plant.destinations[0].routes = vec![Route { tags: vec!["press/**".to_owned()] }];
         self.configure(plant).await;
         let facts = NodeFacts {
             name: self.replica.name().to_owned(),

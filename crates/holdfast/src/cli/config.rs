@@ -399,7 +399,8 @@ mod tests {
         let document = |more: &str| {
             format!(
                 "version = 1\n[[device]]\nid = \"press\"\ndriver = \"modbus-tcp\"\naddress = \"h:502\"\nperiod = \"1s\"\n\
-                 tag = [{{ name = \"p\", address = \"40001\", type = \"u16\" }}]\n[defaults]\n{more}\n"
+                 tag = [{{ name = \"p\", address = \"40001\", type = \"u16\" }}]\n\
+                 [[destination]]\nid = \"h\"\nkind = \"http\"\nurl = \"http://h\"\n[defaults]\n{more}\n"
             )
         };
         let patience =
@@ -413,7 +414,7 @@ mod tests {
         assert_eq!(warned.len(), 1, "{warned:?}");
         assert!(
             warned[0].starts_with(
-                "plant.toml:9:11: warning: a device has 150ms of this timeout of 1s to answer in, by the lease of profile lan"
+                "plant.toml:13:11: warning: a device has 150ms of this timeout of 1s to answer in, by the lease of profile lan"
             ) && warned[0].contains("slow = true"),
             "{warned:?}"
         );
