@@ -611,9 +611,14 @@ async fn a_follower_holds_a_silent_connection_to_a_warm_device_and_takes_it_alon
     };
     let closed = async |standby: &mut Standby<SimEngine>, connection: &TcpStream| {
         let ended = async {
-            connection.readable().await.expect("it can be waited for");
-            let mut byte = [0];
-            connection.try_read(&mut byte)
+            loop {
+                connection.readable().await.expect("it can be waited for");
+                match connection.try_read(&mut [0]) {
+                    // It only seemed to be readable.
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    end => return end,
+                }
+            }
         };
         tokio::select! {
             () = standby.follow() => panic!("it follows until it is dropped"),
