@@ -15,7 +15,7 @@ deny := $(shell command -v cargo-deny 2>/dev/null)
 only_tests := --exclude holdfast-simulator --exclude holdfast-tests --exclude holdfast-benches
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench build check check-format check-lints check-arrows check-docs test-deps clean setup
+.PHONY: help demo test bench build release check check-format check-lints check-arrows check-docs test-deps clean setup
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,10 +34,12 @@ else
 endif
 	cargo test --locked --workspace --doc --quiet
 
-bench: setup ## the figures of docs/performance.md, in an optimised build (ARGS="--quick", ARGS="failover --kills 10")
+bench: release ## the figures of docs/performance.md, in an optimised build (ARGS="--quick", ARGS="failover --kills 10")
+	@"$(target)/release/holdfast-benches" $(ARGS)
+
+release: setup ## the program, optimised, as boxes in a plant run it
 	cargo build --locked --release --workspace --bin holdfast --bin holdfast-benches
 	@$(call link,release)
-	@"$(target)/release/holdfast-benches" $(ARGS)
 
 build: setup ## the program, as the tests and the demo use it
 	cargo build --locked --workspace --bin holdfast --test architecture

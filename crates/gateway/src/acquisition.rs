@@ -33,6 +33,7 @@ use runtime::random::generator;
 use runtime::{Failure, Spawner};
 use store::engine::Engine;
 use store::ledger::{Grid, State};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -71,6 +72,8 @@ struct Running {
     grid: GridId,
     device: Device,
     stop: CancellationToken,
+    /// Stopped alone, what it has still to say.
+    last_words: oneshot::Receiver<Option<Command>>,
 }
 
 /// Reads every group, over the connections that are open already where there are any, until `stop` (in order: running scans end first) or until leadership has ended.
@@ -118,15 +121,20 @@ pub(crate) async fn run<E: Engine>(
         }
         if let Some(catalog) = catalog {
             devices.retain(|_, (device, _)| catalog.plant().devices.contains(device));
-            running.retain(|group, task| {
-                // A changed address keeps the grid, but not the driver.
-                let same_device = catalog.plant().devices.contains(&task.device);
-                let goes_on = same_device && grids.get(group).is_some_and(|grid| grid.id == task.grid);
-                if !goes_on {
-                    task.stop.cancel();
-                }
-                goes_on
+            // A changed address keeps the grid, but not the driver.
+            let same_grid =
+                |group: &GroupId, task: &Running| grids.get(group).is_some_and(|grid| grid.id == task.grid);
+            let ended = running.extract_if(.., |group, task| {
+                !same_grid(group, task) || !catalog.plant().devices.contains(&task.device)
             });
+            let mut predecessors = BTreeMap::new();
+            for (group, task) in ended {
+                task.stop.cancel();
+                // Where the grid was closed, the ledger has said why.
+                if same_grid(&group, &task) {
+                    predecessors.insert(group, task.last_words);
+                }
+            }
             for (entry, device, _) in catalog.groups() {
                 let Some(grid) = grids.get(&entry.id).filter(|_| !running.contains_key(&entry.id)) else {
                     continue;
@@ -146,17 +154,30 @@ pub(crate) async fn run<E: Engine>(
                     },
                 };
                 let token = stop.child_token();
-                running
-                    .insert(entry.id, Running { grid: grid.id, device: device.clone(), stop: token.clone() });
-                let task =
+                let (say, said) = oneshot::channel();
+                let task_of =
+                    Running { grid: grid.id, device: device.clone(), stop: token.clone(), last_words: said };
+                running.insert(entry.id, task_of);
+                let predecessor = predecessors.remove(&entry.id);
+                let mut task =
                     GroupTask::new(&parts, &leadership, (&batcher, &timeline), entry, device, *grid, driver);
                 let (guarded, words, stop) = (leadership.clone(), last_words.clone(), stop.clone());
                 spawner.spawn(
                     format!("group {}/{}", entry.device, entry.name),
                     groups.track_future(async move {
+                        let reading = async {
+                            if let Some(predecessor) = predecessor {
+                                task.follow(predecessor).await;
+                            }
+                            task.run(token).await
+                        };
                         tokio::select! {
-                            // Where only this group was stopped, its grid was closed, and the ledger has said why.
-                            said = task.run(token) => words.keep(said.filter(|_| stop.is_cancelled())),
+                            said = reading => if stop.is_cancelled() {
+                                words.keep(said);
+                            } else {
+                                // Nobody wants to know where the grid was closed.
+                                drop(say.send(said));
+                            },
                             () = guarded.over() => {}
                         }
                         Ok::<(), Failure>(())
@@ -311,7 +332,7 @@ async fn open_grids_anew<E: Engine>(
         let next = parts.replica.store().keeper().read(|state| {
             state.grids.values().map(|grid| (grid.id, grid.next)).collect::<Vec<(GridId, u64)>>()
         });
-        let reclock = Command::Reclock { elapsed: parts.replica.elapsed(), next };
+        let reclock = Command::Reclock { elapsed: parts.replica.store().keeper().elapsed_at_least(), next };
         tokio::select! {
             proposed = parts.replica.propose_in(leadership, &reclock, PATIENCE) => match proposed {
                 Ok(_) => return timeline,

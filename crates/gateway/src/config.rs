@@ -160,7 +160,7 @@ struct FieldFile {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read.
-    #[error("{path}: {source}")]
+    #[error("HF-1101: the node file {path} cannot be read: {source}")]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -168,7 +168,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// It does not say what it must, or says what makes no sense.
-    #[error("{path}:\n{}", problems.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n"))]
+    #[error("HF-1102: {path}:\n{}", problems.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n"))]
     Invalid {
         /// The file.
         path: PathBuf,

@@ -9,7 +9,7 @@
 //! - Records that nobody routes to a destination are passed over, and its cursor with them.
 
 mod acknowledger;
-mod reader;
+pub(crate) mod reader;
 mod retry;
 
 use std::collections::BTreeMap;

@@ -120,7 +120,7 @@ impl<E: Engine> Leading<E> {
         let mut leadership = self.parts.replica.leadership();
         loop {
             // One that has ended for good is about to be taken back: nothing begins under it any more.
-            let current = leadership.borrow_and_update().clone().filter(|held| held.deadline().is_some());
+            let current = leadership.borrow_and_update().clone().filter(|held| !held.is_over());
             let Some(current) = current else {
                 tokio::select! {
                     changed = leadership.changed() => if changed.is_err() { return Ok(()) },

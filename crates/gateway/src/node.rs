@@ -63,7 +63,8 @@ const LEASES_UNTIL_KNOWN: u32 = 3;
 pub enum NodeError {
     /// A port cannot be bound.
     #[error(
-        "cannot listen on {address} ({what}): {source}; is another node running, or the address not of this machine?"
+        "HF-1103: cannot listen on {address} ({what}): {source}; is another node running, or the address not of this \
+         machine?"
     )]
     Bind {
         /// What for.
@@ -74,10 +75,10 @@ pub enum NodeError {
         source: io::Error,
     },
     /// The data directory cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Directory(#[from] rocks::OpenError),
     /// The store refuses to open.
-    #[error("data directory {path}: {source}")]
+    #[error("HF-4105: the data directory {path} cannot be opened: {source}")]
     Store {
         /// Where.
         path: PathBuf,
@@ -152,7 +153,10 @@ impl RunningNode {
     ) -> Result<Self, NodeError> {
         let mut random = generator(None);
         let listeners = Listeners::bind(&config).await?;
-        std::fs::create_dir_all(&config.data_dir)?;
+        std::fs::create_dir_all(&config.data_dir).map_err(|error| rocks::OpenError::Unusable {
+            path: config.data_dir.clone(),
+            reason: error.to_string(),
+        })?;
         let raft_runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(RAFT_THREADS)
             .thread_name("raft")

@@ -5,13 +5,13 @@
 //! - Ordinals count all samples of an entry, those of refused batches included; records made by `apply` count from 2³¹.
 //! - A batch that cannot be decoded is damage, not data: the caller stops.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use model::batch::Source;
 use model::catalog::Catalog;
 use model::command::Command;
-use model::ids::{DestinationId, NodeId, Revision, TagId, Term};
+use model::ids::{DestinationId, GroupId, NodeId, Revision, TagId, Term};
 use model::plant::Destination;
 use model::plant::route::CompiledRoutes;
 use model::record::{ExpiryRecord, GapRecord, GridSlot, OpeningRecord, Record, SampleRecord};
@@ -31,19 +31,27 @@ pub(crate) struct Unreadable {
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) catalog: Option<Arc<Catalog>>,
-    /// The catalog in force before that one.
-    pub(crate) before: Option<Arc<Catalog>>,
+    /// The catalogs that know the groups of gaps which that one knows no more.
+    pub(crate) gone: BTreeMap<GroupId, Arc<Catalog>>,
     pub(crate) lineage: Lineage,
     pub(crate) leader: Arc<str>,
 }
 
 impl Context {
-    pub(crate) fn at(state: &State, position: Position) -> Self {
-        let revision = state.catalog_at(position).map(|catalog| catalog.revision());
-        let before = revision.and_then(|revision| state.revisions.range(..revision).next_back());
+    /// Of `position`, where `effects` were made.
+    pub(crate) fn at(state: &State, position: Position, effects: &Effects) -> Self {
+        let catalog = state.catalog_at(position);
+        let knows = |group| catalog.is_some_and(|catalog| catalog.group(group).is_some());
+        let gaps = effects.records.iter().filter_map(|effect| match effect {
+            EffectRecord::Gap { group, .. } => Some(*group),
+            _ => None,
+        });
+        let gone = gaps.filter(|group| !knows(*group));
         Self {
-            catalog: state.catalog_at(position).cloned(),
-            before: before.map(|(_, revision)| Arc::clone(&revision.catalog)),
+            catalog: catalog.cloned(),
+            gone: gone
+                .filter_map(|group| Some((group, Arc::clone(state.catalog_with(group, position)?))))
+                .collect(),
             lineage: state.lineage_at(position).unwrap_or_else(|| Lineage::from_random(0)),
             leader: state.reign_at(position).map_or_else(|| "".into(), |reign| reign.name.as_str().into()),
         }
@@ -177,12 +185,8 @@ impl RecordMaker {
             let node = Arc::clone(&context.leader);
             match effect {
                 EffectRecord::Gap { group, grid, line, first, last, cause } => {
-                    // A group that is removed here has its last gap here, and is known to the revision before.
-                    let known = catalog.group(*group).map(|entry| (catalog, entry.clone()));
-                    let before = context.before.as_ref();
-                    let known = known
-                        .or_else(|| before.and_then(|before| Some((before, before.group(*group)?.clone()))));
-                    let Some((catalog, entry)) = known else { continue };
+                    let catalog = context.gone.get(group).unwrap_or(catalog);
+                    let Some(entry) = catalog.group(*group).cloned() else { continue };
                     if !entry.tags.iter().any(|tag| self.is_routed(catalog, *tag)) {
                         continue;
                     }

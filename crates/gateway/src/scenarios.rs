@@ -28,6 +28,7 @@ use runtime::{Failure, Spawner, Supervisor, SystemClock};
 use store::engine::sim::{SimDisk, SimEngine};
 use store::ledger::{EffectRecord, State};
 use store::{Store, StoreOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,7 @@ use crate::standby::Standby;
 use crate::{hooks, retention, space};
 
 mod pushes;
+mod reading;
 mod retries;
 
 /// No test waits longer for what must happen.
@@ -177,7 +179,7 @@ impl Node {
             base: self.read(State::revision),
             bundle: b"bundle".to_vec(),
             plant: Box::new(plant),
-            elapsed: self.replica.elapsed(),
+            elapsed: Vec::new(),
             discard: Vec::new(),
             request: Request::default(),
         };
@@ -511,6 +513,80 @@ async fn configure_while_a_poll_is_in_flight_leaves_no_slot_unaccounted() {
         next = first + slots;
     }
     assert_eq!(next, 41, "slots 1 to 40, once each");
+}
+
+#[tokio::test]
+async fn a_leader_that_closes_a_schedule_says_how_far_it_has_come_when_it_proposes_that() {
+    let nodes = cluster(1).await;
+    let node = &nodes[leader(&nodes).await];
+    node.configure(plant(64 * MIB, WhenFull::Refuse)).await;
+    let (group, grid) = node.grid();
+    let line = node.read(|state| state.grids[&group].line);
+    let batcher = Batcher::start(node.replica.clone(), node.leads(), READINGS, &node.spawner);
+    batcher.push(&node.polled(group, grid, 0)).expect("there is room in the queue");
+    node.until("slot 0 is in", |state| state.grids[&group].next == 1).await;
+    // Said when slot 0 had just been read, and proposed when nine more had passed.
+    let mut changed = plant(64 * MIB, WhenFull::Refuse);
+    changed.devices[0].groups[0].schedule.as_mut().expect("polled").period = Duration::from_millis(200);
+    let stale = Command::Configure {
+        base: node.read(State::revision),
+        bundle: b"bundle".to_vec(),
+        plant: Box::new(changed),
+        elapsed: vec![(group, Duration::ZERO)],
+        discard: Vec::new(),
+        request: Request::default(),
+    };
+    while node.clock.now() < line.nominal(10) {
+        tokio::time::sleep(line.period).await;
+    }
+    let outcome = node.propose(stale).await;
+    assert!(matches!(outcome, store::Outcome::Configured { .. }), "{outcome}");
+    let [(first, slots, cause)] = node.gaps()[&grid][..] else { panic!("one gap: {:?}", node.gaps()) };
+    assert_eq!((first, cause), (1, Cause::Configuration));
+    let opened = node.read(|state| state.grids[&group].line.first);
+    let end = line.nominal(first + slots);
+    let apart = opened.nanos_since(end);
+    assert!((0..=200_000_000).contains(&apart), "{apart} ns lie in neither grid");
+}
+
+/// A device that answers every request for registers with zeros.
+async fn answer_with_zeros(listener: TcpListener) -> std::io::Result<()> {
+    loop {
+        let (mut connection, _) = listener.accept().await?;
+        let mut request = [0; 12];
+        while connection.read_exact(&mut request).await.is_ok() {
+            let bytes = request[11] * 2;
+            let mut answer = request[..4].to_vec();
+            answer.extend([0, bytes + 3, request[6], request[7], bytes]);
+            answer.resize(answer.len() + usize::from(bytes), 0);
+            connection.write_all(&answer).await?;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_answers_at_another_address_was_down_until_then() {
+    let nodes = cluster(1).await;
+    let node = &nodes[leader(&nodes).await];
+    node.configure(plant(64 * MIB, WhenFull::Refuse)).await;
+    let (group, grid) = node.grid();
+    node.acquire();
+    node.until("nobody listens, which is said", |state| state.grids[&group].next > 0).await;
+    let said = node.read(|state| state.grids[&group].next);
+    let line = node.read(|state| state.grids[&group].line);
+    while node.clock.now() < line.nominal(said + 3) {
+        tokio::time::sleep(line.period).await;
+    }
+    let device = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let mut moved = plant(64 * MIB, WhenFull::Refuse);
+    let Link::ModbusTcp(link) = &mut moved.devices[0].link else { panic!("it is polled") };
+    link.port = device.local_addr().expect("bound").port();
+    node.spawner.spawn("device", answer_with_zeros(device));
+    node.configure(moved).await;
+    node.until("it is read", |state| state.grids[&group].next > said).await;
+    let gaps = &node.gaps()[&grid];
+    assert!(gaps.iter().any(|(first, ..)| *first == said), "{gaps:?}");
+    assert!(gaps.iter().all(|(.., cause)| *cause == Cause::DeviceDown), "{gaps:?}");
 }
 
 #[tokio::test]

@@ -255,7 +255,7 @@ impl<E: Engine> Watch<E> {
                 device: device.clone(),
                 enabled: true,
                 until: Some(until),
-                elapsed: self.replica().elapsed(),
+                elapsed: Vec::new(),
                 request: Request {
                     principal: "the cluster".to_owned(),
                     reason: "its time was over".to_owned(),

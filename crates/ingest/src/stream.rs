@@ -1,13 +1,15 @@
 //! One push stream, driven by whoever reads its responses.
 //!
 //! - Every message that was read is answered once, before the stream ends (unless the connection breaks).
-//! - While the window or the node's memory is full, or the client does not read its answers, nothing is read.
+//! - While the window or the node's memory is full, or the client does not read its answers, nothing is read: what waits
+//!   for memory waits in its connection.
 //! - `expected` is the only number that is taken next. It goes back when a message was refused.
 
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::ready;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -63,7 +65,7 @@ pub(crate) struct PushStream<R: TagResolver, I> {
     /// Messages without an answer, in the order in which they were taken.
     pending: VecDeque<Pending>,
     pending_bytes: usize,
-    /// The newest of them may still wait for memory.
+    /// The newest of them may still wait for memory that another stream took while it was read.
     parked: Option<Parked>,
     replies: mpsc::Receiver<Settled>,
     to_replies: mpsc::Sender<Settled>,
@@ -187,7 +189,7 @@ where
             _ = self.replies.recv_many(&mut self.buffer, ANSWERS) => Happening::Answers,
             room = wait_for_room(parked) => Happening::Room(room),
             () = self.shared.token.cancelled(), if is_open => Happening::Stopping,
-            request = self.requests.next(), if can_read => Happening::Request(request),
+            request = next_request(&mut self.requests, &self.shared), if can_read => Happening::Request(request),
             () = tokio::time::sleep_until(self.idle_at), if is_open && is_quiet => Happening::Idle,
         }
     }
@@ -390,6 +392,27 @@ impl<R: TagResolver, I> Drop for PushStream<R, I> {
     fn drop(&mut self) {
         self.shared.intake.close(self.id);
     }
+}
+
+/// The next request, not read before there is room for the largest message.
+async fn next_request<R, I>(requests: &mut I, shared: &Shared<R>) -> Option<Result<PushRequest, Status>>
+where
+    I: Stream<Item = Result<PushRequest, Status>> + Unpin,
+{
+    let Shared { memory, config, .. } = shared;
+    let largest = config.max_message_bytes.clamp(1, config.memory_bytes.max(1));
+    let mut room = None;
+    // Asked again each time that a part of a message has come: memory may have become full meanwhile.
+    poll_fn(|context| {
+        if room.is_some() || memory.available_permits() < largest as usize {
+            let waiting = room.get_or_insert_with(|| Box::pin(memory.acquire_many(largest)));
+            let free = ready!(waiting.as_mut().poll(context));
+            drop(free);
+            room = None;
+        }
+        requests.poll_next_unpin(context)
+    })
+    .await
 }
 
 async fn wait_for_room(parked: Option<&mut Parked>) -> Result<OwnedSemaphorePermit, AcquireError> {

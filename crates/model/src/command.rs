@@ -87,7 +87,7 @@ pub enum Command {
     },
     /// The wall clock disagrees with the grids: close each with a gap of monotonic length, and open it anew.
     Reclock {
-        /// Monotonic time since each group's last slot, where the proposer knows it.
+        /// Monotonic time since each group's last slot, at least, where the proposer knows it.
         elapsed: Vec<(GroupId, Duration)>,
         /// The next slot of each grid when that was measured: slots that were said since, because they were on their way
         /// then, lie within that time and were not missed.
@@ -109,7 +109,7 @@ pub enum Command {
         bundle: Vec<u8>,
         /// The plant they describe.
         plant: Box<Plant>,
-        /// Monotonic time since each group's last slot.
+        /// Monotonic time since each group's last slot, at most, where it is known. Who proposes it fills it in.
         elapsed: Vec<(GroupId, Duration)>,
         /// Destinations whose backlog may be discarded.
         discard: Vec<String>,
@@ -134,7 +134,7 @@ pub enum Command {
         base: Revision,
         /// The documents: files and plant.
         document: DocumentId,
-        /// Monotonic time since each group's last slot.
+        /// Monotonic time since each group's last slot, at most, where it is known. Who proposes it fills it in.
         elapsed: Vec<(GroupId, Duration)>,
         /// Destinations whose backlog may be discarded.
         discard: Vec<String>,
@@ -151,7 +151,7 @@ pub enum Command {
         /// time. Put back: only if it was taken out until just then, so that who was faster with another order is not
         /// overruled.
         until: Option<Timestamp>,
-        /// Monotonic time since each group's last slot.
+        /// Monotonic time since each group's last slot, at most, where it is known. Who proposes it fills it in.
         elapsed: Vec<(GroupId, Duration)>,
         /// Who and why.
         request: Request,
@@ -212,6 +212,18 @@ pub enum Command {
         /// What is wrong, in half a sentence; for a cleared one how it ended.
         text: String,
     },
+}
+
+impl Command {
+    /// Of what closes schedules: how long ago the last slot of each group was at most.
+    pub fn elapsed_at_most_mut(&mut self) -> Option<&mut Vec<(GroupId, Duration)>> {
+        match self {
+            Self::Configure { elapsed, .. }
+            | Self::ConfigureStaged { elapsed, .. }
+            | Self::SetDeviceEnabled { elapsed, .. } => Some(elapsed),
+            _ => None,
+        }
+    }
 }
 
 /// A record that a destination refused for good.

@@ -49,11 +49,13 @@ impl GridLine {
     /// Where the grid ends when its group's schedule is closed at `at`: all slots from `next` up to the result
     /// (exclusive) are a gap.
     ///
-    /// The wall clock proposes the end and the monotonic time since slot `next − 1` bounds it, so that a wrong
-    /// clock can neither lose slots nor invent many.
-    pub fn end_at(&self, next: u64, at: Timestamp, elapsed: Duration) -> u64 {
-        let whole = u64::try_from(elapsed.as_nanos() / self.period.as_nanos().max(1)).unwrap_or(u64::MAX);
-        self.slots_until(at).clamp(next, next.saturating_add(2).saturating_add(whole))
+    /// The wall clock proposes the end, and monotonic time since slot `next − 1` bounds it where it is known that it was
+    /// `at_most` so long: a clock that is ahead invents no more than two slots. Where nothing is known, it is believed.
+    pub fn end_at(&self, next: u64, at: Timestamp, at_most: Option<Duration>) -> u64 {
+        let whole = |long: Duration| u64::try_from(long.as_nanos() / self.period.as_nanos().max(1));
+        let bound =
+            at_most.map(|long| next.saturating_add(2).saturating_add(whole(long).unwrap_or(u64::MAX)));
+        self.slots_until(at).clamp(next, bound.unwrap_or(u64::MAX))
     }
 }
 
@@ -224,16 +226,15 @@ mod tests {
 
     #[test]
     fn closing_a_grid_bounds_the_gap_by_monotonic_time() {
-        assert_eq!(line().end_at(3, at(13.5), Duration::from_millis(500)), 4);
-        assert_eq!(
-            line().end_at(3, at(3_600.0), Duration::from_millis(500)),
-            5,
-            "a fast clock invents at most two"
-        );
-        assert_eq!(
-            line().end_at(3, at(0.0), Duration::from_millis(500)),
-            3,
-            "a slow clock takes nothing back"
-        );
+        let at_most = Some(Duration::from_millis(500));
+        assert_eq!(line().end_at(3, at(13.5), at_most), 4);
+        assert_eq!(line().end_at(3, at(3_600.0), at_most), 5, "a fast clock invents at most two");
+        assert_eq!(line().end_at(3, at(0.0), at_most), 3, "a slow clock takes nothing back");
+    }
+
+    #[test]
+    fn a_grid_whose_last_slot_is_of_unknown_age_ends_where_the_wall_clock_says() {
+        assert_eq!(line().end_at(3, at(30.5), None), 21);
+        assert_eq!(line().end_at(3, at(0.0), None), 3, "a slow clock takes nothing back");
     }
 }

@@ -268,13 +268,14 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
             let leader = replica.status().leader.filter(|leader| *leader != replica.node());
             return futures::future::ready(Err(ProposeError::NotLeader { leader })).boxed();
         };
-        let command = match on_our_clock(opened, replica.stamp(), || replica.elapsed()) {
-            None => command,
-            Some(Ok(stamped)) => stamped,
-            Some(Err(error)) => {
-                return futures::future::ready(Err(ProposeError::Invalid(error.to_string()))).boxed();
-            }
-        };
+        let command =
+            match on_our_clock(opened, replica.stamp(), || replica.store().keeper().elapsed_at_most()) {
+                None => command,
+                Some(Ok(stamped)) => stamped,
+                Some(Err(error)) => {
+                    return futures::future::ready(Err(ProposeError::Invalid(error.to_string()))).boxed();
+                }
+            };
         let pending = replica.inner.proposer.try_propose(term, command);
         async move {
             let answer = pending?.answer();
@@ -292,19 +293,11 @@ fn on_our_clock(
     ours: impl FnOnce() -> Vec<(GroupId, Duration)>,
 ) -> Option<Result<Bytes, EncodeError>> {
     let Opened { stamp, mut command, .. } = opened;
-    match &mut command {
-        Command::Configure { elapsed, .. }
-        | Command::ConfigureStaged { elapsed, .. }
-        | Command::Reclock { elapsed, .. } => *elapsed = ours(),
-        Command::SetDeviceEnabled { enabled, elapsed, until, .. } => {
-            *elapsed = ours();
-            // "For four hours" means four hours from now, whatever the clock that it was counted on shows. Where a device
-            // is put back it names the order that is taken back.
-            if !*enabled {
-                *until = until.map(|until| our.at.plus_nanos(until.nanos_since(stamp.at)));
-            }
-        }
-        _ => return None,
+    *command.elapsed_at_most_mut()? = ours();
+    // "For four hours" means four hours from now, whatever the clock that it was counted on shows. Where a device is put
+    // back it names the order that is taken back.
+    if let Command::SetDeviceEnabled { enabled: false, until, .. } = &mut command {
+        *until = until.map(|until| our.at.plus_nanos(until.nanos_since(stamp.at)));
     }
     Some(wire::entry::encode(&our, &command))
 }

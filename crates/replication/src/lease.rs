@@ -291,7 +291,8 @@ impl Leadership {
         self.term
     }
 
-    /// Until when the right surely lasts, as far as is known now; `None` when it has ended for good.
+    /// Until when the right surely lasts, as far as is known now; `None` when it has ended for good, or as long as no
+    /// majority has confirmed it since this machine woke up.
     pub fn deadline(&self) -> Option<Instant> {
         self.cell.deadline(self.term)
     }

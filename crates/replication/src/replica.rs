@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::command::{Command, Stamp};
-use model::ids::{ClusterId, GroupId, Term};
+use model::ids::{ClusterId, Term};
 use model::{BootId, Clock, Member, NodeId, Position};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{AsyncRuntime, Raft, ServerState};
@@ -191,11 +191,6 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         Stamp { at: self.inner.clock.now(), boot: self.inner.boot }
     }
 
-    /// Monotonic time since each open group's last slot began, as much of it as is certain here.
-    pub fn elapsed(&self) -> Vec<(GroupId, Duration)> {
-        self.inner.store.keeper().elapsed()
-    }
-
     /// Bytes free for this node's data directory above the reserve.
     pub fn free_bytes(&self) -> u64 {
         (self.inner.free_bytes)()
@@ -229,9 +224,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
 
     /// Proposes a command and waits until it is applied on the leader, for at most `patience`.
     pub async fn propose(&self, command: &Command, patience: Duration) -> Result<Applied, ProposeError> {
-        let bytes = wire::entry::encode(&self.stamp(), command)
-            .map_err(|error| ProposeError::Invalid(error.to_string()))?;
-        self.propose_encoded(bytes, patience).await
+        self.propose_encoded(self.encoded(command)?, patience).await
     }
 
     /// Proposes encoded batches as one entry; see [`Replica::propose`].
@@ -260,9 +253,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         command: &Command,
         patience: Duration,
     ) -> Result<Applied, ProposeError> {
-        let bytes = wire::entry::encode(&self.stamp(), command)
-            .map_err(|error| ProposeError::Invalid(error.to_string()))?;
-        self.propose_within(leadership, bytes, patience).await
+        self.propose_within(leadership, self.encoded(command)?, patience).await
     }
 
     /// Proposes encoded batches as one entry, in the reign in which they were read; see [`Replica::propose_in`].
@@ -274,6 +265,16 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     ) -> Result<Applied, ProposeError> {
         let bytes = wire::entry::encode_append(&self.stamp(), batches);
         self.propose_within(leadership, bytes, patience).await
+    }
+
+    /// A command as it is proposed now. What closes schedules says how far they can have come by this moment: whoever asks
+    /// again, for want of a leader or as the leader itself, would otherwise cut off what was missed meanwhile.
+    fn encoded(&self, command: &Command) -> Result<Bytes, ProposeError> {
+        let mut command = command.clone();
+        if let Some(elapsed) = command.elapsed_at_most_mut() {
+            *elapsed = self.inner.store.keeper().elapsed_at_most();
+        }
+        wire::entry::encode(&self.stamp(), &command).map_err(|error| ProposeError::Invalid(error.to_string()))
     }
 
     async fn propose_within(

@@ -86,7 +86,7 @@ pub struct ReplicaParts<E> {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The node is not among the members it lists.
-    #[error("{name} is not among the members of the node file: {listed}")]
+    #[error("HF-1104: {name} is not among the members of the node file: {listed}")]
     NotListed {
         /// This node.
         name: String,
@@ -95,7 +95,7 @@ pub enum StartError {
     },
     /// The data directory is another cluster's.
     #[error(
-        "the data directory belongs to cluster {found}, the node file says {configured}; name that cluster, or an \
+        "HF-1305: the data directory belongs to cluster {found}, the node file says {configured}; name that cluster, or an \
          empty directory"
     )]
     AnotherCluster {

@@ -183,9 +183,15 @@ impl<E: Engine> Keeper<E> {
         grids.map(|(group, grid)| (*group, *grid, held.phases.elapsed(*group, grid, now))).collect()
     }
 
-    /// The same, as much of that time as is certain.
-    pub fn elapsed(&self) -> Vec<(GroupId, Duration)> {
+    /// How long ago the last slot of each open grid began at least, or its opening.
+    pub fn elapsed_at_least(&self) -> Vec<(GroupId, Duration)> {
         self.open_grids().into_iter().map(|(group, _, elapsed)| (group, elapsed.least)).collect()
+    }
+
+    /// How long ago it began at most, of the grids of which anything is known of that.
+    pub fn elapsed_at_most(&self) -> Vec<(GroupId, Duration)> {
+        let known = |(group, _, elapsed): (GroupId, Grid, Elapsed)| Some((group, elapsed.most?));
+        self.open_grids().into_iter().filter_map(known).collect()
     }
 
     /// The digest of the ledger and the entry it was taken at; queues what changed.

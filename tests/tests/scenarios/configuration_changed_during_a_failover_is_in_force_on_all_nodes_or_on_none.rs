@@ -1,7 +1,8 @@
 //! The plant document is changed at the moment in which the leader is killed: just after, at once, and just before.
 //!
 //! Whoever asked is told that it is in force, that it is not, or that nobody knows; whatever it was, all nodes agree, and
-//! an answer that it is in force holds. Grids that are closed and tags that are new are part of the account.
+//! an answer that it is in force holds. Grids that are closed and tags that are new are part of the account: so are the
+//! slots between the death of one leader and the change by the next, which the node that was asked becomes itself.
 
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_tests::cluster::{code, configuration};
@@ -20,7 +21,7 @@ enum Killed {
     After,
 }
 
-/// Asks a follower for a revision, and kills the leader. What the follower said.
+/// Asks a follower for a revision, and kills the leader, so that the follower leads next. What it said.
 async fn apply_and_kill(
     scene: &Scene,
     killed: Killed,
@@ -28,27 +29,33 @@ async fn apply_and_kill(
     document: &str,
     base: u64,
 ) -> Result<Result<u64, Status>> {
-    let mut follower = scene.client(scene.others(leader)[0]);
+    let [asked, third] = scene.others(leader);
+    // It votes and does not lead, whoever fails.
+    scene.cli_done(&["member", "drain", scene.name(third), "--reason", "scenario"]).await?;
+    let mut follower = scene.client(asked);
     let mut request = tonic::Request::new(configuration(document, base));
     request.set_timeout(Duration::from_secs(20));
     let applying =
         async { follower.apply_config(request).await.map(|applied| applied.into_inner().revision) };
-    match killed {
+    let said = match killed {
         Killed::Before => {
             scene.kill(leader).await?;
-            Ok(applying.await)
+            applying.await
         }
         Killed::Meanwhile => {
-            let (applied, killed) = tokio::join!(applying, scene.kill(leader));
+            let (said, killed) = tokio::join!(applying, scene.kill(leader));
             killed?;
-            Ok(applied)
+            said
         }
         Killed::After => {
-            let applied = applying.await;
+            let said = applying.await;
             scene.kill(leader).await?;
-            Ok(applied)
+            said
         }
-    }
+    };
+    scene.agreed().await?;
+    scene.cli_done(&["member", "resume", scene.name(third)]).await?;
+    Ok(said)
 }
 
 /// The revision that is in force on all nodes.
@@ -73,7 +80,6 @@ async fn document_of(scene: &Scene, node: usize) -> Result<Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "once in about four runs a few slots around the last change are in no record, and it is not known yet why"]
 async fn configuration_changed_during_a_failover_is_in_force_on_all_nodes_or_on_none() -> Result<()> {
     let scene = Scene::start().await?;
     let shape = |millis, has_later| Shape { period: Duration::from_millis(millis), has_later };

@@ -14,6 +14,7 @@ use model::{Cause, Clock, Reading, StatusCode, Timestamp};
 use replication::{Leadership, Replica};
 use store::engine::Engine;
 use store::ledger::Grid;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -81,6 +82,15 @@ impl<E: Engine> GroupTask<E> {
             silence: Silence::default(),
             skipped: None,
             is_unsaid: false,
+        }
+    }
+
+    /// Waits for the end of the task that read this grid before, and takes over what it had still to say: why slots are
+    /// missing, which this one does not know.
+    pub(super) async fn follow(&mut self, predecessor: oneshot::Receiver<Option<Command>>) {
+        if let Ok(Some(Command::Missed { cause, .. })) = predecessor.await {
+            self.skip(cause);
+            self.is_unsaid = true;
         }
     }
 

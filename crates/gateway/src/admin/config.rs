@@ -99,13 +99,12 @@ impl<E: Engine> AdminService<E> {
         let discard = apply.discard_backlog;
         let request = request(principal, &apply.comment);
         let (packed, plant, documents) = pack(packed, plant).await?;
-        let elapsed = || self.replica().elapsed();
         let configure = if documents.len() <= IN_ONE_ENTRY {
             let (bundle, plant) = (packed, Box::new(plant));
-            Command::Configure { base, bundle, plant, elapsed: elapsed(), discard, request }
+            Command::Configure { base, bundle, plant, elapsed: Vec::new(), discard, request }
         } else {
             let document = self.stage(&documents).await?;
-            Command::ConfigureStaged { base, document, elapsed: elapsed(), discard, request }
+            Command::ConfigureStaged { base, document, elapsed: Vec::new(), discard, request }
         };
         let applied = self.change_within(PATIENCE, &configure).await?;
         let Outcome::Configured { revision } = applied.outcome else {

@@ -101,10 +101,7 @@ fn collect(state: &State, after: Position) -> Vec<pb::GapRecord> {
 
 fn view(state: &State, position: Position, ordinal: Ordinal, record: &EffectRecord) -> Option<pb::GapRecord> {
     let EffectRecord::Gap { group, grid, line, first, last, cause } = record else { return None };
-    // A gap of a group that this very entry removed is named by the revision before it.
-    let before = Position(position.0.saturating_sub(1));
-    let catalogs = [state.catalog_at(position), state.catalog_at(before)];
-    let entry = catalogs.into_iter().flatten().find_map(|catalog| catalog.group(*group));
+    let entry = state.catalog_with(*group, position).and_then(|catalog| catalog.group(*group));
     let reign = state.reign_at(position);
     let key = state.lineage_at(position).map(|lineage| SampleKey { lineage, position, ordinal }.to_string());
     Some(pb::GapRecord {
@@ -133,9 +130,10 @@ pub(super) fn summarise(gaps: &[pb::GapRecord], known_since: wire::times::ProtoT
         })
         .collect();
     spans.sort_unstable();
-    let mut covered = 0_u64;
+    let (mut covered, mut times) = (0_u64, 0_u64);
     let mut end = i64::MIN;
     for (from, to) in spans {
+        times += u64::from(from > end);
         let from = from.max(end);
         covered += u64::try_from(to.saturating_sub(from)).unwrap_or(0);
         end = end.max(to);
@@ -149,6 +147,7 @@ pub(super) fn summarise(gaps: &[pb::GapRecord], known_since: wire::times::ProtoT
         duration: Some(duration_to_proto(std::time::Duration::from_nanos(covered))),
         causes,
         known_since: Some(known_since),
+        times,
     }
 }
 
@@ -209,5 +208,6 @@ mod tests {
             summarise(&[span(0, 600), span(100, 700), span(5_000, 5_100)], timestamp_to_proto(Timestamp(0)));
         assert_eq!(summary.duration, Some(duration_to_proto(Duration::from_millis(800))));
         assert_eq!((summary.records, summary.slots, summary.causes.len()), (3, 3, 1));
+        assert_eq!(summary.times, 2, "one failover is one time, whatever the number of groups");
     }
 }

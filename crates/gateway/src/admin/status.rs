@@ -117,6 +117,7 @@ impl<E: Engine> AdminService<E> {
         for member in &mut members {
             if member.id == status.node.0 {
                 member.free_bytes = self.free_bytes();
+                member.lease = Some(duration_to_proto(self.replica().times().lease));
             }
             // What a voter lacks is on its way; what a learner lacks decides when it may vote.
             if status.leader == Some(status.node) && !member.voter {
@@ -196,7 +197,10 @@ fn member(status: &Status, state: &State, id: NodeId, peer: Option<&PeerInfo>, a
         confirmed: confirmed.map(|position| position.0),
         behind: confirmed.map(|position| status.last.0.saturating_sub(position.0)),
         free_bytes: peer.and_then(|peer| peer.free_bytes),
-        lease: Some(duration_to_proto(known.lease)),
+        // What it runs with now, where it has said so: the membership records what it ran with when it was added.
+        lease: Some(duration_to_proto(
+            peer.and_then(|peer| Some(peer.identity.as_ref()?.lease)).unwrap_or(known.lease),
+        )),
         drained: state.drained.get(&id).map(views::standing),
         behind_bytes: None,
         caught_up: false,

@@ -222,20 +222,20 @@ impl Facts {
     }
 
     fn disk_alarms(&self, alarms: &mut Vec<pb::Alarm>) {
-        let buffer = &self.buffer;
-        // The plant's limit and the disk's own room are two limits; whichever is nearer counts.
-        let room = buffer.free_bytes.map_or(u64::MAX, |free| buffer.disk_bytes.saturating_add(free));
-        let limit = match buffer.max_bytes {
-            0 => room,
-            max => max.min(room),
+        // All nodes keep the same: what one holds the others hold.
+        let held = self.buffer.disk_bytes;
+        let mut judge = |subject: &str, limit: u64, of: &str| {
+            let percent = held.saturating_mul(100).checked_div(limit).unwrap_or_default();
+            if let Some(step) = DISK_STEPS.into_iter().find(|step| percent >= *step) {
+                let text = format!("{percent} % of {} used, {of}", model::plant::units::format_bytes(limit));
+                alarms.push(alarm(Kind::DiskFilling, subject, &text, None, step >= 90));
+            }
         };
-        if limit == 0 || limit == u64::MAX {
-            return;
-        }
-        let percent = buffer.disk_bytes.saturating_mul(100) / limit;
-        if let Some(step) = DISK_STEPS.into_iter().find(|step| percent >= *step) {
-            let text = format!("{percent} % of {} used", model::plant::units::format_bytes(limit));
-            alarms.push(alarm(Kind::DiskFilling, "", &text, None, step >= 90));
+        judge("", self.buffer.max_bytes, "the limit of the plant document");
+        for member in &self.members {
+            if let Some(free) = member.free_bytes {
+                judge(&member.name, held.saturating_add(free), "all that its disk has left for the buffer");
+            }
         }
     }
 

@@ -372,20 +372,18 @@ fn change(change: &Change) -> pb::ConfigChange {
 pub(super) fn effects(plan: &Plan, state: &State) -> Vec<pb::ConfigEffect> {
     use pb::config_effect::Kind;
     let one = |effect: &&Effect| {
-        let (kind, subject, tags) = match effect {
-            Effect::GridClosed { group } => (Kind::ScheduleEnds, group, 0),
-            Effect::BacklogDiscarded { destination } => (Kind::BacklogDiscarded, destination, 0),
-            Effect::BacklogNarrowed { destination, tags } => (Kind::BacklogNarrowed, destination, *tags),
+        let (kind, subject) = match effect {
+            Effect::GridClosed { group } => (Kind::ScheduleEnds, group),
+            Effect::BacklogDiscarded { destination } => (Kind::BacklogDiscarded, destination),
         };
         let undelivered = effect.discards().map_or(0, |destination| backlog_of(state, destination));
         let mut text = effect.to_string();
         if effect.discards().is_some() {
-            text.push_str(&format!(" ({undelivered} entries undelivered)"));
+            text.push_str(&format!(" ({undelivered} log entries, each of up to thousands of samples)"));
         }
         pb::ConfigEffect {
             kind: kind.into(),
             subject: subject.clone(),
-            tags,
             undelivered_entries: undelivered,
             text,
         }
@@ -393,7 +391,7 @@ pub(super) fn effects(plan: &Plan, state: &State) -> Vec<pb::ConfigEffect> {
     plan.effects().iter().map(one).collect()
 }
 
-/// Destinations with a backlog that `plan` gives up, wholly or in part.
+/// Destinations with a backlog that `plan` gives up.
 pub(super) fn discards(plan: &Plan, state: &State) -> Vec<String> {
     let named: BTreeSet<&str> = plan.discards().into_iter().collect();
     named.into_iter().filter(|id| backlog_of(state, id) > 0).map(str::to_owned).collect()

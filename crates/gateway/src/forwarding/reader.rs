@@ -26,16 +26,16 @@ const RUN_RECORDS: usize = 10_000;
 const RUN_BYTES: usize = 8 << 20;
 
 /// What was read from the buffer for one delivery.
-pub(super) struct Run {
-    pub(super) records: Vec<Record>,
+pub(crate) struct Run {
+    pub(crate) records: Vec<Record>,
     /// Where the next one begins.
-    pub(super) next: Cursor,
+    pub(crate) next: Cursor,
     /// Whether more was applied when it was read.
-    pub(super) is_backlog: bool,
+    pub(crate) is_backlog: bool,
 }
 
 /// Reads the buffer on behalf of one destination.
-pub(super) struct Reader<E: Engine> {
+pub(crate) struct Reader<E: Engine> {
     /// Absent while a run is read ahead.
     source: Option<Source<E>>,
     ahead: Option<Ahead<E>>,
@@ -48,14 +48,14 @@ struct Ahead<E: Engine> {
 }
 
 impl<E: Engine> Reader<E> {
-    pub(super) fn new(replica: Replica<E>, id: DestinationId, destination: &plant::Destination) -> Self {
+    pub(crate) fn new(replica: Replica<E>, id: DestinationId, destination: &plant::Destination) -> Self {
         let maker = RecordMaker::new(id, destination);
         let source = Source { replica, maker, kept: VecDeque::new(), next: Cursor::default() };
         Self { source: Some(source), ahead: None }
     }
 
     /// The run that begins at `from`; without records if nothing is there for this destination.
-    pub(super) async fn read(&mut self, from: Cursor) -> Result<Run, String> {
+    pub(crate) async fn read(&mut self, from: Cursor) -> Result<Run, String> {
         if let Some(ahead) = self.ahead.take() {
             let (source, run) = ahead.reading.await.map_err(|error| error.to_string())?;
             let source = self.source.insert(source);
@@ -68,7 +68,7 @@ impl<E: Engine> Reader<E> {
     }
 
     /// Begins with the run behind `run` if it is surely wanted next.
-    pub(super) fn read_behind(&mut self, run: &Run) {
+    pub(crate) fn read_behind(&mut self, run: &Run) {
         if !run.is_backlog {
             return;
         }
@@ -113,8 +113,9 @@ impl<E: Engine> Source<E> {
         while let Some(entry) = self.kept.pop_front() {
             let position = entry.id.index;
             // What an overrun has passed meanwhile is accounted for by its record.
-            let context =
-                keeper.read(|state| (position > state.horizon).then(|| Context::at(state, position)));
+            let context = keeper.read(|state| {
+                (position > state.horizon).then(|| Context::at(state, position, &entry.effects))
+            });
             if let Some(context) = context {
                 let stopped = self.maker.make(&entry, &context, name, from, is_enough, &mut made);
                 if let Some(stopped) = stopped.map_err(|error| error.to_string())? {

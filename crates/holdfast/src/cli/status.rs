@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use model::Timestamp;
 use wire::proto::v1 as pb;
-use wire::times::duration_from_proto;
+use wire::times::{duration_from_proto, timestamp_from_proto};
 
 use super::client::Client;
 use super::error::{CliError, Done};
@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 )]
 pub(crate) struct StatusArgs {
     /// Look again every second, until Ctrl-C.
-    #[arg(long, short)]
+    #[arg(long, short, conflicts_with = "check")]
     watch: bool,
     /// Exit with 1 on any alarm, for monitoring systems.
     #[arg(long)]
@@ -193,11 +193,19 @@ fn rest(status: &pb::ClusterStatus) -> String {
     let devices = status.devices.unwrap_or_default();
     let mut parts = vec![format!("devices {}/{}", devices.answering, devices.enabled)];
     if let Some(gaps) = &status.gaps {
-        parts.push(match gaps.records {
-            0 => "gaps today 0".to_owned(),
-            records => {
+        // A node knows no gaps from before its start that were delivered since.
+        let partly = gaps.known_since.filter(|since| {
+            let midnight = format::midnight().as_ref().map(timestamp_from_proto);
+            midnight.is_some_and(|midnight| timestamp_from_proto(since) > midnight)
+        });
+        let since = partly.map_or("today".to_owned(), |since| {
+            format!("since {}", timestamp_from_proto(&since).to_local_time_of_day())
+        });
+        parts.push(match gaps.times {
+            0 => format!("gaps {since} 0"),
+            times => {
                 let length = format::duration(gaps.duration.as_ref());
-                format!("gaps today {records} ({length}, {})", gaps.causes.join(", "))
+                format!("gaps {since} {times} ({length}, {})", gaps.causes.join(", "))
             }
         });
     }
@@ -266,7 +274,8 @@ mod tests {
                 ..pb::DeviceCounts::default()
             }),
             gaps: Some(pb::GapSummary {
-                records: 1,
+                records: 60,
+                times: 1,
                 duration: Some(nanos_to_proto(600_000_000)),
                 causes: vec!["failover".into()],
                 ..pb::GapSummary::default()

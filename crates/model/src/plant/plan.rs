@@ -99,22 +99,13 @@ pub enum Effect {
         /// The destination's id.
         destination: String,
     },
-    /// A destination is no longer sent some tags, of which it may have a backlog.
-    BacklogNarrowed {
-        /// The destination's id.
-        destination: String,
-        /// How many tags (those of the cluster itself included).
-        tags: u64,
-    },
 }
 
 impl Effect {
-    /// The destination whose backlog is given up, wholly or in part.
+    /// The destination whose backlog is given up.
     pub fn discards(&self) -> Option<&str> {
         match self {
-            Self::BacklogDiscarded { destination } | Self::BacklogNarrowed { destination, .. } => {
-                Some(destination)
-            }
+            Self::BacklogDiscarded { destination } => Some(destination),
             Self::GridClosed { .. } => None,
         }
     }
@@ -139,7 +130,7 @@ impl Plan {
         self.changes.iter().any(|change| !change.effects.is_empty())
     }
 
-    /// Destinations whose backlog is given up, wholly or in part: to be agreed to by name.
+    /// Destinations whose backlog is given up: to be agreed to by name.
     pub fn discards(&self) -> Vec<&str> {
         self.effects().into_iter().filter_map(Effect::discards).collect()
     }
@@ -166,12 +157,6 @@ impl fmt::Display for Effect {
             }
             Self::BacklogDiscarded { destination } => {
                 write!(f, "destination {destination}: what it has not acknowledged is discarded")
-            }
-            Self::BacklogNarrowed { destination, tags } => {
-                write!(
-                    f,
-                    "destination {destination}: what it has not acknowledged of {tags} tags is discarded"
-                )
             }
         }
     }

@@ -191,7 +191,8 @@ async fn a_node_that_installed_a_snapshot_and_then_leads_invents_no_gap() {
     assert!(known.least <= truly, "slot 9 began {truly:?} ago: {known:?}");
 
     let next = vec![(grid.id, grid.next)];
-    let reclock = Command::Reclock { elapsed: cluster.replica(late).elapsed(), next };
+    let reclock =
+        Command::Reclock { elapsed: cluster.replica(late).store().keeper().elapsed_at_least(), next };
     let at = cluster.replica(late).propose(&reclock, BRIEFLY).await.expect("it is committed").position;
     let slots = cluster.replica(late).store().keeper().read(|state| {
         let records = state.effects[&at].records.iter();

@@ -37,14 +37,14 @@ use super::{Durability, Engine, EngineError, Family, SLOT_BYTES, Write};
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process, or another engine in this one, has it open.
-    #[error("another holdfast node is running on this data directory: {path}", path = path.display())]
+    #[error("HF-1301: another holdfast node is running on this data directory: {path}", path = path.display())]
     Locked {
         /// The directory.
         path: PathBuf,
     },
     /// It is somebody else's.
     #[error(
-        "{path} is not a data directory of holdfast ({reason}); name an empty one", path = path.display()
+        "HF-1302: {path} is not a data directory of holdfast ({reason}); name an empty one", path = path.display()
     )]
     Foreign {
         /// The directory.
@@ -54,7 +54,7 @@ pub enum OpenError {
     },
     /// It was written by a newer version.
     #[error(
-        "the data directory {path} has layout {found}, this version knows up to {known}: upgrade this node",
+        "HF-1303: the data directory {path} has layout {found}, this version knows up to {known}: upgrade this node",
         path = path.display()
     )]
     Newer {
@@ -66,7 +66,10 @@ pub enum OpenError {
         known: u32,
     },
     /// It was in use before, and what was kept in it is damaged or gone.
-    #[error("the data directory {path} is damaged: {reason}", path = path.display())]
+    #[error(
+        "HF-4105: the data directory {path} is damaged: {reason}; replace this node: the others have all of it",
+        path = path.display()
+    )]
     Damaged {
         /// The directory.
         path: PathBuf,
@@ -74,7 +77,11 @@ pub enum OpenError {
         reason: String,
     },
     /// It could not be read or written.
-    #[error("the data directory {path} cannot be used: {reason}", path = path.display())]
+    #[error(
+        "HF-1304: the data directory {path} cannot be used: {reason}; it must exist or can be made, and be writable for this \
+         user",
+        path = path.display()
+    )]
     Unusable {
         /// The directory.
         path: PathBuf,

@@ -138,7 +138,8 @@ impl Change<'_> {
             let measured =
                 next.iter().find(|(grid, _)| *grid == open.id).map_or(open.next, |(_, next)| *next);
             let said = open.next.saturating_sub(measured);
-            let missed = open.line.periods_in(elapsed_of(elapsed, group)).saturating_sub(said);
+            let missed =
+                open.line.periods_in(elapsed_of(elapsed, group).unwrap_or_default()).saturating_sub(said);
             if missed > 0 {
                 self.gap(at, group, &open, open.next + missed - 1, Cause::Clock);
             }
@@ -223,8 +224,8 @@ impl Change<'_> {
     }
 }
 
-fn elapsed_of(elapsed: &[(GroupId, Duration)], group: GroupId) -> Duration {
-    elapsed.iter().find(|(id, _)| *id == group).map_or(Duration::ZERO, |(_, elapsed)| *elapsed)
+fn elapsed_of(elapsed: &[(GroupId, Duration)], group: GroupId) -> Option<Duration> {
+    elapsed.iter().find(|(id, _)| *id == group).map(|(_, elapsed)| *elapsed)
 }
 
 #[cfg(test)]

@@ -393,6 +393,13 @@ impl State {
         self.revisions.values().rev().find(|state| state.position <= position).map(|state| &state.catalog)
     }
 
+    /// The catalog that says what `group` is in what happened at `position`: that in force, or the newest one before it that
+    /// knows the group. A late gap may be of a group that is gone.
+    pub fn catalog_with(&self, group: GroupId, position: Position) -> Option<&Arc<Catalog>> {
+        let in_force_by_then = self.revisions.values().rev().filter(|state| state.position <= position);
+        in_force_by_then.map(|state| &state.catalog).find(|catalog| catalog.group(group).is_some())
+    }
+
     /// The plant in force.
     pub fn plant(&self) -> Arc<Plant> {
         self.catalog().map_or_else(Arc::default, |catalog| Arc::clone(catalog.plant()))

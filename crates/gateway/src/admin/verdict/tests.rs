@@ -110,14 +110,19 @@ fn a_destination_that_refuses_is_an_alarm_at_once_and_one_that_is_away_after_a_w
 #[test]
 fn the_disk_is_an_alarm_from_seventy_percent_of_the_nearer_limit() {
     let filled = |disk_bytes, max_bytes, free_bytes| {
-        let buffer = pb::BufferStats { disk_bytes, max_bytes, free_bytes, ..pb::BufferStats::default() };
-        Facts { buffer, ..well() }.alarms()
+        let buffer = pb::BufferStats { disk_bytes, max_bytes, ..pb::BufferStats::default() };
+        let mut facts = Facts { buffer, ..well() };
+        // Whoever is asked and whoever leads: a follower's disk counts like any other.
+        facts.members[1].free_bytes = free_bytes;
+        let name = facts.members[1].name.clone();
+        (facts.alarms(), name)
     };
-    assert!(filled(69, 100, None).is_empty());
-    assert!(!filled(70, 100, None)[0].severe);
-    assert!(filled(90, 100, None)[0].severe);
-    assert_eq!(filled(80, 1_000, Some(20))[0].kind(), Kind::DiskFilling, "the disk itself has less room");
-    assert!(filled(80, 0, None).is_empty(), "no limit is known");
+    assert!(filled(69, 100, None).0.is_empty());
+    assert!(!filled(70, 100, None).0[0].severe);
+    assert!(filled(90, 100, None).0[0].severe);
+    let (alarms, name) = filled(80, 1_000, Some(20));
+    assert_eq!((alarms[0].kind(), &alarms[0].subject), (Kind::DiskFilling, &name), "its disk has less room");
+    assert!(filled(80, 0, None).0.is_empty(), "no limit is known");
 }
 
 #[test]

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::{Action, Change, Effect, FieldChange, Plan, Subject};
-use crate::catalog::system_tags;
 use crate::plant::units::{format_bytes, format_duration};
 use crate::plant::{
     ClusterPolicy, Csv, Destination, DestinationKind, Device, Encoding, Failback, Group, Http, Link,
@@ -23,9 +22,8 @@ pub fn compare(old: &Plant, new: &Plant) -> Plan {
     for (id, pair) in pairs(devices, &new.devices, |device| &device.id) {
         compare_devices(&mut plan, id, pair);
     }
-    let tags = tag_ids(old);
     for (id, pair) in pairs(destinations, &new.destinations, |destination| &destination.id) {
-        compare_destinations(&mut plan, id, pair, &tags);
+        compare_destinations(&mut plan, id, pair);
     }
     plan
 }
@@ -194,16 +192,7 @@ fn closed_grids<'p>(old: &'p Device, new: &Device) -> BTreeSet<&'p str> {
     running.filter(|group| !goes_on(group)).map(|group| group.id.as_str()).collect()
 }
 
-/// Full ids of all tags, those of the cluster itself included.
-fn tag_ids(plant: &Plant) -> Vec<String> {
-    let mut ids: Vec<String> = plant.tags().map(|(device, _, tag)| device.tag_id(tag)).collect();
-    // Which nodes there are is not the plant's: one stands for all.
-    let any_node = BTreeSet::from(["any".to_owned()]);
-    ids.extend(system_tags(plant, &any_node).iter().map(ToString::to_string));
-    ids
-}
-
-fn compare_destinations(plan: &mut Plan, id: &str, pair: Pair<'_, Destination>, tags: &[String]) {
+fn compare_destinations(plan: &mut Plan, id: &str, pair: Pair<'_, Destination>) {
     match pair {
         Pair::Added(destination) => {
             let summary = destination_summary(destination);
@@ -214,15 +203,9 @@ fn compare_destinations(plan: &mut Plan, id: &str, pair: Pair<'_, Destination>, 
             let effects = vec![Effect::BacklogDiscarded { destination: id.to_owned() }];
             plan.push(Subject::Destination, id.to_owned(), Action::Removed { summary }, effects);
         }
+        // Nothing is lost by narrower routes: a record goes where the routes of its own revision send it.
         Pair::Both(old, new) => {
-            let (before, after) = (old.compiled_routes(), new.compiled_routes());
-            let lost = tags.iter().filter(|tag| before.matches(tag) && !after.matches(tag)).count();
-            let tags = u64::try_from(lost).expect("a count fits 64 bits");
-            let effects = match tags {
-                0 => Vec::new(),
-                tags => vec![Effect::BacklogNarrowed { destination: id.to_owned(), tags }],
-            };
-            plan.changed(Subject::Destination, id.to_owned(), destination_fields(old, new), effects);
+            plan.changed(Subject::Destination, id.to_owned(), destination_fields(old, new), Vec::new());
         }
     }
 }

@@ -134,7 +134,10 @@ fn a_directory_in_use_is_refused_by_name() {
     let first = place.open();
     let error = RocksEngine::open(place.path(), &RocksOptions::default()).unwrap_err();
     let path = place.path().display();
-    assert_eq!(error.to_string(), format!("another holdfast node is running on this data directory: {path}"));
+    assert_eq!(
+        error.to_string(),
+        format!("HF-1301: another holdfast node is running on this data directory: {path}")
+    );
     drop(first);
     drop(place.open());
 }
