@@ -3,7 +3,7 @@
 
 use std::ops::Deref;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use simulator::account::{Report, Verdict};
 use simulator::field::Field;
 use simulator::nodes::layout::Layout;
@@ -30,15 +30,7 @@ pub struct Ended {
     pub story: Story,
     /// The plant, whose account can still be asked.
     pub field: Field,
-    layout: Layout,
     _folder: TempDir,
-}
-
-impl Ended {
-    /// Adds to an error what the nodes said.
-    pub fn explain<T>(&self, outcome: Result<T>) -> Result<T> {
-        outcome.map_err(|error| anyhow!("{error:#}{}", logs_of(&self.layout)))
-    }
 }
 
 impl Deref for Scene {
@@ -116,6 +108,6 @@ impl Scene {
         let adds_up = report.verdict == Verdict::Pass;
         ensure!(adds_up, "the account does not add up: {report:#?}{}", logs_of(&layout));
         let story = Story::read(&field.history())?;
-        Ok(Ended { report, story, field, layout, _folder: folder })
+        Ok(Ended { report, story, field, _folder: folder })
     }
 }

@@ -3,7 +3,7 @@
 //! - One task a destination; a slow or dead one holds up nothing but itself.
 //! - A cursor moves only by what the destination has acknowledged, and only through the log.
 //! - A forwarder begins when the one before it has ended and nothing it acknowledged is undecided: the cursor it begins
-//!   with is the last word.
+//!   with is the last word. So forwarding as a whole ends when nothing is, or when its term is over.
 //! - After an error the same records are offered again, after a pause; a destination that wants a person stalls.
 //! - Refused records that an operator wants offered again are, between deliveries ([`retry`]).
 //! - Records that nobody routes to a destination are passed over, and its cursor with them.
@@ -118,7 +118,11 @@ pub(crate) async fn run<E: Engine>(
     }
     tasks.close();
     if timeout(ENDS_WITHIN, tasks.wait()).await.is_err() {
-        warn!("deliveries were still in progress when forwarding ended");
+        warn!("deliveries are still in progress, or not yet known to be acknowledged");
+        tokio::select! {
+            () = tasks.wait() => {}
+            () = leadership.over() => {}
+        }
     }
     info!(term = %leadership.term(), "forwarding has ended");
     Ok(())

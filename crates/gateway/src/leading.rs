@@ -166,6 +166,9 @@ impl<E: Engine> Leading<E> {
                         Err(MembershipError::Refused("no majority answers any more".to_owned()))
                     };
                     drop(request.answer.send(outcome));
+                    if stop.run_until_cancelled(reign.is_decided()).await.is_none() {
+                        return self.end_with_the_node(&reign).await;
+                    }
                 }
                 End::InOrder => return self.end_with_the_node(&reign).await,
             }
@@ -292,6 +295,15 @@ impl Reign {
             warn!("forwarding did not end in time");
         }
         Ok(())
+    }
+
+    /// Resolves when nothing that was delivered is undecided, or when the next `Lead` decides it: a reign that begins in the
+    /// same term would otherwise begin before an acknowledgement that is then committed.
+    async fn is_decided(&self) {
+        tokio::select! {
+            () = self.forwarding.wait() => {}
+            () = self.leadership.over() => {}
+        }
     }
 
     /// Everything at once: the tasks end by themselves, because their permit is gone.

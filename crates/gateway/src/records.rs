@@ -2,16 +2,18 @@
 //!
 //! - Names, units and routes are those of the revision in force at a record's position; node and term those of its
 //!   entry. So a record is the same whoever makes it, whenever.
+//! - A sample whose tag went while it was on its way has those of the revision under which it was taken. A gap has those of
+//!   the revision under which its slots were due.
 //! - Ordinals count all samples of an entry, those of refused batches included; records made by `apply` count from 2³¹.
 //! - A batch that cannot be decoded is damage, not data: the caller stops.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use model::batch::Source;
 use model::catalog::Catalog;
 use model::command::Command;
-use model::ids::{DestinationId, GroupId, NodeId, Revision, TagId, Term};
+use model::ids::{DestinationId, NodeId, Revision, TagId, Term};
 use model::plant::Destination;
 use model::plant::route::CompiledRoutes;
 use model::record::{ExpiryRecord, GapRecord, GridSlot, OpeningRecord, Record, SampleRecord};
@@ -31,31 +33,26 @@ pub(crate) struct Unreadable {
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) catalog: Option<Arc<Catalog>>,
-    /// The catalogs that know the groups of gaps which that one knows no more.
-    pub(crate) gone: BTreeMap<GroupId, Arc<Catalog>>,
     pub(crate) lineage: Lineage,
     pub(crate) leader: Arc<str>,
 }
 
 impl Context {
-    /// Of `position`, where `effects` were made.
-    pub(crate) fn at(state: &State, position: Position, effects: &Effects) -> Self {
-        let catalog = state.catalog_at(position);
-        let knows = |group| catalog.is_some_and(|catalog| catalog.group(group).is_some());
-        let gaps = effects.records.iter().filter_map(|effect| match effect {
-            EffectRecord::Gap { group, .. } => Some(*group),
-            _ => None,
-        });
-        let gone = gaps.filter(|group| !knows(*group));
+    pub(crate) fn at(state: &State, position: Position) -> Self {
         Self {
-            catalog: catalog.cloned(),
-            gone: gone
-                .filter_map(|group| Some((group, Arc::clone(state.catalog_with(group, position)?))))
-                .collect(),
+            catalog: state.catalog_at(position).cloned(),
             lineage: state.lineage_at(position).unwrap_or_else(|| Lineage::from_random(0)),
             leader: state.reign_at(position).map_or_else(|| "".into(), |reign| reign.name.as_str().into()),
         }
     }
+}
+
+/// What is asked of the ledger while records are made.
+pub(crate) struct LookUp<'l> {
+    /// The name of a node.
+    pub(crate) node_name: &'l dyn Fn(NodeId) -> String,
+    /// The catalog of a revision, where it is still kept.
+    pub(crate) catalog: &'l dyn Fn(Revision) -> Option<Arc<Catalog>>,
 }
 
 /// Records that were made, and what they take of memory: a few bytes of the buffer may be megabytes of records.
@@ -107,7 +104,7 @@ impl RecordMaker {
         &mut self,
         entry: &Buffered,
         context: &Context,
-        node_name: impl Fn(NodeId) -> String,
+        look_up: &LookUp<'_>,
         from: Cursor,
         is_enough: impl Fn(&Made) -> bool,
         made: &mut Made,
@@ -138,14 +135,27 @@ impl RecordMaker {
                         .decode()
                         .map_err(|error| unreadable(error.to_string()))?;
                     let node = Arc::clone(
-                        self.names.entry(header.node).or_insert_with(|| node_name(header.node).into()),
+                        self.names
+                            .entry(header.node)
+                            .or_insert_with(|| (look_up.node_name)(header.node).into()),
                     );
                     let grid_slot = match header.source {
                         Source::Polled { grid, slot, .. } => Some(GridSlot { grid, slot }),
                         Source::Pushed { .. } => None,
                     };
+                    let mut taken_under = None;
                     for (ordinal, sample) in (start..).zip(batch.into_samples()) {
-                        if ordinal < first.0 || !self.is_routed(&catalog, sample.tag) {
+                        if ordinal < first.0 {
+                            continue;
+                        }
+                        let catalog = match catalog.tag(sample.tag) {
+                            Some(_) => &catalog,
+                            None => taken_under
+                                .get_or_insert_with(|| (look_up.catalog)(header.revision))
+                                .as_ref()
+                                .unwrap_or(&catalog),
+                        };
+                        if !self.is_routed(catalog, sample.tag) {
                             continue;
                         }
                         let Some(tag) = catalog.tag(sample.tag) else { continue };
@@ -163,7 +173,7 @@ impl RecordMaker {
                 }
             }
         }
-        self.make_effects(&entry.effects, &catalog, context, (position, entry.id.term), first, made);
+        self.make_effects(&entry.effects, &catalog, context, look_up, (position, entry.id.term), first, made);
         Ok(None)
     }
 
@@ -172,6 +182,7 @@ impl RecordMaker {
         effects: &Effects,
         catalog: &Arc<Catalog>,
         context: &Context,
+        look_up: &LookUp<'_>,
         (position, term): (Position, Term),
         first: Ordinal,
         made: &mut Made,
@@ -184,8 +195,12 @@ impl RecordMaker {
             let key = SampleKey { lineage: context.lineage, position, ordinal };
             let node = Arc::clone(&context.leader);
             match effect {
-                EffectRecord::Gap { group, grid, line, first, last, cause } => {
-                    let catalog = context.gone.get(group).unwrap_or(catalog);
+                EffectRecord::Gap { group, grid, line, first, last, cause, revision } => {
+                    let due_under = match *revision == catalog.revision() {
+                        true => Some(Arc::clone(catalog)),
+                        false => (look_up.catalog)(*revision),
+                    };
+                    let Some(catalog) = due_under.as_ref() else { continue };
                     let Some(entry) = catalog.group(*group).cloned() else { continue };
                     if !entry.tags.iter().any(|tag| self.is_routed(catalog, *tag)) {
                         continue;

@@ -120,6 +120,16 @@ pub struct Catalog {
 impl Catalog {
     /// Resolves `plant`, all of whose names must be in `registry`.
     pub fn new(revision: Revision, plant: Arc<Plant>, registry: &Registry) -> Self {
+        Self::numbered(revision, plant, registry, &registry.destinations)
+    }
+
+    /// The same for a revision of old: its destinations have the numbers that they had then.
+    pub fn numbered(
+        revision: Revision,
+        plant: Arc<Plant>,
+        registry: &Registry,
+        destinations: &BTreeMap<String, DestinationId>,
+    ) -> Self {
         let mut catalog = Self {
             revision,
             tags: HashMap::new(),
@@ -135,9 +145,8 @@ impl Catalog {
             }
         }
         for (place, destination) in plant.destinations.iter().enumerate() {
-            // A revision of old may name destinations that are gone; nothing is routed to them any more.
-            if let Some(id) = registry.destination(&destination.id) {
-                catalog.destinations.push((id, place));
+            if let Some(id) = destinations.get(&destination.id) {
+                catalog.destinations.push((*id, place));
             }
         }
         for tag in system_tags(&plant, &registry.nodes) {

@@ -333,7 +333,7 @@ impl Leadership {
 
     /// Whether the right lasts now.
     pub fn is_live(&self) -> bool {
-        self.deadline().is_some_and(|deadline| deadline > Instant::now())
+        self.check().is_ok()
     }
 
     /// Whether the right of this term can never be used again.
@@ -414,6 +414,16 @@ mod tests {
         cell.update(news(3, Instant::now()));
         let leadership = cell.hand_out(Term(3));
         (cell, leadership)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leadership_that_no_majority_has_confirmed_yet_is_not_over() {
+        let cell = LeaseCell::new(TIMES, Suspension(Arc::new(|| Duration::ZERO)));
+        cell.update(News { acknowledged: None, ..news(3, Instant::now()) });
+        let leadership = cell.hand_out(Term(3));
+        assert_eq!((leadership.deadline(), leadership.is_over()), (None, false), "what leads waits for it");
+        cell.update(news(3, Instant::now()));
+        assert!(leadership.is_live());
     }
 
     #[tokio::test(start_paused = true)]

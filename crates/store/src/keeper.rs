@@ -151,11 +151,12 @@ impl<E: Engine> Keeper<E> {
         let outcome = {
             let _moving = self.shared.moving.lock().unwrap_or_else(PoisonError::into_inner);
             let entry = Read::entry(id, body)?;
+            let said_at = entry.said_at();
             let basis = self.read(|state| entry.basis(state));
             let entry = entry.prepare(basis)?;
             let Held { ledger, phases } = &mut *self.change();
             let outcome = ledger.apply_prepared(entry);
-            phases.applied(ledger.state(), id, is_in_office, Instant::now());
+            phases.applied(ledger.state(), (id, said_at), is_in_office, Instant::now());
             outcome
         };
         self.shared.applied.send_replace(id.index);

@@ -6,7 +6,9 @@
 //! - *Not later*: slots come at a period, so the earliest one seen, carried forward, is when a slot began, plus the least
 //!   delay. That holds whatever was applied late.
 //! - *Not earlier*: only where the slot was proposed by who is in office, and this node can tell how late it applies what
-//!   that one proposes ([`Lateness`]). Otherwise nothing is known of it but what was known of the slots before.
+//!   that one proposes ([`Lateness`]). How long before that the slot began (a shifted schedule, a slow scan, a line that is
+//!   shared) says the clock of who read it, which the grid lies on. Otherwise nothing is known of it but what was known of
+//!   the slots before.
 //!
 //! Pure; told of what was applied and of now. Spans widen by [`LEAK`] of the time they are carried over.
 
@@ -14,7 +16,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use model::slots::Elapsed;
-use model::{GridId, GroupId, Position};
+use model::{GridId, GroupId, Position, Timestamp};
 use tokio::time::Instant;
 
 use crate::ledger::{Grid, LogId, State};
@@ -36,9 +38,15 @@ impl Phases {
         Self { groups: state.grids.iter().map(phase).collect(), lateness: Lateness::default() }
     }
 
-    /// Takes note of what `state` became when entry `id` was applied, `now`. Whether its leader `is_in_office`, as far as
-    /// this node knows: what an earlier one proposed may be much older.
-    pub(crate) fn applied(&mut self, state: &State, id: LogId, is_in_office: bool, now: Instant) {
+    /// Takes note of what `state` became when entry `id`, proposed at `said_at` by its leader's wall clock, was applied,
+    /// `now`. Whether that leader `is_in_office`, as far as this node knows: what an earlier one proposed may be much older.
+    pub(crate) fn applied(
+        &mut self,
+        state: &State,
+        (id, said_at): (LogId, Option<Timestamp>),
+        is_in_office: bool,
+        now: Instant,
+    ) {
         let reign = state.reign().filter(|reign| is_in_office && reign.term == id.term);
         let late = reign.map(|reign| {
             let revised = self.lateness.follow(reign.position, state.steady.now, now);
@@ -49,6 +57,8 @@ impl Phases {
         });
         for (group, grid) in state.grids.iter().filter(|(_, grid)| grid.touched == id.index) {
             let known = self.groups.get(group).copied();
+            let under_way = said_at.map_or(Duration::ZERO, |at| under_way(grid, at));
+            let late = late.map(|(reign, late)| (reign, late + under_way));
             self.groups.insert(*group, Phase::applied(known, grid, late, now));
         }
         if self.groups.len() > state.grids.len() {
@@ -62,6 +72,16 @@ impl Phases {
         let phase = self.groups.get(&group).filter(|phase| (phase.grid, phase.next) == (grid.id, grid.next));
         phase.map_or_else(Elapsed::default, |phase| phase.elapsed(now))
     }
+}
+
+/// The longest that is believed of the time from a slot's beginning to what was said of it: the wall clock says it.
+const LONGEST_READ: Duration = Duration::from_secs(60);
+
+/// For how long the last slot of a grid had been under way when something was said of it, at `said_at`.
+fn under_way(grid: &Grid, said_at: Timestamp) -> Duration {
+    let Some(last) = grid.next.checked_sub(1) else { return Duration::ZERO };
+    let nanos = u64::try_from(said_at.nanos_since(grid.line.nominal(last))).unwrap_or(0);
+    Duration::from_nanos(nanos).min(LONGEST_READ)
 }
 
 /// The phase of one group's grid: of the slot before `next`, or of its opening where there is none.

@@ -36,7 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Batcher {
     queue: mpsc::Sender<Waiting>,
+    /// One permit for each byte that may wait.
     room: Arc<Semaphore>,
+    bytes: u32,
     losses: Losses,
     in_flight: Arc<Semaphore>,
 }
@@ -69,7 +71,8 @@ impl Batcher {
             spawner: spawner.clone(),
         };
         spawner.spawn("acquisition batcher", task.run());
-        Self { queue, room: Arc::new(Semaphore::new(bytes)), losses, in_flight }
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Self { queue, room: Arc::new(Semaphore::new(bytes as usize)), bytes, losses, in_flight }
     }
 
     /// Queues a batch; `Err` with the cause that the gap will bear if there is no room.
@@ -94,11 +97,9 @@ impl Batcher {
 
     /// Waits until everything queued is decided.
     pub(crate) async fn drain(&self) {
-        while self.queue.capacity() < self.queue.max_capacity() {
-            tokio::time::sleep(LINGER).await;
-        }
+        // What has left the queue keeps its room until its proposal has taken its place. Neither is ever closed.
+        drop(self.room.acquire_many(self.bytes).await);
         let all = u32::try_from(IN_FLIGHT).expect("a handful");
-        // It is never closed.
         drop(self.in_flight.acquire_many(all).await);
     }
 }
@@ -120,7 +121,9 @@ impl<E: Engine> BatcherTask<E> {
             () = stop.cancelled() => None,
         } {
             let Ok(room) = Arc::clone(&self.in_flight).acquire_owned().await else { break };
-            let entry = self.collect(first.batch).await;
+            // The others have a proposal in flight already when they give up their room.
+            let Waiting { batch, _room } = first;
+            let entry = self.collect(batch).await;
             let (replica, leadership) = (self.replica.clone(), self.leadership.clone());
             let losses = self.losses.clone();
             // In order: the proposal takes its place when it is first polled, before the next one is collected.

@@ -186,7 +186,13 @@ mod tests {
         let grid = Grid { id: GridId(open), line: LINE, next: 0, touched: Position(1) };
         state.grids.insert(GROUP, grid);
         if let Some(id) = closed {
-            let closed = ClosedGrid { group: GROUP, line: LINE, end: 3, cause: Cause::Configuration };
+            let closed = ClosedGrid {
+                group: GROUP,
+                line: LINE,
+                end: 3,
+                cause: Cause::Configuration,
+                revision: Revision(1),
+            };
             state.closed.insert(GridId(id), closed);
         }
         state

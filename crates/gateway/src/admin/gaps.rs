@@ -100,8 +100,8 @@ fn collect(state: &State, after: Position) -> Vec<pb::GapRecord> {
 }
 
 fn view(state: &State, position: Position, ordinal: Ordinal, record: &EffectRecord) -> Option<pb::GapRecord> {
-    let EffectRecord::Gap { group, grid, line, first, last, cause } = record else { return None };
-    let entry = state.catalog_with(*group, position).and_then(|catalog| catalog.group(*group));
+    let EffectRecord::Gap { group, grid, line, first, last, cause, revision } = record else { return None };
+    let entry = state.catalog_of(*revision).and_then(|catalog| catalog.group(*group));
     let reign = state.reign_at(position);
     let key = state.lineage_at(position).map(|lineage| SampleKey { lineage, position, ordinal }.to_string());
     Some(pb::GapRecord {
@@ -156,7 +156,7 @@ mod tests {
     use std::time::Duration;
 
     use model::Cause;
-    use model::ids::{GridId, GroupId};
+    use model::ids::{GridId, GroupId, Revision};
     use model::slots::GridLine;
     use store::ledger::Effects;
 
@@ -171,6 +171,7 @@ mod tests {
             first: 2,
             last: 6,
             cause: Cause::Failover,
+            revision: Revision(1),
         };
         let effects = Effects { refused: Vec::new(), records: vec![gap] };
         State { effects: [(Position(9), effects)].into(), ..State::default() }

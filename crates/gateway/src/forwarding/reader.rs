@@ -10,14 +10,14 @@
 
 use std::collections::VecDeque;
 
-use model::ids::{DestinationId, NodeId};
+use model::ids::DestinationId;
 use model::{Cursor, Record, plant};
 use replication::Replica;
 use store::Buffered;
 use store::engine::Engine;
 use tokio::task::JoinHandle;
 
-use crate::records::{Context, Made, RecordMaker};
+use crate::records::{Context, LookUp, Made, RecordMaker};
 
 /// Bytes of entries that are read at a time.
 const READ_BYTES: usize = 1 << 20;
@@ -106,18 +106,19 @@ impl<E: Engine> Source<E> {
         } else {
             self.next = from;
         }
-        let name =
-            |node: NodeId| keeper.read(|state| state.node_names.get(&node).cloned().unwrap_or_default());
+        let look_up = LookUp {
+            node_name: &|node| keeper.read(|state| state.node_names.get(&node).cloned().unwrap_or_default()),
+            catalog: &|revision| keeper.read(|state| state.catalog_of(revision).cloned()),
+        };
         let mut made = Made::default();
         let mut next = self.next;
         while let Some(entry) = self.kept.pop_front() {
             let position = entry.id.index;
             // What an overrun has passed meanwhile is accounted for by its record.
-            let context = keeper.read(|state| {
-                (position > state.horizon).then(|| Context::at(state, position, &entry.effects))
-            });
+            let context =
+                keeper.read(|state| (position > state.horizon).then(|| Context::at(state, position)));
             if let Some(context) = context {
-                let stopped = self.maker.make(&entry, &context, name, from, is_enough, &mut made);
+                let stopped = self.maker.make(&entry, &context, &look_up, from, is_enough, &mut made);
                 if let Some(stopped) = stopped.map_err(|error| error.to_string())? {
                     self.kept.push_front(entry);
                     next = stopped;

@@ -130,3 +130,49 @@ async fn a_late_gap_of_a_group_that_went_two_revisions_ago_reaches_its_destinati
     });
     assert_eq!(gaps.last(), Some(("slow", 40)));
 }
+
+#[tokio::test]
+async fn a_sample_whose_tag_went_while_it_was_on_its_way_reaches_its_destination() {
+    let nodes = cluster(1).await;
+    let node = &nodes[leader(&nodes).await];
+    let document = format!("{PLANT}{ANOTHER_GROUP}");
+    node.configure(read_bundle(&Bundle::of_document(document)).expect("it is valid").plant).await;
+    let (tag, revision) = node.read(|state| {
+        let catalog = state.catalog().expect("configured");
+        (catalog.tag_named("press/level").expect("it is there").id, catalog.revision())
+    });
+    node.configure(plant(64 * MIB, WhenFull::Refuse)).await;
+    let source = Source::Pushed { session: SessionId::from(7), sequence: 1 };
+    let reading = Reading::Good(Value::F32(2.5));
+    let sample = Sample { tag, source_time: Timestamp(0), reading: reading.clone() };
+    let batch = Batch::new(source, node.replica.node(), revision, node.clock.now(), vec![sample]);
+    let batch = EncodedBatch::encode(&batch.expect("not empty")).expect("it is small");
+    node.replica.append(&[batch], PATIENCE).await.expect("it is accepted, and acknowledged");
+    let read = runs(&mut reader(node), oldest(node), false).await;
+    let found = samples(&read).into_iter().find_map(|record| match record {
+        Record::Sample(sample) if &*sample.tag.id == "press/level" => Some(sample.reading.clone()),
+        _ => None,
+    });
+    assert_eq!(found, Some(reading));
+}
+
+#[tokio::test]
+async fn the_gap_that_ends_a_grid_goes_to_whom_its_own_tags_went() {
+    let nodes = cluster(1).await;
+    let node = &nodes[leader(&nodes).await];
+    let before = format!("{PLANT}tags = [\"press/pressure\"]\n");
+    let after = before.replace("name = \"pressure\"", "name = \"force\"");
+    node.configure(read_bundle(&Bundle::of_document(before)).expect("it is valid").plant).await;
+    let (group, grid) = node.grid();
+    let line = node.read(|state| state.grids[&group].line);
+    while node.clock.now() < line.nominal(2) {
+        tokio::time::sleep(line.period).await;
+    }
+    node.configure(read_bundle(&Bundle::of_document(after)).expect("it is valid").plant).await;
+    let read = runs(&mut reader(node), oldest(node), false).await;
+    let gaps = read.iter().flat_map(|run| &run.records).filter_map(|record| match record {
+        Record::Gap(gap) if gap.grid == grid => Some((gap.first_slot, &*gap.group)),
+        _ => None,
+    });
+    assert_eq!(gaps.collect::<Vec<_>>(), [(0, "fast")], "nothing was read of it, and nobody else gets it");
+}

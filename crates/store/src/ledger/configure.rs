@@ -178,11 +178,12 @@ impl Change<'_> {
         let ended: Vec<GroupId> =
             self.state.grids.keys().copied().filter(|group| !kept.contains(group)).collect();
         let mut replaced: BTreeMap<GroupId, GridId> = BTreeMap::new();
+        let under = before.unwrap_or(after).revision();
         for group in ended {
             let reopens = opened.contains_key(&group);
             let cause =
                 if reopens || after.group(group).is_none() { Cause::Configuration } else { Cause::Disabled };
-            if let Some(grid) = self.close_grid(at, stamp, group, elapsed, cause) {
+            if let Some(grid) = self.close_grid(at, stamp, group, elapsed, (cause, under)) {
                 replaced.insert(group, grid);
             }
         }

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use model::Timestamp;
 use model::catalog::{Catalog, Registry};
 use model::command::{Command, Stamp};
 use model::ids::{DocumentId, Revision};
@@ -106,6 +107,14 @@ impl Read {
             }
         };
         Ok(Self { id, content })
+    }
+
+    /// When it was proposed, by the proposer's wall clock; `None` for what bears no time.
+    pub(crate) fn said_at(&self) -> Option<Timestamp> {
+        match &self.content {
+            Content::Command { stamp, .. } => Some(stamp.at),
+            Content::Blank | Content::Membership(_) => None,
+        }
     }
 
     /// What it needs of a ledger in this state.

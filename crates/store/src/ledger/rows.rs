@@ -123,6 +123,8 @@ struct RevisionRow {
     principal: String,
     reason: String,
     plant: Arc<Plant>,
+    /// One that went and came again has another number now.
+    destinations: BTreeMap<String, DestinationId>,
 }
 
 impl Row {
@@ -331,8 +333,8 @@ impl Loader {
 
     pub(crate) fn finish(self, state: &mut State) {
         for (revision, row, bundle) in self.revisions {
-            let RevisionRow { position, at, principal, reason, plant } = row;
-            let catalog = Arc::new(Catalog::new(revision, plant, &state.registry));
+            let RevisionRow { position, at, principal, reason, plant, destinations } = row;
+            let catalog = Arc::new(Catalog::numbered(revision, plant, &state.registry, &destinations));
             state
                 .revisions
                 .insert(revision, RevisionState { position, at, principal, reason, bundle, catalog });
@@ -348,6 +350,11 @@ fn encode_revision(state: &RevisionState) -> Vec<u8> {
         principal: state.principal.clone(),
         reason: state.reason.clone(),
         plant: Arc::clone(state.catalog.plant()),
+        destinations: state
+            .catalog
+            .destinations()
+            .map(|(id, destination)| (destination.id.clone(), id))
+            .collect(),
     });
     let length = u32::try_from(header.len()).expect("a plant is far below 4 GiB");
     let mut value = Vec::with_capacity(4 + header.len() + state.bundle.len());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use model::batch::{BatchHeader, Source};
 use model::command::Stamp;
-use model::ids::{GridId, GroupId};
+use model::ids::{GridId, GroupId, Revision};
 use model::slots::GridLine;
 use model::{Cause, Position};
 
@@ -84,7 +84,8 @@ impl Change<'_> {
             return BatchOutcome::Already;
         }
         if slot > open.next {
-            self.gap(at, group, &open, slot - 1, self.cause_since(&open, skipped));
+            let revision = self.state.revision();
+            self.gap(at, group, &open, slot - 1, self.cause_since(&open, skipped), revision);
         }
         self.advance(at, group, slot + 1);
         BatchOutcome::Accepted
@@ -96,10 +97,10 @@ impl Change<'_> {
         let Some(closed) = self.state.closed.get_mut(&grid).filter(|closed| slot >= closed.end) else {
             return;
         };
-        let ClosedGrid { group, line, end: first, cause } = *closed;
+        let ClosedGrid { group, line, end: first, cause, revision } = *closed;
         closed.end = slot + 1;
         self.touch(Row::Closed);
-        self.record(at, EffectRecord::Gap { group, grid, line, first, last: slot, cause });
+        self.record(at, EffectRecord::Gap { group, grid, line, first, last: slot, cause, revision });
     }
 
     pub(super) fn missed(
@@ -118,7 +119,7 @@ impl Change<'_> {
             return Outcome::Done;
         };
         if last >= open.next {
-            self.gap(at, group, &open, last, self.cause_since(&open, cause));
+            self.gap(at, group, &open, last, self.cause_since(&open, cause), self.state.revision());
             self.advance(at, group, last + 1);
         }
         Outcome::Done
@@ -133,6 +134,7 @@ impl Change<'_> {
         next: &[(GridId, u64)],
     ) -> Outcome {
         let groups: Vec<GroupId> = self.state.grids.keys().copied().collect();
+        let revision = self.state.revision();
         for group in groups {
             let open = self.state.grids[&group];
             let measured =
@@ -141,36 +143,36 @@ impl Change<'_> {
             let missed =
                 open.line.periods_in(elapsed_of(elapsed, group).unwrap_or_default()).saturating_sub(said);
             if missed > 0 {
-                self.gap(at, group, &open, open.next + missed - 1, Cause::Clock);
+                self.gap(at, group, &open, open.next + missed - 1, Cause::Clock, revision);
             }
-            self.remember_closed(group, &open, open.next + missed, Cause::Clock);
+            self.remember_closed(group, &open, open.next + missed, Cause::Clock, revision);
             let line = GridLine::opening(stamp.at, open.line.period);
             self.open_grid(at, group, line, Some(open.id), Cause::Clock);
         }
         Outcome::Done
     }
 
-    /// Ends the open grid of `group`, with a gap up to where its schedule had come.
+    /// Ends the open grid of `group`, with a gap up to where its schedule had come under the revision in force until now.
     pub(super) fn close_grid(
         &mut self,
         at: Position,
         stamp: Stamp,
         group: GroupId,
         elapsed: &[(GroupId, Duration)],
-        cause: Cause,
+        (cause, revision): (Cause, Revision),
     ) -> Option<GridId> {
         let open = self.state.grids.remove(&group)?;
         self.touch(Row::Grid(group));
         let end = open.line.end_at(open.next, stamp.at, elapsed_of(elapsed, group));
         if end > open.next {
-            self.gap(at, group, &open, end - 1, cause);
+            self.gap(at, group, &open, end - 1, cause, revision);
         }
-        self.remember_closed(group, &open, end, cause);
+        self.remember_closed(group, &open, end, cause, revision);
         Some(open.id)
     }
 
-    fn remember_closed(&mut self, group: GroupId, open: &Grid, end: u64, cause: Cause) {
-        self.state.closed.insert(open.id, ClosedGrid { group, line: open.line, end, cause });
+    fn remember_closed(&mut self, group: GroupId, open: &Grid, end: u64, cause: Cause, revision: Revision) {
+        self.state.closed.insert(open.id, ClosedGrid { group, line: open.line, end, cause, revision });
         self.touch(Row::Closed);
     }
 
@@ -197,9 +199,17 @@ impl Change<'_> {
         self.state.last_delivered = at;
     }
 
-    fn gap(&mut self, at: Position, group: GroupId, open: &Grid, last: u64, cause: Cause) {
-        let record =
-            EffectRecord::Gap { group, grid: open.id, line: open.line, first: open.next, last, cause };
+    fn gap(
+        &mut self,
+        at: Position,
+        group: GroupId,
+        open: &Grid,
+        last: u64,
+        cause: Cause,
+        revision: Revision,
+    ) {
+        let (grid, line, first) = (open.id, open.line, open.next);
+        let record = EffectRecord::Gap { group, grid, line, first, last, cause, revision };
         self.record(at, record);
     }
 
@@ -299,7 +309,13 @@ mod tests {
         let mut dirty = BTreeSet::new();
         let mut change = Change { state: &mut state, dirty: &mut dirty };
         // Stamped just before slot 5, applied just after it was read.
-        change.close_grid(AT, stamp(14.99), GROUP, &[(GROUP, Duration::from_millis(990))], Cause::Disabled);
+        change.close_grid(
+            AT,
+            stamp(14.99),
+            GROUP,
+            &[(GROUP, Duration::from_millis(990))],
+            (Cause::Disabled, Revision(1)),
+        );
         let outcome = change.append(Position(21), 100, &[polled(grid, 5)], false);
         assert_eq!(
             outcome,
@@ -319,7 +335,7 @@ mod tests {
             stamp(15.5),
             GROUP,
             &[(GROUP, Duration::from_millis(1_500))],
-            Cause::Configuration,
+            (Cause::Configuration, Revision(1)),
         );
         change.append(Position(21), 100, &[polled(grid, 5)], false);
         assert_eq!(gaps(&state), [(5, 5, Cause::Configuration)]);

@@ -93,6 +93,8 @@ pub struct ClosedGrid {
     pub end: u64,
     /// Why it ended.
     pub cause: Cause,
+    /// The revision that was in force until then.
+    pub revision: Revision,
 }
 
 /// What is known of a push session.
@@ -225,6 +227,8 @@ pub enum EffectRecord {
         last: u64,
         /// Why.
         cause: Cause,
+        /// The revision under which they were due: it says which tags are missing, and who was to get them.
+        revision: Revision,
     },
     /// A grid begins.
     Opening {
@@ -393,11 +397,9 @@ impl State {
         self.revisions.values().rev().find(|state| state.position <= position).map(|state| &state.catalog)
     }
 
-    /// The catalog that says what `group` is in what happened at `position`: that in force, or the newest one before it that
-    /// knows the group. A late gap may be of a group that is gone.
-    pub fn catalog_with(&self, group: GroupId, position: Position) -> Option<&Arc<Catalog>> {
-        let in_force_by_then = self.revisions.values().rev().filter(|state| state.position <= position);
-        in_force_by_then.map(|state| &state.catalog).find(|catalog| catalog.group(group).is_some())
+    /// The catalog of a revision.
+    pub fn catalog_of(&self, revision: Revision) -> Option<&Arc<Catalog>> {
+        self.revisions.get(&revision).map(|state| &state.catalog)
     }
 
     /// The plant in force.

@@ -1,6 +1,6 @@
 //! Phases of slots that were applied at once, late, and by whom.
 
-use model::slots::GridLine;
+use model::slots::{GridLine, Resumption, resume};
 use model::{Cause, NodeId, Term, Timestamp};
 
 use super::*;
@@ -18,6 +18,8 @@ struct Follower {
     state: State,
     began: Instant,
     at: Position,
+    /// By the leader's wall clock; without it, all slots begin when they are proposed.
+    said_at: Option<Timestamp>,
 }
 
 impl Follower {
@@ -32,7 +34,7 @@ impl Follower {
                 .insert(group, Grid { id: GridId(group.0.into()), line, next: 0, touched: Position(1) });
         }
         let began = Instant::now();
-        Self { phases: Phases::of(&state, began), state, began, at: Position(1) }
+        Self { phases: Phases::of(&state, began), state, began, at: Position(1), said_at: None }
     }
 
     /// Applies slot `slot` of `group`, which was proposed so long after the beginning, `now`.
@@ -42,7 +44,7 @@ impl Follower {
         let grid = self.state.grids.get_mut(&group).expect("it is open");
         (grid.next, grid.touched) = (slot + 1, self.at);
         let term = self.state.reign().expect("somebody reigns").term;
-        self.phases.applied(&self.state, LogId { term, index: self.at }, is_in_office, now);
+        self.phases.applied(&self.state, (LogId { term, index: self.at }, self.said_at), is_in_office, now);
     }
 
     /// The same at once.
@@ -82,6 +84,25 @@ async fn a_slot_applied_at_once_began_then() {
     let mut follower = Follower::new();
     follower.apply_live(GROUP, 0, SECOND);
     assert_exactly(follower.elapsed(GROUP, follower.began + SECOND * 3), SECOND * 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_that_is_always_read_late_in_its_period_began_at_its_beginning() {
+    let (line, late) = (GridLine { first: Timestamp(0), period: MINUTE }, SECOND * 40);
+    let mut follower = Follower::new();
+    for slot in 0..3 {
+        let said = MINUTE * slot + late;
+        follower.said_at = Some(Timestamp(0).plus(said));
+        follower.apply_live(SLOW, u64::from(slot), said);
+    }
+    // Ten seconds into the slot behind the next one: clocks agree.
+    let passed = MINUTE * 4 + SECOND * 10;
+    let elapsed = follower.elapsed(SLOW, follower.began + passed);
+    assert!(near(elapsed.least, SECOND * 90), "since it was applied: {elapsed:?}");
+    assert!(near(elapsed.most.expect("it is known"), SECOND * 130), "since it began: {elapsed:?}");
+    let next = follower.state.grids[&SLOW].next;
+    let resumption = resume(&line, next, Timestamp(0).plus(passed), elapsed);
+    assert_eq!(resumption, Resumption::Continue { slot: 5 });
 }
 
 #[tokio::test(start_paused = true)]

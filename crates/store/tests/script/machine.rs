@@ -362,11 +362,16 @@ impl Machine {
         printed
     }
 
-    /// A ledger loaded from the rows has the digest that was kept up to date row by row.
+    /// A ledger loaded from the rows has the digest that was kept up to date row by row, and means the same by them.
     fn check_rows(&mut self) {
         self.ledger.take_changes();
         let loaded = Ledger::from_rows(self.ledger.rows()).expect("rows can be read");
         assert_eq!(loaded.digest(), self.ledger.digest(), "some row changed and was not written");
+        let numbers = |ledger: &Ledger| -> Vec<(Revision, Vec<DestinationId>)> {
+            let revisions = ledger.state().revisions.iter();
+            revisions.map(|(id, one)| (*id, one.catalog.destinations().map(|(id, _)| id).collect())).collect()
+        };
+        assert_eq!(numbers(&loaded), numbers(&self.ledger), "a restart must not number destinations anew");
     }
 
     fn note(&mut self, body: &Body, outcome: &Outcome) {

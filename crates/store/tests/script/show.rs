@@ -27,7 +27,7 @@ fn batch(outcome: &BatchOutcome) -> String {
 
 pub(super) fn record(machine: &Machine, record: &EffectRecord) -> String {
     match record {
-        EffectRecord::Gap { group, grid, line, first, last, cause } => format!(
+        EffectRecord::Gap { group, grid, line, first, last, cause, .. } => format!(
             "gap {} grid {grid} slots {first}-{last}, {} to {}, {cause}",
             machine.group_name(*group),
             seconds(line.nominal(*first).0),
