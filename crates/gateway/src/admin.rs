@@ -91,7 +91,6 @@ pub struct AdminService<E: Engine> {
     clock: Arc<dyn Clock>,
     /// The cluster's name in the node file: what the ledger says once it is founded.
     cluster: Arc<str>,
-    free_bytes: Option<FreeBytes>,
     memory: Memory,
     gaps: GapJournal,
     certificates: Option<Keeper>,
@@ -102,9 +101,6 @@ pub struct AdminService<E: Engine> {
     stop: CancellationToken,
 }
 
-/// Bytes free for the data directory above the reserve.
-pub type FreeBytes = Arc<dyn Fn() -> u64 + Send + Sync>;
-
 impl<E: Engine> Clone for AdminService<E> {
     fn clone(&self) -> Self {
         Self {
@@ -113,7 +109,6 @@ impl<E: Engine> Clone for AdminService<E> {
             switchover: Arc::clone(&self.switchover),
             clock: Arc::clone(&self.clock),
             cluster: Arc::clone(&self.cluster),
-            free_bytes: self.free_bytes.clone(),
             memory: self.memory,
             gaps: self.gaps.clone(),
             certificates: self.certificates.clone(),
@@ -142,7 +137,6 @@ impl<E: Engine> AdminService<E> {
             switchover,
             clock,
             cluster: cluster.into(),
-            free_bytes: None,
             memory: Memory::default(),
             gaps,
             certificates: None,
@@ -161,11 +155,6 @@ impl<E: Engine> AdminService<E> {
     /// Says whose certificates the node has seen, and with which it asks other nodes; without any it asks in plaintext.
     pub fn with_certificates(self, keeper: Option<Keeper>) -> Self {
         Self { forwarder: Forwarder::new(connector(keeper.clone())), certificates: keeper, ..self }
-    }
-
-    /// Says how much room the data directory has.
-    pub fn with_free_bytes(self, free_bytes: FreeBytes) -> Self {
-        Self { free_bytes: Some(free_bytes), ..self }
     }
 
     /// Says how much memory the node may use.
@@ -254,10 +243,6 @@ impl<E: Engine> AdminService<E> {
     /// Certificates of this node and of those it has met, with their dates.
     fn certificates(&self) -> Vec<tls::CertificateDates> {
         self.certificates.as_ref().map(Keeper::certificates).unwrap_or_default()
-    }
-
-    fn free_bytes(&self) -> Option<u64> {
-        self.free_bytes.as_ref().map(|free_bytes| free_bytes())
     }
 
     /// Proposes a command, again where it surely did not happen, and waits until this node has applied it: whoever is

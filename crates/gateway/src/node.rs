@@ -247,7 +247,6 @@ impl RunningNode {
             Arc::clone(&clock),
             &*config.cluster,
         )
-        .with_free_bytes(free_bytes(replica.clone()))
         .with_certificates(security.keeper().cloned())
         .with_memory(config.memory)
         .with_field(field);
@@ -422,11 +421,6 @@ fn serve(
         let parts = HealthParts { replica: replica.clone(), admin: service, sources };
         spawner.spawn("health", health::serve(listener, parts, stop));
     }
-}
-
-/// Bytes free on this node's disk above the reserve.
-fn free_bytes(replica: Replica<RocksEngine>) -> Arc<dyn Fn() -> u64 + Send + Sync> {
-    Arc::new(move || replica.free_bytes())
 }
 
 fn report(event: PeerEvent) {

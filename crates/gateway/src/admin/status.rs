@@ -116,7 +116,7 @@ impl<E: Engine> AdminService<E> {
         });
         for member in &mut members {
             if member.id == status.node.0 {
-                member.free_bytes = self.free_bytes();
+                member.free_bytes = Some(self.replica().free_bytes());
                 member.lease = Some(duration_to_proto(self.replica().times().lease));
             }
             // What a voter lacks is on its way; what a learner lacks decides when it may vote.
@@ -151,7 +151,7 @@ impl<E: Engine> AdminService<E> {
             undelivered_entries: undelivered,
             disk_bytes,
             max_bytes,
-            free_bytes: self.free_bytes(),
+            free_bytes: Some(self.replica().free_bytes()),
         }
     }
 }
