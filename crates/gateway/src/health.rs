@@ -15,55 +15,40 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use ingest::{PushService, TagResolver};
-use replication::Replica;
+use ingest::PushService;
 use store::engine::Engine;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Acting, AdminService};
-
-pub use metrics::MetricsWriter;
-
-/// Adds figures of its own to `/metrics`.
-pub type MetricsSource = Arc<dyn Fn(&mut MetricsWriter) + Send + Sync>;
+use crate::pushing::PushedTags;
+use metrics::MetricsWriter;
 
 /// What the listener stands on.
-pub struct HealthParts<E: Engine> {
-    /// The replica.
-    pub replica: Replica<E>,
+pub(crate) struct HealthParts<E: Engine> {
     /// The admin service, which knows the facts.
-    pub admin: AdminService<E>,
-    /// Further figures: [`pushes`].
-    pub sources: Vec<MetricsSource>,
-}
-
-/// The figures of the push service.
-pub fn pushes<R: TagResolver>(service: PushService<R>) -> MetricsSource {
-    Arc::new(move |writer| metrics::write_pushes(writer, &service.counters()))
+    pub(crate) admin: AdminService<E>,
+    /// The push service, for its figures.
+    pub(crate) pushes: PushService<PushedTags<E>>,
 }
 
 /// Serves until told to stop.
-pub async fn serve<E: Engine>(
+pub(crate) async fn serve<E: Engine>(
     listener: TcpListener,
     parts: HealthParts<E>,
     stop: CancellationToken,
 ) -> Result<(), io::Error> {
-    axum::serve(listener, router(parts)).with_graceful_shutdown(stop.cancelled_owned()).await
-}
-
-/// The routes, to be served or tested.
-pub fn router<E: Engine>(parts: HealthParts<E>) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready::<E>))
         .route("/leader", get(leader::<E>))
         .route("/metrics", get(metrics::<E>))
-        .with_state(Arc::new(parts))
+        .with_state(Arc::new(parts));
+    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 async fn ready<E: Engine>(State(parts): State<Arc<HealthParts<E>>>) -> impl IntoResponse {
-    match readiness(parts.admin.has_majority(), parts.replica.status().role) {
+    match readiness(parts.admin.has_majority(), parts.admin.replica().status().role) {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
@@ -80,7 +65,7 @@ fn readiness(majority: bool, role: &str) -> Result<(), &'static str> {
 
 async fn leader<E: Engine>(State(parts): State<Arc<HealthParts<E>>>) -> impl IntoResponse {
     match parts.admin.acting() {
-        Acting::Here => (StatusCode::OK, format!("{}\n", parts.replica.name())),
+        Acting::Here => (StatusCode::OK, format!("{}\n", parts.admin.replica().name())),
         Acting::Elsewhere(name) => (StatusCode::SERVICE_UNAVAILABLE, format!("{name}\n")),
         Acting::Nobody => (StatusCode::SERVICE_UNAVAILABLE, "no leader is known\n".to_owned()),
     }
@@ -90,9 +75,7 @@ async fn metrics<E: Engine>(State(parts): State<Arc<HealthParts<E>>>) -> impl In
     let mut writer = MetricsWriter::default();
     metrics::write_status(&mut writer, &parts.admin.status_here());
     metrics::write_lateness(&mut writer, &parts.admin.devices_here());
-    for source in &parts.sources {
-        source(&mut writer);
-    }
+    metrics::write_pushes(&mut writer, &parts.pushes.counters());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], writer.into_text())
 }
 

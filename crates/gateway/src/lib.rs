@@ -21,7 +21,7 @@ mod dialing;
 mod failback;
 mod field;
 mod forwarding;
-pub mod health;
+mod health;
 mod hooks;
 pub mod leading;
 pub mod live;

@@ -396,12 +396,11 @@ fn serve(
     let tags = Arc::new(PushedTags(replica.clone()));
     let pushes =
         ingest::start(spawner, log, tags, Arc::clone(clock), replica.node(), session, config.memory.pushes());
-    let sources = vec![health::pushes(pushes.clone())];
     let reporter = HealthReporter::new();
     let service = service.keeping_gaps(spawner).reporting_health(reporter.clone(), spawner);
     let routes = api::health_and_reflection(reporter)
         .add_service(service.clone().into_server())
-        .add_service(pushes.into_server());
+        .add_service(pushes.clone().into_server());
     let watch = Watch::new(service.clone(), node_facts(config));
     spawner.spawn("watch", watch.run(spawner.token().clone()));
     let api = tonic::transport::Server::builder()
@@ -418,7 +417,7 @@ fn serve(
     );
     if let Some(listener) = health {
         let stop = spawner.token().clone();
-        let parts = HealthParts { replica: replica.clone(), admin: service, sources };
+        let parts = HealthParts { admin: service, pushes };
         spawner.spawn("health", health::serve(listener, parts, stop));
     }
 }

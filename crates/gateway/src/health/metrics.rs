@@ -13,7 +13,7 @@ use wire::times::{nanos_from_proto, timestamp_from_proto};
 
 /// Collects metric families and writes them as text.
 #[derive(Debug, Default)]
-pub struct MetricsWriter {
+pub(super) struct MetricsWriter {
     families: BTreeMap<&'static str, Family>,
 }
 
@@ -26,17 +26,29 @@ struct Family {
 
 impl MetricsWriter {
     /// A figure that goes up and down.
-    pub fn gauge(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)], value: f64) {
+    pub(super) fn gauge(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&str, &str)],
+        value: f64,
+    ) {
         self.sample(name, "gauge", help, labels, value);
     }
 
     /// A figure that only grows while the process runs.
-    pub fn counter(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)], value: f64) {
+    pub(super) fn counter(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&str, &str)],
+        value: f64,
+    ) {
         self.sample(name, "counter", help, labels, value);
     }
 
     /// Everything written so far.
-    pub fn into_text(self) -> String {
+    pub(super) fn into_text(self) -> String {
         let mut text = String::new();
         for (name, Family { kind, help, samples }) in self.families {
             text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{samples}"));
