@@ -25,12 +25,11 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use model::command::{Command, Request};
 use model::plant::document::Patience;
 use model::plant::units::format_duration;
 use model::{Clock, NodeId, Timestamp};
-use replication::{Applied, LeaseTimes, MembershipError, ProposeError, Replica};
+use replication::{Applied, LeaseTimes, ProposeError, Replica};
 use runtime::Spawner;
 use store::Outcome;
 use store::engine::Engine;
@@ -47,6 +46,7 @@ pub(crate) use verdict::CERTIFICATE_LIMIT;
 pub(crate) use verdict::{Facts, complainant, key as alarm_key};
 
 use crate::field::FieldDoor;
+use crate::leading::Switchover;
 use crate::live::Live;
 use crate::memory::Memory;
 use acting::Absence;
@@ -63,31 +63,11 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 /// Largest request and answer: a bundle with its names.
 const MAX_MESSAGE: usize = (64 << 20) + (1 << 20);
 
-/// What the admin API asks of the running node.
-pub trait Switchover: Send + Sync + 'static {
-    /// Hands leadership to `to` without missing a slot: finish the running scans, drain, commit, transfer.
-    fn switch_over(&self, to: NodeId) -> BoxFuture<'_, Result<(), MembershipError>>;
-}
-
-/// Hands leadership over at once, without finishing anything first.
-impl<E: Engine> Switchover for Replica<E> {
-    fn switch_over(&self, to: NodeId) -> BoxFuture<'_, Result<(), MembershipError>> {
-        Box::pin(async move { self.transfer_leadership(to).await.map(drop) })
-    }
-}
-
-/// Finishes the running scans and drains before.
-impl Switchover for crate::leading::Switchover {
-    fn switch_over(&self, to: NodeId) -> BoxFuture<'_, Result<(), MembershipError>> {
-        Box::pin(async move { self.request(Some(to)).await.map(|_| ()) })
-    }
-}
-
 /// The service. Cheap to clone.
 pub struct AdminService<E: Engine> {
     replica: Replica<E>,
     live: Live,
-    switchover: Arc<dyn Switchover>,
+    switchover: Switchover,
     clock: Arc<dyn Clock>,
     /// The cluster's name in the node file: what the ledger says once it is founded.
     cluster: Arc<str>,
@@ -106,7 +86,7 @@ impl<E: Engine> Clone for AdminService<E> {
         Self {
             replica: self.replica.clone(),
             live: self.live.clone(),
-            switchover: Arc::clone(&self.switchover),
+            switchover: self.switchover.clone(),
             clock: Arc::clone(&self.clock),
             cluster: Arc::clone(&self.cluster),
             memory: self.memory,
@@ -125,12 +105,11 @@ impl<E: Engine> AdminService<E> {
     pub fn new(
         replica: Replica<E>,
         live: Live,
-        switchover: impl Switchover,
+        switchover: Switchover,
         clock: Arc<dyn Clock>,
         cluster: impl Into<Arc<str>>,
     ) -> Self {
         let gaps = GapJournal::new(clock.now());
-        let switchover = Arc::new(switchover);
         Self {
             replica,
             live,
@@ -230,10 +209,6 @@ impl<E: Engine> AdminService<E> {
     fn gaps(&self) -> &GapJournal {
         self.gaps.catch_up(self.replica.store().keeper());
         &self.gaps
-    }
-
-    fn switchover(&self) -> &dyn Switchover {
-        &*self.switchover
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -72,6 +72,12 @@ impl Switchover {
         self.requests.send(HandOver { to, answer }).await.map_err(|_| stopping())?;
         outcome.await.map_err(|_| stopping())?
     }
+
+    /// Where nobody leads: every request is refused.
+    #[cfg(test)]
+    pub(crate) fn of_nobody() -> Self {
+        Self { requests: mpsc::channel(1).0 }
+    }
 }
 
 fn stopping() -> MembershipError {

@@ -239,7 +239,7 @@ impl<E: Engine> AdminService<E> {
             None => self.replica().successor(None),
         };
         let asked = match to {
-            Ok(to) => self.switchover().switch_over(to).await.map_err(Failure::from),
+            Ok(to) => self.switchover.request(Some(to)).await.map_err(Failure::from),
             Err(NoSuccessor(why)) => Err(Failure::NoSuccessor(why)),
         };
         let until = Instant::now() + HAND_OVER;

@@ -81,8 +81,8 @@ async fn cluster() -> Cluster {
     let leads = tokio::time::timeout(SOON, leadership.wait_for(Option::is_some)).await;
     drop(leads.expect("a node alone leads").expect("the replica runs"));
 
-    let service =
-        AdminService::new(replica.clone(), Live::default(), replica, clock, "plant-7").keeping_gaps(&spawner);
+    let service = AdminService::new(replica, Live::default(), Switchover::of_nobody(), clock, "plant-7")
+        .keeping_gaps(&spawner);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let server = Server::builder().add_service(service.clone().into_server());
