@@ -39,8 +39,6 @@ pub struct NodeConfig {
     pub address: String,
     /// What is listened on.
     pub listen: Listen,
-    /// Whether the node speaks plaintext; allowed on loopback only.
-    pub insecure: bool,
     /// Certificates and key, read and checked; none if the node speaks plaintext.
     pub tls: Option<Credentials>,
     /// Local address of connections to field devices.
@@ -57,20 +55,16 @@ pub struct NodeConfig {
     pub hooks: Hooks,
 }
 
-/// Listeners, each bound on its own; an absent one is off.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// What is listened on, each on its own.
+#[derive(Debug, Clone)]
 pub struct Listen {
     /// Peers.
-    pub peers: Option<SocketAddr>,
+    pub peers: SocketAddr,
     /// gRPC API: admin, ingest.
-    pub admin: Option<SocketAddr>,
-    /// Health and metrics over HTTP.
+    pub admin: SocketAddr,
+    /// Health and metrics over HTTP; off if absent.
     pub health: Option<SocketAddr>,
-    /// Where peers reach `peers`, `host:port`, if that is another address; only for a node that joins.
-    pub advertise: Option<String>,
     /// Where the other nodes reach this node's API, `host:port`, if that is not the address it listens on.
-    #[serde(rename = "advertise-admin")]
     pub advertise_admin: Option<String>,
 }
 
@@ -111,7 +105,7 @@ struct NodeFile {
     tls: Option<TlsFile>,
     cluster: ClusterFile,
     #[serde(default)]
-    listen: Listen,
+    listen: ListenFile,
     #[serde(default)]
     field: FieldFile,
     #[serde(default)]
@@ -122,6 +116,17 @@ struct NodeFile {
     limits: LimitsFile,
     #[serde(default)]
     hooks: HooksFile,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct ListenFile {
+    peers: Option<SocketAddr>,
+    admin: Option<SocketAddr>,
+    health: Option<SocketAddr>,
+    /// Where peers reach `peers`, `host:port`, if that is another address; only for a node that joins.
+    advertise: Option<String>,
+    advertise_admin: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -240,11 +245,9 @@ impl NodeConfig {
         let disk_limit = disk_limit(&file, &mut problems);
         let memory = memory(&file, &mut problems);
         let hooks = hooks(&file.hooks, &mut problems);
-        check_listeners(&file, &mut problems);
+        let listen = listeners(&file, &mut problems);
         let tls = load_tls(&file, folder, &mut problems);
-        if !problems.is_empty() {
-            return Err(problems);
-        }
+        let Some(listen) = listen.filter(|_| problems.is_empty()) else { return Err(problems) };
         Ok(Self {
             name: file.name,
             role,
@@ -254,8 +257,7 @@ impl NodeConfig {
             members,
             join: file.cluster.join,
             address,
-            listen: file.listen,
-            insecure: file.insecure,
+            listen,
             tls,
             field_bind: file.field.bind,
             dial: file.dial,
@@ -274,7 +276,7 @@ impl NodeConfig {
         if let Some(advertised) = &self.listen.advertise_admin {
             return advertised.clone();
         }
-        let Some(admin) = self.listen.admin else { return String::new() };
+        let admin = self.listen.admin;
         match self.address.rsplit_once(':') {
             Some((host, _)) if admin.ip().is_unspecified() => format!("{host}:{}", admin.port()),
             _ => admin.to_string(),
@@ -403,7 +405,8 @@ fn check_dial(file: &NodeFile, problems: &mut Vec<String>) {
     }
 }
 
-fn check_listeners(file: &NodeFile, problems: &mut Vec<String>) {
+/// The listeners; none only where there is a problem.
+fn listeners(file: &NodeFile, problems: &mut Vec<String>) -> Option<Listen> {
     if let Some(advertise) = &file.listen.advertise_admin
         && !is_host_and_port(advertise)
     {
@@ -436,6 +439,12 @@ fn check_listeners(file: &NodeFile, problems: &mut Vec<String>) {
             problems.push(format!("{key}: HF-1201: plaintext is allowed on loopback addresses only"));
         }
     }
+    Some(Listen {
+        peers: file.listen.peers?,
+        admin: file.listen.admin?,
+        health: file.listen.health,
+        advertise_admin: file.listen.advertise_admin.clone(),
+    })
 }
 
 /// The certificates that a node file names, if they are those of this node.
@@ -560,7 +569,7 @@ mod tests {
         let problems = NodeConfig::parse(&named.replace(":8611", ""), nothing).expect_err("no port");
         assert!(problems[0].starts_with("listen.advertise-admin:"), "{problems:?}");
         let mut everywhere = NodeConfig::parse(FILE, nothing).expect("it is valid");
-        everywhere.listen.admin = Some(([0, 0, 0, 0], 7611).into());
+        everywhere.listen.admin = ([0, 0, 0, 0], 7611).into();
         everywhere.address = "gateway-a:7610".to_owned();
         assert_eq!(everywhere.api_address(), "gateway-a:7611");
     }

@@ -318,14 +318,12 @@ impl Part {
 
 impl Listeners {
     async fn bind(config: &NodeConfig) -> Result<Self, NodeError> {
-        let (Some(peers), Some(admin)) = (config.listen.peers, config.listen.admin) else {
-            return Err(NodeError::Io(io::Error::other("listen.peers and listen.admin must be set")));
-        };
         let health = match config.listen.health {
             Some(address) => Some(bind("health", address).await?),
             None => None,
         };
-        Ok(Self { peers: bind("peers", peers).await?, admin: bind("admin", admin).await?, health })
+        let peers = bind("peers", config.listen.peers).await?;
+        Ok(Self { peers, admin: bind("admin", config.listen.admin).await?, health })
     }
 }
 

@@ -137,7 +137,6 @@ mod tests {
             ("HOLDFAST_LISTEN_PEERS", "127.0.0.1:11"),
             ("HOLDFAST_LISTEN_ADMIN", "127.0.0.1:21"),
             ("HOLDFAST_LISTEN_HEALTH", "127.0.0.1:22"),
-            ("HOLDFAST_LISTEN_ADVERTISE", "b:11"),
             ("HOLDFAST_LISTEN_ADVERTISE_ADMIN", "b:21"),
             ("HOLDFAST_FIELD_BIND", "127.0.0.9"),
             ("HOLDFAST_LIMITS_DISK", "2GiB"),
@@ -152,7 +151,6 @@ mod tests {
         assert_eq!(config.members.len(), 2);
         assert_eq!(config.times, replication::LeaseTimes::WAN);
         assert_eq!(config.listen.health.map(|address| address.port()), Some(22));
-        assert_eq!(config.listen.advertise.as_deref(), Some("b:11"));
         assert_eq!(config.api_address(), "b:21");
         assert_eq!(config.field_bind.map(|ip| ip.to_string()).as_deref(), Some("127.0.0.9"));
         assert_eq!((config.disk_limit, config.memory.limit()), (Some(2 << 30), 1 << 30));
@@ -160,8 +158,13 @@ mod tests {
         assert_eq!((config.hooks.on_yield.len(), config.hooks.timeout.as_secs()), (1, 7));
         assert_eq!(config.vars["csv-dir"], "/share");
 
-        let joins = said(&[("HOLDFAST_CLUSTER_MEMBERS", ""), ("HOLDFAST_CLUSTER_JOIN", "127.0.0.1:9")]);
-        assert_eq!(joins.expect("it is valid").join, ["127.0.0.1:9"]);
+        let joins = said(&[
+            ("HOLDFAST_CLUSTER_MEMBERS", ""),
+            ("HOLDFAST_CLUSTER_JOIN", "127.0.0.1:9"),
+            ("HOLDFAST_LISTEN_ADVERTISE", "b:11"),
+        ])
+        .expect("it is valid");
+        assert_eq!((joins.join, joins.address.as_str()), (vec!["127.0.0.1:9".to_owned()], "b:11"));
     }
 
     #[test]
