@@ -14,9 +14,6 @@ use tokio::time::Instant;
 
 /// How fast a difference is made up at most: 1 %.
 const LIMIT_PPM: i64 = 10_000;
-/// Looks at a clock that was set agree within this, and so many of them after the first are believed.
-const SAME: Duration = Duration::from_millis(50);
-const AGREEING: u32 = 2;
 /// In what time a small difference is made up.
 const WITHIN: Duration = Duration::from_secs(10);
 
@@ -71,24 +68,6 @@ impl Timeline {
     }
 }
 
-/// What the last looks at the wall clock showed: one that was set is believed when it stays as it is.
-#[derive(Debug, Default)]
-pub(super) struct Looks {
-    ahead: i64,
-    agreeing: u32,
-}
-
-impl Looks {
-    /// Takes a look that showed the clock `ahead`, in nanoseconds, which the schedules bear or not; whether the clock was
-    /// set.
-    pub(super) fn believe(&mut self, ahead: i64, borne: bool) -> bool {
-        let stays = u128::from(ahead.abs_diff(self.ahead)) < SAME.as_nanos();
-        self.agreeing = if !borne && stays { self.agreeing + 1 } else { 0 };
-        self.ahead = ahead;
-        self.agreeing >= AGREEING
-    }
-}
-
 impl Pace {
     fn at(&self, now: Instant) -> Timestamp {
         let passed = i64::try_from(now.saturating_duration_since(self.at).as_nanos()).unwrap_or(i64::MAX);
@@ -131,21 +110,6 @@ mod tests {
         assert_eq!(timeline.at(start + Duration::from_secs(1)), Timestamp(1_010 * MS));
         assert_eq!(timeline.follow(start + Duration::from_secs(1), Timestamp(-hour)), -hour - 1_010 * MS);
         assert_eq!(timeline.at(start + Duration::from_secs(2)), Timestamp(2_000 * MS));
-    }
-
-    #[test]
-    fn a_clock_that_jumps_to_and_fro_is_not_believed() {
-        let hour = 3_600_000 * MS;
-        let mut looks = Looks::default();
-        for _ in 0..100 {
-            assert!(
-                !looks.believe(hour, false) && !looks.believe(hour, false) && !looks.believe(-hour, false)
-            );
-        }
-        assert!(!looks.believe(hour, false) && !looks.believe(hour - MS, false));
-        assert!(looks.believe(hour - 2 * MS, false), "it stays where it was set to");
-        let mut looks = Looks::default();
-        assert!((0..10).all(|_| !looks.believe(20 * MS, true)), "a small difference is made up");
     }
 
     #[tokio::test(start_paused = true)]
