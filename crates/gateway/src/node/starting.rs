@@ -1,0 +1,216 @@
+//! What a node stands on, opened in order: ports, disk, certificates, store, and on them the replica.
+//!
+//! - Ports are bound and the data directory is opened before anything else starts: what is wrong is said at once.
+//! - Raft has a small runtime of its own, so that nothing else can delay a heartbeat.
+//! - As long as the node belongs to no cluster, its ports say what it waits for.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use model::{BootId, Clock, StoreId};
+use replication::{
+    Belonging, PeerEvent, PeerEvents, Refusal, Replica, ReplicaParts, StartError, TcpConnector,
+};
+use runtime::Spawner;
+use runtime::random::{generator, id_bits};
+use store::engine::rocks::{self, RocksEngine};
+use store::{OpenError, Store, StoreOptions};
+use tls::Keeper;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::NodeError;
+use crate::config::NodeConfig;
+use crate::dialing::Redirecting;
+use crate::notice::{self, Boards};
+use crate::security::Security;
+use crate::space::{self, Space};
+use crate::waiting;
+
+/// Threads of Raft's own runtime.
+const RAFT_THREADS: usize = 2;
+
+/// Raft's own runtime. It cannot be waited for where it is dropped; by then nothing of it matters any more.
+pub(super) struct RaftRuntime(Option<tokio::runtime::Runtime>);
+
+impl RaftRuntime {
+    /// Starts it, and gives the way to start tasks on it.
+    pub(super) fn start() -> io::Result<(Self, Handle)> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RAFT_THREADS)
+            .thread_name("raft")
+            .enable_all()
+            .build()?;
+        let handle = runtime.handle().clone();
+        Ok((Self(Some(runtime)), handle))
+    }
+}
+
+impl Drop for RaftRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Listeners, bound.
+pub(super) struct Listeners {
+    pub(super) peers: TcpListener,
+    pub(super) admin: TcpListener,
+    pub(super) health: Option<TcpListener>,
+}
+
+impl Listeners {
+    pub(super) async fn bind(config: &NodeConfig) -> Result<Self, NodeError> {
+        let health = match config.listen.health {
+            Some(address) => Some(bind("health", address).await?),
+            None => None,
+        };
+        let peers = bind("peers", config.listen.peers).await?;
+        Ok(Self { peers, admin: bind("admin", config.listen.admin).await?, health })
+    }
+}
+
+/// What a node is started with.
+pub(super) struct Starting<'a> {
+    pub(super) config: &'a NodeConfig,
+    pub(super) clock: &'a Arc<dyn Clock>,
+    /// Starts the tasks of Raft and the store.
+    pub(super) raft: Spawner,
+    pub(super) on_raft: Handle,
+    /// Starts what else ends last.
+    pub(super) inner: Spawner,
+    /// Starts what touches the outside world.
+    pub(super) outer: Spawner,
+}
+
+/// Why this node takes part no more: it lost what it had acknowledged.
+pub(super) struct Amnesic(pub(super) String);
+
+/// What was opened.
+pub(super) struct Ground {
+    pub(super) space: Space,
+    pub(super) security: Security,
+    pub(super) store: Result<Store<RocksEngine>, Amnesic>,
+}
+
+impl Starting<'_> {
+    /// Opens the disk, the certificates and the store.
+    pub(super) async fn open(&self) -> Result<Ground, NodeError> {
+        let config = self.config;
+        std::fs::create_dir_all(&config.data_dir).map_err(|error| rocks::OpenError::Unusable {
+            path: config.data_dir.clone(),
+            reason: error.to_string(),
+        })?;
+        let probe = space::probe(config.data_dir.clone(), config.disk_limit.is_some());
+        let (space, space_keeper) = Space::open(&config.data_dir, probe, config.disk_limit)?;
+        self.inner.spawn("space", space_keeper.run(self.inner.token().clone()));
+        let security = security(config, self.clock)?;
+        let follow = security.clone().follow_files(self.outer.token().clone());
+        self.outer.spawn("certificates", follow);
+        let engine = Arc::new(RocksEngine::open(&config.data_dir, &config.memory.database())?);
+        let birth = StoreId::from(id_bits(&mut generator(None)));
+        let options = StoreOptions { tail_bytes: config.memory.tail(), birth };
+        let store = match Store::open(engine, options, &self.raft).await {
+            Ok(store) => Ok(store),
+            Err(OpenError::Amnesic { reason }) => Err(Amnesic(reason)),
+            Err(source) => return Err(NodeError::Store { path: config.data_dir.clone(), source }),
+        };
+        Ok(Ground { space, security, store })
+    }
+
+    /// Starts the replica, which founds its cluster, finds it again or joins it; `stop` gives up waiting.
+    pub(super) async fn replica(
+        &self,
+        store: Store<RocksEngine>,
+        space: Space,
+        security: &Security,
+        (peers, boards): (TcpListener, Boards<'_>),
+        stop: &CancellationToken,
+    ) -> Result<Replica<RocksEngine>, NodeError> {
+        let config = self.config;
+        let belonging = Belonging {
+            join: config.join.clone(),
+            address: config.address.clone(),
+            waiting: watch::Sender::new(None),
+        };
+        let waiting = match store.identity().member {
+            Some(_) => None,
+            None => {
+                let notice = waiting::notice(&config.name, belonging.waiting.subscribe());
+                Some(notice::serve(notice, boards, security, &self.outer)?)
+            }
+        };
+        let parts = ReplicaParts {
+            store,
+            cluster_name: config.cluster.clone(),
+            name: config.name.clone(),
+            role: config.role,
+            boot: BootId::from(id_bits(&mut generator(None))),
+            members: config.members.clone(),
+            belonging,
+            times: config.times,
+            windows: config.memory.windows(),
+            api: config.api_address(),
+            clock: Arc::clone(self.clock),
+            connector: Arc::new(Redirecting::new(
+                security.connector(TcpConnector::new(config.times.lease / 2)),
+                config.dial.clone(),
+            )),
+            acceptor: security.acceptor(),
+            listener: Some(peers),
+            staging: config.data_dir.join("incoming"),
+            free_bytes: Arc::new(move || space.free_bytes()),
+            events: PeerEvents::new(report),
+            spawner: self.raft.clone(),
+            random: generator(None),
+        };
+        #[allow(clippy::disallowed_methods, reason = "its end is awaited in the next line")]
+        let starting = self.on_raft.spawn(Replica::start(parts));
+        let replica = tokio::select! {
+            started = starting => started.map_err(io::Error::other)??,
+            () = stop.cancelled() => return Err(NodeError::Replica(StartError::Cancelled)),
+        };
+        if let Some(waiting) = waiting {
+            waiting.cancel();
+        }
+        Ok(replica)
+    }
+}
+
+async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(address).await.map_err(|source| NodeError::Bind { what, address, source })
+}
+
+/// TLS with the certificates of the node file, or plaintext.
+fn security(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Result<Security, NodeError> {
+    let Some(credentials) = config.tls.clone() else {
+        info!("plaintext: whoever reaches the ports on this machine's loopback may do everything");
+        return Ok(Security::new(None));
+    };
+    if credentials.key_is_exposed() {
+        let key = credentials.files().key.display();
+        warn!("HF-1208: everybody on this machine can read {key}: `chmod 600 {key}`");
+    }
+    info!(subject = credentials.subject().uri(), until = %credentials.certificate().until, "certificate read");
+    Ok(Security::new(Some(Keeper::new(credentials, Arc::clone(clock))?)))
+}
+
+fn report(event: PeerEvent) {
+    match event {
+        PeerEvent::LogShortened { node, acknowledged, conflict } => {
+            error!(%node, acknowledged, conflict, "a node has lost what it had acknowledged: replace it");
+        }
+        PeerEvent::Refused { node, refusal: Refusal::Amnesic } => {
+            error!(%node, "HF-4104: a node has lost what it had acknowledged: replace it");
+        }
+        PeerEvent::Refused { node, refusal } => {
+            error!(%node, %refusal, "a peer and this node refuse each other")
+        }
+    }
+}
