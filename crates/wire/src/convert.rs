@@ -1,4 +1,5 @@
-//! The small messages of `holdfast.log.v1` to model and back; the ledger stores the same ones.
+//! The small messages of `holdfast.log.v1` to model and back; the ledger stores the same ones. And what is wrong with a
+//! plant document, as the API and the command line say it.
 //!
 //! - Model to message never fails (`From`); message to model may (`TryFrom`).
 //! - What a newer version may have written ([`ConvertError::Unknown`]) is told from what nobody can have written
@@ -9,13 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::batch::BatchHeader;
 use model::command::{Event, RefusedAgain, Rejection, Request, Severity, Stamp};
+use model::plant::document::{self, Diagnostic, Diagnostics};
 use model::slots::GridLine;
 use model::{
     AlarmKind, BootId, Cause, Cursor, GroupId, NodeId, Ordinal, Position, Revision, SessionId, Source,
     Timestamp,
 };
 
-use crate::proto::log as proto;
+use crate::proto::{log as proto, v1};
 
 /// Why a message is not what it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -118,6 +120,22 @@ impl TryFrom<proto::Severity> for Severity {
             proto::Severity::Alarm => Self::Alarm,
         })
     }
+}
+
+/// What was found in a plant document, as the admin API says it.
+pub fn diagnostics(found: &Diagnostics) -> Vec<v1::Diagnostic> {
+    let one = |diagnostic: &Diagnostic| v1::Diagnostic {
+        severity: match diagnostic.severity {
+            document::Severity::Error => v1::diagnostic::Severity::Error.into(),
+            document::Severity::Warning => v1::diagnostic::Severity::Warning.into(),
+        },
+        file: diagnostic.file.clone(),
+        line: diagnostic.line,
+        column: diagnostic.column,
+        message: diagnostic.message.clone(),
+        help: diagnostic.help.clone().unwrap_or_default(),
+    };
+    found.list.iter().map(one).collect()
 }
 
 /// The severity with this number.

@@ -15,6 +15,7 @@ use model::plant::document::{Bundle, Diagnostics, Patience, ReadPlant, read_bund
 use model::plant::plan::compare;
 use store::engine::Engine;
 use store::{Outcome, staging};
+use wire::convert;
 use wire::proto::v1 as pb;
 
 use super::failure::Failure;
@@ -34,7 +35,7 @@ impl<E: Engine> AdminService<E> {
         Ok(match read(bundle, self.patience()).await?.1 {
             Ok(ReadPlant { plant, warnings }) => {
                 let (devices, tags, destinations) = views::plant_counts(&plant);
-                let diagnostics = views::diagnostics(&warnings);
+                let diagnostics = convert::diagnostics(&warnings);
                 pb::ValidateConfigResponse {
                     valid: true,
                     diagnostics,
@@ -46,7 +47,7 @@ impl<E: Engine> AdminService<E> {
             }
             Err(errors) => pb::ValidateConfigResponse {
                 valid: false,
-                diagnostics: views::diagnostics(&errors),
+                diagnostics: convert::diagnostics(&errors),
                 more_errors: errors.more,
                 ..pb::ValidateConfigResponse::default()
             },
@@ -62,7 +63,7 @@ impl<E: Engine> AdminService<E> {
             changes: views::changes(&plan),
             effects: views::effects(&plan, state),
             discards: views::discards(&plan, state),
-            warnings: views::diagnostics(&warnings),
+            warnings: convert::diagnostics(&warnings),
         }))
     }
 
@@ -81,7 +82,7 @@ impl<E: Engine> AdminService<E> {
                 state.revisions.get(&current).is_some_and(|revision| *revision.bundle == *packed)
             });
         if base == current && unchanged {
-            let warnings = views::diagnostics(&warnings);
+            let warnings = convert::diagnostics(&warnings);
             return Ok(pb::ApplyConfigResponse {
                 revision: current.0,
                 changed: false,
@@ -111,7 +112,7 @@ impl<E: Engine> AdminService<E> {
             return Err(Failure::Internal(format!("configuring gave {}", applied.outcome)));
         };
         tracing::info!(%revision, principal, "plant configured");
-        let warnings = views::diagnostics(&warnings);
+        let warnings = convert::diagnostics(&warnings);
         Ok(pb::ApplyConfigResponse {
             revision: revision.0,
             changed: true,

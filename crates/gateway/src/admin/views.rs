@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use model::ids::Revision;
-use model::plant::document::{Diagnostics, Patience, Severity};
+use model::plant::document::Patience;
 use model::plant::plan::{Action, Change, Effect, Plan};
 use model::plant::route::CompiledRoutes;
 use model::plant::{DestinationKind, Device, Link, ModbusTcp, Plant};
@@ -315,22 +315,6 @@ pub(super) fn revision(number: Revision, state: &RevisionState) -> pb::Revision 
         tags: count(plant.tags().count()),
         destinations: count(plant.destinations.len()),
     }
-}
-
-/// Diagnostics.
-pub(super) fn diagnostics(diagnostics: &Diagnostics) -> Vec<pb::Diagnostic> {
-    let one = |diagnostic: &model::plant::document::Diagnostic| pb::Diagnostic {
-        severity: match diagnostic.severity {
-            Severity::Error => pb::diagnostic::Severity::Error.into(),
-            Severity::Warning => pb::diagnostic::Severity::Warning.into(),
-        },
-        file: diagnostic.file.clone(),
-        line: diagnostic.line,
-        column: diagnostic.column,
-        message: diagnostic.message.clone(),
-        help: diagnostic.help.clone().unwrap_or_default(),
-    };
-    diagnostics.list.iter().map(one).collect()
 }
 
 /// The changes of a plan.

@@ -4,7 +4,8 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use gateway::LeaseTimes;
-use model::plant::document::{Bundle, Diagnostics, Patience, Severity, read_bundle, read_bundle_for};
+use model::plant::document::{Bundle, Patience, read_bundle, read_bundle_for};
+use wire::convert::diagnostics;
 use wire::proto::v1 as pb;
 
 use super::client::Client;
@@ -264,21 +265,6 @@ fn agree(plan: &pb::PlanConfigResponse, how: &HowArgs) -> Result<(), CliError> {
         "y" | "Y" | "yes" => Ok(()),
         _ => Err(CliError::Declined),
     }
-}
-
-fn diagnostics(found: &Diagnostics) -> Vec<pb::Diagnostic> {
-    let one = |diagnostic: &model::plant::document::Diagnostic| pb::Diagnostic {
-        severity: match diagnostic.severity {
-            Severity::Error => pb::diagnostic::Severity::Error.into(),
-            Severity::Warning => pb::diagnostic::Severity::Warning.into(),
-        },
-        file: diagnostic.file.clone(),
-        line: diagnostic.line,
-        column: diagnostic.column,
-        message: diagnostic.message.clone(),
-        help: diagnostic.help.clone().unwrap_or_default(),
-    };
-    found.list.iter().map(one).collect()
 }
 
 fn render_diagnostics(diagnostics: &[pb::Diagnostic], names: &Names) -> Vec<String> {
