@@ -139,7 +139,7 @@ impl<E: Engine> AdminService<E> {
             0
         });
         let (horizon, applied, undelivered, max_bytes) = store.keeper().read(|state| {
-            let undelivered = views::undelivered_by_any(state);
+            let undelivered = views::undelivered_by_required(state);
             (state.horizon, state.applied_position(), undelivered, state.plant().retention.max_bytes)
         });
         pb::BufferStats {

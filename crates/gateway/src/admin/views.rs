@@ -231,7 +231,7 @@ pub(super) fn undelivered(destination: &Ledgered, last_delivered: Position) -> u
 }
 
 /// Entries that some required destination has not confirmed.
-pub(super) fn undelivered_by_any(state: &State) -> u64 {
+pub(super) fn undelivered_by_required(state: &State) -> u64 {
     let required = state.destinations.values().filter(|destination| destination.required);
     required.map(|destination| undelivered(destination, state.last_delivered)).max().unwrap_or(0)
 }

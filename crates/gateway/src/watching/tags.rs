@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use wire::proto::v1 as pb;
 use wire::times::{nanos_from_proto, timestamp_from_proto};
 
-use crate::admin::Facts;
+use crate::admin::{Facts, is_well};
 
 /// From one heartbeat to the next.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -100,8 +100,7 @@ pub(super) fn values(facts: &Facts, leader: &str) -> BTreeMap<SystemTag, Value> 
         (SystemTag::Redundant, Value::Bool(facts.may_fail() > 0)),
     ]);
     for member in &facts.members {
-        let is_up = !matches!(member.reach(), pb::member::Reach::Unreachable | pb::member::Reach::Refused);
-        values.insert(SystemTag::NodeUp(member.name.clone()), Value::Bool(is_up));
+        values.insert(SystemTag::NodeUp(member.name.clone()), Value::Bool(is_well(member)));
     }
     for device in &facts.devices {
         let Some(state) = state_of(device) else { continue };
