@@ -1,0 +1,69 @@
+//! Wrong clocks and clocks that are set: grids are opened anew, and little is missed.
+
+use super::*;
+
+#[tokio::test]
+async fn a_step_within_a_reign_is_a_reclock() {
+    for step_millis in [3_600_000, -3_600_000, 700] {
+        let nodes = cluster(1).await;
+        let node = &nodes[leader(&nodes).await];
+        node.configure(plant(64 * MIB, WhenFull::Refuse)).await;
+        let (group, grid) = node.grid();
+        node.acquire();
+        node.until("it is read", |state| state.grids[&group].next > 0).await;
+        node.clock.ahead_millis.store(step_millis, Ordering::Relaxed);
+        node.until("the grid is opened anew", |state| {
+            state.grids.get(&group).is_some_and(|open| open.id != grid && open.next > 0)
+        })
+        .await;
+        let (line, next) = node.read(|state| (state.grids[&group].line, state.grids[&group].next));
+        let apart = line.nominal(next).nanos_since(node.clock.now());
+        assert!(
+            apart.abs() < 5_000_000_000,
+            "{step_millis} ms: the new grid lies {apart} ns from the new clock"
+        );
+        let missed: u64 = node.gaps().get(&grid).into_iter().flatten().map(|(_, slots, _)| slots).sum();
+        assert!(missed < 50, "{step_millis} ms: {missed} slots of 100 ms are said to be missed");
+    }
+}
+
+#[tokio::test]
+async fn a_new_leader_with_a_wrong_clock_opens_the_grids_anew_before_it_reads() {
+    for step_millis in [3_600_000, -3_600_000] {
+        let nodes = cluster(1).await;
+        let node = &nodes[leader(&nodes).await];
+        node.configure(plant(64 * MIB, WhenFull::Refuse)).await;
+        let (group, grid) = node.grid();
+        let stop = node.acquire();
+        node.until("it is read", |state| state.grids[&group].next > 0).await;
+        stop.cancel();
+        node.clock.ahead_millis.store(step_millis, Ordering::Relaxed);
+        node.acquire();
+        node.until("the new grid is read", |state| {
+            state.grids.get(&group).is_some_and(|open| open.id != grid && open.next > 0)
+        })
+        .await;
+        let missed: u64 = node.gaps().values().flatten().map(|(_, slots, _)| slots).sum();
+        assert!(missed < 100, "{step_millis} ms: {missed} slots of 100 ms are said to be missed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plant_applied_through_a_node_with_a_wrong_clock_opens_its_grids_on_the_leaders() {
+    let nodes = cluster(3).await;
+    let leading = leader(&nodes).await;
+    let follower = &nodes[(leading + 1) % 3];
+    follower.clock.ahead_millis.store(3_600_000, Ordering::Relaxed);
+    follower.until("it follows", |state| state.reign().is_some()).await;
+    let hears = async {
+        while follower.replica.status().leader != Some(nodes[leading].replica.node()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, hears).await.expect("it hears the leader");
+    follower.configure(plant(64 * MIB, WhenFull::Refuse)).await;
+    let leader = &nodes[leading];
+    let first = leader.read(|state| state.grids.values().next().map(|grid| grid.line.first)).expect("a grid");
+    let apart = first.nanos_since(leader.clock.now());
+    assert!(apart.abs() < 60_000_000_000, "{apart} ns from the leader's clock");
+}
