@@ -2,7 +2,7 @@
 //!
 //! Layout of the value, all numbers big-endian:
 //! `[format: u8 = 2][kind: u8][term: u64][chain: 16 bytes][CRC-32 of the payload: u32][CRC-32 of all this and the
-//! position: u32][payload]`; format 1 lacks the second.
+//! position: u32][payload]`.
 //!
 //! - The chain hash of an entry covers its own term, position and payload, and the chain hash before it. It is
 //!   computed by each node for itself and never sent: two logs with equal chain hashes at a position are equal up to it.
@@ -74,23 +74,22 @@ impl Entry {
     /// Reads what [`Entry::encode`] wrote.
     pub(crate) fn decode(index: Position, value: &Bytes) -> Result<(Self, ChainHash), EngineError> {
         let damaged = |what: &str| EngineError::Damaged(format!("log entry {index}: {what}"));
-        let header = match value.first() {
-            Some(1) => CHECKED,
-            Some(&FORMAT) => HEADER,
+        match value.first() {
+            Some(&FORMAT) => {}
             Some(other) => return Err(damaged(&format!("format {other} is not known to this version"))),
             None => return Err(damaged("empty")),
-        };
-        if value.len() < header {
+        }
+        if value.len() < HEADER {
             return Err(damaged("shorter than its header"));
         }
-        if header == HEADER && header_crc(index, &value[..CHECKED]).to_be_bytes() != value[CHECKED..HEADER] {
+        if header_crc(index, &value[..CHECKED]).to_be_bytes() != value[CHECKED..HEADER] {
             return Err(damaged("checksum of the header does not match"));
         }
         let kind = value[1];
         let term = u64::from_be_bytes(value[2..10].try_into().expect("eight bytes"));
         let chain: ChainHash = value[10..26].try_into().expect("sixteen bytes");
         let crc = u32::from_be_bytes(value[26..30].try_into().expect("four bytes"));
-        let payload = value.slice(header..);
+        let payload = value.slice(HEADER..);
         if crc32fast::hash(&payload) != crc {
             return Err(damaged("checksum does not match"));
         }
@@ -160,16 +159,6 @@ mod tests {
     fn an_entry_of_another_position_is_damaged() {
         let (value, _) = entry(7, b"payload").encode(&[1; 16]);
         assert!(matches!(Entry::decode(Position(8), &value), Err(EngineError::Damaged(_))));
-    }
-
-    #[test]
-    fn an_entry_of_the_first_format_is_still_read() {
-        let (value, chain) = entry(7, b"payload").encode(&[1; 16]);
-        let mut old = [&value[..CHECKED], b"payload"].concat();
-        old[0] = 1;
-        let (read, read_chain) = Entry::decode(Position(7), &old.into()).expect("it is whole");
-        assert!(matches!(read.body, Body::Command(bytes) if bytes == "payload"));
-        assert_eq!(read_chain, chain);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The file that says whose a data directory is.
 //!
-//! - Written before the database is created, so that a database beside no such file is somebody else's.
-//! - Directories that are older than the file have `created` instead, and get it when they are next opened.
+//! Written before the database is created, so that a database beside no such file is somebody else's.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -20,7 +19,6 @@ pub(super) fn check(path: &Path) -> Result<(), OpenError> {
     let unusable =
         |error: io::Error| OpenError::Unusable { path: path.to_owned(), reason: error.to_string() };
     let foreign = |reason: &str| OpenError::Foreign { path: path.to_owned(), reason: reason.to_owned() };
-    let is_there = |name: &str| path.join(name).try_exists().map_err(unusable);
     match fs::read_to_string(path.join(NAME)) {
         Ok(text) => {
             let layout = text.trim_end().strip_prefix(WORDS).and_then(|number| number.parse().ok());
@@ -34,7 +32,7 @@ pub(super) fn check(path: &Path) -> Result<(), OpenError> {
         }
         Err(error) if error.kind() == ErrorKind::InvalidData => Err(foreign("its file `format` is not text")),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            if !is_there("created")? && is_there("rocksdb/CURRENT")? {
+            if path.join("rocksdb/CURRENT").try_exists().map_err(unusable)? {
                 return Err(foreign("it holds a database that no node of holdfast created"));
             }
             Ok(())

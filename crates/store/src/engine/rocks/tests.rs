@@ -52,7 +52,9 @@ fn as_if_killed(path: &Path) -> TempDir {
             fs::copy(file.path(), copy.path().join(directory).join(file.file_name())).unwrap();
         }
     }
-    fs::copy(path.join("created"), copy.path().join("created")).unwrap();
+    for file in ["created", "format"] {
+        fs::copy(path.join(file), copy.path().join(file)).unwrap();
+    }
     copy
 }
 
