@@ -356,10 +356,12 @@ impl<RT: AsyncRuntime> NetSnapshot<TypeConfig<RT>> for PeerNetwork<RT> {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig<RT>>, StreamingError<TypeConfig<RT>>> {
+        let SnapshotFile::Bytes(bytes) = snapshot.snapshot else {
+            unreachable!("the storage hands out snapshots in memory");
+        };
         let patience = option.soft_ttl();
         // Boxed, because it is large and awaited inside openraft's own futures.
-        let sending =
-            Box::pin(snapshot::send::<RT>(&self.peer, vote, snapshot.meta, snapshot.snapshot, patience));
+        let sending = Box::pin(snapshot::send::<RT>(&self.peer, vote, snapshot.meta, bytes, patience));
         tokio::select! {
             biased;
             closed = cancel => Err(closed.into()),

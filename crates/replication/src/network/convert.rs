@@ -13,7 +13,7 @@ use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::{AsyncRuntime, EntryPayload, StorageError, StoredMembership};
+use openraft::{AsyncRuntime, EntryPayload, StoredMembership};
 use wire::proto::peer as pb;
 
 use crate::type_config::{CommittedLeaderId, Entry, EntryBody, LogId, Payload, TypeConfig, Vote};
@@ -388,11 +388,6 @@ pub(super) fn snapshot_header_from_proto(
         last_membership: StoredMembership::new(some_log_id_from_proto(header.membership_at), membership),
     };
     Ok((vote_from_proto(header.vote)?, meta, header.length))
-}
-
-/// A failure to read the snapshot that is being sent.
-pub(super) fn snapshot_read_error<RT: AsyncRuntime>(error: &std::io::Error) -> StorageError<TypeConfig<RT>> {
-    StorageError::read_snapshot(None, openraft::errors::ErrorSource::from_error(error))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Snapshots on their way: streamed from a file (or memory) in chunks, staged, checked and synced on arrival.
+//! Snapshots on their way: streamed from memory in chunks, staged, checked and synced on arrival.
 //!
 //! - The sender's chunks are read when HTTP/2 has room for them; the call is awaited at the same time, because it
 //!   resolves only when the receiver has answered.
@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::AsyncRuntime;
 use openraft::errors::StreamingError;
 use openraft::raft::SnapshotResponse;
 use tokio::fs::{self, File};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Request, Status};
@@ -38,48 +38,10 @@ const MAX_CHUNK: usize = 1 << 20;
 /// The content of a snapshot: the data handle that openraft passes around.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SnapshotFile {
-    /// A file that stays as it is while the handle exists.
+    /// As it arrived: a file that stays as it is while the handle exists.
     Path(PathBuf),
-    /// In memory.
+    /// As it is sent: in memory.
     Bytes(Bytes),
-}
-
-enum Source {
-    File(File),
-    Bytes(Bytes),
-}
-
-impl Source {
-    async fn open(file: &SnapshotFile) -> io::Result<(Self, u64)> {
-        match file {
-            SnapshotFile::Path(path) => {
-                let file = File::open(path).await?;
-                let length = file.metadata().await?.len();
-                Ok((Self::File(file), length))
-            }
-            SnapshotFile::Bytes(bytes) => Ok((Self::Bytes(bytes.clone()), bytes.len() as u64)),
-        }
-    }
-
-    /// The next chunk; empty at the end.
-    async fn read(&mut self) -> io::Result<Bytes> {
-        match self {
-            Self::File(file) => {
-                let mut chunk = BytesMut::with_capacity(CHUNK);
-                while chunk.len() < CHUNK && file.read_buf(&mut chunk).await? > 0 {}
-                Ok(chunk.freeze())
-            }
-            Self::Bytes(bytes) => Ok(bytes.split_to(bytes.len().min(CHUNK))),
-        }
-    }
-}
-
-/// What the sending half tells the waiting half.
-enum Progress {
-    /// A chunk was taken by HTTP/2.
-    Chunk,
-    /// The snapshot could not be read.
-    Failed(io::Error),
 }
 
 /// Sends a snapshot and waits until the follower has installed it. `install_limit` bounds the wait after the last
@@ -88,19 +50,17 @@ pub(super) async fn send<RT: AsyncRuntime>(
     peer: &Peer,
     vote: Vote,
     meta: SnapshotMeta,
-    file: SnapshotFile,
+    bytes: Bytes,
     install_limit: Duration,
 ) -> Result<SnapshotResponse<TypeConfig<RT>>, StreamingError<TypeConfig<RT>>> {
     peer.check_wire().map_err(CallFailure::into_streaming)?;
-    let unreadable = |error: io::Error| StreamingError::StorageError(convert::snapshot_read_error(&error));
-    let (source, length) = Source::open(&file).await.map_err(unreadable)?;
     let stall_limit = peer.context.options.snapshot_stall_limit;
     let connection =
         peer.bulk.connection(Instant::now() + stall_limit).await.map_err(CallFailure::into_streaming)?;
-    let header = convert::snapshot_header_to_proto(peer.envelope(), &vote, &meta, length);
+    let header = convert::snapshot_header_to_proto(peer.envelope(), &vote, &meta, bytes.len() as u64);
     // Two: the chunk being sent and the last word; the waiting half drains it at once.
     let (progress, mut reports) = mpsc::channel(2);
-    let parts = parts(header, source, progress);
+    let parts = parts(header, bytes, progress);
     let mut client = connection.client.clone();
     let call = client.snapshot(Request::new(parts));
     tokio::pin!(call);
@@ -114,8 +74,7 @@ pub(super) async fn send<RT: AsyncRuntime>(
                 break answer.map_err(CallFailure::into_streaming)?.into_inner();
             }
             report = reports.recv(), if sending => match report {
-                Some(Progress::Chunk) => deadline = Instant::now() + stall_limit,
-                Some(Progress::Failed(error)) => return Err(unreadable(error)),
+                Some(()) => deadline = Instant::now() + stall_limit,
                 None => {
                     sending = false;
                     deadline = Instant::now() + install_limit.max(stall_limit);
@@ -131,30 +90,23 @@ pub(super) async fn send<RT: AsyncRuntime>(
     Ok(SnapshotResponse::new(vote))
 }
 
-/// Header, chunks, end. Ends early, without an end, when the source cannot be read: the receiver refuses that.
+/// Header, chunks, end. Tells `progress` of each chunk that HTTP/2 takes.
 fn parts(
     header: pb::SnapshotHeader,
-    source: Source,
-    progress: mpsc::Sender<Progress>,
+    bytes: Bytes,
+    progress: mpsc::Sender<()>,
 ) -> impl Stream<Item = pb::SnapshotPart> + Send + 'static {
     struct Reading {
-        source: Source,
+        rest: Bytes,
         offset: u64,
         hasher: blake3::Hasher,
-        progress: mpsc::Sender<Progress>,
+        progress: mpsc::Sender<()>,
     }
     let part = |part| pb::SnapshotPart { part: Some(part) };
-    let reading = Reading { source, offset: 0, hasher: blake3::Hasher::new(), progress };
+    let reading = Reading { rest: bytes, offset: 0, hasher: blake3::Hasher::new(), progress };
     let rest = futures::stream::unfold(Some(reading), move |reading| async move {
         let mut reading = reading?;
-        let data = match reading.source.read().await {
-            Ok(data) => data,
-            Err(error) => {
-                // The waiting half may be gone: then nobody asks.
-                let _unheard = reading.progress.send(Progress::Failed(error)).await;
-                return None;
-            }
-        };
+        let data = reading.rest.split_to(reading.rest.len().min(CHUNK));
         if data.is_empty() {
             let digest = Bytes::copy_from_slice(reading.hasher.finalize().as_bytes());
             return Some((part(Part::End(pb::SnapshotEnd { digest })), None));
@@ -162,7 +114,8 @@ fn parts(
         reading.hasher.update(&data);
         let chunk = pb::SnapshotChunk { offset: reading.offset, data };
         reading.offset += chunk.data.len() as u64;
-        let _unheard = reading.progress.send(Progress::Chunk).await;
+        // The waiting half may be gone: then nobody asks.
+        let _unheard = reading.progress.send(()).await;
         Some((part(Part::Chunk(chunk)), Some(reading)))
     });
     futures::stream::once(std::future::ready(part(Part::Header(header)))).chain(rest)
@@ -328,7 +281,7 @@ mod tests {
         let (progress, mut reports) = mpsc::channel(2);
         let length = content.len() as u64;
         let drain = async { while reports.recv().await.is_some() {} };
-        let collect = parts(header(length), Source::Bytes(content), progress).collect();
+        let collect = parts(header(length), content, progress).collect();
         futures::join!(collect, drain).0
     }
 
