@@ -4,7 +4,7 @@
 //!   far they are safe ([`Receipt`]) or what to do instead ([`DeliverError`]).
 //! - [`AnyDestination`]: what a plant document can name, built from it: HTTP and CSV files.
 //! - [`json`]: the record as text, the same on every destination and in quarantine.
-//! - [`pause_after`], [`backoff`]: how long to wait before the next attempt.
+//! - [`pause_after`]: how long to wait before the next attempt.
 //!
 //! This crate knows nothing of agreement: it asks a [`model::Permit`] before each request and each file that
 //! becomes visible, and keeps nothing across restarts. Cursors, quarantine, alarms and retry loops are the caller's;
@@ -23,4 +23,4 @@ pub use crate::csv::{CsvFiles, Marker, MarkerReader};
 pub use destination::{AnyDestination, DeliverError, Destination, Receipt, Reign, Rejected};
 pub use http::HttpEndpoint;
 pub use node::NodeFacts;
-pub use retry::{backoff, pause_after};
+pub use retry::pause_after;

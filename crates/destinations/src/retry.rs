@@ -16,7 +16,7 @@ const STALLED: Duration = Duration::from_secs(20);
 
 /// The pause after the `attempt`-th failure in a row, counted from 0: doubling from 200 ms to 30 s, of which the
 /// upper half is drawn by chance.
-pub fn backoff(attempt: u32, random: &mut impl Rng) -> Duration {
+fn backoff(attempt: u32, random: &mut impl Rng) -> Duration {
     jitter(FIRST.saturating_mul(1 << attempt.min(16)).min(MOST), random)
 }
 

@@ -11,7 +11,7 @@ const PAUSES: Backoff = Backoff { first: Duration::from_millis(100), most: Durat
 
 /// The pause after the `attempt`-th failure in a row, counted from 0: doubling from 100 ms to 5 s, of which a
 /// random part of up to a half is taken away, so that many devices behind one switch do not return at once.
-pub fn backoff(attempt: u32, random: &mut impl Rng) -> Duration {
+pub(crate) fn backoff(attempt: u32, random: &mut impl Rng) -> Duration {
     let longest = PAUSES.after(attempt);
     longest.mul_f64(random.random_range(0.5..=1.0))
 }

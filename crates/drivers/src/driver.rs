@@ -2,7 +2,7 @@
 //!
 //! Owns no socket and no schedule. Invariants of every implementation:
 //! - a scan gives one reading per tag of the group, in the plant's order, or none at all;
-//! - bytes leave only through a [`FencedStream`](crate::FencedStream);
+//! - bytes leave only through a [`FencedStream`](crate::fenced::FencedStream);
 //! - dropping the future of a scan ends it: what was in flight is closed hard, nothing is sent afterwards.
 
 use std::future::Future;

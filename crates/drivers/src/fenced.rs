@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 /// A stream whose writes need a permit.
-pub struct FencedStream<S> {
+pub(crate) struct FencedStream<S> {
     inner: S,
     permit: Arc<dyn Permit>,
     facts: Arc<LineFacts>,
@@ -27,7 +27,7 @@ pub struct FencedStream<S> {
 
 /// What passed over a [`FencedStream`] since the last [`LineFacts::begin`]; shared with whoever times the exchange.
 #[derive(Debug, Default)]
-pub struct LineFacts(Mutex<Facts>);
+pub(crate) struct LineFacts(Mutex<Facts>);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Facts {
@@ -40,19 +40,19 @@ struct Facts {
 
 impl<S> FencedStream<S> {
     /// Puts the permit in front of the stream.
-    pub fn new(inner: S, permit: Arc<dyn Permit>) -> Self {
+    pub(crate) fn new(inner: S, permit: Arc<dyn Permit>) -> Self {
         Self { inner, permit, facts: Arc::default() }
     }
 
     /// What passes over this stream.
-    pub fn facts(&self) -> Arc<LineFacts> {
+    pub(crate) fn facts(&self) -> Arc<LineFacts> {
         Arc::clone(&self.facts)
     }
 }
 
 impl LineFacts {
     /// Forgets what passed: an operation begins that ends within `operation` of its first byte.
-    pub fn begin(&self, operation: Duration) {
+    pub(crate) fn begin(&self, operation: Duration) {
         self.update(|facts| *facts = Facts { operation, ..Facts::default() });
     }
 
@@ -63,17 +63,17 @@ impl LineFacts {
     }
 
     /// When the first byte left.
-    pub fn first_sent(&self) -> Option<Instant> {
+    pub(crate) fn first_sent(&self) -> Option<Instant> {
         self.update(|facts| facts.first_sent)
     }
 
     /// Number of bytes that came.
-    pub fn received(&self) -> u64 {
+    pub(crate) fn received(&self) -> u64 {
         self.update(|facts| facts.received)
     }
 
     /// Whether the other side has ended the stream.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.update(|facts| facts.ended)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! - [`Driver`]: one handle per device; [`Driver::scan`] reads one poll group once and gives exactly one reading
 //!   per tag, or says why there is none ([`ScanError`]).
-//! - [`FencedStream`]: asks the [`model::Permit`] where the bytes leave, under whatever protocol library wrote them.
+//! - Under whatever protocol library wrote them, bytes leave only through a stream that asks the [`model::Permit`].
 //! - [`modbus`]: Modbus TCP.
 //!
 //! Not here: when a group is read, what a slot is, who leads, what happens with a reading.
@@ -12,6 +12,4 @@ mod driver;
 mod fenced;
 pub mod modbus;
 
-pub use backoff::backoff;
 pub use driver::{Driver, GroupIndex, Scan, ScanError, Silence};
-pub use fenced::{FencedStream, LineFacts};

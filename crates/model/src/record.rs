@@ -180,18 +180,6 @@ pub struct Delivery {
     pub records: Vec<Record>,
 }
 
-impl Delivery {
-    /// Key of the first record.
-    pub fn first_key(&self) -> SampleKey {
-        self.records.first().expect("a delivery is never empty").key()
-    }
-
-    /// Key of the last record.
-    pub fn last_key(&self) -> SampleKey {
-        self.records.last().expect("a delivery is never empty").key()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

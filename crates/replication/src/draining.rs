@@ -46,7 +46,7 @@ pub enum DrainError {
 
 /// Whether one of `gateways` voting gateways may be drained, if these are the other members. Where three or more vote, one
 /// may fail, so two must be left. Of two none may fail, and whoever is left leads alone.
-pub fn check_drain(gateways: usize, others: &[Candidate]) -> Result<(), DrainRefused> {
+fn check_drain(gateways: usize, others: &[Candidate]) -> Result<(), DrainRefused> {
     let needed = gateways.saturating_sub(1).clamp(1, 2);
     let (left, cannot): (Vec<_>, Vec<_>) = others.iter().partition(|member| member.can_lead());
     if left.len() >= needed {

@@ -24,14 +24,14 @@ mod trial;
 mod type_config;
 
 pub use amnesia::{AmnesicParts, answer_amnesic};
-pub use draining::{DrainError, DrainRefused, check_drain};
+pub use draining::{DrainError, DrainRefused};
 pub use founding::{Belonging, Waiting};
 pub use joiners::Joiner;
 pub use lease::{Leadership, LeaseTimes};
-pub use membership::{Added, Lag, RemovalRefused, Voters, check_removal, is_caught_up};
+pub use membership::{Added, Lag, RemovalRefused, Voters, check_removal};
 pub use network::{
-    Acceptor, Applied, ClockEstimate, ConnectError, Connector, Identity, NetworkOptions, PeerConnection,
-    PeerEvent, PeerEvents, PeerInfo, PeerIo, PeerStanding, PeerTable, PlainAcceptor, ProposeError, Refusal,
+    Acceptor, Applied, ClockEstimate, ConnectError, Connector, Identity, PeerConnection, PeerEvent,
+    PeerEvents, PeerInfo, PeerIo, PeerStanding, PeerTable, PlainAcceptor, ProposeError, Refusal,
     TcpConnector, Windows,
 };
 pub use replica::{MembershipError, Replica, Status};

@@ -56,7 +56,7 @@ pub struct Lag {
 }
 
 /// Whether a member may become a voter without holding the others up.
-pub fn is_caught_up(lag: Lag) -> bool {
+fn is_caught_up(lag: Lag) -> bool {
     lag.entries <= MAY_LACK_ENTRIES && lag.bytes <= MAY_LACK_BYTES
 }
 

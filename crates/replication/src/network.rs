@@ -78,33 +78,33 @@ impl Default for Windows {
 
 /// Times and bounds of the peer network: times follow from the lease.
 #[derive(Debug, Clone)]
-pub struct NetworkOptions {
+pub(crate) struct NetworkOptions {
     /// How long one attempt to connect may take, handshake included.
-    pub connect_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
     /// How long after a failed attempt calls fail at once instead of trying again.
-    pub retry_pause: Duration,
+    pub(crate) retry_pause: Duration,
     /// Pause between HTTP/2 pings.
-    pub keep_alive_interval: Duration,
+    pub(crate) keep_alive_interval: Duration,
     /// How long the answer to a ping may take before the connection is given up.
-    pub keep_alive_timeout: Duration,
+    pub(crate) keep_alive_timeout: Duration,
     /// How long the oldest unanswered append may wait before its stream is given up. The deadline of the call
     /// applies where it is longer.
-    pub stall_limit: Duration,
+    pub(crate) stall_limit: Duration,
     /// How long a snapshot transfer may pass without progress.
-    pub snapshot_stall_limit: Duration,
+    pub(crate) snapshot_stall_limit: Duration,
     /// Requests in flight on one append stream.
-    pub append_window: usize,
+    pub(crate) append_window: usize,
     /// Bytes in flight on one append stream. One request is always admitted.
-    pub append_window_bytes: usize,
+    pub(crate) append_window_bytes: usize,
     /// Forwarded proposals in flight.
-    pub propose_window: usize,
+    pub(crate) propose_window: usize,
     /// Bytes of forwarded proposals in flight.
-    pub propose_window_bytes: usize,
+    pub(crate) propose_window_bytes: usize,
 }
 
 impl NetworkOptions {
     /// The options for a lease of `lease`.
-    pub fn for_lease(lease: Duration) -> Self {
+    pub(crate) fn for_lease(lease: Duration) -> Self {
         let windows = Windows::default();
         Self {
             connect_timeout: lease.max(Duration::from_millis(250)),
@@ -122,7 +122,7 @@ impl NetworkOptions {
     }
 
     /// The same with other windows.
-    pub fn with_windows(self, windows: &Windows) -> Self {
+    pub(crate) fn with_windows(self, windows: &Windows) -> Self {
         Self { append_window_bytes: windows.appends, propose_window_bytes: windows.forwarded, ..self }
     }
 }

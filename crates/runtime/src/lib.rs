@@ -1,7 +1,7 @@
 //! Run tasks under supervision, tell the time, draw random numbers: everything that a simulation replaces.
 //!
 //! - [`Supervisor`] and [`Spawner`]: no task is detached. Each is spawned under a name, and an error or panic of
-//!   an essential one ends the node; a restarting one is started again with growing pauses.
+//!   one ends the node.
 //! - [`SystemClock`]: the wall clock of this machine. Monotonic time is tokio's; it stands still while the machine is
 //!   [`suspended`].
 //! - [`resident_bytes`]: what this process holds in memory.

@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, error, warn};
+use tracing::{Instrument, error};
 
 /// The end of an essential task: the node cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +42,7 @@ pub struct Spawner {
     on: Option<Handle>,
 }
 
-/// Pauses before a task is started again: doubling from `first` to `most`.
+/// Pauses before another attempt: doubling from `first` to `most`.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
     /// The first pause.
@@ -102,8 +101,8 @@ impl Spawner {
         Self { on: Some(handle), ..self.clone() }
     }
 
-    /// Starts an essential task: an error or a panic ends the node.
-    pub fn spawn<F, E>(&self, name: impl Into<String>, task: F) -> AbortHandle
+    /// Starts a task that is essential: an error or a panic ends the node.
+    pub fn spawn<F, E>(&self, name: impl Into<String>, task: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: fmt::Display + Send + 'static,
@@ -117,44 +116,15 @@ impl Spawner {
                 Err(reason) => guard.fail(reason.to_string()),
             }
         };
-        self.start(watched)
+        self.start(watched);
     }
 
-    /// Starts a task that is started again, with growing pauses, whenever it ends with an error.
-    pub fn spawn_restarting<M, F, E>(
-        &self,
-        name: impl Into<String>,
-        backoff: Backoff,
-        mut make: M,
-    ) -> AbortHandle
-    where
-        M: FnMut() -> F + Send + 'static,
-        F: Future<Output = Result<(), E>> + Send + 'static,
-        E: fmt::Display + Send + 'static,
-    {
-        let name = name.into();
-        let token = self.token.clone();
-        self.spawn(name.clone(), async move {
-            let mut attempt = 0;
-            while let Err(reason) = make().await {
-                let pause = backoff.after(attempt);
-                warn!(task = name, %reason, ?pause, "task ended and is started again");
-                attempt += 1;
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = token.cancelled() => break,
-                }
-            }
-            Ok::<(), Failure>(())
-        })
-    }
-
-    fn start(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+    fn start(&self, task: impl Future<Output = ()> + Send + 'static) {
         let task = self.tracker.track_future(task).in_current_span();
         #[allow(clippy::disallowed_methods, reason = "this is the spawner that everything else uses")]
         match &self.on {
-            Some(handle) => handle.spawn(task).abort_handle(),
-            None => tokio::spawn(task).abort_handle(),
+            Some(handle) => drop(handle.spawn(task)),
+            None => drop(tokio::spawn(task)),
         }
     }
 }
@@ -211,26 +181,6 @@ mod tests {
         let (mut supervisor, spawner) = Supervisor::new();
         spawner.spawn::<_, Failure>("pump", async { panic!("expected in this test") });
         assert_eq!(supervisor.failure().await.reason, "panicked");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_restarting_task_is_started_until_it_succeeds() {
-        let (supervisor, spawner) = Supervisor::new();
-        let (sender, mut attempts) = mpsc::channel(8);
-        let mut count = 0;
-        let backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(5) };
-        spawner.spawn_restarting("pump", backoff, move || {
-            count += 1;
-            let (sender, attempt) = (sender.clone(), count);
-            async move {
-                sender.send(attempt).await.expect("the test listens");
-                if attempt < 4 { Err("dry") } else { Ok(()) }
-            }
-        });
-        for expected in 1..=4 {
-            assert_eq!(attempts.recv().await, Some(expected));
-        }
-        assert!(supervisor.shut_down(Duration::from_secs(1)).await);
     }
 
     #[tokio::test]

@@ -47,9 +47,6 @@ const PREFIX: usize = 6;
 /// The checksum.
 const SUFFIX: usize = 4;
 
-/// Bytes of an [`encode_append`] besides the batches, at most: frame, stamp and lengths.
-pub const APPEND_OVERHEAD: usize = 64;
-
 /// Which command an entry holds, as a number that never changes its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]

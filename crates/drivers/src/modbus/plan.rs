@@ -77,12 +77,7 @@ pub(super) fn registers(encoding: Encoding) -> u16 {
     encoding.registers().max(1)
 }
 
-/// Plans the requests for all `points`, merging neighbours.
-pub fn plan_reads(points: &[ModbusPoint], limits: Limits) -> Plan {
-    plan_some(points, 0..points.len(), limits)
-}
-
-/// Plans the requests for those of `points` whose indexes are in `tags`.
+/// Plans the requests for those of `points` whose indexes are in `tags`, merging neighbours.
 pub(super) fn plan_some(
     points: &[ModbusPoint],
     tags: impl IntoIterator<Item = usize>,
@@ -147,6 +142,10 @@ mod tests {
         point(Table::Holding, offset, Encoding::Plain(value_type))
     }
 
+    fn plan_all(points: &[ModbusPoint], limits: Limits) -> Plan {
+        plan_some(points, 0..points.len(), limits)
+    }
+
     fn spans(plan: &Plan) -> Vec<(u16, u16)> {
         plan.requests.iter().map(|request| (request.span.start, request.span.count)).collect()
     }
@@ -160,16 +159,16 @@ mod tests {
             holding(102, ValueType::U16),
         ];
         let limits = |max_gap| Limits { max_gap, max_registers: 125 };
-        assert_eq!(spans(&plan_reads(&points, limits(0))), [(100, 3), (104, 1), (110, 4)]);
-        assert_eq!(spans(&plan_reads(&points, limits(1))), [(100, 5), (110, 4)]);
-        assert_eq!(spans(&plan_reads(&points, limits(5))), [(100, 14)]);
-        assert_eq!(plan_reads(&points, limits(5)).requests[0].tags, [0, 3, 1, 2]);
+        assert_eq!(spans(&plan_all(&points, limits(0))), [(100, 3), (104, 1), (110, 4)]);
+        assert_eq!(spans(&plan_all(&points, limits(1))), [(100, 5), (110, 4)]);
+        assert_eq!(spans(&plan_all(&points, limits(5))), [(100, 14)]);
+        assert_eq!(plan_all(&points, limits(5)).requests[0].tags, [0, 3, 1, 2]);
     }
 
     #[test]
     fn tags_of_different_tables_are_never_read_together() {
         let points = [point(Table::Input, 1, Encoding::Bcd16), point(Table::Holding, 2, Encoding::Bcd16)];
-        assert_eq!(plan_reads(&points, Limits { max_gap: 100, max_registers: 125 }).requests.len(), 2);
+        assert_eq!(plan_all(&points, Limits { max_gap: 100, max_registers: 125 }).requests.len(), 2);
     }
 
     #[test]
@@ -179,7 +178,7 @@ mod tests {
             point.address.bit = Some(bit);
             point
         };
-        let plan = plan_reads(&[bit(3), bit(15), bit(0)], Limits { max_gap: 0, max_registers: 125 });
+        let plan = plan_all(&[bit(3), bit(15), bit(0)], Limits { max_gap: 0, max_registers: 125 });
         assert_eq!(spans(&plan), [(7, 1)]);
         assert_eq!(plan.requests[0].tags.len(), 3);
     }
@@ -191,7 +190,7 @@ mod tests {
             point(Table::Holding, 0, Encoding::Text(30)),
             holding(65_535, ValueType::U16),
         ];
-        let plan = plan_reads(&points, Limits { max_gap: 8, max_registers: 10 });
+        let plan = plan_all(&points, Limits { max_gap: 8, max_registers: 10 });
         assert_eq!(spans(&plan), [(65_535, 1)]);
         let unreadable = [(0, StatusCode::BAD_NODE_ID_UNKNOWN), (1, StatusCode::BAD_NOT_SUPPORTED)];
         assert_eq!(plan.unreadable, unreadable);
@@ -224,7 +223,7 @@ mod tests {
             max_registers in 0_u16..300,
         ) {
             let limits = Limits { max_gap, max_registers };
-            let plan = plan_reads(&points, limits);
+            let plan = plan_all(&points, limits);
             let mut seen = vec![0; points.len()];
             for (tag, _) in &plan.unreadable {
                 seen[*tag] += 1;

@@ -5,6 +5,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::strategies::{any_batch, any_command, any_stamp};
 
+/// Bytes of an [`encode_append`] besides the batches, at most: frame, stamp and lengths.
+const APPEND_OVERHEAD: usize = 64;
+
 fn stamp() -> Stamp {
     Stamp { at: Timestamp(1_700_000_000_000_000_000), boot: BootId::from(9) }
 }
