@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use model::batch::Source;
 use model::{SessionId, Term};
+use runtime::Backoff;
 use wire::EncodedBatch;
 
 use crate::log::{Outcome, ProposeError, Proposed};
@@ -389,9 +390,9 @@ impl<T> Batcher<T> {
         trouble.reason = reason.unwrap_or(trouble.reason);
         // What was in flight together fails together, and is one failure.
         if now >= trouble.retry_at {
-            let pause = first_pause.saturating_mul(1 << trouble.failures.min(16)).min(longest_pause);
+            let pauses = Backoff { first: first_pause, most: longest_pause };
+            trouble.retry_at = now + pauses.after(trouble.failures);
             trouble.failures += 1;
-            trouble.retry_at = now + pause;
         }
     }
 

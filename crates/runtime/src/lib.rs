@@ -2,11 +2,13 @@
 //!
 //! - [`Supervisor`] and [`Spawner`]: no task is detached. Each is spawned under a name, and an error or panic of
 //!   one ends the node.
+//! - [`Backoff`]: how long to leave alone what has failed.
 //! - [`SystemClock`]: the wall clock of this machine. Monotonic time is tokio's; it stands still while the machine is
 //!   [`suspended`].
 //! - [`resident_bytes`]: what this process holds in memory.
 //! - [`random`]: one seed for a whole process, so that a run can be repeated.
 
+mod backoff;
 pub mod random;
 mod supervise;
 
@@ -14,7 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::{Clock, Timestamp};
 
-pub use supervise::{Backoff, Failure, Spawner, Supervisor};
+pub use backoff::Backoff;
+pub use supervise::{Failure, Spawner, Supervisor};
 
 /// The wall clock of this machine.
 #[derive(Debug, Clone, Copy, Default)]

@@ -42,22 +42,6 @@ pub struct Spawner {
     on: Option<Handle>,
 }
 
-/// Pauses before another attempt: doubling from `first` to `most`.
-#[derive(Debug, Clone, Copy)]
-pub struct Backoff {
-    /// The first pause.
-    pub first: Duration,
-    /// The longest pause.
-    pub most: Duration,
-}
-
-impl Backoff {
-    /// The pause after the `attempt`-th failure in a row, counted from 0.
-    pub fn after(&self, attempt: u32) -> Duration {
-        self.first.saturating_mul(1 << attempt.min(16)).min(self.most)
-    }
-}
-
 impl Supervisor {
     /// A supervisor without tasks, and the spawner that feeds it.
     pub fn new() -> (Self, Spawner) {
@@ -192,12 +176,5 @@ mod tests {
             Ok::<(), Failure>(())
         });
         assert!(supervisor.shut_down(Duration::from_secs(5)).await);
-    }
-
-    #[test]
-    fn pauses_double_up_to_a_limit() {
-        let backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(1) };
-        let pauses: Vec<_> = (0..6).map(|attempt| backoff.after(attempt).as_millis()).collect();
-        assert_eq!(pauses, [100, 200, 400, 800, 1_000, 1_000]);
     }
 }
