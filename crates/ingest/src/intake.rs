@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use model::{SessionId, Term};
+use runtime::sleep_until;
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -233,13 +234,6 @@ fn follow_reign(intake: &Intake, log: &impl Log, reign: &mut watch::Receiver<Ter
         let applied = if batcher.session() == session { applied } else { 0 };
         batcher.new_reign(now(), term, applied)
     });
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn now() -> std::time::Instant {

@@ -12,6 +12,7 @@
 //! - An acknowledgement never vouches for a request sent after the one it answers ([`hold_back`]).
 //! - A follower that no longer holds what it acknowledged is refused before openraft sees it ([`tripwire`]).
 
+mod answers;
 mod append;
 mod client;
 mod connector;

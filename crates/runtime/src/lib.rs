@@ -15,6 +15,7 @@ mod supervise;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::{Clock, Timestamp};
+use tokio::time::Instant;
 
 pub use backoff::Backoff;
 pub use supervise::{Failure, Spawner, Supervisor};
@@ -31,6 +32,14 @@ impl Clock for SystemClock {
             Err(before) => -i64::try_from(before.duration().as_nanos()).unwrap_or(i64::MAX),
         };
         Timestamp(nanos)
+    }
+}
+
+/// Resolves at a moment; never, if there is none.
+pub async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -11,18 +11,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::AsyncRuntime;
 use openraft::errors::RPCError;
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
+use runtime::sleep_until;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Response, Status, Streaming};
 use wire::proto::peer as pb;
 
+use super::answers::Answers;
 use super::client::Peer;
 use super::convert::{self, Malformed};
 use super::hold_back::HoldBack;
@@ -30,7 +30,6 @@ use super::link::{CallFailure, Connection};
 use crate::type_config::{LogId, TypeConfig, Vote};
 
 type Answer<RT> = Result<StreamAppendResult<TypeConfig<RT>>, RPCError<TypeConfig<RT>>>;
-type Opening = BoxFuture<'static, Result<Response<Streaming<pb::AppendResponse>>, Status>>;
 
 /// A request that was not answered yet.
 struct Unanswered {
@@ -48,19 +47,13 @@ struct Session<S> {
     /// openraft's requests; gone when they have ended.
     input: Option<S>,
     requests: mpsc::Sender<pb::AppendRequest>,
-    answers: Answers,
+    answers: Answers<pb::AppendResponse>,
     unanswered: VecDeque<Unanswered>,
     unanswered_bytes: usize,
     hold_back: HoldBack<Option<LogId>, Option<LogId>>,
     sent: u64,
     stall_limit: Duration,
     over: bool,
-}
-
-/// The answering half: the call resolves only when the follower has begun to answer.
-enum Answers {
-    Opening(Opening),
-    Open(Box<Streaming<pb::AppendResponse>>),
 }
 
 /// Answers `input` on a stream to `peer`, which is opened when there is a first request. The returned stream ends after
@@ -92,14 +85,14 @@ async fn begin<S>(peer: Arc<Peer>, input: S, patience: Duration) -> Result<Sessi
     let window = peer.context.options.append_window;
     let (requests, outgoing) = mpsc::channel(window);
     let mut client = connection.client.clone();
-    let opening: Opening = Box::pin(async move { client.append(ReceiverStream::new(outgoing)).await });
+    let answers = Answers::to(async move { client.append(ReceiverStream::new(outgoing)).await });
     let stall_limit = peer.context.options.stall_limit.max(patience);
     Ok(Session {
         peer,
         connection,
         input: Some(input),
         requests,
-        answers: Answers::Opening(opening),
+        answers,
         unanswered: VecDeque::new(),
         unanswered_bytes: 0,
         hold_back: HoldBack::new(),
@@ -164,7 +157,7 @@ impl<S> Session<S> {
                 }
                 Ok(None)
             }
-            () = wait_until(stalled_at), if stalled_at.is_some() => {
+            () = sleep_until(stalled_at) => {
                 Err(self.peer.bulk.gave_up(CallFailure::late("append")))
             }
         }
@@ -209,30 +202,9 @@ impl<S> Session<S> {
     }
 }
 
-impl Answers {
-    /// The next answer. Giving up in between loses nothing.
-    async fn next(&mut self) -> Result<Option<pb::AppendResponse>, Status> {
-        if let Self::Opening(opening) = self {
-            let stream = opening.await?.into_inner();
-            *self = Self::Open(Box::new(stream));
-        }
-        match self {
-            Self::Open(stream) => stream.next().await.transpose(),
-            Self::Opening(_) => Ok(None),
-        }
-    }
-}
-
 async fn next_of<S: Stream + Unpin>(input: &mut Option<S>) -> Option<S::Item> {
     match input {
         Some(input) => input.next().await,
         None => None,
-    }
-}
-
-async fn wait_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }

@@ -10,20 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::future::BoxFuture;
 use model::{Member, NodeId, Position, Term};
 use openraft::AsyncRuntime;
-use runtime::Spawner;
+use runtime::{Spawner, sleep_until};
 use store::Outcome;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Response, Status, Streaming};
 use wire::proto::peer as pb;
 use wire::proto::peer::proposal_failure::Kind;
 use wire::proto::peer::propose_response::Result as Answer;
 
+use super::answers::Answers;
 use super::client::{Peer, PeerNetworkFactory};
 use super::convert::{self, Malformed};
 use super::link::{CallFailure, Connection};
@@ -207,15 +205,10 @@ struct Session {
     peer: Arc<Peer>,
     connection: Connection,
     requests: mpsc::Sender<pb::ProposeRequest>,
-    answers: Answers,
+    answers: Answers<pb::ProposeResponse>,
     outstanding: BTreeMap<u64, Outstanding>,
     next_id: u64,
     window: usize,
-}
-
-enum Answers {
-    Opening(BoxFuture<'static, Result<Response<Streaming<pb::ProposeResponse>>, Status>>),
-    Open(Box<Streaming<pb::ProposeResponse>>),
 }
 
 impl Session {
@@ -224,9 +217,8 @@ impl Session {
         let connection = peer.bulk.connection(deadline.min(limit)).await?;
         let (requests, outgoing) = mpsc::channel(window);
         let mut client = connection.client.clone();
-        let opening = Box::pin(async move { client.propose(ReceiverStream::new(outgoing)).await });
-        let (answers, outstanding) = (Answers::Opening(opening), BTreeMap::new());
-        Ok(Self { peer, connection, requests, answers, outstanding, next_id: 0, window })
+        let answers = Answers::to(async move { client.propose(ReceiverStream::new(outgoing)).await });
+        Ok(Self { peer, connection, requests, answers, outstanding: BTreeMap::new(), next_id: 0, window })
     }
 
     fn send(&mut self, submission: Submission) {
@@ -276,7 +268,7 @@ impl Session {
                     Some(submission) => self.send(submission),
                     None => break CallFailure::Unreachable("stopping".into()),
                 },
-                () = wait_until(silent_at), if silent_at.is_some() => {
+                () = sleep_until(silent_at) => {
                     break self.peer.bulk.gave_up(CallFailure::late("propose"));
                 }
             }
@@ -303,27 +295,6 @@ impl Outstanding {
         if self.answer.send(answer).is_err() {
             tracing::trace!("nobody waits for this proposal any more");
         }
-    }
-}
-
-impl Answers {
-    /// The next answer. Giving up in between loses nothing.
-    async fn next(&mut self) -> Result<Option<pb::ProposeResponse>, Status> {
-        if let Self::Opening(opening) = self {
-            let stream = opening.await?.into_inner();
-            *self = Self::Open(Box::new(stream));
-        }
-        match self {
-            Self::Open(stream) => stream.next().await.transpose(),
-            Self::Opening(_) => Ok(None),
-        }
-    }
-}
-
-async fn wait_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 
