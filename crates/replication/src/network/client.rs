@@ -29,7 +29,10 @@ use openraft::{AsyncRuntime, OptionalSend};
 use runtime::Spawner;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
 use wire::proto::peer as pb;
+use wire::proto::peer::peer_client::PeerClient;
 
 use super::connector::Connector;
 use super::identity::{Identity, Target};
@@ -161,13 +164,8 @@ impl<RT: AsyncRuntime> PeerNetworkFactory<RT> {
     /// and joining, when numbers and stores are not known yet.
     pub(crate) async fn ask(&self, address: &str) -> Result<Identity, AskError> {
         let anybody = Target { node: NodeId(0), store: Default::default() };
-        let work = self.context.establish(address, anybody);
-        match timeout(self.context.options.connect_timeout, work).await {
-            Ok(Ok((_, peer))) => Ok(peer.identity),
-            Ok(Err(CallFailure::Refused { refusal, .. })) => Err(AskError::Refused(refusal)),
-            Ok(Err(failure)) => Err(AskError::Unreachable(failure.to_string())),
-            Err(_) => Err(AskError::Unreachable(format!("{address}: no answer in time"))),
-        }
+        let (_, peer) = self.within(address, self.context.establish(address, anybody)).await?;
+        Ok(peer.identity)
     }
 
     /// Asks whoever answers at `address` who it is and, if it belongs to a cluster, whether that knows our data
@@ -186,6 +184,15 @@ impl<RT: AsyncRuntime> PeerNetworkFactory<RT> {
             let members = members.collect::<Result<_, _>>()?;
             Ok((peer.identity, Place { node: NodeId(answer.node), members }))
         };
+        self.within(address, work).await
+    }
+
+    /// What `work` at `address` gives within the time that one attempt may take.
+    async fn within<T>(
+        &self,
+        address: &str,
+        work: impl Future<Output = Result<T, CallFailure>>,
+    ) -> Result<T, AskError> {
         match timeout(self.context.options.connect_timeout, work).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(CallFailure::Refused { refusal, .. })) => Err(AskError::Refused(refusal)),
@@ -303,18 +310,34 @@ impl<RT: AsyncRuntime> NetStreamAppend<TypeConfig<RT>> for PeerNetwork<RT> {
     }
 }
 
+impl<RT: AsyncRuntime> PeerNetwork<RT> {
+    /// Sends a request for a vote, as a real one or to hear whether it would be granted, and reads the answer.
+    async fn ask_for_vote<F>(
+        &self,
+        request: VoteRequest<TypeConfig<RT>>,
+        patience: Duration,
+        send: impl FnOnce(PeerClient<Channel>, Request<pb::VoteRequest>) -> F,
+    ) -> Result<VoteResponse<TypeConfig<RT>>, RPCError<TypeConfig<RT>>>
+    where
+        F: Future<Output = Result<Response<pb::VoteResponse>, Status>>,
+    {
+        let message = convert::vote_request_to_proto(self.peer.envelope(), &request);
+        let call = self.peer.control.call(message, patience, send);
+        let answer = call.await.map_err(CallFailure::into_rpc)?;
+        convert::vote_response_from_proto(answer).map_err(|error| CallFailure::from(error).into_rpc())
+    }
+}
+
 impl<RT: AsyncRuntime> NetVote<TypeConfig<RT>> for PeerNetwork<RT> {
     async fn vote(
         &mut self,
         request: VoteRequest<TypeConfig<RT>>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig<RT>>, RPCError<TypeConfig<RT>>> {
-        let message = convert::vote_request_to_proto(self.peer.envelope(), &request);
-        let call = self.peer.control.call(message, option.soft_ttl(), |mut client, message| async move {
+        self.ask_for_vote(request, option.soft_ttl(), |mut client, message| async move {
             client.vote(message).await
-        });
-        let answer = call.await.map_err(CallFailure::into_rpc)?;
-        convert::vote_response_from_proto(answer).map_err(|error| CallFailure::from(error).into_rpc())
+        })
+        .await
     }
 
     async fn pre_vote(
@@ -322,12 +345,10 @@ impl<RT: AsyncRuntime> NetVote<TypeConfig<RT>> for PeerNetwork<RT> {
         request: VoteRequest<TypeConfig<RT>>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig<RT>>, RPCError<TypeConfig<RT>>> {
-        let message = convert::vote_request_to_proto(self.peer.envelope(), &request);
-        let call = self.peer.control.call(message, option.soft_ttl(), |mut client, message| async move {
+        self.ask_for_vote(request, option.soft_ttl(), |mut client, message| async move {
             client.pre_vote(message).await
-        });
-        let answer = call.await.map_err(CallFailure::into_rpc)?;
-        convert::vote_response_from_proto(answer).map_err(|error| CallFailure::from(error).into_rpc())
+        })
+        .await
     }
 }
 

@@ -94,10 +94,7 @@ impl CallFailure {
 
     /// The same for snapshots.
     pub(super) fn into_streaming<RT: AsyncRuntime>(self) -> StreamingError<TypeConfig<RT>> {
-        match self {
-            Self::Broken(_) => NetworkError::new(&self).into(),
-            _ => Unreachable::new(&self).into(),
-        }
+        self.into_rpc::<RT>().into()
     }
 }
 

@@ -202,6 +202,22 @@ impl<RT: AsyncRuntime> Shared<RT> {
         }
     }
 
+    /// Checks and reads a request for a vote, be it a real one or not.
+    fn read_vote(&self, request: Request<pb::VoteRequest>) -> Result<VoteRequest<TypeConfig<RT>>, Status> {
+        let proven = Proven::of(request.extensions());
+        let request = request.into_inner();
+        self.admit_vote(request.envelope.as_ref(), &proven)?;
+        convert::vote_request_from_proto(request).map_err(|what| self.malformed(what))
+    }
+
+    fn voted(
+        &self,
+        answer: Result<VoteResponse<TypeConfig<RT>>, Stopped>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        let answer = answer.map_err(|Stopped| self.refuse(Refusal::Stopped))?;
+        Ok(Response::new(convert::vote_response_to_proto(&answer)))
+    }
+
     /// Checks and reads one append of a stream.
     fn read_append(
         &self,
@@ -369,30 +385,16 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
     }
 
     async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
-        let shared = &self.shared;
-        let proven = Proven::of(request.extensions());
-        let request = request.into_inner();
-        shared.admit_vote(request.envelope.as_ref(), &proven)?;
-        let request =
-            convert::vote_request_from_proto::<RT>(request).map_err(|what| shared.malformed(what))?;
-        let answer =
-            shared.handler().vote(request).await.map_err(|Stopped| shared.refuse(Refusal::Stopped))?;
-        Ok(Response::new(convert::vote_response_to_proto(&answer)))
+        let request = self.shared.read_vote(request)?;
+        self.shared.voted(self.shared.handler().vote(request).await)
     }
 
     async fn pre_vote(
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        let shared = &self.shared;
-        let proven = Proven::of(request.extensions());
-        let request = request.into_inner();
-        shared.admit_vote(request.envelope.as_ref(), &proven)?;
-        let request =
-            convert::vote_request_from_proto::<RT>(request).map_err(|what| shared.malformed(what))?;
-        let answer =
-            shared.handler().pre_vote(request).await.map_err(|Stopped| shared.refuse(Refusal::Stopped))?;
-        Ok(Response::new(convert::vote_response_to_proto(&answer)))
+        let request = self.shared.read_vote(request)?;
+        self.shared.voted(self.shared.handler().pre_vote(request).await)
     }
 
     async fn transfer_leader(
