@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::time::Timestamp;
+use crate::time::{Timestamp, nanos};
 
 /// Where a schedule lies on the wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +23,7 @@ pub struct GridLine {
 impl GridLine {
     /// The line for a schedule that opens at `at`: it starts with the first multiple of the period after `at`.
     pub fn opening(at: Timestamp, period: Duration) -> Self {
-        let period_nanos = nanos(period);
+        let period_nanos = of_period(period);
         let first = (at.0.div_euclid(period_nanos) + 1).saturating_mul(period_nanos);
         Self { first: Timestamp(first), period }
     }
@@ -31,13 +31,13 @@ impl GridLine {
     /// Nominal time of slot `n`.
     pub fn nominal(&self, n: u64) -> Timestamp {
         let n = i64::try_from(n).unwrap_or(i64::MAX);
-        self.first.plus_nanos(n.saturating_mul(nanos(self.period)))
+        self.first.plus_nanos(n.saturating_mul(of_period(self.period)))
     }
 
     /// How many slots have a nominal time at or before `at`.
     pub fn slots_until(&self, at: Timestamp) -> u64 {
         let passed = at.nanos_since(self.first);
-        if passed < 0 { 0 } else { (passed / nanos(self.period)) as u64 + 1 }
+        if passed < 0 { 0 } else { (passed / of_period(self.period)) as u64 + 1 }
     }
 
     /// How many periods lie in `elapsed`, to the nearest.
@@ -102,13 +102,13 @@ pub enum Resumption {
 /// wall clock that is behind is found out, and one that is ahead is believed.
 pub fn resume(line: &GridLine, next: u64, now: Timestamp, elapsed: Elapsed) -> Resumption {
     // Slot `next − 1` is the last thing known. A grid without any slot was opened somewhere in the period that begins here.
-    let last = line.nominal(next).plus_nanos(-nanos(line.period));
-    let since = if next == 0 { nanos(line.period) } else { 0 };
+    let last = line.nominal(next).plus_nanos(-of_period(line.period));
+    let since = if next == 0 { of_period(line.period) } else { 0 };
     let bears = i64::try_from(tolerance(line.period)).unwrap_or(i64::MAX);
     let by_wall = now.nanos_since(last);
-    let is_behind = by_wall < length(elapsed.least).saturating_sub(bears);
+    let is_behind = by_wall < nanos(elapsed.least).saturating_sub(bears);
     let is_ahead =
-        elapsed.most.is_some_and(|most| by_wall > length(most).saturating_add(since).saturating_add(bears));
+        elapsed.most.is_some_and(|most| by_wall > nanos(most).saturating_add(since).saturating_add(bears));
     if is_behind || is_ahead {
         Resumption::Reclock { elapsed: elapsed.least }
     } else {
@@ -123,21 +123,17 @@ const SEEN_AFTER: Duration = Duration::from_secs(10);
 pub fn opens_now(line: &GridLine, now: Timestamp) -> bool {
     let ahead = line.first.nanos_since(now);
     let slack = i64::try_from(tolerance(line.period)).unwrap_or(i64::MAX);
-    ahead >= -slack.saturating_add(nanos(SEEN_AFTER)) && ahead <= nanos(line.period).saturating_add(slack)
+    ahead >= -slack.saturating_add(nanos(SEEN_AFTER)) && ahead <= of_period(line.period).saturating_add(slack)
 }
 
 /// How far two clocks may differ before a grid is opened anew, in nanoseconds: half a period or 100 ms.
 pub fn tolerance(period: Duration) -> u64 {
-    (nanos(period) as u64 / 2).max(100_000_000)
+    (of_period(period) as u64 / 2).max(100_000_000)
 }
 
 /// A period in nanoseconds; never 0.
-fn nanos(period: Duration) -> i64 {
-    length(period).max(1)
-}
-
-fn length(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+fn of_period(period: Duration) -> i64 {
+    nanos(period).max(1)
 }
 
 #[cfg(test)]

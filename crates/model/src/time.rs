@@ -35,7 +35,12 @@ impl Timestamp {
 
     /// `self` later by `duration`, saturating at the end of the range.
     pub fn plus(self, duration: Duration) -> Self {
-        self.plus_nanos(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
+        self.plus_nanos(nanos(duration))
+    }
+
+    /// `self` earlier by `duration`, saturating at the beginning of the range.
+    pub fn minus(self, duration: Duration) -> Self {
+        self.plus_nanos(-nanos(duration))
     }
 
     /// The moment in UTC to the second, RFC 3339, for people to read.
@@ -116,6 +121,11 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
 }
 
+/// A length of time in whole nanoseconds; 292 years and more are all the same.
+pub fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
 /// A length of time for people to read, to its two largest units: `5 min 24 s`.
 pub fn in_words(length: Duration) -> String {
     match length.as_secs() {
@@ -154,5 +164,6 @@ mod tests {
     fn differences_are_signed_and_saturate() {
         assert_eq!(Timestamp(5).nanos_since(Timestamp(8)), -3);
         assert_eq!(Timestamp(i64::MAX).plus(Duration::from_secs(1)), Timestamp(i64::MAX));
+        assert_eq!(Timestamp(i64::MIN).minus(Duration::MAX), Timestamp(i64::MIN));
     }
 }

@@ -14,6 +14,7 @@ mod supervise;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use model::time::nanos;
 use model::{Clock, Timestamp};
 use tokio::time::Instant;
 
@@ -27,11 +28,10 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods, reason = "the one place that may ask the system for the time of day")]
     fn now(&self) -> Timestamp {
-        let nanos = match SystemTime::now().duration_since(UNIX_EPOCH) {
-            Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
-            Err(before) => -i64::try_from(before.duration().as_nanos()).unwrap_or(i64::MAX),
-        };
-        Timestamp(nanos)
+        Timestamp(match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => nanos(since),
+            Err(before) => -nanos(before.duration()),
+        })
     }
 }
 

@@ -66,7 +66,7 @@ impl Validity {
     /// `days` from `now`, and the day before it.
     pub fn days(now: Timestamp, days: u32) -> Self {
         let length = Duration::from_secs(u64::from(days) * 86_400);
-        Self { from: now.plus_nanos(-nanos(BEFORE)), until: now.plus(length) }
+        Self { from: now.minus(BEFORE), until: now.plus(length) }
     }
 }
 
@@ -219,8 +219,4 @@ fn host_name(host: &str) -> Result<SanType, AuthorityError> {
     let bad = || AuthorityError::BadHost(host.to_owned());
     rustls_pki_types::DnsName::try_from(host).map_err(|_| bad())?;
     Ok(SanType::DnsName(host.try_into().map_err(|_| bad())?))
-}
-
-fn nanos(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }

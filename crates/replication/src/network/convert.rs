@@ -14,6 +14,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AsyncRuntime, EntryPayload, StoredMembership};
+pub(super) use wire::convert::nanos;
 use wire::proto::peer as pb;
 
 use crate::type_config::{CommittedLeaderId, Entry, EntryBody, LogId, Payload, TypeConfig, Vote};
@@ -42,11 +43,6 @@ pub(super) fn id_from_bytes(bytes: &[u8]) -> Result<[u8; 16], Malformed> {
         [] => Ok([0; 16]),
         known => known.try_into().map_err(|_| Malformed("id")),
     }
-}
-
-/// A duration in nanoseconds, at most 584 years.
-pub(super) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A wall clock reading travels as the bits of its `i64`.
