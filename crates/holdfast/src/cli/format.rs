@@ -58,7 +58,6 @@ pub(super) fn offset(duration: Option<&ProtoDuration>) -> String {
 pub(super) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut unit = 0;
-    #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
     let mut value = bytes as f64;
     while value >= 1024.0 && unit + 1 < UNITS.len() {
         value /= 1024.0;

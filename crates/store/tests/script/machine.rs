@@ -107,7 +107,6 @@ impl Machine {
         Stamp { at: self.now, boot: BootId::from(1) }
     }
 
-    #[allow(clippy::too_many_lines, reason = "one arm for each command")]
     fn command(&mut self, name: &str, arguments: &Arguments, below: &str) -> Command {
         let request = || Request { principal: "eva".to_owned(), reason: "script".to_owned() };
         let second = || arguments.word(1).to_owned();
