@@ -19,7 +19,10 @@
 //! | a receiver away while the leader dies twice | `a_receiver_that_was_away_across_two_failovers_gets_everything_in_order` |
 //! | configuration changed while the leader dies | `configuration_changed_during_a_failover_is_in_force_on_all_nodes_or_on_none` |
 //! | a node wiped and replaced | `a_wiped_node_is_refused_and_replaced_under_load` |
+//! | a node whose disk forgot what it had acknowledged | `amnesia.rs` |
 //! | a learner from a checkpoint, whose leader dies; removal, drain, failback | `membership.rs` |
+//! | what draining refuses; only drained nodes are left | `draining.rs` |
+//! | a node stopped where nobody can take over | `stopping.rs` |
 //! | wrong clocks across a failover | `clock.rs` |
 //! | commands and pushes handed on over TLS across a failover | `followers_hand_on_over_tls_across_a_change_of_leader` |
 //! | who is let in, and who is not | `certificates.rs` |

@@ -5,6 +5,7 @@
 //!
 //! - Every crate of the workspace has a row in [`CRATES`] and leans only on crates of rows above its own.
 //! - A dependency named in [`FOREIGN`] belongs to the crates named there and to nobody else.
+//! - Every grant is used: what is no longer needed leaves the table.
 //! - Licences and banned packages are those of `deny.toml`, read from there.
 
 use std::collections::BTreeSet;
@@ -109,7 +110,7 @@ struct Foreign {
 
 const FOREIGN: &[Foreign] = &[
     Foreign {
-        packages: &["rocksdb", "librocksdb-sys"],
+        packages: &["rocksdb"],
         owners: &["store"],
         in_tests: &[],
         why: "whoever writes to the disk must keep the order of the commit loop",
@@ -139,10 +140,10 @@ const FOREIGN: &[Foreign] = &[
         why: "they belong to the listener of the admin API",
     },
     Foreign {
-        packages: &["tokio-modbus", "async-opcua*"],
-        owners: &["drivers", "simulator"],
-        in_tests: &[],
-        why: "field protocols: one side reads, the other plays the device",
+        packages: &["tokio-modbus"],
+        owners: &["drivers"],
+        in_tests: &["simulator"],
+        why: "a field protocol: drivers read; the simulator writes frames of its own, and a stranger tests them",
     },
     Foreign {
         packages: &["reqwest"],
@@ -170,9 +171,9 @@ const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         packages: &["axum"],
-        owners: &["ingest", "gateway", "simulator"],
+        owners: &["gateway", "simulator"],
         in_tests: &["destinations"],
-        why: "HTTP in: pushers, health, simulated receivers",
+        why: "HTTP in: health, simulated receivers",
     },
     Foreign {
         packages: &["clap*"],
@@ -408,6 +409,39 @@ fn every_owner_of_a_foreign_world_is_a_crate_of_ours() -> Result<()> {
     for (name, packages, _) in NEVER {
         ensure!(known(&name), "{packages:?} is forbidden to {name}, which is no crate");
     }
+    Ok(())
+}
+
+#[test]
+fn everything_that_the_tables_grant_is_used() -> Result<()> {
+    let packages = workspace()?.packages;
+    let names = |owner: &str, pattern: &str, for_tests: bool| {
+        let owner = packages.iter().find(|package| package.short_name() == owner);
+        owner.is_some_and(|package| {
+            let mut alike = package.dependencies.iter().filter(|named| named.is_for_tests() == for_tests);
+            alike.any(|named| matches(pattern, short_name(&named.name)))
+        })
+    };
+    let mut unused = Vec::new();
+    for row in CRATES {
+        let unneeded = row.leans_on.iter().filter(|below| !names(row.name, below, false));
+        unused.extend(unneeded.map(|below| format!("{} -> {below}", row.name)));
+    }
+    for world in FOREIGN {
+        let ordinary = world.owners.iter().map(|owner| (*owner, false));
+        let grants: Vec<_> = ordinary.chain(world.in_tests.iter().map(|owner| (*owner, true))).collect();
+        for (owner, for_tests) in &grants {
+            if !world.packages.iter().any(|pattern| names(owner, pattern, *for_tests)) {
+                unused.push(format!("{owner} -> {:?}", world.packages));
+            }
+        }
+        for pattern in world.packages {
+            if !grants.iter().any(|(owner, for_tests)| names(owner, pattern, *for_tests)) {
+                unused.push(format!("nobody -> {pattern}"));
+            }
+        }
+    }
+    ensure!(unused.is_empty(), "the tables grant what nobody uses:\n  {}", unused.join("\n  "));
     Ok(())
 }
 
