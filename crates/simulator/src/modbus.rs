@@ -45,8 +45,6 @@ pub struct Config {
     pub source: Arc<dyn RegisterSource>,
     /// Where it writes what it saw.
     pub history: Option<History>,
-    /// Whether each line of the history bears the words of the answer, beside their hash.
-    pub log_values: bool,
     /// Connections it bears; one more is closed as it is accepted.
     pub max_connections: usize,
     /// How long an unanswered request counts as open.
@@ -123,9 +121,6 @@ pub struct ReadSeen {
     pub exception: Option<u8>,
     /// FNV-1a of the words of the answer, high byte first; 0 without.
     pub hash: u64,
-    /// The words, or bits as 0 and 1, if the device logs them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub values: Vec<u16>,
 }
 
 /// What connections of one device share.
@@ -166,7 +161,6 @@ impl Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             source: Arc::new(source),
             history: None,
-            log_values: false,
             max_connections: 8,
             response_cap: Duration::from_secs(1),
         }
@@ -264,7 +258,6 @@ impl Device {
             last_byte_ns,
             exception,
             hash: if words.is_empty() { 0 } else { hash(&words) },
-            values: if self.config.log_values { words } else { Vec::new() },
         };
         history.record_at(last_byte_ns, name, kind, "read", &seen);
     }

@@ -289,38 +289,3 @@ proptest! {
         prop_assert!(is_same(&original, &back), "{:?}\n{:?}\n{}", original, back, String::from_utf8_lossy(&text));
     }
 }
-
-/// Run with `cargo nextest run --release --run-ignored only -p holdfast-destinations speed --no-capture`.
-#[test]
-#[ignore = "a measurement, of use in release builds only"]
-#[allow(clippy::print_stdout, reason = "a measurement is printed")]
-fn speed_of_the_writer() {
-    let records: Vec<Record> = (0..10_000_u32)
-        .map(|n| {
-            let reading = Reading::Good(Value::F32(n as f32 * 0.37));
-            let mut sample = sample_of(reading, ValueType::F32);
-            sample.key.ordinal = Ordinal(n);
-            sample.source_time = sample.source_time.plus_nanos(i64::from(n) * 1_000_003);
-            Record::Sample(sample)
-        })
-        .collect();
-    let delivery = Delivery {
-        cluster: "plant-7".into(),
-        destination: "historian".into(),
-        after: Cursor::at(Position(41)),
-        upto: Cursor::at(Position(42)),
-        historical: false,
-        records,
-    };
-    let began = tokio::time::Instant::now();
-    let (mut count, mut bytes) = (0, 0);
-    while began.elapsed() < Duration::from_secs(2) {
-        let mut body = Body::with_capacity(4 << 20);
-        delivery.records.iter().for_each(|record| body.push(record));
-        bytes += body.finish(&delivery, delivery.after, delivery.upto, false).len();
-        count += delivery.records.len();
-    }
-    let rate = count as f64 / began.elapsed().as_secs_f64();
-    println!("{rate:.0} samples/s, {} bytes each", bytes / count);
-    assert!(rate > 1_500_000.0, "{rate:.0} samples/s");
-}

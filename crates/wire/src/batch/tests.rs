@@ -284,36 +284,3 @@ fn a_payload_under_another_header_is_refused() {
     assert!(under(BatchHeader { count: 61, ..encoded.header }).is_err());
     assert!(under(BatchHeader { newest: NOW.plus_nanos(1), ..encoded.header }).is_err());
 }
-
-/// `cargo test --release -p holdfast-wire -- --ignored --nocapture speed`
-#[test]
-#[ignore = "a measurement, meaningful in release builds only"]
-#[allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement of real time, for reading")]
-fn speed() {
-    for (name, batch) in [
-        ("1,000 f32", thousand_floats()),
-        ("1,000 f32, one walk", one_walk()),
-        ("100 mixed", mixed(100)),
-        ("60 mixed", mixed(60)),
-    ] {
-        let encoded = EncodedBatch::encode(&batch).expect("within the bounds");
-        let count = batch.samples().len();
-        let rounds = 20_000_000 / count;
-        let rate = |work: &dyn Fn()| {
-            let mut best = f64::MAX;
-            for _ in 0..5 {
-                let start = std::time::Instant::now();
-                (0..rounds / 5).for_each(|_| work());
-                best = best.min(start.elapsed().as_secs_f64());
-            }
-            (rounds / 5 * count) as f64 / best / 1e6
-        };
-        let encode = rate(&|| drop(std::hint::black_box(EncodedBatch::encode(std::hint::black_box(&batch)))));
-        let decode = rate(&|| drop(std::hint::black_box(std::hint::black_box(&encoded).decode())));
-        println!(
-            "{name}: encode {encode:.1} M/s, decode {decode:.1} M/s, payload {:.2} bytes a sample, {:.2} with its header",
-            encoded.payload.len() as f64 / count as f64,
-            encoded.encoded_len() as f64 / count as f64,
-        );
-    }
-}
