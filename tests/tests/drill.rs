@@ -23,9 +23,15 @@ async fn the_drill_adds_up() -> Result<()> {
     let number =
         |field: &str| report[field].as_u64().unwrap_or_else(|| panic!("{field} is no number in {report}"));
     assert_eq!(report["verdict"], "pass", "{report:#}\n{said}");
-    for nothing in
-        ["lost", "out_of_order", "slots_unaccounted", "device_overlaps", "stale_reigns", "conflicts"]
-    {
+    for nothing in [
+        "lost",
+        "filed_twice",
+        "out_of_order",
+        "slots_unaccounted",
+        "device_overlaps",
+        "stale_reigns",
+        "conflicts",
+    ] {
         assert_eq!(number(nothing), 0, "{nothing} in {report:#}\n{said}");
     }
     for something in ["reads_answered", "pushed_acked", "delivered", "slots_sampled"] {

@@ -148,7 +148,7 @@ async fn a_learner_gets_the_checkpoint_and_the_undelivered_backlog_and_then_its_
     );
     ensure!(buffer.undelivered_entries > 0, "it has no backlog: {buffer:?}");
 
-    // Two of the founders go: what is delivered now comes from what is left, the new node among them.
+    // The leader dies: one of those that are left delivers the backlog, and the new node is among them.
     let leader = cluster.leader().await?;
     cluster.kill(leader).await?;
     receiver.set_reply(Reply::Accept);

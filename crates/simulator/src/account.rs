@@ -139,6 +139,7 @@ pub struct Account {
     overlaps: u64,
     delivered: u64,
     duplicates: u64,
+    filed_twice: u64,
     out_of_order: u64,
     /// Samples that nobody produced.
     phantoms: u64,
@@ -192,6 +193,7 @@ impl Account {
             overlaps: 0,
             delivered: 0,
             duplicates: 0,
+            filed_twice: 0,
             out_of_order: 0,
             phantoms: 0,
             conflicts: 0,
@@ -301,8 +303,8 @@ impl Account {
             _ => Filed::Unknown,
         };
         match filed {
-            Filed::First => {}
-            Filed::Again => self.duplicates += 1,
+            Filed::Expected => {}
+            Filed::Twice => self.filed_twice += 1,
             Filed::Unknown => self.phantoms += 1,
         }
     }
@@ -426,6 +428,7 @@ impl Account {
         let mut report = Report {
             delivered: self.delivered,
             duplicates: self.duplicates,
+            filed_twice: self.filed_twice,
             out_of_order: self.out_of_order,
             device_overlaps: self.overlaps,
             spurious_elections: self.spurious_elections(),
@@ -472,10 +475,10 @@ impl Account {
 /// What became of a row of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Filed {
-    /// It is the first of its sample.
-    First,
-    /// The sample stood in a file already.
-    Again,
+    /// Its sample stands in files as often as it was committed.
+    Expected,
+    /// Its sample stands in files more often.
+    Twice,
     /// Nobody produced such a sample, or the other destination never got it.
     Unknown,
 }

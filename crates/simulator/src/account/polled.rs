@@ -141,9 +141,10 @@ impl DeviceBook {
         if (slot.good | slot.bad) & bit == 0 {
             return Filed::Unknown;
         }
-        let is_first = slot.filed & bit == 0;
+        let is_filed = slot.filed & bit != 0;
         slot.filed |= bit;
-        if is_first { Filed::First } else { Filed::Again }
+        // One that was delivered under two keys is told of by its slot.
+        if is_filed && !slot.is_twice { Filed::Twice } else { Filed::Expected }
     }
 
     pub(super) fn unfiled(&self) -> u64 {

@@ -28,7 +28,9 @@ struct Message {
     is_acknowledged: bool,
     got: u32,
     filed: u32,
+    /// Samples that came under a second key, and rows of such.
     again: u16,
+    filed_again: u16,
 }
 
 /// The pusher's part of the account, in samples.
@@ -95,9 +97,11 @@ impl PusherBook {
         if message.got & (1 << index) == 0 {
             return Filed::Unknown;
         }
-        let is_first = message.filed & (1 << index) == 0;
+        let is_filed = message.filed & (1 << index) != 0;
         message.filed |= 1 << index;
-        if is_first { Filed::First } else { Filed::Again }
+        message.filed_again = message.filed_again.saturating_add(u16::from(is_filed));
+        // A message that was committed twice stands in files twice.
+        if is_filed && message.filed_again > message.again { Filed::Twice } else { Filed::Expected }
     }
 
     pub(super) fn unfiled(&self) -> u64 {

@@ -46,6 +46,8 @@ pub struct Report {
     pub lost: u64,
     /// Records that came again under the same key, and pushed samples that came under a second one.
     pub duplicates: u64,
+    /// Rows of CSV files whose sample stands in a file already and was not committed again.
+    pub filed_twice: u64,
     /// Samples that came for the first time behind a later one of their tag.
     pub out_of_order: u64,
     /// Slots from 0 to the highest known one, all grids together.
@@ -81,6 +83,7 @@ impl Report {
         let faults = [
             (self.lost, "samples were lost"),
             (unfiled, "samples of these were delivered over HTTP and stand in no CSV file"),
+            (self.filed_twice, "samples stand in CSV files twice"),
             (wrong, "samples arrived that nobody produced, or with another value"),
             (self.out_of_order, "samples came out of order"),
             (self.slots_unaccounted, "slots are not in exactly one sample or gap"),

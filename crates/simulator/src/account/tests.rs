@@ -438,6 +438,33 @@ fn what_only_one_destination_has_is_lost() {
 }
 
 #[test]
+fn a_sample_that_stands_in_files_more_often_than_it_was_committed_fails_the_run() {
+    let mut run = Run::new();
+    run.slots(0..=1, 1);
+    let polled = [run.samples(0, 1), run.samples(1, 1)].concat();
+    let file = |run: &mut Run, sample: &SampleSeen| {
+        run.account.filed(PRESS, &sample.tag, sample.slot, sample.source_time);
+    };
+    let content = Plant::demo().pushers[0].content.clone();
+    let file_pushed = |run: &mut Run, index: usize| {
+        run.account.filed(ROBOT, content.sample(0, index).0, None, Timestamp(1_000 + index as i64));
+    };
+    polled.iter().for_each(|sample| file(&mut run, sample));
+    (0..6).for_each(|index| file_pushed(&mut run, index));
+    // Sent twice and committed twice: each copy has a row.
+    run.account.sent(ROBOT, 0, 1_000);
+    run.push(0, 1_000);
+    (0..6).for_each(|index| file_pushed(&mut run, index));
+    let report = run.account.settle();
+    assert_eq!((report.filed_twice, report.duplicates, report.verdict), (0, 6, Verdict::Pass));
+    file(&mut run, &polled[0]);
+    let report = run.account.settle();
+    assert_eq!((report.filed_twice, report.duplicates, report.verdict), (1, 6, Verdict::Fail));
+    file_pushed(&mut run, 5);
+    assert_eq!(run.account.settle().filed_twice, 2);
+}
+
+#[test]
 fn the_report_has_the_promised_fields() {
     let report = serde_json::to_value(Report::default()).expect("numbers and texts");
     let wanted = [
@@ -447,6 +474,7 @@ fn the_report_has_the_promised_fields() {
         "delivered",
         "lost",
         "duplicates",
+        "filed_twice",
         "out_of_order",
         "slots_expected",
         "slots_sampled",
