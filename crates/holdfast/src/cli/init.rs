@@ -268,6 +268,7 @@ fn unit(cluster: &str, node: &Node, data_dir: &Path) -> String {
          PrivateTmp=true\n\
          ProtectHome=true\n\
          ProtectSystem=strict\n\
+         # Directories of CSV destinations have to be added here, separated by spaces.\n\
          ReadWritePaths={data}\n\n\
          [Install]\n\
          WantedBy=multi-user.target\n",
