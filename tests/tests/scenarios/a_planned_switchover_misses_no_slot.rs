@@ -7,13 +7,13 @@ use holdfast_tests::scene::Scene;
 use simulator::plant::Shape;
 
 /// How often: the moment in a slot at which it happens differs.
-const TIMES: usize = 6;
+const TIMES: usize = 4;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_planned_switchover_misses_no_slot() -> Result<()> {
     let scene = Scene::start().await?;
     // A slot that has begun is still read: so much time has the hand-over, on a machine that is busy with other things.
-    let shape = Shape { period: Duration::from_secs(1), has_later: false };
+    let shape = Shape { period: Duration::from_millis(500), has_later: false };
     scene.apply(&scene.field.document(shape), scene.status(0).await?.revision).await?;
     scene.goes_on().await?;
     for _ in 0..TIMES {

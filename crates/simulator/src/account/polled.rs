@@ -276,15 +276,16 @@ impl DeviceBook {
         }
     }
 
-    /// Slots between the last one known of a grid and the beginning of the grid that replaced it; where clocks agree,
-    /// that is less than one.
+    /// Slots between the last one known of a grid and the change that replaced it; where clocks agree, that is less than
+    /// one. A grid begins within its own period after the change that opens it.
     fn missing_behind(&self, grid: u64, highest: u64) -> u64 {
         let Some(opening) = self.openings.get(&grid) else { return 0 };
         let replaces = |later: &&OpeningSeen| later.replaces == Some(grid) && later.cause != CLOCK;
         let Some(successor) = self.openings.values().find(replaces) else { return 0 };
         let end = opening.first.plus_nanos((highest as i64 + 1).saturating_mul(opening.period_ns));
-        let hole = successor.first.nanos_since(end) / opening.period_ns;
-        if hole > 1 { (hole as u64).min(MOST_SLOTS) } else { 0 }
+        let changed_at = successor.first.plus_nanos(-successor.period_ns);
+        let hole = changed_at.nanos_since(end) / opening.period_ns;
+        if hole > 0 { (hole as u64 + 1).min(MOST_SLOTS) } else { 0 }
     }
 
     fn said(&self, grid: u64, slot: Option<&Slot>, gaps: u8) -> Said {

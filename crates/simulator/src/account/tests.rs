@@ -284,6 +284,9 @@ fn a_grid_ends_where_its_successor_begins() {
     let report = run.account.settle();
     assert_eq!((report.slots_unaccounted, report.slots_expected), (4, 9), "500 to 800 are in nothing");
     assert_eq!(report.verdict, Verdict::Fail);
+    let slower = OpeningSeen { period_ns: 1_000 * MS as i64, ..opening(2, 1_500, Some(1)) };
+    run.account.received_opening(slower, true);
+    assert_eq!(run.account.settle().slots_unaccounted, 0, "it was opened at 500 or later");
     let on_another_clock = OpeningSeen { cause: "clock".to_owned(), ..opening(2, 900, Some(1)) };
     run.account.received_opening(on_another_clock, true);
     assert_eq!(run.account.settle().slots_unaccounted, 0, "the two times are of two clocks");
