@@ -137,7 +137,7 @@ pub(crate) async fn run<E: Engine>(
         }
         let room = replica.room();
         let decision =
-            replica.store().keeper().read(|state| decide(state, steady.at(state.steady.now), room, full));
+            replica.store().keeper().read(|state| decide(state, steady.at(&state.steady), room, full));
         if decision.full != full {
             say(decision.full, full);
             full = decision.full;

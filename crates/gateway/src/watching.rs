@@ -249,7 +249,7 @@ impl<E: Engine> Watch<E> {
 
     /// Puts devices back into service whose time is over.
     async fn put_back(&mut self, leadership: &Leadership) {
-        let now = self.steady.at(self.replica().store().keeper().read(|state| state.steady.now));
+        let now = self.steady.at(&self.replica().store().keeper().read(|state| state.steady));
         for (device, until) in self.replica().store().keeper().read(|state| overdue(state, now)) {
             let command = Command::SetDeviceEnabled {
                 device: device.clone(),

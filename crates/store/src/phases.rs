@@ -47,7 +47,9 @@ impl Phases {
         is_in_office: bool,
         now: Instant,
     ) {
-        let reign = state.reign().filter(|reign| is_in_office && reign.term == id.term);
+        // While the leader's clock makes a step back good, command time stands: nothing tells how late this is applied.
+        let is_told = is_in_office && state.steady.owed.is_zero();
+        let reign = state.reign().filter(|reign| is_told && reign.term == id.term);
         let late = reign.map(|reign| {
             let revised = self.lateness.follow(reign.position, state.steady.now, now);
             if !revised.is_zero() {

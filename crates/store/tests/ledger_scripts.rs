@@ -62,6 +62,7 @@ scripts!(
     a_push_of_unknown_outcome_survives_a_failover_once,
     a_session_ends_by_command_or_after_a_day_without_use,
     a_clock_that_is_set_ends_no_session,
+    a_clock_that_goes_to_and_fro_passes_no_time_twice,
     nothing_but_lead_and_found_passes_the_fence,
     an_old_lead_changes_nothing,
     a_cluster_is_founded_once,

@@ -107,7 +107,8 @@ pub struct Session {
 }
 
 /// Command time that no setting of a clock moves: the sum of the steps forward that the reigning leader's own stamps
-/// took. It runs late (a leader without commands is counted for [`Steady::LONGEST`] at most), and never early.
+/// took, less their steps back. It runs late (a leader without commands is counted for [`Steady::LONGEST`] at most). A
+/// clock that is set forward makes it early by that much at most, until it is set back; going to and fro adds nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Steady {
     /// Since the cluster was founded.
@@ -116,6 +117,10 @@ pub struct Steady {
     pub boot: BootId,
     /// Its last stamp.
     pub seen: Timestamp,
+    /// Steps back that steps forward have not made good yet: until then no time passes. It outlives a reign, because what
+    /// a step forward counted too early does, too.
+    #[serde(default, skip_serializing_if = "Duration::is_zero")]
+    pub owed: Duration,
 }
 
 impl Steady {
@@ -125,8 +130,15 @@ impl Steady {
     /// Follows a stamp of the reigning process.
     pub(super) fn follow(&mut self, boot: BootId, at: Timestamp) {
         if self.boot == boot {
-            let passed = u64::try_from(at.nanos_since(self.seen)).unwrap_or(0);
-            self.now += Duration::from_nanos(passed).min(Self::LONGEST);
+            let step = at.nanos_since(self.seen);
+            let length = Duration::from_nanos(step.unsigned_abs()).min(Self::LONGEST);
+            if step < 0 {
+                self.owed = self.owed.saturating_add(length);
+            } else {
+                let paid = length.min(self.owed);
+                self.owed -= paid;
+                self.now += length - paid;
+            }
         }
         (self.boot, self.seen) = (boot, at);
     }
@@ -425,5 +437,41 @@ impl State {
     /// Position of the last entry applied.
     pub fn applied_position(&self) -> Position {
         self.applied.map_or(Position::ZERO, |id| id.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rows::{Loader, Row};
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn followed(seconds: &[i64]) -> Steady {
+        let mut steady = Steady::default();
+        for at in seconds {
+            steady.follow(BootId::from(1), Timestamp(at * 1_000_000_000));
+        }
+        steady
+    }
+
+    #[test]
+    fn a_clock_that_goes_to_and_fro_does_not_make_command_time_early() {
+        let steady = followed(&[1_000, 1_060, 1_000, 1_060, 1_000, 1_060, 1_070]);
+        assert_eq!((steady.now, steady.owed), (SECOND * 70, Duration::ZERO));
+        let years = 10 * 365 * 86_400;
+        let steady = followed(&[1_000, years, 1_000, years, 1_000, 1_010]);
+        assert_eq!(steady.now, Steady::LONGEST, "early by one longest step, however often it is set");
+        let steady = followed(&[1_000, 900, 950]);
+        assert_eq!((steady.now, steady.owed), (Duration::ZERO, SECOND * 50), "late is safe");
+    }
+
+    #[test]
+    fn what_a_clock_owes_is_kept_in_the_rows() {
+        let row = |state: &State| Row::Applied.encode(state).expect("there is always one");
+        let before = State { steady: followed(&[1_000, 990]), ..State::default() };
+        let mut after = State::default();
+        Loader::default().load(&mut after, &Row::Applied.key(), &row(&before)).expect("it was just encoded");
+        assert_eq!(after.steady, before.steady);
     }
 }

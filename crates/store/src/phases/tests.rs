@@ -196,3 +196,16 @@ async fn each_reign_has_a_pace_of_its_own() {
     assert_exactly(follower.elapsed(GROUP, now), SECOND - PERIOD * 2);
     assert_exactly(follower.elapsed(SLOW, now), SECOND * 11);
 }
+
+#[tokio::test(start_paused = true)]
+async fn while_a_clock_makes_a_step_back_good_nobody_knows_how_late_slots_are_applied() {
+    let mut follower = Follower::new();
+    follower.apply_live(GROUP, 0, SECOND);
+    follower.state.steady.owed = MINUTE;
+    follower.at = follower.at.next();
+    let grid = follower.state.grids.get_mut(&SLOW).expect("it is open");
+    (grid.next, grid.touched) = (1, follower.at);
+    let id = LogId { term: Term(1), index: follower.at };
+    follower.phases.applied(&follower.state, (id, None), true, follower.began + SECOND * 30);
+    assert_eq!(follower.elapsed(SLOW, follower.began + SECOND * 31), Elapsed::at_least(SECOND));
+}
