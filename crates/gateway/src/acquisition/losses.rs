@@ -91,7 +91,8 @@ impl Losses {
         let mut grids = self.grids();
         let is_open =
             |grid: &GridId, loss: &Loss| state.grids.get(&loss.group).is_some_and(|open| open.id == *grid);
-        // A grid that the ledger does not remember was accounted for by a later reign.
+        // A grid that the ledger does not remember was accounted for by a later reign, or ended before others of its
+        // group: all of it is said.
         grids.retain(|grid, loss| is_open(grid, loss) || state.closed.contains_key(grid));
         let orphans = grids.iter().filter(|(grid, loss)| !is_open(grid, loss));
         orphans

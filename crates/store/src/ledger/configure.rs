@@ -192,6 +192,7 @@ impl Change<'_> {
             let line = GridLine::opening(stamp.at, schedule.period);
             self.open_grid(at, group, line, replaces, Cause::Configuration);
         }
+        self.forget_older_closed();
     }
 
     /// Makes the destinations those of `catalog`: removed ones expire by record, new ones get their first cursor.

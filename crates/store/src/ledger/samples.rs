@@ -3,6 +3,7 @@
 //! - Each slot of a grid is said exactly once: by a batch, or inside one gap.
 //! - Nothing but `next` of the open grid decides whether a batch is new; clocks have no say here.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use model::batch::{BatchHeader, Source};
@@ -15,6 +16,12 @@ use super::Change;
 use super::rows::Row;
 use super::state::{ClosedGrid, EffectRecord, Effects, Grid, Session};
 use crate::outcome::{BatchOutcome, Outcome, Refusal};
+
+/// Closed grids that are remembered of each group, the newest. What was read of one is on its way for seconds at most, and
+/// a group would have to be closed three times meanwhile for it to find its grid forgotten. Then it is refused as stale
+/// and no gap grows: the grid ended where its closing said, and all slots up to there are in a record. Counted, because
+/// a clock that is set again and again closes grids without end, and steady command time stands still then.
+const CLOSED_KEPT: usize = 2;
 
 impl Change<'_> {
     pub(super) fn append(
@@ -149,6 +156,7 @@ impl Change<'_> {
             let line = GridLine::opening(stamp.at, open.line.period);
             self.open_grid(at, group, line, Some(open.id), Cause::Clock);
         }
+        self.forget_older_closed();
         Outcome::Done
     }
 
@@ -174,6 +182,23 @@ impl Change<'_> {
     fn remember_closed(&mut self, group: GroupId, open: &Grid, end: u64, cause: Cause, revision: Revision) {
         self.state.closed.insert(open.id, ClosedGrid { group, line: open.line, end, cause, revision });
         self.touch(Row::Closed);
+    }
+
+    /// Forgets all closed grids but the newest of each group.
+    pub(super) fn forget_older_closed(&mut self) {
+        let mut newer: BTreeMap<GroupId, usize> = BTreeMap::new();
+        let newest_first = self.state.closed.iter().rev();
+        let older: Vec<GridId> = newest_first
+            .filter_map(|(grid, closed)| {
+                let newer = newer.entry(closed.group).or_default();
+                *newer += 1;
+                (*newer > CLOSED_KEPT).then_some(*grid)
+            })
+            .collect();
+        for grid in older {
+            self.state.closed.remove(&grid);
+            self.touch(Row::Closed);
+        }
     }
 
     /// Begins a grid for `group`.
