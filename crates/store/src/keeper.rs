@@ -143,7 +143,7 @@ impl<E: Engine> Keeper<E> {
         self.shared.applied.subscribe()
     }
 
-    /// Applies one committed entry. While that is made ready, the ledger can be read.
+    /// Applies one committed entry. While that is made ready, the ledger can be read. An error of the disk is final.
     pub fn apply(&self, id: LogId, body: &Body) -> Result<Outcome, ApplyError> {
         let vote = self.shared.log.vote();
         let is_in_office =
@@ -169,9 +169,9 @@ impl<E: Engine> Keeper<E> {
             // A disk that is slower than the log gets fewer, not a queue of them.
             due && errands.cut.is_empty()
         };
-        if due && let Err(error) = self.cut_checkpoint() {
-            // The log grows until a later one succeeds; the damage itself ends the node where the log is read.
-            tracing::error!(%error, "cannot cut a checkpoint");
+        if due {
+            // The log cannot be read: no snapshot of this node would bear what it stands on.
+            self.cut_checkpoint()?;
         }
         Ok(outcome)
     }
@@ -234,7 +234,7 @@ impl<E: Engine> Keeper<E> {
             let Some(at) = ledger.state().applied else { return Ok(None) };
             self.flush_locked(ledger);
             // A log that was moved in whole (a test suite, a snapshot) need not hold the applied entry.
-            let chain = self.shared.log.chain_at(at.index).unwrap_or([0; 16]);
+            let chain = self.shared.log.chain_or_none(at.index)?;
             Checkpoint::cut(ledger, at, chain)
         };
         let at = cut.header.at;

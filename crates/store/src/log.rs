@@ -205,10 +205,7 @@ impl<E: Engine> Log<E> {
             done(Ok(()));
             return Ok(());
         }
-        // Beyond either end there is no entry whose chain hash could be taken over.
-        let is_outside = view.last.is_none_or(|last| last.index < floor.index)
-            || (view.floor.is_none() && floor.index.0 < view.first);
-        let chain = if is_outside { [0; 16] } else { view.chain_at(&*self.engine, floor.index)? };
+        let chain = view.chain_or_none(&*self.engine, floor.index)?;
         view.set_floor(floor, chain);
         self.queue.push(Operation::Floor { floor, chain, done });
         Ok(())
@@ -299,6 +296,11 @@ impl<E: Engine> Log<E> {
     /// The chain hash behind the entry at `index`, which must be in the log or be its floor.
     pub fn chain_at(&self, index: Position) -> Result<ChainHash, EngineError> {
         self.view().chain_at(&*self.engine, index)
+    }
+
+    /// The same; zeros where `index` lies outside the log. What cannot be read is an error all the same.
+    pub(crate) fn chain_or_none(&self, index: Position) -> Result<ChainHash, EngineError> {
+        self.view().chain_or_none(&*self.engine, index)
     }
 
     /// The id of the entry at `index`, if it is in the log.
@@ -422,6 +424,13 @@ impl View {
             entries.push(tailed.entry.clone());
         }
         entries
+    }
+
+    /// Beyond either end there is no entry whose chain hash could be taken over.
+    fn chain_or_none<E: Engine>(&self, engine: &E, index: Position) -> Result<ChainHash, EngineError> {
+        let begins = self.floor.map_or(self.first, |floor| floor.index.0);
+        let is_inside = index.0 >= begins && self.last.is_some_and(|last| index <= last.index);
+        if is_inside { self.chain_at(engine, index) } else { Ok([0; 16]) }
     }
 
     fn chain_at<E: Engine>(&self, engine: &E, index: Position) -> Result<ChainHash, EngineError> {

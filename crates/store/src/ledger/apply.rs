@@ -20,6 +20,7 @@ use super::prepare::{Named, Prepared, Task, Work};
 use super::rows::Row;
 use super::staged::unknown;
 use super::state::{Cluster, LogId, Membership, Reign, Session, State};
+use crate::engine::EngineError;
 use crate::outcome::{Outcome, Refusal};
 
 /// A push session unused for this long is forgotten, in steady command time: a clock that is set ends none.
@@ -49,6 +50,9 @@ pub enum ApplyError {
         /// Why.
         source: OpenError,
     },
+    /// The disk has failed.
+    #[error(transparent)]
+    Disk(#[from] EngineError),
 }
 
 impl Change<'_> {
