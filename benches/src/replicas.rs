@@ -139,6 +139,7 @@ impl One {
             listener: Some(listener),
             staging: directory.join("incoming"),
             free_bytes: Arc::new(|| u64::MAX),
+            snapshot_bytes: Arc::new(|| u64::MAX),
             events: PeerEvents::new(|event| eprintln!("between replicas: {event:?}")),
             spawner,
             random,

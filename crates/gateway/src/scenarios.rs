@@ -138,6 +138,7 @@ async fn node(number: u64, times: LeaseTimes, listener: TcpListener, members: Ve
         listener: Some(listener),
         staging: staging.path().join("incoming"),
         free_bytes: Arc::new(move || probed.load(Ordering::Relaxed)),
+        snapshot_bytes: Arc::new(|| 1 << 40),
         events: PeerEvents::new(|_| ()),
         spawner: spawner.clone(),
         random: generator(Some(number)),

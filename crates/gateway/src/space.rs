@@ -5,6 +5,8 @@
 //! - If something else fills the disk, the reserve file is deleted: the log, flushes and compactions go on, and samples do
 //!   not, until the file could be made again. An attempt that fails for want of room is repeated.
 //! - Below [`LINE`] this node takes no entries at all. It stays up and votes; its peers find it unreachable for appends.
+//!   What fills it is most likely the backlog in its own log, and the `Truncate` that would let it go is an entry like any
+//!   other. So it takes a snapshot as long as that leaves [`LAST`]: installing it removes the log below it.
 //! - A leader without room hands over to a voter that has some.
 //! - What is free is asked of a [`Probe`], so that a test can fill a disk without having one.
 
@@ -27,6 +29,8 @@ use crate::leading::Switchover;
 
 /// Below this, no entries are taken. What is free above it is what peers are told.
 const LINE: u64 = 32 << 20;
+/// Below this, no snapshot is taken either. What is left is for the vote and the floor.
+const LAST: u64 = LINE / 4;
 /// Below this (above the line), no samples are taken.
 pub(crate) const ROOM_FOR_SAMPLES: u64 = 64 << 20;
 /// From here on they are taken again, and leadership goes to a node that has so much.
@@ -97,10 +101,15 @@ enum Reserve {
     Make,
 }
 
+/// What may still be written to it, where the data directory has a limit.
+fn allowed(volume: &Volume, limit: Option<u64>) -> u64 {
+    let allowed = limit.map_or(u64::MAX, |limit| limit.saturating_sub(volume.used));
+    volume.available.min(allowed)
+}
+
 /// What is free above the line, as peers are told, and what to do with a reserve file of `reserve` bytes.
 fn judge(volume: &Volume, limit: Option<u64>, reserve: u64, held: bool) -> (u64, Reserve) {
-    let allowed = limit.map_or(u64::MAX, |limit| limit.saturating_sub(volume.used));
-    let free = volume.available.min(allowed).saturating_sub(LINE);
+    let free = allowed(volume, limit).saturating_sub(LINE);
     match held {
         true if free < ROOM_FOR_SAMPLES / 2 => (free, Reserve::Release),
         true => (free, Reserve::Leave),
@@ -114,6 +123,7 @@ fn judge(volume: &Volume, limit: Option<u64>, reserve: u64, held: bool) -> (u64,
 #[derive(Clone)]
 pub(crate) struct Space {
     free: Arc<AtomicU64>,
+    for_snapshots: Arc<AtomicU64>,
 }
 
 /// Looks at the disk and keeps the reserve file.
@@ -142,7 +152,7 @@ impl Space {
         if !held && file.exists() {
             fs::remove_file(&file)?;
         }
-        let space = Self { free: Arc::default() };
+        let space = Self { free: Arc::default(), for_snapshots: Arc::default() };
         let mut keeper = SpaceKeeper {
             probe,
             limit,
@@ -161,6 +171,11 @@ impl Space {
     /// Bytes free for the data directory above the reserve.
     pub(crate) fn free_bytes(&self) -> u64 {
         self.free.load(Ordering::Relaxed)
+    }
+
+    /// Bytes free for a snapshot of the leader.
+    pub(crate) fn snapshot_bytes(&self) -> u64 {
+        self.for_snapshots.load(Ordering::Relaxed)
     }
 }
 
@@ -185,12 +200,15 @@ impl SpaceKeeper {
                     warn!(%error, "free space cannot be read: no entries are taken until it can");
                 }
                 self.space.free.store(0, Ordering::Relaxed);
+                self.space.for_snapshots.store(0, Ordering::Relaxed);
                 return;
             }
         };
         self.unreadable = false;
         let (free, todo) = judge(&volume, self.limit, self.reserve, self.held || self.unable);
         self.space.free.store(free, Ordering::Relaxed);
+        let for_snapshots = allowed(&volume, self.limit).saturating_sub(LAST);
+        self.space.for_snapshots.store(for_snapshots, Ordering::Relaxed);
         match todo {
             Reserve::Leave => {}
             Reserve::Release => self.release(),
@@ -342,6 +360,19 @@ mod tests {
         available.store(1 << 30, Ordering::Relaxed);
         keeper.look();
         assert!(file.exists() && space.free_bytes() >= ROOM_AGAIN);
+    }
+
+    #[test]
+    fn a_disk_that_is_full_for_entries_has_room_for_a_snapshot() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (available, limit, room) in
+            [(32, None, 24), (1 << 10, Some(40 * MIB), 24), (8, None, 0), (4, None, 0)]
+        {
+            let used = if limit.is_some() { 8 * MIB } else { 0 };
+            let probe: Probe = Arc::new(move || Ok(Volume { used, ..volume(available * MIB) }));
+            let (space, _keeper) = Space::open(folder.path(), probe, limit).expect("it can be read");
+            assert_eq!((space.free_bytes(), space.snapshot_bytes()), (0, room * MIB), "{available} MiB");
+        }
     }
 
     #[test]

@@ -114,6 +114,10 @@ impl PeerHandler<TokioRuntime> for NoMemory {
         Err(Refusal::Amnesic)
     }
 
+    fn may_install(&self, _: u64) -> Result<(), Refusal> {
+        Err(Refusal::Amnesic)
+    }
+
     fn staging(&self) -> &Path {
         Path::new("")
     }

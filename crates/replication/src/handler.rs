@@ -3,6 +3,8 @@
 //! - A vote leaves this node only outside quarantine, and only when no leadership of its own can still be live.
 //! - A vote refused to a candidate with a shorter log is noted: if nobody else can win, this node must pass on what it has.
 //! - Hearing from a leader is noted when openraft has accepted what it sent.
+//! - A node whose disk takes no entries any more still takes a snapshot that fits: what the log held is given back behind
+//!   it, and nothing else could bring such a node back.
 //! - Until its replica runs, this node leads nobody.
 //! - What opens or closes schedules is stamped anew by the leader: grids lie on its clock, whoever was asked.
 
@@ -119,6 +121,8 @@ pub(crate) struct Handler<E: Engine, RT: AsyncRuntime> {
     pub(crate) staging: PathBuf,
     /// Bytes free above the reserve.
     pub(crate) free_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Bytes free for a snapshot.
+    pub(crate) snapshot_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 impl<E: Engine, RT: AsyncRuntime> Handler<E, RT> {
@@ -176,6 +180,10 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
 
     fn may_append(&self) -> Result<(), Refusal> {
         if (self.free_bytes)() == 0 { Err(Refusal::DiskFull) } else { Ok(()) }
+    }
+
+    fn may_install(&self, bytes: u64) -> Result<(), Refusal> {
+        if installing(bytes) > (self.snapshot_bytes)() { Err(Refusal::DiskFull) } else { Ok(()) }
     }
 
     fn staging(&self) -> &Path {
@@ -285,6 +293,13 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
     }
 }
 
+/// What installing a snapshot of so many bytes takes of a disk, before anything below it goes: the staged file, the
+/// checkpoint, and its rows in the engine's log and in its tables.
+fn installing(bytes: u64) -> u64 {
+    const BESIDE: u64 = 1 << 20;
+    bytes.saturating_mul(4).saturating_add(BESIDE)
+}
+
 /// A command that opens or closes schedules, as if this node had proposed it with `our` stamp; `None` for every other
 /// command.
 fn on_our_clock(
@@ -352,20 +367,36 @@ mod tests {
         assert_eq!(stamped(&staged).expect("it opens schedules").stamp.at, NOW);
     }
 
-    #[tokio::test]
-    async fn a_node_that_is_still_starting_is_no_leader() {
-        let (_supervisor, spawner) = Supervisor::new();
+    /// The handler of a node that is starting, with so much room for entries and for a snapshot.
+    async fn starting(entries: u64, snapshot: u64) -> (Handler<SimEngine, TokioRuntime>, Supervisor) {
+        let (supervisor, spawner) = Supervisor::new();
         let engine = SimEngine::open(&SimDisk::new(7)).expect("a fresh disk opens");
         let options = StoreOptions { tail_bytes: 1 << 20, birth: 7.into() };
         let store = Store::open(Arc::new(engine), options, &spawner).await.expect("a new store opens");
-        let handler = Handler::<SimEngine, TokioRuntime> {
+        let handler = Handler {
             replica: Arc::default(),
             keeper: store.keeper().clone(),
             roster: watch::channel(BTreeMap::new()).1,
             joiners: Joiners::default(),
             staging: PathBuf::new(),
-            free_bytes: Arc::new(|| u64::MAX),
+            free_bytes: Arc::new(move || entries),
+            snapshot_bytes: Arc::new(move || snapshot),
         };
+        (handler, supervisor)
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_takes_no_entries_takes_a_snapshot_while_it_fits_four_times() {
+        let (handler, _supervisor) = starting(0, 24 << 20).await;
+        assert_eq!(handler.may_append(), Err(Refusal::DiskFull));
+        assert_eq!(handler.may_install(5 << 20), Ok(()));
+        assert_eq!(handler.may_install(6 << 20), Err(Refusal::DiskFull));
+        assert_eq!(handler.may_install(u64::MAX), Err(Refusal::DiskFull));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_still_starting_is_no_leader() {
+        let (handler, _supervisor) = starting(u64::MAX, u64::MAX).await;
         let command = Command::EndSession { session: 1_u128.into() };
         let stamp = Stamp { at: NOW, boot: 3.into() };
         let bytes = wire::entry::encode(&stamp, &command).expect("it can be encoded");

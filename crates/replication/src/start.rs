@@ -71,6 +71,8 @@ pub struct ReplicaParts<E> {
     pub staging: PathBuf,
     /// Bytes free for the data directory above the reserve.
     pub free_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Bytes free for a snapshot, which may use some of what entries may not.
+    pub snapshot_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Alarming news of peers.
     pub events: PeerEvents,
     /// Starts tasks on Raft's own runtime.
@@ -150,6 +152,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             joiners: joiners.clone(),
             staging: parts.staging.clone(),
             free_bytes: Arc::clone(&parts.free_bytes),
+            snapshot_bytes: Arc::clone(&parts.snapshot_bytes),
         };
         serve_peers(&mut parts, handler, &identity_seen, &table, &network_options)?;
         let network = PeerNetworkFactory::<RT>::new(NetworkParts {

@@ -14,7 +14,7 @@ mod wires;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use model::{BootId, Clock, NodeId, Permit as _, Position, Role, StoreId, Timestamp};
@@ -92,6 +92,8 @@ impl Clock for TrialClock {
 struct Node {
     number: u64,
     disk: Arc<SimDisk>,
+    /// What its disk has free for entries.
+    free: Arc<AtomicU64>,
     times: LeaseTimes,
     staging: tempfile::TempDir,
     boots: u64,
@@ -122,6 +124,7 @@ impl Cluster {
         let nodes = (1..).zip(times).map(|(number, times)| Node {
             number,
             disk: disk(number),
+            free: Arc::new(AtomicU64::new(1 << 30)),
             times,
             staging: tempfile::tempdir().expect("a folder"),
             boots: 0,
@@ -170,6 +173,10 @@ impl Cluster {
 
     fn disk(&self, number: u64) -> &SimDisk {
         &self.node(number).disk
+    }
+
+    fn set_free(&self, number: u64, bytes: u64) {
+        self.node(number).free.store(bytes, Ordering::SeqCst);
     }
 
     /// The node that may act now.
@@ -327,7 +334,11 @@ impl Node {
             acceptor: Arc::new(PlainAcceptor),
             listener: Some(listener),
             staging: self.staging.path().join(self.boots.to_string()),
-            free_bytes: Arc::new(|| 1 << 30),
+            free_bytes: {
+                let free = Arc::clone(&self.free);
+                Arc::new(move || free.load(Ordering::SeqCst))
+            },
+            snapshot_bytes: Arc::new(|| 1 << 30),
             events: PeerEvents::new(|_| {}),
             spawner,
             random: generator(Some(number << 8 | self.boots)),

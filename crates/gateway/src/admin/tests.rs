@@ -69,6 +69,7 @@ async fn cluster() -> Cluster {
         listener: Some(peers),
         staging: staging.path().join("incoming"),
         free_bytes: Arc::new(|| 1 << 40),
+        snapshot_bytes: Arc::new(|| 1 << 40),
         events: PeerEvents::new(|_| ()),
         spawner: spawner.clone(),
         random: generator(Some(7)),

@@ -165,7 +165,11 @@ impl Starting<'_> {
             acceptor: security.acceptor(),
             listener: Some(peers),
             staging: config.data_dir.join("incoming"),
-            free_bytes: Arc::new(move || space.free_bytes()),
+            free_bytes: Arc::new({
+                let space = space.clone();
+                move || space.free_bytes()
+            }),
+            snapshot_bytes: Arc::new(move || space.snapshot_bytes()),
             events: PeerEvents::new(report),
             spawner: self.raft.clone(),
             random: generator(None),

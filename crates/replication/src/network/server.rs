@@ -3,7 +3,7 @@
 //! - Every message passes the same checks before the [`PeerHandler`] sees it: this node remembers what it promised,
 //!   the message is meant for this node, cluster and data directory, and the sender is who it says it is.
 //! - Votes, pre-votes and transfers pass only while the handler says that this node may vote; appends with entries
-//!   only while there is room for them.
+//!   only while there is room for them. A snapshot may pass where entries do not: it makes room.
 //! - A snapshot is installed by a task of its own: the caller may go, the staged file stays until it is done with.
 
 use std::io;
@@ -64,6 +64,8 @@ pub(crate) trait PeerHandler<RT: AsyncRuntime>: Send + Sync + 'static {
     fn may_vote(&self) -> bool;
     /// Whether entries may be appended now; an error is answered instead.
     fn may_append(&self) -> Result<(), Refusal>;
+    /// Whether a snapshot of so many bytes may be staged and installed now; an error is answered instead.
+    fn may_install(&self, bytes: u64) -> Result<(), Refusal>;
     /// The folder in which snapshots are staged.
     fn staging(&self) -> &Path;
 
@@ -427,7 +429,7 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
             _ => return Err(shared.malformed(Malformed("start of a snapshot"))),
         };
         shared.admit(header.envelope.as_ref(), &proven)?;
-        shared.handler().may_append().map_err(|refusal| shared.refuse(refusal))?;
+        shared.handler().may_install(header.length).map_err(|refusal| shared.refuse(refusal))?;
         let transfer = shared.transfers.clone().try_acquire_owned();
         let _transfer = transfer.map_err(|_| shared.refuse(Refusal::Busy))?;
         let staged = snapshot::stage(shared.handler().staging(), header, parts, stall_limit).await;

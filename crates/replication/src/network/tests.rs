@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -79,6 +79,7 @@ struct Handler {
     amnesic: AtomicBool,
     may_vote: AtomicBool,
     disk_full: AtomicBool,
+    snapshot_fits: AtomicU64,
     votes: AtomicUsize,
     vote_hangs: AtomicBool,
     appends: Arc<Mutex<Vec<Append>>>,
@@ -96,6 +97,7 @@ impl Handler {
             amnesic: AtomicBool::new(false),
             may_vote: AtomicBool::new(true),
             disk_full: AtomicBool::new(false),
+            snapshot_fits: AtomicU64::new(u64::MAX),
             votes: AtomicUsize::new(0),
             vote_hangs: AtomicBool::new(false),
             appends: Arc::default(),
@@ -148,6 +150,10 @@ impl PeerHandler<TokioRuntime> for Handler {
 
     fn may_append(&self) -> Result<(), Refusal> {
         if self.disk_full.load(Ordering::Relaxed) { Err(Refusal::DiskFull) } else { Ok(()) }
+    }
+
+    fn may_install(&self, bytes: u64) -> Result<(), Refusal> {
+        if bytes > self.snapshot_fits.load(Ordering::Relaxed) { Err(Refusal::DiskFull) } else { Ok(()) }
     }
 
     fn staging(&self) -> &Path {

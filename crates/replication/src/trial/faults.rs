@@ -118,6 +118,34 @@ async fn a_returning_leader_with_an_uncommitted_tail_serves_only_committed_sampl
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_follower_that_the_backlog_has_filled_comes_back_with_a_snapshot_once_it_is_delivered() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    let (leader, full, third) = cluster.three();
+    cluster.push_all(leader, 1, 1..=5).await;
+    cluster.until_all_applied_alike().await;
+    cluster.set_free(full, 0);
+    cluster.push_all(leader, 1, 6..=20).await;
+    let stopped_at = cluster.replica(full).store().log().ends().last.expect("it holds entries").index;
+    assert!(stopped_at < cluster.applied(leader), "it takes no entries");
+    for node in [leader, third] {
+        cluster.replica(node).store().keeper().write_checkpoint().await.expect("the disk works");
+    }
+    let below = cluster.applied(leader).next();
+    let truncate = Command::Truncate { below, overrun: None };
+    cluster.replica(leader).propose(&truncate, BRIEFLY).await.expect("a majority has room");
+    cluster
+        .until("the full one has a snapshot, and the log before it is gone", |cluster| {
+            let floor = cluster.replica(full).store().log().ends().floor;
+            floor.is_some_and(|floor| floor.index > stopped_at)
+        })
+        .await;
+    // What the log held is given back.
+    cluster.set_free(full, 1 << 30);
+    cluster.push_all(leader, 1, 21..=25).await;
+    cluster.until_all_applied_alike().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_that_has_ended_says_nothing_of_the_logs_of_others() {
     let mut cluster = Cluster::found([LAN; 3]).await;
     let (old, follower, _) = cluster.three();

@@ -83,11 +83,14 @@ async fn a_cancelled_transfer_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_follower_without_room_takes_no_snapshot() {
+async fn a_follower_without_room_for_entries_takes_a_snapshot_that_fits_and_no_other() {
     let node = Node::start(2, Handler::new()).await;
     node.handler.disk_full.store(true, Ordering::Relaxed);
-    let caller = Caller::new();
-    let answer = send(&caller, &node.member(2), Bytes::from(vec![1; 1 << 20])).await;
+    node.handler.snapshot_fits.store(1 << 20, Ordering::Relaxed);
+    let (caller, of) = (Caller::new(), |bytes| Bytes::from(vec![1; bytes]));
+    let answer = send(&caller, &node.member(2), of((1 << 20) + 1)).await;
     assert!(matches!(answer, Err(StreamingError::Unreachable(_))), "found {answer:?}");
     assert_eq!((node.handler.installed(), staged(&node)), (0, 0));
+    send(&caller, &node.member(2), of(1 << 20)).await.expect("it fits");
+    assert_eq!(node.handler.installed(), 1);
 }
