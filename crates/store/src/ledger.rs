@@ -12,6 +12,7 @@ mod events;
 mod fill;
 pub(crate) mod prepare;
 mod quarantine;
+mod revisions;
 pub(crate) mod rows;
 mod samples;
 mod staged;
@@ -30,9 +31,9 @@ use prepare::{Prepared, Read};
 use rows::Row;
 pub use rows::{DamagedRow, Digest, RowChange};
 pub use state::{
-    AlarmKey, ClosedGrid, Cluster, DestinationState, EffectRecord, Effects, End, Grid, LogId, LoggedEvent,
-    Membership, QuarantineKey, Quarantined, Reign, RevisionState, Session, Standing, StandingAlarm, State,
-    Steady,
+    AlarmKey, ClosedGrid, Cluster, Contents, DestinationState, EffectRecord, Effects, End, Grid, LogId,
+    LoggedEvent, Membership, QuarantineKey, Quarantined, Reign, RevisionState, Session, Standing,
+    StandingAlarm, State, Steady,
 };
 
 use crate::outcome::Outcome;

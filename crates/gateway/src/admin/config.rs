@@ -3,6 +3,7 @@
 //! - What is stored is the bundle byte for byte beside the plant it describes; both come from the same files, here.
 //! - Nothing with an error in it is proposed. The ledger compares the revision again: it alone decides.
 //! - A backlog is given up only by name.
+//! - Of old revisions less and less is kept: what is gone is said to be gone, and not never to have been.
 //! - Documents too large for one entry of the log are handed over in parts before the one command that commits them.
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use model::plant::Plant;
 use model::plant::document::{Bundle, Diagnostics, Patience, ReadPlant, read_bundle_for};
 use model::plant::plan::compare;
 use store::engine::Engine;
+use store::ledger::{RevisionState, State};
 use store::{Outcome, staging};
 use wire::convert;
 use wire::proto::v1 as pb;
@@ -77,10 +79,10 @@ impl<E: Engine> AdminService<E> {
         let ReadPlant { plant, warnings } = valid(found)?;
         let packed = bundle.pack();
         let (current, old) = self.in_force();
-        let unchanged =
-            self.replica().store().keeper().read(|state| {
-                state.revisions.get(&current).is_some_and(|revision| *revision.bundle == *packed)
-            });
+        let unchanged = self.replica().store().keeper().read(|state| {
+            let known = state.revisions.get(&current).and_then(|revision| revision.bundle.as_ref());
+            known.is_some_and(|bundle| **bundle == *packed)
+        });
         if base == current && unchanged {
             let warnings = convert::diagnostics(&warnings);
             return Ok(pb::ApplyConfigResponse {
@@ -124,8 +126,9 @@ impl<E: Engine> AdminService<E> {
     pub(super) fn get(&self, wanted: u64) -> Result<pb::GetConfigResponse, Failure> {
         let (revision, packed) = self.replica().store().keeper().read(|state| {
             let number = if wanted == 0 { state.revision() } else { Revision(wanted) };
-            let found = state.revisions.get(&number).ok_or(Failure::NoSuchRevision(number))?;
-            Ok::<_, Failure>((views::revision(number, found), found.bundle.clone()))
+            let found = kept(state, number)?;
+            let bundle = found.bundle.clone().ok_or(Failure::RevisionGone(number))?;
+            Ok::<_, Failure>((views::revision(number, found), bundle))
         })?;
         let bundle = unpack(&packed)?;
         let file = |(name, bytes): (&str, &[u8])| pb::ConfigFile {
@@ -143,19 +146,27 @@ impl<E: Engine> AdminService<E> {
         })
     }
 
-    pub(super) fn diff(&self, from: u64, to: Option<u64>) -> Result<pb::DiffConfigResponse, Failure> {
-        let (old, new, to) = self.replica().store().keeper().read(|state| {
-            let plant = |number: Revision| match number {
-                Revision(0) => Ok::<_, Failure>(Arc::<Plant>::default()),
-                number => {
-                    let found = state.revisions.get(&number).ok_or(Failure::NoSuchRevision(number))?;
-                    Ok(Arc::clone(found.catalog.plant()))
-                }
-            };
-            let to = to.map_or_else(|| state.revision(), Revision);
-            Ok::<_, Failure>((plant(Revision(from))?, plant(to)?, to))
-        })?;
+    pub(super) async fn diff(&self, from: u64, to: Option<u64>) -> Result<pb::DiffConfigResponse, Failure> {
+        let to = to.map_or_else(|| self.in_force().0, Revision);
+        let (old, new) = (self.plant_of(Revision(from)).await?, self.plant_of(to).await?);
         Ok(pb::DiffConfigResponse { from, to: to.0, changes: views::changes(&compare(&old, &new)) })
+    }
+
+    /// The plant of a revision; read anew from its files, where nothing else needs it any more.
+    async fn plant_of(&self, number: Revision) -> Result<Arc<Plant>, Failure> {
+        if number == Revision(0) {
+            return Ok(Arc::default());
+        }
+        let (plant, bundle) = self.replica().store().keeper().read(|state| {
+            let found = kept(state, number)?;
+            let plant = found.catalog.as_ref().map(|catalog| Arc::clone(catalog.plant()));
+            Ok::<_, Failure>((plant, found.bundle.clone()))
+        })?;
+        if let Some(plant) = plant {
+            return Ok(plant);
+        }
+        let bundle = unpack(&bundle.ok_or(Failure::RevisionGone(number))?)?;
+        Ok(Arc::new(valid(read(bundle, self.patience()).await?.1)?.plant))
     }
 
     pub(super) async fn rollback(
@@ -195,6 +206,13 @@ impl<E: Engine> AdminService<E> {
     fn in_force(&self) -> (Revision, Arc<Plant>) {
         self.replica().store().keeper().read(|state| (state.revision(), state.plant()))
     }
+}
+
+/// What is kept of a revision.
+fn kept(state: &State, number: Revision) -> Result<&RevisionState, Failure> {
+    let is_gone = number > Revision(0) && number <= state.revision();
+    let failure = || if is_gone { Failure::RevisionGone(number) } else { Failure::NoSuchRevision(number) };
+    state.revisions.get(&number).ok_or_else(failure)
 }
 
 fn bundle_of(files: Vec<pb::ConfigFile>) -> Result<Bundle, Failure> {

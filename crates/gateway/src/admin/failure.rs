@@ -53,6 +53,11 @@ pub(crate) enum Failure {
     /// There is no such revision.
     #[error("there is no revision {0}; `holdfast config history` lists them")]
     NoSuchRevision(Revision),
+    /// There was such a revision, and its files are kept no more.
+    #[error(
+        "the files of revision {0} are kept no more; `holdfast config history` lists the revisions that are kept"
+    )]
+    RevisionGone(Revision),
     /// The leader could not be asked by this node.
     #[error(
         "this needs the leader, {leader}, and it could not be asked: {reason}; ask another node, or again in a moment"
@@ -198,7 +203,7 @@ impl Failure {
             Self::InvalidFiles(_) => "HF-2002",
             Self::RevisionMoved { .. } => "HF-2003",
             Self::BacklogAtStake(_) => "HF-2004",
-            Self::NoSuchRevision(_) => "HF-2005",
+            Self::NoSuchRevision(_) | Self::RevisionGone(_) => "HF-2005",
             Self::LeaderElsewhere { .. } | Self::HandedOver { .. } | Self::LedNoMore => "HF-3101",
             Self::NoQuorum(_) | Self::NoLeader(_) => "HF-3102",
             Self::Unknown(_) | Self::Interrupted { .. } => "HF-3103",
@@ -238,6 +243,7 @@ impl Failure {
             | Self::TooFewToLead { .. }
             | Self::NotChanged(_) => Code::FailedPrecondition,
             Self::NoSuchRevision(_)
+            | Self::RevisionGone(_)
             | Self::NoSuchMember(_)
             | Self::NoSuchDevice(_)
             | Self::NoSuchTag(_)

@@ -78,7 +78,7 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
 
     async fn diff_config(&self, request: Request<pb::DiffConfigRequest>) -> Answer<pb::DiffConfigResponse> {
         let asked = request.into_inner();
-        answer(self.diff(asked.from, asked.to))
+        answer(self.diff(asked.from, asked.to).await)
     }
 
     async fn rollback_config(

@@ -171,6 +171,35 @@ async fn a_backlog_is_given_up_only_by_name_and_a_rollback_is_a_new_revision() {
 }
 
 #[tokio::test]
+async fn a_revision_that_is_kept_no_more_is_said_to_be_gone_and_a_newer_one_is_read_from_its_files() {
+    let mut cluster = cluster().await;
+    let admin = &mut cluster.admin;
+    // Nothing holds the horizon back where there is no destination.
+    let without = PLANT.split("[[destination]]").next().expect("a beginning");
+    for base in 0..102 {
+        admin.apply_config(apply(&format!("{without}# {base}\n"), base)).await.expect("valid");
+    }
+    let replica = cluster.service.replica();
+    let below = replica.store().keeper().read(store::ledger::State::applied_position).next();
+    replica.propose(&Command::Truncate { below, overrun: None }, SOON).await.expect("nothing is behind");
+
+    let gone = admin.get_config(pb::GetConfigRequest { revision: 2 }).await;
+    assert!(gone.as_ref().is_err_and(|status| status.message().contains("kept no more")), "{gone:?}");
+    assert_eq!(code(gone), (Code::NotFound, "HF-2005".to_owned()));
+    let back = pb::RollbackConfigRequest { to: 2, base_revision: 102, ..Default::default() };
+    assert_eq!(code(admin.rollback_config(back).await), (Code::NotFound, "HF-2005".to_owned()));
+    let gone = admin.diff_config(pb::DiffConfigRequest { from: 2, to: None }).await;
+    assert_eq!(code(gone), (Code::NotFound, "HF-2005".to_owned()));
+
+    let diff = admin.diff_config(pb::DiffConfigRequest { from: 3, to: None }).await.expect("from its files");
+    assert_eq!(diff.into_inner().changes, []);
+    let list = admin.list_revisions(pb::ListRevisionsRequest { limit: 0 }).await.expect("known").into_inner();
+    let numbers: Vec<_> = list.revisions.iter().map(|revision| revision.number).collect();
+    assert_eq!((numbers.len(), numbers.last()), (100, Some(&3)));
+    assert_eq!((list.revisions[99].devices, list.revisions[99].tags), (1, 1), "history says what was in it");
+}
+
+#[tokio::test]
 async fn what_operators_switch_is_seen_at_once_with_who_and_why() {
     let mut cluster = cluster().await;
     let admin = &mut cluster.admin;

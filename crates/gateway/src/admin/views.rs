@@ -304,16 +304,15 @@ fn system_tags(state: &State) -> BTreeSet<(String, String)> {
 
 /// A revision.
 pub(super) fn revision(number: Revision, state: &RevisionState) -> pb::Revision {
-    let plant = state.catalog.plant();
     pb::Revision {
         number: number.0,
         at: Some(timestamp_to_proto(state.at)),
         principal: state.principal.clone(),
         comment: state.reason.clone(),
         position: state.position.0,
-        devices: count(plant.devices.len()),
-        tags: count(plant.tags().count()),
-        destinations: count(plant.destinations.len()),
+        devices: state.contents.devices,
+        tags: state.contents.tags,
+        destinations: state.contents.destinations,
     }
 }
 

@@ -47,8 +47,9 @@ fn filled(entries: u64, when_full: WhenFull, keep: u64, cursors: &[(u64, bool)])
         at: Timestamp(0),
         principal: String::new(),
         reason: String::new(),
-        bundle: Vec::new().into(),
-        catalog: Arc::new(catalog),
+        contents: Default::default(),
+        bundle: None,
+        catalog: Some(Arc::new(catalog)),
     };
     State {
         fill: Fill { bytes: entries * MIB, samples: entries, marks: marks.collect() },

@@ -50,7 +50,7 @@ pub(crate) enum ConfigCommand {
         #[arg(long, value_name = "FOLDER")]
         save: Option<PathBuf>,
     },
-    /// List the revisions: who, when and why.
+    /// List the revisions that are kept: who, when and why.
     History {
         /// At most this many, the newest.
         #[arg(long, value_name = "N", default_value_t = 20)]

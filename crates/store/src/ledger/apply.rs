@@ -80,7 +80,7 @@ impl Change<'_> {
             // The catalog in force names members that have joined since: they have system tags.
             let revision = self.state.revisions.values_mut().next_back();
             if let (Some(revision), Some(catalog)) = (revision, catalog) {
-                revision.catalog = catalog;
+                revision.catalog = Some(catalog);
             }
             self.touch(Row::Registry);
         }

@@ -15,8 +15,9 @@ use model::{Cause, Cursor, Position, Timestamp};
 
 use super::events::by;
 use super::prepare::Named;
+use super::revisions::kept;
 use super::rows::Row;
-use super::state::{DestinationState, EffectRecord, End, RevisionState};
+use super::state::{Contents, DestinationState, EffectRecord, End, RevisionState};
 use super::{Change, standing};
 use crate::outcome::{Outcome, Refusal};
 
@@ -54,8 +55,9 @@ impl Change<'_> {
             at: stamp.at,
             principal: parts.request.principal,
             reason: parts.request.reason,
-            bundle: parts.bundle,
-            catalog: Arc::clone(&catalog),
+            contents: Contents::of(&parts.plant),
+            bundle: kept(parts.bundle),
+            catalog: Some(Arc::clone(&catalog)),
         };
         self.state.revisions.insert(revision, state);
         self.touch(Row::Registry);
@@ -63,6 +65,7 @@ impl Change<'_> {
         self.forget_orders_of_removed_devices(&catalog);
         self.renew_grids(at, stamp, before.as_deref(), &catalog, &parts.elapsed);
         self.renew_destinations(at, &catalog);
+        self.forget_old_revisions();
         Outcome::Configured { revision }
     }
 

@@ -98,5 +98,6 @@ impl Change<'_> {
             self.state.reigns.drain(..needed);
             self.touch(Row::Reigns);
         }
+        self.forget_old_revisions();
     }
 }

@@ -17,9 +17,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::fill::Mark;
+use super::revisions::kept;
 use super::state::{
-    AlarmKey, Cluster, Grid, LogId, Membership, QuarantineKey, Reign, RevisionState, StandingAlarm, State,
-    Steady,
+    AlarmKey, Cluster, Contents, Grid, LogId, Membership, QuarantineKey, Reign, RevisionState, StandingAlarm,
+    State, Steady,
 };
 use crate::staging::Staged;
 
@@ -100,6 +101,8 @@ struct AppliedRow {
     bytes: u64,
     samples: u64,
     steady: Steady,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    referred: BTreeMap<Revision, Position>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -122,7 +125,8 @@ struct RevisionRow {
     at: Timestamp,
     principal: String,
     reason: String,
-    plant: Arc<Plant>,
+    contents: Contents,
+    plant: Option<Arc<Plant>>,
     /// One that went and came again has another number now.
     destinations: BTreeMap<String, DestinationId>,
 }
@@ -226,6 +230,7 @@ impl Row {
                 bytes: state.fill.bytes,
                 samples: state.fill.samples,
                 steady: state.steady,
+                referred: state.referred.clone(),
             }),
             Self::Cluster => json(&ClusterRow {
                 cluster: state.cluster.clone(),
@@ -275,6 +280,7 @@ impl Loader {
                 state.last_delivered = stored.last_delivered;
                 (state.fill.bytes, state.fill.samples) = (stored.bytes, stored.samples);
                 state.steady = stored.steady;
+                state.referred = stored.referred;
             }
             Row::Cluster => {
                 let stored: ClusterRow = parse(key, value)?;
@@ -333,11 +339,11 @@ impl Loader {
 
     pub(crate) fn finish(self, state: &mut State) {
         for (revision, row, bundle) in self.revisions {
-            let RevisionRow { position, at, principal, reason, plant, destinations } = row;
-            let catalog = Arc::new(Catalog::numbered(revision, plant, &state.registry, &destinations));
-            state
-                .revisions
-                .insert(revision, RevisionState { position, at, principal, reason, bundle, catalog });
+            let RevisionRow { position, at, principal, reason, contents, plant, destinations } = row;
+            let numbered = |plant| Catalog::numbered(revision, plant, &state.registry, &destinations);
+            let (catalog, bundle) = (plant.map(numbered).map(Arc::new), kept(bundle));
+            let known = RevisionState { position, at, principal, reason, contents, bundle, catalog };
+            state.revisions.insert(revision, known);
         }
     }
 }
@@ -349,18 +355,21 @@ fn encode_revision(state: &RevisionState) -> Vec<u8> {
         at: state.at,
         principal: state.principal.clone(),
         reason: state.reason.clone(),
-        plant: Arc::clone(state.catalog.plant()),
+        contents: state.contents,
+        plant: state.catalog.as_ref().map(|catalog| Arc::clone(catalog.plant())),
         destinations: state
             .catalog
-            .destinations()
+            .iter()
+            .flat_map(|catalog| catalog.destinations())
             .map(|(id, destination)| (destination.id.clone(), id))
             .collect(),
     });
     let length = u32::try_from(header.len()).expect("a plant is far below 4 GiB");
-    let mut value = Vec::with_capacity(4 + header.len() + state.bundle.len());
+    let bundle = state.bundle.as_deref().unwrap_or_default();
+    let mut value = Vec::with_capacity(4 + header.len() + bundle.len());
     value.extend(length.to_le_bytes());
     value.extend(header);
-    value.extend_from_slice(&state.bundle);
+    value.extend_from_slice(bundle);
     value
 }
 

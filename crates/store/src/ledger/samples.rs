@@ -13,14 +13,16 @@ use model::slots::GridLine;
 use model::{Cause, Position};
 
 use super::Change;
+use super::revisions::CATALOGS_BEFORE;
 use super::rows::Row;
 use super::state::{ClosedGrid, EffectRecord, Effects, Grid, Session};
 use crate::outcome::{BatchOutcome, Outcome, Refusal};
 
 /// Closed grids that are remembered of each group, the newest. What was read of one is on its way for seconds at most, and
 /// a group would have to be closed three times meanwhile for it to find its grid forgotten. Then it is refused as stale
-/// and no gap grows: the grid ended where its closing said, and all slots up to there are in a record. Counted, because
-/// a clock that is set again and again closes grids without end, and steady command time stands still then.
+/// and no gap grows: the grid ended where its closing said, and all slots up to there are in a record. So are those of a
+/// grid that was closed too many revisions ago, from whose catalog a late gap would take its names. Counted, because a
+/// clock that is set again and again closes grids without end, and steady command time stands still then.
 const CLOSED_KEPT: usize = 2;
 
 impl Change<'_> {
@@ -58,7 +60,10 @@ impl Change<'_> {
                 }
             };
             match outcome {
-                BatchOutcome::Accepted => samples += u64::from(batch.count),
+                BatchOutcome::Accepted => {
+                    samples += u64::from(batch.count);
+                    self.refer(at, batch.revision);
+                }
                 _ => refused.push(u32::try_from(number).expect("an entry holds far fewer batches")),
             }
             outcomes.push(outcome);
@@ -184,7 +189,7 @@ impl Change<'_> {
         self.touch(Row::Closed);
     }
 
-    /// Forgets all closed grids but the newest of each group.
+    /// Forgets all closed grids but the newest of each group, and those of revisions of old.
     pub(super) fn forget_older_closed(&mut self) {
         let mut newer: BTreeMap<GroupId, usize> = BTreeMap::new();
         let newest_first = self.state.closed.iter().rev();
@@ -192,7 +197,8 @@ impl Change<'_> {
             .filter_map(|(grid, closed)| {
                 let newer = newer.entry(closed.group).or_default();
                 *newer += 1;
-                (*newer > CLOSED_KEPT).then_some(*grid)
+                let is_old = closed.revision.0 + CATALOGS_BEFORE < self.state.revision().0;
+                (*newer > CLOSED_KEPT || is_old).then_some(*grid)
             })
             .collect();
         for grid in older {
@@ -220,6 +226,9 @@ impl Change<'_> {
 
     /// Adds a record made at `at`.
     pub(super) fn record(&mut self, at: Position, record: EffectRecord) {
+        if let EffectRecord::Gap { revision, .. } = &record {
+            self.refer(at, *revision);
+        }
         self.effects(at).records.push(record);
         self.state.last_delivered = at;
     }

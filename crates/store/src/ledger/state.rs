@@ -204,10 +204,34 @@ pub struct RevisionState {
     pub principal: String,
     /// Why; may be empty.
     pub reason: String,
-    /// The files as they were written, packed.
-    pub bundle: Bytes,
-    /// The plant with its numbers.
-    pub catalog: Arc<Catalog>,
+    /// What is in its plant.
+    pub contents: Contents,
+    /// The files as they were written, packed; of the newest revisions only.
+    pub bundle: Option<Bytes>,
+    /// The plant with its numbers, as long as something may ask for it; see [`super::revisions`].
+    pub catalog: Option<Arc<Catalog>>,
+}
+
+/// How much is in a plant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    /// Devices.
+    pub devices: u32,
+    /// Their tags.
+    pub tags: u32,
+    /// Destinations.
+    pub destinations: u32,
+}
+
+impl Contents {
+    pub(super) fn of(plant: &Plant) -> Self {
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Self {
+            devices: count(plant.devices.len()),
+            tags: count(plant.tags().count()),
+            destinations: count(plant.destinations.len()),
+        }
+    }
 }
 
 /// What `apply` did at a position besides accepting every batch.
@@ -346,8 +370,11 @@ pub struct State {
     pub sessions: BTreeMap<SessionId, Session>,
     /// Destinations.
     pub destinations: BTreeMap<DestinationId, DestinationState>,
-    /// All revisions; old ones keep their bundle for history.
+    /// Revisions of which something is kept, the one in force last.
     pub revisions: BTreeMap<Revision, RevisionState>,
+    /// Revisions to which a position above the horizon refers although another was in force there, and the last such
+    /// position.
+    pub referred: BTreeMap<Revision, Position>,
     /// What happened at positions above the horizon besides acceptance.
     pub effects: BTreeMap<Position, Effects>,
     /// Refused records.
@@ -401,17 +428,17 @@ impl State {
 
     /// The catalog in force.
     pub fn catalog(&self) -> Option<&Arc<Catalog>> {
-        self.revisions.last_key_value().map(|(_, state)| &state.catalog)
+        self.revisions.last_key_value().and_then(|(_, state)| state.catalog.as_ref())
     }
 
-    /// The catalog in force at `position`.
+    /// The catalog in force at `position`, where that is above the horizon.
     pub fn catalog_at(&self, position: Position) -> Option<&Arc<Catalog>> {
-        self.revisions.values().rev().find(|state| state.position <= position).map(|state| &state.catalog)
+        self.revisions.values().rev().find(|state| state.position <= position)?.catalog.as_ref()
     }
 
-    /// The catalog of a revision.
+    /// The catalog of a revision that something above the horizon refers to.
     pub fn catalog_of(&self, revision: Revision) -> Option<&Arc<Catalog>> {
-        self.revisions.get(&revision).map(|state| &state.catalog)
+        self.revisions.get(&revision)?.catalog.as_ref()
     }
 
     /// The plant in force.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use holdfast_store::ledger::{Body, EffectRecord, Ledger, LogId, Membership, State};
+use holdfast_store::ledger::{Body, EffectRecord, Ledger, LogId, Membership, RevisionState, State};
 use holdfast_store::{BatchOutcome, Outcome};
 use model::batch::{Batch, Sample, Source};
 use model::command::{Command, Event, RefusedAgain, Rejection, Request, Severity, Stamp};
@@ -368,7 +368,10 @@ impl Machine {
         assert_eq!(loaded.digest(), self.ledger.digest(), "some row changed and was not written");
         let numbers = |ledger: &Ledger| -> Vec<(Revision, Vec<DestinationId>)> {
             let revisions = ledger.state().revisions.iter();
-            revisions.map(|(id, one)| (*id, one.catalog.destinations().map(|(id, _)| id).collect())).collect()
+            let of = |one: &RevisionState| {
+                one.catalog.iter().flat_map(|catalog| catalog.destinations()).map(|(id, _)| id).collect()
+            };
+            revisions.map(|(id, one)| (*id, of(one))).collect()
         };
         assert_eq!(numbers(&loaded), numbers(&self.ledger), "a restart must not number destinations anew");
     }

@@ -164,8 +164,9 @@ fn revisions(machine: &Machine) -> Vec<String> {
     let revisions = machine.state().revisions.iter();
     revisions
         .map(|(id, revision)| {
+            let plant = revision.catalog.as_ref().map(|catalog| catalog.plant());
             let devices: Vec<_> =
-                revision.catalog.plant().devices.iter().map(|device| device.id.as_str()).collect();
+                plant.iter().flat_map(|plant| &plant.devices).map(|device| device.id.as_str()).collect();
             format!(
                 "{id}: at {}, {} by {}: {devices:?}",
                 revision.position,
