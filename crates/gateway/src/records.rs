@@ -13,13 +13,13 @@ use std::sync::Arc;
 use model::batch::Source;
 use model::catalog::Catalog;
 use model::command::Command;
-use model::ids::{DestinationId, NodeId, Revision, TagId, Term};
+use model::ids::{DestinationId, NodeId, Revision, TagId};
 use model::plant::Destination;
 use model::plant::route::CompiledRoutes;
 use model::record::{ExpiryRecord, GapRecord, GridSlot, OpeningRecord, Record, SampleRecord};
 use model::{Cursor, Lineage, Ordinal, Position, SampleKey};
 use store::Buffered;
-use store::ledger::{EffectRecord, Effects, State};
+use store::ledger::{EffectRecord, State};
 
 /// The buffer holds something that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -173,20 +173,21 @@ impl RecordMaker {
                 }
             }
         }
-        self.make_effects(&entry.effects, &catalog, context, look_up, (position, entry.id.term), first, made);
+        self.make_effects(entry, &catalog, context, look_up, first, made);
         Ok(None)
     }
 
     fn make_effects(
         &mut self,
-        effects: &Effects,
+        entry: &Buffered,
         catalog: &Arc<Catalog>,
         context: &Context,
         look_up: &LookUp<'_>,
-        (position, term): (Position, Term),
         first: Ordinal,
         made: &mut Made,
     ) {
+        let Buffered { effects, id, .. } = entry;
+        let (position, term) = (id.index, id.term);
         for (offset, effect) in (0..).zip(&effects.records) {
             let ordinal = Ordinal(Ordinal::FIRST_EFFECT.0 + offset);
             if ordinal < first {

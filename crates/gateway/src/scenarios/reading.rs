@@ -128,7 +128,7 @@ async fn a_late_gap_of_a_group_that_went_two_revisions_ago_reaches_its_destinati
         Record::Gap(gap) if gap.grid == grid => Some((&*gap.group, gap.last_slot)),
         _ => None,
     });
-    assert_eq!(gaps.last(), Some(("slow", 40)));
+    assert_eq!(gaps.collect::<Vec<_>>().last(), Some(&("slow", 40)));
 }
 
 #[tokio::test]
