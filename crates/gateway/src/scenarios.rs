@@ -21,6 +21,7 @@ use model::batch::{Batch, Sample, Source};
 use model::command::{Command, Request};
 use model::plant::document::{Bundle, read_bundle};
 use model::plant::{Plant, WhenFull};
+use model::slots::GridLine;
 use model::{
     BootId, Cause, Clock, Cursor, DestinationId, GridId, GroupId, Reading, Revision, Role, SessionId, TagId,
     Timestamp, Value,
@@ -260,6 +261,17 @@ impl Node {
             }
         };
         timeout(SOON, reached).await.unwrap_or_else(|_| panic!("not within {SOON:?}: {what}"));
+    }
+
+    /// Waits until slot `slot` of a grid has begun, by this node's clock.
+    async fn until_begun(&self, line: &GridLine, slot: u64) {
+        let begun = async {
+            // A wall clock cannot be waited for: it may be set.
+            while self.clock.now() < line.nominal(slot) {
+                tokio::time::sleep(line.period).await;
+            }
+        };
+        timeout(SOON, begun).await.unwrap_or_else(|_| panic!("slot {slot} does not begin within {SOON:?}"));
     }
 
     /// Waits until samples are refused, or taken.

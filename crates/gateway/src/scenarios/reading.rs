@@ -45,6 +45,14 @@ fn samples(runs: &[Run]) -> Vec<&Record> {
     runs.iter().flat_map(|run| &run.records).filter(|record| matches!(record, Record::Sample(_))).collect()
 }
 
+/// Puts some mebibytes into the buffer.
+async fn fill(node: &Node) {
+    node.configure(plant(64 * MIB, WhenFull::Refuse)).await;
+    for sequence in 1..=40 {
+        node.push(sequence).await.expect("there is room");
+    }
+}
+
 /// How many samples of a push are of tags that are in the plant.
 fn known(node: &Node) -> usize {
     let catalog = node.read(|state| state.catalog().cloned()).expect("configured");
@@ -55,10 +63,7 @@ fn known(node: &Node) -> usize {
 async fn each_record_is_in_one_run_whether_runs_are_read_ahead_or_not() {
     let nodes = cluster(1).await;
     let node = &nodes[leader(&nodes).await];
-    node.configure(plant(64 * MIB, WhenFull::Refuse)).await;
-    for sequence in 1..=40 {
-        node.push(sequence).await.expect("there is room");
-    }
+    fill(node).await;
     let plain = runs(&mut reader(node), oldest(node), false).await;
     let ahead = runs(&mut reader(node), oldest(node), true).await;
     assert!(plain.len() > 2, "a few mebibytes are more than one run");
@@ -72,10 +77,7 @@ async fn each_record_is_in_one_run_whether_runs_are_read_ahead_or_not() {
 async fn a_run_begins_where_less_was_taken_than_was_offered() {
     let nodes = cluster(1).await;
     let node = &nodes[leader(&nodes).await];
-    node.configure(plant(64 * MIB, WhenFull::Refuse)).await;
-    for sequence in 1..=40 {
-        node.push(sequence).await.expect("there is room");
-    }
+    fill(node).await;
     let mut reader = reader(node);
     let first = reader.read(oldest(node)).await.expect("it can be read");
     reader.read_behind(&first);
@@ -92,10 +94,7 @@ async fn a_run_begins_where_less_was_taken_than_was_offered() {
 async fn what_was_given_up_by_record_is_not_served_even_where_it_was_read_before() {
     let nodes = cluster(1).await;
     let node = &nodes[leader(&nodes).await];
-    node.configure(plant(64 * MIB, WhenFull::Refuse)).await;
-    for sequence in 1..=40 {
-        node.push(sequence).await.expect("there is room");
-    }
+    fill(node).await;
     let mut reader = reader(node);
     let first = reader.read(oldest(node)).await.expect("it can be read");
     reader.read_behind(&first);
@@ -165,9 +164,7 @@ async fn the_gap_that_ends_a_grid_goes_to_whom_its_own_tags_went() {
     node.configure(read_bundle(&Bundle::of_document(before)).expect("it is valid").plant).await;
     let (group, grid) = node.grid();
     let line = node.read(|state| state.grids[&group].line);
-    while node.clock.now() < line.nominal(2) {
-        tokio::time::sleep(line.period).await;
-    }
+    node.until_begun(&line, 2).await;
     node.configure(read_bundle(&Bundle::of_document(after)).expect("it is valid").plant).await;
     let read = runs(&mut reader(node), oldest(node), false).await;
     let gaps = read.iter().flat_map(|run| &run.records).filter_map(|record| match record {

@@ -58,9 +58,7 @@ async fn a_leader_that_closes_a_schedule_says_how_far_it_has_come_when_it_propos
         discard: Vec::new(),
         request: Request::default(),
     };
-    while node.clock.now() < line.nominal(10) {
-        tokio::time::sleep(line.period).await;
-    }
+    node.until_begun(&line, 10).await;
     let outcome = node.propose(stale).await;
     assert!(matches!(outcome, store::Outcome::Configured { .. }), "{outcome}");
     let [(first, slots, cause)] = node.gaps()[&grid][..] else { panic!("one gap: {:?}", node.gaps()) };
@@ -96,9 +94,7 @@ async fn a_device_that_answers_at_another_address_was_down_until_then() {
     node.until("nobody listens, which is said", |state| state.grids[&group].next > 0).await;
     let said = node.read(|state| state.grids[&group].next);
     let line = node.read(|state| state.grids[&group].line);
-    while node.clock.now() < line.nominal(said + 3) {
-        tokio::time::sleep(line.period).await;
-    }
+    node.until_begun(&line, said + 3).await;
     let device = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let mut moved = plant(64 * MIB, WhenFull::Refuse);
     let Link::ModbusTcp(link) = &mut moved.devices[0].link else { panic!("it is polled") };
