@@ -16,7 +16,7 @@
 //! | the leader paused for longer than its lease | `a_paused_leader_wakes_and_gives_up` |
 //! | the leader cut off from its peers | `a_cut_off_leader_acts_no_more_and_acknowledges_nothing` |
 //! | planned switchovers | `a_planned_switchover_misses_no_slot` |
-//! | a receiver away while the leader dies twice | `a_receiver_that_was_away_across_two_failovers_gets_everything_in_order` |
+//! | a receiver away for two minutes, in which the leader dies twice | `a_receiver_that_was_away_for_minutes_across_two_failovers_gets_everything_in_order` |
 //! | configuration changed while the leader dies | `configuration_changed_during_a_failover_is_in_force_on_all_nodes_or_on_none` |
 //! | a node wiped and replaced | `a_wiped_node_is_refused_and_replaced_under_load` |
 //! | a node whose disk forgot what it had acknowledged | `amnesia.rs` |
