@@ -20,7 +20,7 @@
 //! | configuration changed while the leader dies | `configuration_changed_during_a_failover_is_in_force_on_all_nodes_or_on_none` |
 //! | a node wiped and replaced | `a_wiped_node_is_refused_and_replaced_under_load` |
 //! | a node whose disk forgot what it had acknowledged | `amnesia.rs` |
-//! | a learner from a checkpoint, whose leader dies; removal, drain, failback | `membership.rs` |
+//! | a learner from a checkpoint, whose leader dies, and again once it votes; removal, drain, failback | `membership.rs` |
 //! | what draining refuses; only drained nodes are left | `draining.rs` |
 //! | a node stopped where nobody can take over | `stopping.rs` |
 //! | wrong clocks across a failover | `clock.rs` |

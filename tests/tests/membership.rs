@@ -1,6 +1,7 @@
 //! Membership, end to end: joining, replacing, removing, draining and failback, with real processes.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,6 +23,8 @@ const BLOB: usize = 400 << 10;
 /// So many fill more than the distance between two checkpoints.
 const DELIVERED: u64 = 200;
 const UNDELIVERED: u64 = 40;
+/// With those that are pushed while the leader that a learner learned from is dead.
+const ALL: u64 = DELIVERED + UNDELIVERED + 10;
 
 fn plant(url: &str) -> String {
     format!(
@@ -85,17 +88,42 @@ async fn push(cluster: &Cluster, from: u64, to: u64) -> Result<()> {
     Ok(())
 }
 
-/// Adds a node and makes it a voter.
-async fn add_voter(cluster: &Cluster, index: usize) -> Result<()> {
-    let node = cluster.node(index);
-    let named = format!("{}={}", node.name, node.peers);
-    cluster.cli_done(&["member", "add", &named, "--reason", "scenario"]).await?;
-    cluster.cli_done(&["member", "promote", &node.name, "--wait"]).await?;
-    Ok(())
-}
-
 fn drained(name: &str) -> pb::DrainMemberRequest {
     pb::DrainMemberRequest { name: name.to_owned(), reason: "scenario".to_owned() }
+}
+
+/// Waits until everything pushed is delivered and the log behind a checkpoint is gone from the leader; up to where.
+async fn until_purged(cluster: &Cluster, receiver: &Receiver) -> Result<u64> {
+    let purged = async || {
+        let counts = receiver.counts();
+        ensure!(counts.samples >= DELIVERED * 2, "{counts:?}");
+        let floor = cluster.buffer(cluster.leader().await?).await?.floor;
+        ensure!(floor > 0, "nothing is purged yet");
+        Ok(floor)
+    };
+    cluster.until("everything is delivered, and the log behind a checkpoint purged", purged).await
+}
+
+/// Starts a node that is to be added, and waits until it asks for that.
+async fn begin_to_join(cluster: &Cluster, index: usize) -> Result<()> {
+    cluster.run(index).await?;
+    let asks = async || {
+        let log = cluster.log(index).await;
+        let command = format!("holdfast member add {}=", cluster.name(index));
+        ensure!(log.contains(&command), "it does not say what to type:\n{log}");
+        let Err(refusal) = cluster.status(index).await else { bail!("it belongs already") };
+        let status = refusal.downcast_ref::<tonic::Status>().context("no status")?;
+        ensure!(code(status) == "HF-3109", "its API says {status:?}");
+        Ok(())
+    };
+    cluster.until("the new node says what to type, in its log and on its API", asks).await
+}
+
+/// Numbers of the messages that a receiver has recorded.
+fn numbers(record: &Path) -> Result<BTreeSet<u64>> {
+    let lines: Vec<history::Entry<Received<Value>>> = history::read(record)?;
+    let counts = lines.iter().filter(|line| line.details.record["tag"] == "press/count");
+    Ok(counts.filter_map(|line| line.details.record["value"].as_str()?.parse().ok()).collect())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,67 +143,62 @@ async fn a_learner_gets_the_checkpoint_and_the_undelivered_backlog_and_then_its_
 
     // Delivered and gone: what a late node need not get.
     push(&cluster, 0, DELIVERED).await?;
-    let all_delivered = async || {
-        let counts = receiver.counts();
-        ensure!(counts.samples >= DELIVERED * 2, "{counts:?}");
-        let leader = cluster.leader().await?;
-        let floor = cluster.buffer(leader).await?.floor;
-        ensure!(floor > 0, "nothing is purged yet");
-        Ok(floor)
-    };
-    let floor = cluster
-        .until("everything is delivered, and the log behind a checkpoint purged", all_delivered)
-        .await?;
+    let floor = until_purged(&cluster, &receiver).await?;
     // Undelivered: what it must get.
     receiver.set_reply(Reply::Refuse { status: 503, retry_after: None });
+    let before = cluster.buffer(cluster.leader().await?).await?.applied;
     push(&cluster, DELIVERED, DELIVERED + UNDELIVERED).await?;
-
-    cluster.run(fourth).await?;
-    let asks = async || {
-        let log = cluster.log(fourth).await;
-        ensure!(log.contains("holdfast member add node-4="), "it does not say what to type:\n{log}");
-        let Err(refusal) = cluster.status(fourth).await else { bail!("it belongs already") };
-        let status = refusal.downcast_ref::<tonic::Status>().context("no status")?;
-        ensure!(code(status) == "HF-3109", "its API says {status:?}");
+    begin_to_join(&cluster, fourth).await?;
+    let name = cluster.name(fourth);
+    let named = format!("{name}={}", cluster.node(fourth).peers);
+    cluster.cli_done(&["member", "add", &named, "--no-wait", "--reason", "scenario"]).await?;
+    let has_begun = async || {
+        let buffer = cluster.buffer(fourth).await?;
+        ensure!(buffer.floor >= floor, "it does not begin with a checkpoint at {floor} or later: {buffer:?}");
+        ensure!(buffer.applied > before, "it has nothing of the backlog behind {before}: {buffer:?}");
         Ok(())
     };
-    cluster.until("the new node says what to type, in its log and on its API", asks).await?;
-    add_voter(&cluster, fourth).await?;
-    let buffer = cluster.buffer(fourth).await?;
-    ensure!(
-        buffer.floor >= floor,
-        "it was given the log from the beginning, not the checkpoint at {floor}: {buffer:?}"
-    );
-    ensure!(buffer.undelivered_entries > 0, "it has no backlog: {buffer:?}");
+    cluster.until("the learner to have a checkpoint and, in part at least, the backlog", has_begun).await?;
 
-    // The leader dies: one of those that are left delivers the backlog, and the new node is among them.
-    let leader = cluster.leader().await?;
-    cluster.kill(leader).await?;
+    // The leader that it learned from dies; the next one brings it the rest, and what is new.
+    let first = cluster.leader().await?;
+    cluster.kill(first).await?;
+    let second = cluster.agreed().await?;
+    ensure!(second != first && second != fourth, "{} leads", cluster.name(second));
+    let learner = cluster.members().await?.into_iter().find(|member| member.name == name);
+    ensure!(!learner.context("a member")?.voter, "it was promoted by nobody");
+    push(&cluster, DELIVERED + UNDELIVERED, ALL).await?;
+    let has_everything = async || {
+        let (leads, learns) = (cluster.buffer(second).await?, cluster.buffer(fourth).await?);
+        ensure!(learns.applied >= leads.applied, "it has {learns:?} of {leads:?}");
+        Ok(())
+    };
+    cluster.until("the learner to have everything, from the next leader", has_everything).await?;
+
+    // Promoted, it counts: of four voters three must agree, and the leader dies again.
+    cluster.run(first).await?;
+    cluster.agreed().await?;
+    cluster.cli_done(&["member", "promote", name, "--wait"]).await?;
+    cluster.kill(second).await?;
+    cluster.agreed().await?;
+    // What it learned is whole: it delivers the backlog from its own disk.
+    cluster.cli_done(&["leader", "transfer", "--to", name, "--reason", "scenario"]).await?;
+    ensure!(cluster.leader().await? == fourth);
     receiver.set_reply(Reply::Accept);
     let backlog_delivered = async || {
         let counts = receiver.counts();
-        ensure!(counts.samples >= (DELIVERED + UNDELIVERED) * 2, "{counts:?}");
+        ensure!(counts.samples >= ALL * 2, "{counts:?}");
         Ok(())
     };
-    cluster.until("the backlog is delivered by another leader", backlog_delivered).await?;
+    cluster.until("the backlog is delivered by the node that learned it", backlog_delivered).await?;
     let counts = receiver.counts();
     ensure!(
         counts.conflicts == 0 && counts.out_of_order == 0,
         "equal keys, equal bytes, in order: {counts:?}"
     );
     history.flush()?;
-    let lines: Vec<history::Entry<Received<Value>>> = history::read(&record)?;
-    let counts = lines.iter().filter(|line| line.details.record["tag"] == "press/count");
-    let numbers: BTreeSet<u64> =
-        counts.filter_map(|line| line.details.record["value"].as_str()?.parse().ok()).collect();
-    ensure!(
-        numbers == (0..DELIVERED + UNDELIVERED).collect(),
-        "every acknowledged message arrives: {numbers:?}"
-    );
-
-    // The new node holds all of it: it can lead alone with one founder.
-    cluster.cli_done(&["leader", "transfer", "--to", "node-4", "--reason", "scenario"]).await?;
-    ensure!(cluster.leader().await? == fourth);
+    let numbers = numbers(&record)?;
+    ensure!(numbers == (0..ALL).collect(), "every acknowledged message arrives: {numbers:?}");
     Ok(())
 }
 
