@@ -26,6 +26,7 @@
 //! | wrong clocks across a failover | `clock.rs` |
 //! | commands and pushes handed on over TLS across a failover | `followers_hand_on_over_tls_across_a_change_of_leader` |
 //! | who is let in, and who is not | `certificates.rs` |
+//! | the node files and the plant of `cluster-config/`, as a user takes them | `cluster_config.rs` |
 //! | every verb of the command line at a follower; no majority | `verbs.rs` |
 //! | system tags, alarms and events across a failover | `telling.rs` |
 //! | hooks at switchovers | `hooks.rs` |

@@ -1,4 +1,4 @@
-//! The built program's command line: run it, and read what it said.
+//! What the built program says: its command line, run and read, and its health listener.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use simulator::nodes::process;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -46,6 +48,22 @@ pub async fn ask(at: SocketAddr, arguments: &[&str]) -> Said {
     let mut command = command(arguments).expect("the program was built");
     command.args(["-o", "json", "--endpoints", &at.to_string()]);
     run(command).await.expect("the program ends")
+}
+
+/// Status and body of an answer of a health listener.
+pub async fn get(listener: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let asked = async {
+        let mut stream = TcpStream::connect(listener).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    let answer = timeout(SOON, asked).await.with_context(|| format!("{listener} does not answer"))??;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer has a head")?;
+    let status = head.split(' ').nth(1).context("an answer has a status")?;
+    Ok((status.parse()?, body.trim().to_owned()))
 }
 
 /// What a command said and how it ended.

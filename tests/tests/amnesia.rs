@@ -1,13 +1,11 @@
 //! A node whose disk forgot what the node had acknowledged: it stays up and says so, the others name it, and it is replaced.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_tests::cluster::{Cluster, code, refused_with};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use holdfast_tests::said::get;
 use wire::proto::v1 as pb;
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -21,17 +19,6 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The status line and the body of an answer of a health listener.
-async fn get(listener: SocketAddr, path: &str) -> Result<(String, String)> {
-    let mut stream = TcpStream::connect(listener).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("an answer has a head")?;
-    Ok((head.lines().next().unwrap_or_default().to_owned(), body.to_owned()))
 }
 
 /// Makes the disk of a node forget a vote that the node has given since.
@@ -70,10 +57,10 @@ async fn a_node_that_lost_its_memory_says_so_and_is_replaced() -> Result<()> {
             Ok(())
         })
         .await?;
-    let (line, body) = get(health, "/readyz").await?;
-    ensure!(line.contains("503") && body.contains("HF-4104"), "{line}: {body}");
-    let (line, _) = get(health, "/healthz").await?;
-    ensure!(line.contains("200"), "starting it again would not help: {line}");
+    let (status, body) = get(health, "/readyz").await?;
+    ensure!(status == 503 && body.contains("HF-4104"), "{status}: {body}");
+    let (status, _) = get(health, "/healthz").await?;
+    ensure!(status == 200, "starting it again would not help: {status}");
     let drain = pb::DrainMemberRequest { name: name.clone(), reason: String::new() };
     refused_with(cluster.client(forgetful).drain_member(drain).await, "HF-4104")?;
 

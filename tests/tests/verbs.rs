@@ -8,14 +8,13 @@ use std::path::Path;
 use std::process::Stdio;
 
 use holdfast_tests::cluster::Cluster;
-use holdfast_tests::said::{ask, command, run};
+use holdfast_tests::said::{ask, command, get, run};
 use holdfast_tests::story::number;
 use serde_json::Value;
 use simulator::modbus::{Config, ModbusServer, ReadRequest};
 use simulator::nodes::layout::Layout;
 use simulator::receiver::{Mode, Receiver, Reply};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt as _;
 
 /// Tags of the long register list.
 const LONG: usize = 10_000;
@@ -35,17 +34,6 @@ async fn until(cluster: &Cluster, at: SocketAddr, args: &[&str], right: impl Fn(
         .until(&format!("{args:?} to say what is right"), look)
         .await
         .unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// Status and body of a GET.
-async fn get(at: SocketAddr, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(at).await.expect("it listens");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("sent");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.expect("answered");
-    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line");
-    (status, text.split("\r\n\r\n").nth(1).unwrap_or_default().trim().to_owned())
 }
 
 /// 42.5 at 100 and 101 as a float, its number in every other register up to 20,000.
@@ -276,10 +264,10 @@ async fn leadership(cluster: &Cluster, follower: SocketAddr, leader: &str) -> (S
     assert_eq!(shown["name"], leader, "{shown}");
     assert!(shown["lease"].is_string(), "only the leader knows its lease: {shown}");
     for node in &cluster.layout.nodes {
-        let (status, name) = get(node.health, "/leader").await;
+        let (status, name) = get(node.health, "/leader").await.expect("an answer");
         let expected = if node.name == leader { 200 } else { 503 };
         assert_eq!((status, name.as_str()), (expected, leader), "at {}", node.name);
-        assert_eq!(get(node.health, "/readyz").await.0, 200, "at {}", node.name);
+        assert_eq!(get(node.health, "/readyz").await.expect("an answer").0, 200, "at {}", node.name);
     }
 
     let next = &cluster
@@ -334,7 +322,7 @@ async fn without_a_majority(cluster: &Cluster, leader: &str) {
     ask(alone.admin, &["device", "list"]).await.refused(3, "HF-3102");
     ask(alone.admin, &["destination", "pause", "historian"]).await.refused(3, "HF-3102");
     assert_eq!(ask(alone.admin, &["leader", "show"]).await.code, 3);
-    let (status, text) = get(alone.health, "/leader").await;
+    let (status, text) = get(alone.health, "/leader").await.expect("an answer");
     assert_eq!((status, text.as_str()), (503, "no leader is known"));
 
     let leader = cluster.layout.index_of(leader).expect("a node");
