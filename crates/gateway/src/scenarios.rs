@@ -43,7 +43,7 @@ use wire::EncodedBatch;
 use crate::acquisition::{self, AcquisitionParts, Batcher};
 use crate::config::Hooks;
 use crate::field::FieldDoor;
-use crate::leading::{Leading, LeadingParts};
+use crate::leading::{Leading, LeadingParts, Switchover};
 use crate::live::Live;
 use crate::{hooks, retention, space};
 
@@ -197,8 +197,8 @@ impl Node {
         self.replica.leadership().borrow().clone().expect("it leads")
     }
 
-    /// Starts to lead whenever this node has leadership, and to hand over when its disk is full.
-    fn lead(&self) {
+    /// Starts to lead whenever this node has leadership, and to hand over when its disk is full or somebody asks.
+    fn lead(&self) -> Switchover {
         let facts = NodeFacts {
             name: self.replica.name().to_owned(),
             cluster: "plant-7".to_owned(),
@@ -217,12 +217,13 @@ impl Node {
             spawner: self.spawner.clone(),
         });
         self.spawner.spawn("leading", leading.run());
-        let yielding = space::hand_over_when_full(self.replica.clone(), switchover);
+        let yielding = space::hand_over_when_full(self.replica.clone(), switchover.clone());
         let stop = self.spawner.token().clone();
         self.spawner.spawn("room", async move {
             stop.run_until_cancelled(yielding).await;
             Ok::<(), Failure>(())
         });
+        switchover
     }
 
     /// Starts to keep the horizon and the gate.

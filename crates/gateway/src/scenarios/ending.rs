@@ -1,10 +1,48 @@
 //! How reigns end: what is closed before leadership is given up, and what is not waited for.
 
+use std::path::{Path, PathBuf};
+
+use model::command::{Event, Severity};
+use replication::MembershipError;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 
 use super::*;
 use crate::leading::Reign;
+
+/// More entries than a node may lack that leadership goes to.
+const TOO_MANY: usize = 1_100;
+/// What a CSV destination writes when a reign begins.
+const MARKER: &str = "historian.leader.json";
+/// For how long it is watched that nothing happens which would happen at once.
+const WATCHED: Duration = Duration::from_millis(500);
+
+fn event() -> Command {
+    let (subject, text) = ("cluster".to_owned(), "a test is running".to_owned());
+    Command::Event(Event { severity: Severity::Info, subject, text })
+}
+
+/// The plant with nothing to read, and a CSV destination that rotates its files only when it must.
+fn csv_plant(folder: &Path) -> Plant {
+    let csv = format!("kind = \"csv\"\ndirectory = \"{}\"\nevery = \"1h\"\n", folder.display());
+    let document = PLANT
+        .replace("kind = \"http\"\nurl = \"http://127.0.0.1:18080/ingest\"\n", &csv)
+        .replace("driver = \"modbus-tcp\"\n", "driver = \"modbus-tcp\"\nenabled = false\n");
+    read_bundle(&Bundle::of_document(&*document)).expect("it is valid").plant
+}
+
+/// Resolves when there is a file whose name begins and ends so.
+async fn appears(folder: &Path, begins: &str, ends: &str) -> PathBuf {
+    let is_it = |name: &str| name.starts_with(begins) && name.ends_with(ends);
+    loop {
+        let files = std::fs::read_dir(folder).expect("the folder is there");
+        let mut files = files.map(|file| file.expect("it can be listed"));
+        if let Some(found) = files.find(|file| is_it(&file.file_name().to_string_lossy())) {
+            return found.path();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
 
 /// A Modbus device of one connection that answers every request for two registers with zeros, and counts its answers; the
 /// count ends with the connection.
@@ -70,7 +108,7 @@ async fn an_outcome_is_not_waited_for_when_the_reign_is_over() {
     let node = &nodes[leader(&nodes).await];
     let leadership = node.leads();
     node.disk.set_latency(SOON * 10, SOON * 10);
-    let command = Command::EndSession { session: SessionId::from(7) };
+    let command = event();
     let proposed = node.replica.propose_in(&leadership, &command, SOON * 10);
     let given_up = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -79,4 +117,59 @@ async fn an_outcome_is_not_waited_for_when_the_reign_is_over() {
     let (outcome, ()) = timeout(SOON, async { tokio::join!(proposed, given_up) }).await.expect("at once");
     assert_eq!(outcome, Err(ProposeError::Unknown));
     assert!(node.replica.leadership().borrow().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_hand_over_that_is_broken_off_nothing_is_delivered_before_what_was_is_decided() {
+    let nodes = cluster(3).await;
+    let leading = leader(&nodes).await;
+    let node = &nodes[leading];
+    let others = [&nodes[(leading + 1) % 3], &nodes[(leading + 2) % 3]];
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    node.configure(csv_plant(folder)).await;
+    node.push(1).await.expect("there is room");
+    let term = node.leads().term();
+    let switchover = node.lead();
+    let held = appears(folder, ".historian.samples.", ".part");
+    timeout(SOON, held).await.expect("the samples are held in an unfinished file");
+    let cursor = || node.read(|state| state.destinations[&HISTORIAN].cursor);
+    let before = cursor();
+
+    // From now on nobody else takes an entry; but both are heard.
+    others.iter().for_each(|other| other.free.store(0, Ordering::Relaxed));
+    let are_full = async {
+        let is_full = |other: &&Node| {
+            node.replica.peers().get(other.replica.node()).is_some_and(|peer| peer.free_bytes == Some(0))
+        };
+        while !others.iter().all(is_full) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, are_full).await.expect("they say so");
+
+    // Forwarding ends with a file, and its acknowledgement is in the log of this node alone. The one that was to lead lacks
+    // too much when it would have to take over: this node goes on in the same term.
+    let meanwhile = async {
+        let published = appears(folder, "historian.samples.", ".csv");
+        let published = timeout(SOON, published).await.expect("what was held is published");
+        std::fs::remove_file(folder.join(MARKER)).expect("the reign had begun");
+        let command = event();
+        let proposed = (0..TOO_MANY).map(|_| node.replica.propose(&command, PATIENCE));
+        drop(futures::future::join_all(proposed).await);
+        published
+    };
+    let request = timeout(SOON, switchover.request(Some(others[0].replica.node())));
+    let (outcome, published) = tokio::join!(request, meanwhile);
+    let outcome = outcome.expect("it is answered");
+    assert!(matches!(outcome, Err(MembershipError::NoSuccessor(_))), "{outcome:?}");
+    let begun = timeout(WATCHED, appears(folder, MARKER, "")).await;
+    assert!(begun.is_err(), "it began again at {}, and an acknowledgement is undecided", cursor());
+    assert!(published.exists(), "what may yet be acknowledged was removed");
+
+    others.iter().for_each(|other| other.free.store(1 << 40, Ordering::Relaxed));
+    timeout(SOON, appears(folder, MARKER, "")).await.expect("it begins again");
+    assert!(cursor() > before, "it began again at {}, before the acknowledgement", cursor());
+    assert!(published.exists(), "what is acknowledged was removed");
+    assert_eq!(node.leads().term(), term, "nobody else has led");
 }
