@@ -12,9 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::alarm::AlarmKind;
 use crate::batch::BatchHeader;
 use crate::gap::Cause;
-use crate::ids::{
-    BootId, ClusterId, DestinationId, DocumentId, GridId, GroupId, Lineage, NodeId, Revision, SessionId,
-};
+use crate::ids::{BootId, ClusterId, DestinationId, DocumentId, GridId, GroupId, Lineage, NodeId, Revision};
 use crate::plant::Plant;
 use crate::position::{Cursor, Ordinal, Position};
 use crate::time::Timestamp;
@@ -194,11 +192,6 @@ pub enum Command {
     },
     /// Something happened that people should be able to read about later.
     Event(Event),
-    /// A push session is over.
-    EndSession {
-        /// The session.
-        session: SessionId,
-    },
     /// An alarm is raised or cleared. One that stands already and is no graver, or does not stand, is left as it is.
     SetAlarm {
         /// What.

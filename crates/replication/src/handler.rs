@@ -397,7 +397,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_is_still_starting_is_no_leader() {
         let (handler, _supervisor) = starting(u64::MAX, u64::MAX).await;
-        let command = Command::EndSession { session: 1_u128.into() };
+        let command = Command::Truncate { below: 7.into(), overrun: None };
         let stamp = Stamp { at: NOW, boot: 3.into() };
         let bytes = wire::entry::encode(&stamp, &command).expect("it can be encoded");
         let answer = handler.propose(NodeId(2), bytes, Duration::from_secs(1)).await;
@@ -406,6 +406,6 @@ mod tests {
 
     #[test]
     fn other_commands_stay_as_they_were_proposed() {
-        assert_eq!(stamped(&Command::EndSession { session: 1_u128.into() }), None);
+        assert_eq!(stamped(&Command::Truncate { below: 7.into(), overrun: None }), None);
     }
 }

@@ -61,7 +61,7 @@ scripts!(
     a_new_destination_begins_now_or_with_the_oldest,
     a_pushed_batch_is_accepted_once_and_in_order,
     a_push_of_unknown_outcome_survives_a_failover_once,
-    a_session_ends_by_command_or_after_a_day_without_use,
+    a_session_ends_after_a_day_without_use,
     a_clock_that_is_set_ends_no_session,
     a_clock_that_goes_to_and_fro_passes_no_time_twice,
     nothing_but_lead_and_found_passes_the_fence,

@@ -77,8 +77,6 @@ pub enum Kind {
     RetryQuarantine = 13,
     /// [`Command::Event`].
     Event = 14,
-    /// [`Command::EndSession`].
-    EndSession = 15,
     /// [`Command::SetAlarm`].
     SetAlarm = 16,
     /// [`Command::SettleRetries`].
@@ -91,7 +89,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 17] = [
         Self::Found,
         Self::Lead,
         Self::Append,
@@ -105,7 +103,6 @@ impl Kind {
         Self::SetDrained,
         Self::RetryQuarantine,
         Self::Event,
-        Self::EndSession,
         Self::SetAlarm,
         Self::SettleRetries,
         Self::Stage,
@@ -133,7 +130,6 @@ impl Kind {
             Command::SetDrained { .. } => Self::SetDrained,
             Command::RetryQuarantine { .. } => Self::RetryQuarantine,
             Command::Event(_) => Self::Event,
-            Command::EndSession { .. } => Self::EndSession,
             Command::SetAlarm { .. } => Self::SetAlarm,
             Command::SettleRetries { .. } => Self::SettleRetries,
             Command::Stage { .. } => Self::Stage,
@@ -156,7 +152,6 @@ impl Kind {
             Body::SetDrained(_) => Self::SetDrained,
             Body::RetryQuarantine(_) => Self::RetryQuarantine,
             Body::Event(_) => Self::Event,
-            Body::EndSession(_) => Self::EndSession,
             Body::SetAlarm(_) => Self::SetAlarm,
             Body::SettleRetries(_) => Self::SettleRetries,
             Body::Stage(_) => Self::Stage,

@@ -187,7 +187,6 @@ fn any_reign_command() -> impl Strategy<Value = Command> {
             let next = next.into_iter().map(|(grid, slot)| (GridId(grid), slot)).collect();
             Command::Reclock { elapsed, next }
         }),
-        any::<u128>().prop_map(|session| Command::EndSession { session: SessionId::from(session) }),
         any_event().prop_map(Command::Event),
         (proptest::sample::select(&AlarmKind::ALL[..]), any::<bool>(), any_event()).prop_map(
             |(kind, raised, Event { severity, subject, text })| Command::SetAlarm {

@@ -163,11 +163,6 @@ impl Change<'_> {
                 self.settle_retries(at, stamp, destination, &accepted, refused)
             }
             Command::Event(event) => self.event(at, stamp.at, event),
-            Command::EndSession { session } => {
-                self.state.sessions.remove(&session);
-                self.touch(Row::Session(session));
-                Outcome::Done
-            }
             Command::Stage { document, part, parts, data } => self.stage(at, document, part, parts, data),
             Command::SetAlarm { kind, subject, raised, severity, text } => {
                 self.set_alarm(at, stamp, kind, subject, raised, severity, text)

@@ -217,7 +217,6 @@ impl Machine {
                 severity: if arguments.has("(severe)") { Severity::Alarm } else { Severity::Warning },
                 text: arguments.words[3..].join(" "),
             },
-            "end-session" => Command::EndSession { session: session(arguments.word(1)) },
             other => panic!("no command {other}"),
         }
     }
@@ -258,9 +257,11 @@ impl Machine {
     /// Time passes, with a command of the leader every ten minutes.
     fn pass(&mut self, arguments: &Arguments) -> String {
         let end = self.now.plus(duration(arguments.word(1)));
+        let (subject, text) = ("cluster".to_owned(), "time passes".to_owned());
+        let event = Command::Event(Event { severity: Severity::Info, subject, text });
         while self.now < end {
             self.now = self.now.plus(Duration::from_secs(600)).min(end);
-            self.propose(arguments, &Command::EndSession { session: SessionId::from(999) });
+            self.propose(arguments, &event);
         }
         format!("{}: the time is {}\n", self.position, seconds(self.now.0))
     }

@@ -26,7 +26,6 @@
 //! drain NODE | undrain NODE
 //! event SEVERITY SUBJECT TEXT…
 //! alarm KIND raised|cleared [subject=NAME] TEXT…
-//! end-session SESSION
 //! pass TIME                                      (with a command of the leader every ten minutes)
 //! resume GROUP now=TIME [elapsed=TIME | at-least=TIME]   (what a new leader does; changes nothing)
 //! show grids|effects|cursors|horizon|sessions|reigns|revisions|quarantine|standing|events|alarms|

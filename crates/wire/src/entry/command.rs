@@ -6,7 +6,7 @@ use std::time::Duration;
 use model::batch::BatchHeader;
 use model::command::{Command, RefusedAgain, Rejection};
 use model::ids::DocumentId;
-use model::{ClusterId, Cursor, DestinationId, GroupId, Ordinal, Position, SessionId, Timestamp};
+use model::{ClusterId, Cursor, DestinationId, GroupId, Ordinal, Position, Timestamp};
 
 use super::EncodeError;
 use crate::convert::{
@@ -95,9 +95,6 @@ pub(super) fn to_body(command: &Command) -> Result<Option<Body>, EncodeError> {
             })
         }
         Command::Event(event) => Body::Event(event.into()),
-        Command::EndSession { session } => {
-            Body::EndSession(proto::EndSession { session: id_bytes(session.0) })
-        }
         Command::SetAlarm { kind, subject, raised, severity, text } => Body::SetAlarm(proto::SetAlarm {
             kind: alarm_kind_number(*kind),
             subject: subject.clone(),
@@ -188,9 +185,6 @@ pub(super) fn from_body(body: Body) -> Result<Command, ConvertError> {
             }
         }
         Body::Event(event) => Command::Event(event.try_into()?),
-        Body::EndSession(proto::EndSession { session }) => {
-            Command::EndSession { session: SessionId(id_from(&session, "a session id")?) }
-        }
         Body::SetAlarm(proto::SetAlarm { kind, subject, raised, severity, text }) => Command::SetAlarm {
             kind: alarm_kind_from(kind)?,
             subject,

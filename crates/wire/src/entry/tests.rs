@@ -131,13 +131,10 @@ fn kinds_are_the_field_numbers_of_their_messages() {
     for kind in Kind::ALL {
         assert_eq!(Kind::from_number(kind as u8), Some(kind));
     }
-    let header = header_of(Body::EndSession(proto::EndSession { session: vec![0; 16].into() }));
+    let header = header_of(Body::Event(proto::Event::default()));
     let stamp_length = proto::Stamp::from(&stamp()).encoded_len() + 2;
-    assert_eq!(
-        header[stamp_length],
-        Kind::EndSession as u8 * 8 + 2,
-        "field number and wire type of the command"
-    );
+    let expected = Kind::Event as u8 * 8 + 2;
+    assert_eq!(header[stamp_length], expected, "field number and wire type of the command");
 }
 
 #[test]
