@@ -186,6 +186,34 @@ async fn the_lease_is_the_shortest_of_all_voters() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_lease_that_a_voter_tells_in_its_handshake_counts_whatever_the_membership_says() {
+    for (founded, told) in [(LeaseTimes::LAN_FAST, LAN), (LAN, LeaseTimes::LAN_FAST)] {
+        let mut cluster = Cluster::found([LAN, LAN, founded]).await;
+        let leader = cluster.leader().expect("somebody leads");
+        assert_ne!(leader, 3, "the first founds");
+        let counts = |lease: Duration| move |cluster: &Cluster| cluster.replica(leader).lease() == lease;
+        cluster.run_for(L * 2).await;
+        cluster.until("what it was founded with counts", counts(founded.lease)).await;
+        cluster.crash(3);
+        cluster.nodes[2].times = told;
+        cluster.restart(3).await;
+        cluster.until("what it says now counts", counts(told.lease)).await;
+        let recorded = cluster.replica(leader).status().members[&NodeId(3)].lease;
+        assert_eq!(recorded, founded.lease, "nobody has changed the membership");
+        // It lasts as long as was said, and not while node 3 may help another.
+        let most = told.lease - LAN.guard;
+        let lasts = |cluster: &Cluster| cluster.leadership(leader).remaining() > most - LAN.heartbeat * 2;
+        cluster.until("it lasts so long", lasts).await;
+        for _ in 0..500 {
+            cluster.run_for(LOOK).await;
+            assert!(cluster.leadership(leader).remaining() < most, "node 3 says {:?}", told.lease);
+        }
+        cluster.leave_lease_to(leader, 3 - leader).await;
+        cluster.until_another_leads(leader).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_single_voter_leads_without_acks() {
     let mut cluster = Cluster::found([LAN]).await;
     let held = cluster.leadership(1);
