@@ -49,8 +49,10 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Cuts a checkpoint of a ledger whose changes have been taken.
-    pub(crate) fn cut(ledger: &Ledger, at: LogId, chain: ChainHash) -> Self {
+    /// The checkpoint of a ledger whose changes have been taken. Takes as long as the ledger is large.
+    pub(crate) fn of(ledger: &Ledger, at: LogId, chain: ChainHash) -> Self {
+        #[cfg(test)]
+        crate::slow::begins();
         let rows = ledger.rows();
         let header = CheckpointHeader {
             at,

@@ -5,6 +5,7 @@
 //!   them, with the applied position in the same commit.
 //! - While applying, a checkpoint is cut every [`CHECKPOINT_BYTES`] of entries or [`CHECKPOINT_EVERY`]; one that the
 //!   horizon has passed can become a snapshot, and what lies below it can be purged.
+//! - For a checkpoint the ledger is held only while it is copied, which shares what is large. The keeper's task encodes it.
 //! - No snapshot lies above the horizon, or what is undelivered would not be in the log of who installs it. The limit is
 //!   read anew wherever a snapshot is picked; that something lies at or below it never becomes untrue.
 
@@ -24,6 +25,7 @@ use crate::checkpoint::{Checkpoint, CheckpointHeader};
 use crate::checkpoints::Checkpoints;
 use crate::commit::{Operation, oneshot_done};
 use crate::engine::{Engine, EngineError, Family, index_key};
+use crate::entry::ChainHash;
 use crate::ledger::prepare::Read;
 use crate::ledger::{ApplyError, Body, Grid, Ledger, LogId, State};
 use crate::log::Log;
@@ -77,11 +79,28 @@ impl Held {
     }
 }
 
+/// A checkpoint on its way to the disk.
+enum Cut {
+    /// The ledger as it was, its position, and the chain hash there.
+    Ledger(Box<Ledger>, LogId, ChainHash),
+    /// As another node sent it.
+    Sent(Checkpoint),
+}
+
+impl Cut {
+    fn checkpoint(self) -> Checkpoint {
+        match self {
+            Self::Ledger(ledger, at, chain) => Checkpoint::of(&ledger, at, chain),
+            Self::Sent(checkpoint) => checkpoint,
+        }
+    }
+}
+
 /// What waits for the keeper's task.
 #[derive(Default)]
 struct Errands {
     /// Checkpoints on their way to the disk, and who waits for them. Those of the schedule wait for one another.
-    cut: VecDeque<(Checkpoint, Option<oneshot::Sender<()>>)>,
+    cut: VecDeque<(Cut, Option<oneshot::Sender<()>>)>,
     bytes_since_cut: usize,
     cut_at: Option<Instant>,
     /// The durable floor up to which bytes may be given back.
@@ -229,26 +248,25 @@ impl<E: Engine> Keeper<E> {
     }
 
     fn cut(&self, written: Option<oneshot::Sender<()>>) -> Result<Option<LogId>, EngineError> {
-        let cut = {
+        let (ledger, at, chain) = {
             let ledger = &mut self.change().ledger;
             let Some(at) = ledger.state().applied else { return Ok(None) };
             self.flush_locked(ledger);
             // A log that was moved in whole (a test suite, a snapshot) need not hold the applied entry.
             let chain = self.shared.log.chain_or_none(at.index)?;
-            Checkpoint::cut(ledger, at, chain)
+            (Box::new(ledger.clone()), at, chain)
         };
-        let at = cut.header.at;
-        self.hand_over(cut, written);
+        self.hand_over(Cut::Ledger(ledger, at, chain), written);
         Ok(Some(at))
     }
 
     /// Gives a checkpoint to the keeper's task; `written` is dropped unanswered if that has ended.
-    fn hand_over(&self, checkpoint: Checkpoint, written: Option<oneshot::Sender<()>>) {
+    fn hand_over(&self, cut: Cut, written: Option<oneshot::Sender<()>>) {
         let mut errands = self.errands();
         errands.bytes_since_cut = 0;
         errands.cut_at = Some(Instant::now());
         if !errands.ended {
-            errands.cut.push_back((checkpoint, written));
+            errands.cut.push_back((cut, written));
         }
         drop(errands);
         self.shared.work.notify_one();
@@ -257,8 +275,8 @@ impl<E: Engine> Keeper<E> {
     /// Writes what was cut, oldest first. Only the keeper's task does this.
     async fn write_checkpoints(&self) -> Result<(), EngineError> {
         loop {
-            let Some((checkpoint, written)) = self.errands().cut.pop_front() else { return Ok(()) };
-            self.shared.checkpoints.write(&checkpoint).await?;
+            let Some((cut, written)) = self.errands().cut.pop_front() else { return Ok(()) };
+            self.shared.checkpoints.write(&cut.checkpoint()).await?;
             if let Some(written) = written {
                 // Whoever waited may have gone.
                 let _ = written.send(());
@@ -319,7 +337,7 @@ impl<E: Engine> Keeper<E> {
         let (header, rows) = (checkpoint.header.clone(), checkpoint.rows.clone());
         // The file first: after the batch below, the log begins behind a checkpoint that must exist.
         let (written, listed) = oneshot::channel();
-        self.hand_over(checkpoint, Some(written));
+        self.hand_over(Cut::Sent(checkpoint), Some(written));
         listed.await.map_err(|_| ended())?;
         let (done, outcome) = oneshot_done();
         {

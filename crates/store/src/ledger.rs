@@ -38,8 +38,8 @@ pub use state::{
 
 use crate::outcome::Outcome;
 
-/// The state with the bookkeeping that keeps rows on disk in step with it.
-#[derive(Debug, Default)]
+/// The state with the bookkeeping that keeps rows on disk in step with it. A clone shares plants, names and documents.
+#[derive(Debug, Default, Clone)]
 pub struct Ledger {
     state: State,
     dirty: BTreeSet<Row>,

@@ -21,6 +21,8 @@ pub mod ledger;
 mod log;
 mod outcome;
 mod phases;
+#[cfg(test)]
+mod slow;
 pub mod staging;
 mod store;
 

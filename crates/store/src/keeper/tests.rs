@@ -1,10 +1,11 @@
-//! The ledger is held for what is small, and not while a plant is decoded and its names are resolved.
+//! The ledger is held for what is small, and not while a plant is decoded and its names are resolved, or a checkpoint is
+//! encoded.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use model::command::{Command, Request, Stamp};
+use model::command::{Command, Event, Request, Severity, Stamp};
 use model::plant::{Device, Group, Link, Plant, Schedule, Tag};
 use model::value::ValueType;
 use model::{BootId, Cause, NodeId, Revision, Term, Timestamp};
@@ -12,8 +13,7 @@ use model::{BootId, Cause, NodeId, Revision, Term, Timestamp};
 use super::*;
 use crate::commit::Queue;
 use crate::engine::sim::{SimDisk, SimEngine};
-use crate::ledger::prepare::tests::call_while_preparing;
-use crate::staging;
+use crate::{slow, staging};
 
 fn keeper() -> Keeper<SimEngine> {
     let engine = Arc::new(SimEngine::open(&SimDisk::new(7)).expect("a fresh disk opens"));
@@ -57,33 +57,38 @@ impl Keeper<SimEngine> {
     }
 }
 
-/// Counts how often an entry is prepared; each time the ledger must be free.
+/// Counts how often something slow is done, an entry prepared or a checkpoint encoded; each time the ledger must be free.
 fn watch(keeper: &Keeper<SimEngine>) -> Rc<Cell<u32>> {
-    let prepared = Rc::new(Cell::new(0));
-    let (keeper, count) = (keeper.clone(), Rc::clone(&prepared));
-    call_while_preparing(move || {
-        assert!(keeper.shared.held.try_write().is_ok(), "the ledger is held while an entry is prepared");
+    let slow = Rc::new(Cell::new(0));
+    let (keeper, count) = (keeper.clone(), Rc::clone(&slow));
+    slow::call_when_it_begins(move || {
+        assert!(keeper.shared.held.try_write().is_ok(), "the ledger is held while something slow is done");
         count.set(count.get() + 1);
     });
-    prepared
+    slow
 }
 
-#[tokio::test]
-async fn the_ledger_can_be_read_while_a_large_plant_is_made_ready() {
-    let keeper = keeper();
-    let lead =
-        Command::Lead { node: NodeId(1), name: "gateway-a".into(), cause: Cause::Failover, leaderless: None };
-    keeper.apply_next(&lead);
-    let prepared = watch(&keeper);
-    let configure = Command::Configure {
+fn lead() -> Command {
+    Command::Lead { node: NodeId(1), name: "gateway-a".into(), cause: Cause::Failover, leaderless: None }
+}
+
+fn configure() -> Command {
+    Command::Configure {
         base: Revision(0),
         bundle: b"bundle".to_vec(),
         plant: Box::new(large_plant()),
         elapsed: Vec::new(),
         discard: Vec::new(),
         request: Request::default(),
-    };
-    assert_eq!(keeper.apply_next(&configure), Outcome::Configured { revision: Revision(1) });
+    }
+}
+
+#[tokio::test]
+async fn the_ledger_can_be_read_while_a_large_plant_is_made_ready() {
+    let keeper = keeper();
+    keeper.apply_next(&lead());
+    let prepared = watch(&keeper);
+    assert_eq!(keeper.apply_next(&configure()), Outcome::Configured { revision: Revision(1) });
     assert_eq!(prepared.get(), 1);
 
     let document = wire::packed::pack_documents(b"bundle", &large_plant()).expect("it can be packed");
@@ -104,4 +109,27 @@ async fn the_ledger_can_be_read_while_a_large_plant_is_made_ready() {
     assert_eq!(prepared.get(), 2 + count);
     let tags = keeper.read(|state| state.catalog().expect("configured").groups().count());
     assert_eq!(tags, 100);
+}
+
+#[tokio::test]
+async fn the_ledger_can_be_changed_while_a_checkpoint_of_a_large_plant_is_encoded() {
+    let keeper = keeper();
+    keeper.apply_next(&lead());
+    keeper.apply_next(&configure());
+    let slow = watch(&keeper);
+    let at = keeper.cut_checkpoint().expect("the log can be read").expect("something was applied");
+    assert_eq!(slow.get(), 0, "cutting one encodes nothing");
+    let digest = keeper.digest();
+    let (subject, text) = ("cluster".to_owned(), "later".to_owned());
+    keeper.apply_next(&Command::Event(Event { severity: Severity::Info, subject, text }));
+    assert_ne!(keeper.digest(), digest);
+    let before = slow.get();
+    keeper.write_checkpoints().await.expect("the disk works");
+    assert_eq!(slow.get(), before + 1);
+
+    let (header, bytes) =
+        keeper.shared.checkpoints.read_newest(at.index).expect("it can be read").expect("it is listed");
+    let ledger = Checkpoint::decode(&bytes).expect("it is whole").ledger().expect("it is what it says");
+    assert_eq!((header.at, ledger.state().applied), (at, Some(at)));
+    assert_eq!((Some(at), ledger.digest()), digest, "as the ledger was when it was cut");
 }

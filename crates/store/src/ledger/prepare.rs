@@ -138,7 +138,7 @@ impl Read {
     /// Makes it ready for the ledger that `basis` was taken of.
     pub(crate) fn prepare(self, basis: Basis) -> Result<Prepared, ApplyError> {
         #[cfg(test)]
-        tests::while_preparing();
+        crate::slow::begins();
         let Self { id, content } = self;
         let behind = basis.applied;
         let work = match content {
@@ -216,28 +216,4 @@ impl Basis {
 
 fn unreadable(id: LogId, source: OpenError) -> ApplyError {
     ApplyError::Unreadable { position: id.index, source }
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use std::cell::RefCell;
-
-    type Hook = Box<dyn FnMut()>;
-
-    thread_local! {
-        static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
-    }
-
-    /// Has this called whenever an entry is prepared on this thread.
-    pub(crate) fn call_while_preparing(hook: impl FnMut() + 'static) {
-        HOOK.set(Some(Box::new(hook)));
-    }
-
-    pub(super) fn while_preparing() {
-        HOOK.with_borrow_mut(|hook| {
-            if let Some(hook) = hook {
-                hook();
-            }
-        });
-    }
 }
