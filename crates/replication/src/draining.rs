@@ -10,8 +10,9 @@ use model::{NodeId, Role};
 use openraft::AsyncRuntime;
 use store::engine::Engine;
 
+use crate::membership::MembershipError;
 use crate::network::{Applied, ProposeError};
-use crate::replica::{MembershipError, Replica};
+use crate::replica::Replica;
 use crate::successor::{Candidate, Unfit};
 
 /// Too few would be left that may lead.
@@ -69,10 +70,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         patience: Duration,
     ) -> Result<Applied, DrainError> {
         let _turn = self.take_turn().await?;
-        let leadership = self.inner.leadership.borrow().clone();
-        let Some(leadership) = leadership else {
-            return Err(MembershipError::NotLeader { leader: self.status().leader }.into());
-        };
+        let leadership = self.own_leadership()?;
         self.check_drain(node)?;
         let command = Command::SetDrained { node, drained: true, request };
         Ok(self.propose_in(&leadership, &command, patience).await?)

@@ -28,12 +28,12 @@ pub use draining::{DrainError, DrainRefused};
 pub use founding::{Belonging, Waiting};
 pub use joiners::Joiner;
 pub use lease::{Leadership, LeaseTimes};
-pub use membership::{Added, Lag, RemovalRefused, Voters, check_removal};
+pub use membership::{Added, Lag, MembershipError, RemovalRefused, Voters, check_removal};
 pub use network::{
     Acceptor, Applied, ClockEstimate, ConnectError, Connector, Identity, PeerConnection, PeerEvent,
     PeerEvents, PeerInfo, PeerIo, PeerStanding, PeerTable, PlainAcceptor, ProposeError, Refusal,
     TcpConnector, Windows,
 };
-pub use replica::{MembershipError, Replica, Status};
+pub use replica::{Replica, Status};
 pub use start::{ReplicaParts, StartError};
 pub use successor::{Candidate, NoSuccessor, ROOM_TO_LEAD, Unfit, choose};

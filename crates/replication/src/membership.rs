@@ -20,8 +20,10 @@ use tracing::{error, info, warn};
 
 use crate::founding::member_of;
 use crate::joiners::Joiner;
+use crate::lease::Leadership;
 use crate::network::{AskError, PeerStanding, Refusal};
-use crate::replica::{MembershipError, Replica, Status};
+use crate::replica::{Replica, Status};
+use crate::successor::NoSuccessor;
 use crate::type_config::TypeConfig;
 
 /// How long a change of membership or a transfer may take.
@@ -96,6 +98,40 @@ pub enum RemovalRefused {
         /// Voters that would be left.
         left: usize,
     },
+}
+
+/// Why the membership was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    /// Ask the leader.
+    #[error("not the leader (it is {leader:?})")]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+    },
+    /// It cannot be done now; the reason says what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// The node at the address given cannot become a member; the reason says what to do.
+    #[error("{0}")]
+    NotTaken(String),
+    /// It cannot become a voter yet.
+    #[error("{name} is not caught up: it lacks {} entries (about {} KiB)", .lag.entries, .lag.bytes >> 10)]
+    Behind {
+        /// The learner.
+        name: String,
+        /// What it lacks.
+        lag: Lag,
+    },
+    /// A voter cannot go.
+    #[error(transparent)]
+    QuorumAtStake(RemovalRefused),
+    /// Nobody can take leadership over.
+    #[error(transparent)]
+    NoSuccessor(#[from] NoSuccessor),
+    /// Not known within the time given.
+    #[error("no answer within {0:?}: the change may still happen, look at `member list`")]
+    Unknown(Duration),
 }
 
 /// Whether a voter may go. `force` accepts that no further one may fail afterwards; nothing can force a change that the
@@ -297,10 +333,13 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             let text = "another change of membership is being made: try again in a moment";
             return Err(MembershipError::Refused(text.to_owned()));
         };
-        match self.inner.leadership.borrow().is_some() {
-            true => Ok(turn),
-            false => Err(MembershipError::NotLeader { leader: self.status().leader }),
-        }
+        self.own_leadership().map(|_| turn)
+    }
+
+    /// This node's leadership, or who leads instead. Nothing is borrowed meanwhile: what says who leads borrows the same.
+    pub(crate) fn own_leadership(&self) -> Result<Leadership, MembershipError> {
+        let held = self.inner.leadership.borrow().clone();
+        held.ok_or_else(|| MembershipError::NotLeader { leader: self.status().leader })
     }
 
     async fn change<T, X>(

@@ -3,7 +3,6 @@
 //! - Owns the Raft core and the tasks around it: the lease, the reign, elections, snapshots, proposals, the peer port.
 //! - What it hands out has no openraft type in it: [`Leadership`], [`Applied`], [`Status`].
 //! - A proposal made on any node reaches the leader; on the leader it waits for nothing but room and its own `Lead`.
-//! - If the Raft core ends, its metrics channel closes, and that ends the node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,11 +25,10 @@ use wire::entry::EncodedBatch;
 use crate::handler::Contact;
 use crate::joiners::Joiners;
 use crate::lease::{Leadership, LeaseCell, LeaseTimes};
-use crate::membership::{Lag, MEMBERSHIP_PATIENCE, RemovalRefused};
+use crate::membership::{MEMBERSHIP_PATIENCE, MembershipError};
 use crate::network::{Applied, PeerNetworkFactory, PeerTable, Proposals, ProposeError};
 use crate::proposer::Proposer;
 use crate::storage::StateMachine;
-use crate::successor::NoSuccessor;
 use crate::type_config::TypeConfig;
 
 pub(crate) type RaftOf<E, RT> = Raft<TypeConfig<RT>, StateMachine<E>>;
@@ -103,40 +101,6 @@ pub struct Status {
     pub matched: BTreeMap<NodeId, Position>,
     /// This node was removed from the cluster.
     pub removed: bool,
-}
-
-/// Why the membership was not changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MembershipError {
-    /// Ask the leader.
-    #[error("not the leader (it is {leader:?})")]
-    NotLeader {
-        /// Who leads, if known.
-        leader: Option<NodeId>,
-    },
-    /// It cannot be done now; the reason says what to do.
-    #[error("{0}")]
-    Refused(String),
-    /// The node at the address given cannot become a member; the reason says what to do.
-    #[error("{0}")]
-    NotTaken(String),
-    /// It cannot become a voter yet.
-    #[error("{name} is not caught up: it lacks {} entries (about {} KiB)", .lag.entries, .lag.bytes >> 10)]
-    Behind {
-        /// The learner.
-        name: String,
-        /// What it lacks.
-        lag: Lag,
-    },
-    /// A voter cannot go.
-    #[error(transparent)]
-    QuorumAtStake(RemovalRefused),
-    /// Nobody can take leadership over.
-    #[error(transparent)]
-    NoSuccessor(#[from] NoSuccessor),
-    /// Not known within the time given.
-    #[error("no answer within {0:?}: the change may still happen, look at `member list`")]
-    Unknown(Duration),
 }
 
 impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
@@ -343,10 +307,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     /// Hands leadership to `to`, if that may lead now, and says who leads then. Leadership ends at once, for the rest of
     /// this term: stop and drain before. After a failed transfer the members elect another.
     pub async fn transfer_leadership(&self, to: NodeId) -> Result<NodeId, MembershipError> {
-        let leadership = self.inner.leadership.borrow().clone();
-        let Some(leadership) = leadership else {
-            return Err(MembershipError::NotLeader { leader: self.status().leader });
-        };
+        let leadership = self.own_leadership()?;
         self.successor(Some(to))?;
         self.give_up(&leadership);
         let stopped = |_| MembershipError::Refused("this node is stopping".to_owned());
