@@ -216,6 +216,25 @@ async fn one_second_of_flush_stall_on_both_followers_elects_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stalled_disk_of_the_leader_does_not_depose_it() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    cluster.run_for(LAN.lease * 2).await;
+    let (leader, ..) = cluster.three();
+    let (term, held) = (cluster.term(leader), cluster.leadership(leader));
+    let second_long = Duration::from_secs(1);
+    cluster.disk(leader).set_latency(second_long, second_long);
+    for sequence in 1..=40 {
+        // The followers are a majority.
+        cluster.push_all(leader, 1, sequence..=sequence).await;
+        cluster.run_for(LAN.heartbeat).await;
+        assert!(held.check().is_ok(), "after {sequence} entries");
+    }
+    cluster.disk(leader).set_latency(Duration::ZERO, Duration::from_millis(1));
+    cluster.until_all_applied_alike().await;
+    assert_eq!(cluster.term(leader), term);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_that_nobody_answers_falls_silent() {
     let mut cluster = Cluster::found([LAN; 3]).await;
     let (leader, second, third) = cluster.three();
