@@ -5,6 +5,7 @@
 //! - Hearing from a leader is noted when openraft has accepted what it sent.
 //! - A node whose disk takes no entries any more still takes a snapshot that fits: what the log held is given back behind
 //!   it, and nothing else could bring such a node back.
+//! - A snapshot is read, checked and written before openraft hears of it: installing it is one commit then.
 //! - Until its replica runs, this node leads nobody.
 //! - What opens or closes schedules is stamped anew by the leader: grids lie on its clock, whoever was asked.
 
@@ -130,6 +131,21 @@ impl<E: Engine, RT: AsyncRuntime> Handler<E, RT> {
         self.replica.get().ok_or(Stopped)
     }
 
+    /// Does beforehand what can be done of an installation: during it openraft answers no heartbeat and no vote. What
+    /// cannot be read stays as it is, for the installation to fail on.
+    async fn receive(&self, meta: &SnapshotMeta, file: SnapshotFile) -> SnapshotFile {
+        let SnapshotFile::Path(path) = &file else { return file };
+        if meta.last_log_id.as_ref().map(from_log_id) <= self.keeper.read(|state| state.applied) {
+            // openraft will not install it.
+            return file;
+        }
+        let Ok(bytes) = tokio::fs::read(path).await else { return file };
+        match self.keeper.receive(&Bytes::from(bytes)).await {
+            Ok(received) => SnapshotFile::Received(Box::new(received)),
+            Err(_) => file,
+        }
+    }
+
     /// Notes a vote that is refused because the candidate lacks what this node has.
     fn note_refusal(&self, last: Option<&LogId>, answer: &VoteResponse<TypeConfig<RT>>) {
         let Ok(replica) = self.replica() else { return };
@@ -247,7 +263,7 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
         file: SnapshotFile,
     ) -> Result<Vote, Stopped> {
         let inner = &self.replica()?.inner;
-        let snapshot = Snapshot { meta, snapshot: file };
+        let snapshot = Snapshot { snapshot: self.receive(&meta, file).await, meta };
         let answer = inner.raft.install_full_snapshot(vote, snapshot).await.map_err(|_| Stopped)?;
         inner.contact.heard_leader();
         Ok(answer.vote)

@@ -326,6 +326,7 @@ impl<E: Engine, RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for StateMach
         snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
         let bytes = match snapshot {
+            SnapshotFile::Received(received) => return Ok(self.keeper.install_received(*received).await?),
             SnapshotFile::Bytes(bytes) => bytes,
             SnapshotFile::Path(path) => Bytes::from(tokio::fs::read(path).await?),
         };

@@ -2,7 +2,8 @@
 //!
 //! - One is listed when its file and all its pages are durable. At most [`MOST`] are kept: where there are more, the one
 //!   goes whose absence widens the spacing least.
-//! - The one that covers the floor, the newest that may be a snapshot and the newest of all are never removed.
+//! - The one that covers the floor, the newest that may be a snapshot, the newest of this node's own and what it received
+//!   above that are never removed.
 //! - Files are written and removed by one task (the keeper's); what it had no time to remove goes at the next opening.
 
 use std::collections::BTreeSet;
@@ -101,13 +102,20 @@ impl<E: Engine> Checkpoints<E> {
         self.remove(&old).await
     }
 
-    /// Makes them at most [`MOST`]. `floor` is where the log begins, no snapshot lies above `limit`.
-    pub(crate) async fn thin(&self, floor: Position, limit: Position) -> Result<(), EngineError> {
+    /// Makes those up to `applied` at most [`MOST`]: one above it was received, and may be about to be installed. `floor` is
+    /// where the log begins, no snapshot lies above `limit`.
+    pub(crate) async fn thin(
+        &self,
+        floor: Position,
+        limit: Position,
+        applied: Position,
+    ) -> Result<(), EngineError> {
         let surplus: Vec<LogId> = {
             let mut listed = self.listed();
             let mut surplus = Vec::new();
             loop {
-                let positions: Vec<Position> = listed.iter().map(|paged| paged.header.at.index).collect();
+                let positions = listed.iter().map(|paged| paged.header.at.index);
+                let positions: Vec<Position> = positions.take_while(|at| *at <= applied).collect();
                 let Some(place) = surplus_of(&positions, floor, limit, MOST) else { break surplus };
                 surplus.push(listed.remove(place).header.at);
             }

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoint::{Checkpoint, CheckpointHeader};
+use crate::checkpoint::{Checkpoint, CheckpointHeader, Rows};
 use crate::checkpoints::Checkpoints;
 use crate::commit::{Operation, oneshot_done};
 use crate::engine::{Engine, EngineError, Family, index_key};
@@ -116,6 +116,14 @@ pub struct Snapshot {
     pub header: CheckpointHeader,
     /// The checkpoint file.
     pub bytes: Bytes,
+}
+
+/// A snapshot of another node, checked, and here already as a checkpoint.
+#[derive(Debug, Clone)]
+pub struct Received {
+    header: CheckpointHeader,
+    rows: Rows,
+    ledger: Ledger,
 }
 
 impl<E: Engine> Keeper<E> {
@@ -281,7 +289,9 @@ impl<E: Engine> Keeper<E> {
                 // Whoever waited may have gone.
                 let _ = written.send(());
             }
-            self.shared.checkpoints.thin(self.floor(), self.snapshot_limit()).await?;
+            // Before the floor: a checkpoint that is being installed lies above the one, or is covered by the other.
+            let applied = self.read(State::applied_position);
+            self.shared.checkpoints.thin(self.floor(), self.snapshot_limit(), applied).await?;
         }
     }
 
@@ -332,13 +342,26 @@ impl<E: Engine> Keeper<E> {
 
     /// Replaces ledger and log by a snapshot. Durable when this returns.
     pub async fn install(&self, bytes: Bytes) -> Result<(), EngineError> {
-        let checkpoint = Checkpoint::decode(&bytes)?;
+        let received = self.receive(&bytes).await?;
+        self.install_received(received).await
+    }
+
+    /// Reads and checks a snapshot, and writes it as a checkpoint. Durable when this returns; ledger and log stay as they
+    /// are, and whether it is ever installed is open.
+    pub async fn receive(&self, bytes: &Bytes) -> Result<Received, EngineError> {
+        let checkpoint = Checkpoint::decode(bytes)?;
         let ledger = checkpoint.ledger()?;
         let (header, rows) = (checkpoint.header.clone(), checkpoint.rows.clone());
-        // The file first: after the batch below, the log begins behind a checkpoint that must exist.
         let (written, listed) = oneshot::channel();
         self.hand_over(Cut::Sent(checkpoint), Some(written));
         listed.await.map_err(|_| ended())?;
+        Ok(Received { header, rows, ledger })
+    }
+
+    /// Replaces ledger and log by a snapshot whose checkpoint is written: the log begins behind it then. One commit, and
+    /// durable when this returns.
+    pub async fn install_received(&self, received: Received) -> Result<(), EngineError> {
+        let Received { header, rows, ledger } = received;
         let (done, outcome) = oneshot_done();
         {
             // Queued under the ledger's lock: rows of the ledger that is replaced must not come behind the install.

@@ -29,7 +29,7 @@ mod store;
 pub use checkpoint::{Checkpoint, CheckpointHeader};
 pub use commit::Done;
 pub use entry::{ChainHash, Entry};
-pub use keeper::{Keeper, Snapshot};
+pub use keeper::{Keeper, Received, Snapshot};
 pub use ledger::{Body, LogId, Membership};
 pub use log::{Log, LogEnds, Vote};
 pub use outcome::{BatchOutcome, Outcome, Refusal};

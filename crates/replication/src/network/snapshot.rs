@@ -16,6 +16,7 @@ use futures::{Stream, StreamExt};
 use openraft::AsyncRuntime;
 use openraft::errors::StreamingError;
 use openraft::raft::SnapshotResponse;
+use store::Received;
 use tokio::fs::{self, File};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
@@ -36,10 +37,12 @@ const CHUNK: usize = 256 << 10;
 const MAX_CHUNK: usize = 1 << 20;
 
 /// The content of a snapshot: the data handle that openraft passes around.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum SnapshotFile {
     /// As it arrived: a file that stays as it is while the handle exists.
     Path(PathBuf),
+    /// As it is installed: what is left is one commit.
+    Received(Box<Received>),
     /// As it is sent: in memory.
     Bytes(Bytes),
 }

@@ -146,6 +146,40 @@ async fn a_follower_that_the_backlog_has_filled_comes_back_with_a_snapshot_once_
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_install_does_not_cost_the_lease() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    let (leader, late, third) = cluster.three();
+    cluster.push_all(leader, 1, 1..=5).await;
+    cluster.until_all_applied_alike().await;
+    cluster.set_free(late, 0);
+    cluster.push_all(leader, 1, 6..=20).await;
+    let stopped_at = cluster.replica(late).store().log().ends().last.expect("it holds entries").index;
+    cluster.replica(leader).store().keeper().write_checkpoint().await.expect("the disk works");
+    let below = cluster.applied(leader).next();
+    let truncate = Command::Truncate { below, overrun: None };
+    cluster.replica(leader).propose(&truncate, BRIEFLY).await.expect("a majority has room");
+    // From now on the lease rests on the one that is to install, which takes seconds to write the snapshot.
+    cluster.disk(late).set_file_latency(Duration::from_secs(1));
+    cluster.isolate(third, true);
+    let (term, held) = (cluster.term(leader), cluster.leadership(leader));
+    cluster
+        .until("the snapshot is installed", |cluster| {
+            assert!(held.check().is_ok(), "{}", cluster.account());
+            let floor = cluster.replica(late).store().log().ends().floor;
+            floor.is_some_and(|floor| floor.index > stopped_at)
+        })
+        .await;
+    cluster.run_for(LAN.lease).await;
+    assert!(held.check().is_ok());
+    cluster.set_free(late, 1 << 30);
+    cluster.isolate(third, false);
+    let pushing = cluster.push_unseen(leader, 1, 21);
+    cluster.until("it takes entries again", |_| pushing.is_finished()).await;
+    cluster.until_all_applied_alike().await;
+    assert_eq!(cluster.term(leader), term);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_that_has_ended_says_nothing_of_the_logs_of_others() {
     let mut cluster = Cluster::found([LAN; 3]).await;
     let (old, follower, _) = cluster.three();

@@ -80,6 +80,11 @@ impl SimDisk {
         self.platter().latency = (least, most);
     }
 
+    /// How long writes of whole files take from now on, whatever the others take.
+    pub fn set_file_latency(&self, latency: Duration) {
+        self.platter().file_latency = Some(latency);
+    }
+
     /// Makes the `nth` operation of a kind from now on fail, the next one being 1.
     pub fn fail(&self, operation: Operation, nth: u64) {
         assert!(nth > 0, "operations are counted from 1");

@@ -36,6 +36,8 @@ pub(super) enum Flight {
 #[derive(Debug)]
 pub(super) struct Platter {
     pub(super) latency: (Duration, Duration),
+    /// That of whole files, where it is another.
+    pub(super) file_latency: Option<Duration>,
     pub(super) faults: Vec<(Operation, u64)>,
     pub(super) capacity: Option<u64>,
     pub(super) damaged: BTreeSet<(Family, Vec<u8>)>,
@@ -60,6 +62,7 @@ impl Platter {
         let empty: Families = Family::ALL.into_iter().map(|family| (family, Rows::new())).collect();
         Self {
             latency: (Duration::ZERO, Duration::ZERO),
+            file_latency: None,
             faults: Vec::new(),
             capacity: None,
             damaged: BTreeSet::new(),
@@ -179,10 +182,14 @@ impl Platter {
             self.random = random;
             return Err(error);
         }
+        let pause = match (&flight, self.file_latency) {
+            (Flight::File { .. }, Some(latency)) => latency,
+            _ => self.pause(),
+        };
         let number = self.next_flight;
         self.next_flight += 1;
         self.flights.insert(number, flight);
-        Ok((number, self.pause()))
+        Ok((number, pause))
     }
 
     /// Ends a write beside the families: it is durable.
