@@ -76,7 +76,7 @@ pub fn answer_amnesic(parts: AmnesicParts) {
         spawner: spawner.clone(),
     });
     let stop = spawner.token().clone();
-    spawner.spawn("peer port", async move { serve(service, incoming, stop.cancelled_owned()).await });
+    spawner.spawn("peer port", serve(service, incoming, stop.cancelled_owned()));
 }
 
 /// Stands behind the peer port of such a node; every message is refused before it is asked anything else.
@@ -148,7 +148,7 @@ impl PeerHandler<TokioRuntime> for NoMemory {
         Err(Stopped)
     }
 
-    fn propose(&self, _: NodeId, _: Bytes, _: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+    fn propose(&self, _: Bytes, _: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         futures::future::ready(Err(ProposeError::Stopped)).boxed()
     }
 }

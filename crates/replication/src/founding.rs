@@ -55,6 +55,17 @@ struct Answer {
     said: Result<(Identity, Place), AskError>,
 }
 
+impl Answer {
+    /// What to do about it, where another node answers than the node file says.
+    fn mismatch(&self) -> Option<String> {
+        let (peer, _) = self.said.as_ref().ok()?;
+        let listed = self.listed.as_ref()?;
+        let text =
+            || format!("at {} is {}: compare the member lists of the node files", self.address, peer.name);
+        (*listed != peer.name).then(text)
+    }
+}
+
 /// What follows from all answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Decision {
@@ -191,18 +202,14 @@ fn decide(me: &Identity, listed: &[(String, String)], answers: &[Answer]) -> Dec
         return Decision::Wait(stranger(me, &place.members));
     }
     let wait = |text: String| Decision::Wait(Waiting { text, command: None });
-    if listed.is_empty() {
+    let Some((first, _)) = listed.first() else {
         let whom: Vec<&str> = answers.iter().map(|answer| answer.address.as_str()).collect();
         let why = answers.iter().find_map(|answer| answer.said.as_ref().err());
         let why = why.map_or_else(String::new, |error| format!(" ({error})"));
         return wait(format!("waiting for an answer of a member at {}{why}", whom.join(", ")));
-    }
+    };
     let is_missing = |answer: &&Answer| match &answer.said {
-        Ok((peer, _)) if answer.listed.as_ref().is_some_and(|name| *name != peer.name) => {
-            let (address, there) = (&answer.address, &peer.name);
-            warn!("at {address} is {there}: compare the member lists of the node files");
-            true
-        }
+        _ if answer.mismatch().is_some() => true,
         // It belongs to the cluster that this node was founding when it was interrupted.
         Ok((peer, _)) if !peer.cluster.is_unknown() => peer.cluster != me.cluster,
         Ok((peer, _)) => !peer.pristine,
@@ -211,12 +218,13 @@ fn decide(me: &Identity, listed: &[(String, String)], answers: &[Answer]) -> Dec
     let missing: Vec<&str> =
         answers.iter().filter(is_missing).filter_map(|answer| answer.listed.as_deref()).collect();
     if !missing.is_empty() {
-        return wait(format!("waiting for {} to found the cluster", missing.join(", ")));
+        let waiting = format!("waiting for {} to found the cluster", missing.join(", "));
+        let wrong = answers.iter().filter_map(Answer::mismatch);
+        return wait([waiting].into_iter().chain(wrong).collect::<Vec<_>>().join("; "));
     }
-    match listed.first() {
-        Some((first, _)) if *first == me.name => Decision::Found,
-        Some((first, _)) => wait(format!("waiting for {first} to found the cluster")),
-        None => wait("waiting for members".to_owned()),
+    match *first == me.name {
+        true => Decision::Found,
+        false => wait(format!("waiting for {first} to found the cluster")),
     }
 }
 
@@ -329,6 +337,17 @@ mod tests {
         let Decision::Wait(_) = decide(&identity(2, 0), &listed(), &[pristine(1), pristine(3)]) else {
             panic!("the second founds nothing");
         };
+    }
+
+    #[test]
+    fn who_waits_says_where_another_node_answers_than_is_listed() {
+        let answers = [pristine(2), Answer { listed: Some("node-3".into()), ..pristine(4) }];
+        let Decision::Wait(waiting) = decide(&identity(1, 0), &listed(), &answers) else {
+            panic!("node-3 is missing");
+        };
+        let text = "waiting for node-3 to found the cluster; at 10.0.0.4:7610 is node-4: compare the member lists of the \
+                    node files";
+        assert_eq!(waiting.text, text);
     }
 
     #[test]

@@ -12,7 +12,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,78 +38,10 @@ use crate::lease::Leadership;
 use crate::network::{
     Applied, Identity, PeerHandler, Place, ProposeError, Refusal, SnapshotFile, SnapshotMeta, Stopped,
 };
+use crate::proposer::Pending;
 use crate::replica::Replica;
 use crate::storage::from_log_id;
 use crate::type_config::{LogId, TypeConfig, Vote};
-
-/// When this node last heard from a leader, was last asked to take over, and may vote again. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) struct Contact {
-    inner: Arc<ContactInner>,
-}
-
-#[derive(Debug)]
-struct ContactInner {
-    /// Times are kept as nanoseconds since this.
-    origin: Instant,
-    leader: AtomicU64,
-    handed_over: AtomicU64,
-    refused_shorter: AtomicU64,
-    quarantine_ends: Instant,
-}
-
-impl Contact {
-    pub(crate) fn new(quarantine: Duration) -> Self {
-        let origin = Instant::now();
-        let inner = ContactInner {
-            origin,
-            leader: AtomicU64::new(0),
-            handed_over: AtomicU64::new(0),
-            refused_shorter: AtomicU64::new(0),
-            quarantine_ends: origin + quarantine,
-        };
-        Self { inner: Arc::new(inner) }
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.inner.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    fn heard_leader(&self) {
-        self.inner.leader.fetch_max(self.now(), Ordering::Relaxed);
-    }
-
-    /// When a leader was last heard; the start of this process, if none was.
-    pub(crate) fn last_leader(&self) -> Instant {
-        self.inner.origin + Duration::from_nanos(self.inner.leader.load(Ordering::Relaxed))
-    }
-
-    /// When a leader was last heard; `None` if none was since this process started.
-    pub(crate) fn heard(&self) -> Option<Instant> {
-        let at = self.inner.leader.load(Ordering::Relaxed);
-        (at > 0).then(|| self.inner.origin + Duration::from_nanos(at))
-    }
-
-    /// Whether a leader that had begun a reign asked this node to take over within `window`.
-    pub(crate) fn was_handed_over(&self, window: Duration) -> bool {
-        self.is_within(&self.inner.handed_over, window)
-    }
-
-    /// Whether this node refused its vote within `window` to a candidate whose log is shorter than its own.
-    pub(crate) fn has_refused_shorter(&self, window: Duration) -> bool {
-        self.is_within(&self.inner.refused_shorter, window)
-    }
-
-    fn is_within(&self, at: &AtomicU64, window: Duration) -> bool {
-        let at = at.load(Ordering::Relaxed);
-        at > 0 && self.now().saturating_sub(at) < u64::try_from(window.as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    /// When this node may vote and campaign.
-    pub(crate) fn quarantine_ends(&self) -> Instant {
-        self.inner.quarantine_ends
-    }
-}
 
 /// The handler of one node; answers once its replica exists.
 pub(crate) struct Handler<E: Engine, RT: AsyncRuntime> {
@@ -151,9 +82,27 @@ impl<E: Engine, RT: AsyncRuntime> Handler<E, RT> {
         let Ok(replica) = self.replica() else { return };
         let own = replica.inner.store.log().ends().last;
         if !answer.vote_granted && last.map(from_log_id) < own {
-            let contact = &replica.inner.contact;
-            contact.inner.refused_shorter.fetch_max(contact.now(), Ordering::Relaxed);
+            replica.inner.contact.refused_shorter();
         }
+    }
+
+    /// Puts the command of another node in the order of proposals, stamped anew where it must be.
+    fn begin(&self, command: Bytes) -> Result<Pending, ProposeError> {
+        // It is still starting: who led when it ended may be asked again before the others have another leader.
+        let replica = self.replica().map_err(|Stopped| ProposeError::NotLeader { leader: None })?;
+        // What cannot be read must not be committed: it would stop every node that applies it.
+        let opened = wire::entry::open(command.clone());
+        let opened = opened.map_err(|error| ProposeError::Invalid(error.to_string()))?;
+        let term = replica.inner.leadership.borrow().as_ref().map(Leadership::term);
+        let Some(term) = term else {
+            // This node itself is nobody to hand on to.
+            let leader = replica.status().leader.filter(|leader| *leader != replica.node());
+            return Err(ProposeError::NotLeader { leader });
+        };
+        let elapsed = || replica.store().keeper().elapsed_at_most();
+        let stamped = on_our_clock(opened, replica.stamp(), elapsed).transpose();
+        let stamped = stamped.map_err(|error| ProposeError::Invalid(error.to_string()))?;
+        replica.inner.proposer.try_propose(term, stamped.unwrap_or(command))
     }
 }
 
@@ -251,7 +200,7 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
         // A leader that only passes on what it alone had has read nothing and ended nothing in order.
         let reign = self.keeper.read(|state| state.reign().map(|reign| reign.term));
         if reign == Some(Term(request.from_leader().leader_id().term)) {
-            inner.contact.inner.handed_over.fetch_max(inner.contact.now(), Ordering::Relaxed);
+            inner.contact.asked_to_take_over();
         }
         inner.raft.handle_transfer_leader(request).await.map_err(|_| Stopped)
     }
@@ -271,36 +220,10 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
 
     fn propose(
         &self,
-        _from: NodeId,
         command: Bytes,
         patience: Duration,
     ) -> BoxFuture<'static, Result<Applied, ProposeError>> {
-        let Ok(replica) = self.replica() else {
-            // It is still starting: who led when it ended may be asked again before the others have another leader.
-            return futures::future::ready(Err(ProposeError::NotLeader { leader: None })).boxed();
-        };
-        // What cannot be read must not be committed: it would stop every node that applies it.
-        let opened = match wire::entry::open(command.clone()) {
-            Ok(opened) => opened,
-            Err(error) => {
-                return futures::future::ready(Err(ProposeError::Invalid(error.to_string()))).boxed();
-            }
-        };
-        let term = replica.inner.leadership.borrow().as_ref().map(Leadership::term);
-        let Some(term) = term else {
-            // This node itself is nobody to hand on to.
-            let leader = replica.status().leader.filter(|leader| *leader != replica.node());
-            return futures::future::ready(Err(ProposeError::NotLeader { leader })).boxed();
-        };
-        let command =
-            match on_our_clock(opened, replica.stamp(), || replica.store().keeper().elapsed_at_most()) {
-                None => command,
-                Some(Ok(stamped)) => stamped,
-                Some(Err(error)) => {
-                    return futures::future::ready(Err(ProposeError::Invalid(error.to_string()))).boxed();
-                }
-            };
-        let pending = replica.inner.proposer.try_propose(term, command);
+        let pending = self.begin(command);
         async move {
             let answer = pending?.answer();
             tokio::time::timeout(patience, answer).await.unwrap_or(Err(ProposeError::Unknown))
@@ -416,7 +339,7 @@ mod tests {
         let command = Command::Truncate { below: 7.into(), overrun: None };
         let stamp = Stamp { at: NOW, boot: 3.into() };
         let bytes = wire::entry::encode(&stamp, &command).expect("it can be encoded");
-        let answer = handler.propose(NodeId(2), bytes, Duration::from_secs(1)).await;
+        let answer = handler.propose(bytes, Duration::from_secs(1)).await;
         assert_eq!(answer, Err(ProposeError::NotLeader { leader: None }), "nothing of it has ended");
     }
 

@@ -1,6 +1,7 @@
 //! Agree on the order of commands; say who leads and until when.
 
 mod amnesia;
+mod contact;
 mod draining;
 mod elections;
 mod founding;

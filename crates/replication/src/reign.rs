@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use model::command::Command;
-use model::ids::{ClusterId, Term};
+use model::ids::Term;
 use model::{Cause, Lineage, Member, NodeId};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{AsyncRuntime, ServerState};
@@ -95,12 +95,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     }
 
     /// Begins this node's reigns: proposes `Lead`, waits for it, hands out leadership; takes it back at the end.
-    pub(crate) async fn reign(
-        self,
-        stop: CancellationToken,
-        cluster: ClusterId,
-        mut random: Random,
-    ) -> Result<(), String> {
+    pub(crate) async fn reign(self, stop: CancellationToken, mut random: Random) -> Result<(), String> {
         let inner = &self.inner;
         let mut metrics = inner.raft.metrics();
         loop {
@@ -118,7 +113,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                 && !inner.cell.is_barred(term)
             {
                 tokio::select! {
-                    () = self.begin_reign(term, cluster, &mut random) => {}
+                    () = self.begin_reign(term, &mut random) => {}
                     () = stop.cancelled() => return Ok(()),
                 }
             }
@@ -129,7 +124,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         }
     }
 
-    async fn begin_reign(&self, term: Term, cluster: ClusterId, random: &mut Random) {
+    async fn begin_reign(&self, term: Term, random: &mut Random) {
         let inner = &self.inner;
         if !self.catch_up(term).await {
             return;
@@ -152,7 +147,8 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         }
         if inner.store.keeper().read(|state| state.cluster.is_none()) {
             let lineage = Lineage::from_random(random.random());
-            let found = Command::Found { cluster, name: inner.cluster_name.clone(), lineage };
+            let (cluster, name) = (inner.cluster, inner.cluster_name.clone());
+            let found = Command::Found { cluster, name, lineage };
             if !self.insist(term, &found).await {
                 return;
             }
@@ -175,11 +171,8 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         let (mut applied, mut metrics) = (keeper.applied(), self.inner.raft.metrics());
         loop {
             applied.mark_unchanged();
-            let leads = {
-                let seen = metrics.borrow_and_update();
-                seen.state == ServerState::Leader && seen.current_term == term.0
-            };
-            if !leads {
+            drop(metrics.borrow_and_update());
+            if !self.still_leads(term) {
                 return false;
             }
             if keeper.read(|state| state.applied.is_some_and(|last| last.term == term)) {

@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use wire::entry::EncodedBatch;
 
-use crate::handler::Contact;
+use crate::contact::Contact;
 use crate::joiners::Joiners;
 use crate::lease::{Leadership, LeaseCell, LeaseTimes};
 use crate::membership::{MEMBERSHIP_PATIENCE, MembershipError};

@@ -22,8 +22,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, Semaphore, watch};
 use tracing::info;
 
+use crate::contact::Contact;
 use crate::founding::{self, Belonging};
-use crate::handler::{Contact, Handler};
+use crate::handler::Handler;
 use crate::joiners::Joiners;
 use crate::lease::{self, LeaseCell, LeaseTimes, Suspension};
 use crate::network::{
@@ -181,25 +182,19 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             let refused = |error: openraft::errors::RaftError<_, _>| StartError::Raft(error.to_string());
             replica.inner.raft.initialize(members).await.map_err(refused)?;
         }
-        replica.start_tasks(identity.borrow().cluster, parts.random);
+        replica.start_tasks(parts.random);
         Ok(replica)
     }
 
-    fn start_tasks(&self, cluster: ClusterId, mut random: Random) {
+    fn start_tasks(&self, mut random: Random) {
         let for_elections = generator(Some(random.random()));
         let spawner = &self.inner.spawner;
         let stop = spawner.token();
-        let run = |task: Self| (task, stop.clone());
-        let (replica, token) = run(self.clone());
-        spawner.spawn("lease", async move { replica.keep_lease(token).await });
-        let (replica, token) = run(self.clone());
-        spawner.spawn("reign", async move { replica.reign(token, cluster, random).await });
-        let (replica, token) = run(self.clone());
-        spawner.spawn("elections", async move { replica.campaign(token, for_elections).await });
-        let (replica, token) = run(self.clone());
-        spawner.spawn("snapshots", async move { replica.purge_behind_horizon(token).await });
-        let (replica, token) = run(self.clone());
-        spawner.spawn("membership", async move { replica.mend_membership(token).await });
+        spawner.spawn("lease", self.clone().keep_lease(stop.clone()));
+        spawner.spawn("reign", self.clone().reign(stop.clone(), random));
+        spawner.spawn("elections", self.clone().campaign(stop.clone(), for_elections));
+        spawner.spawn("snapshots", self.clone().purge_behind_horizon(stop.clone()));
+        spawner.spawn("membership", self.clone().mend_membership(stop.clone()));
     }
 }
 
@@ -234,7 +229,7 @@ fn serve_peers<E: Engine, RT: AsyncRuntime>(
     let acceptor = Arc::clone(&parts.acceptor);
     let incoming = accept_peers(listener, options.keep_alive_timeout, acceptor);
     let stop = parts.spawner.token().clone();
-    parts.spawner.spawn("peer port", async move { serve(service, incoming, stop.cancelled_owned()).await });
+    parts.spawner.spawn("peer port", serve(service, incoming, stop.cancelled_owned()));
     Ok(())
 }
 

@@ -102,7 +102,6 @@ pub(crate) trait PeerHandler<RT: AsyncRuntime>: Send + Sync + 'static {
     /// proposals; the future only waits.
     fn propose(
         &self,
-        from: NodeId,
         command: Bytes,
         patience: Duration,
     ) -> BoxFuture<'static, Result<Applied, ProposeError>>;
@@ -165,8 +164,8 @@ impl<RT: AsyncRuntime> Shared<RT> {
     }
 
     /// The checks that every message but `Hello` passes.
-    fn admit(&self, envelope: Option<&pb::Envelope>, proven: &Proven) -> Result<Sender, Status> {
-        self.check_sender(envelope, proven).map(|(sender, _)| sender).map_err(|refusal| self.refuse(refusal))
+    fn admit(&self, envelope: Option<&pb::Envelope>, proven: &Proven) -> Result<(), Status> {
+        self.check_sender(envelope, proven).map(|_| ()).map_err(|refusal| self.refuse(refusal))
     }
 
     fn check_sender(
@@ -452,12 +451,12 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
         // `map` calls the handler in the order of the stream; only the waiting is out of order.
         let answers = request.into_inner().map(move |request| {
             let admitted = request.and_then(|request| {
-                let sender = shared.admit(request.envelope.as_ref(), &proven)?;
-                Ok((sender, request))
+                shared.admit(request.envelope.as_ref(), &proven)?;
+                Ok(request)
             });
-            let waiting = admitted.map(|(sender, pb::ProposeRequest { id, command, patience_nanos, .. })| {
+            let waiting = admitted.map(|pb::ProposeRequest { id, command, patience_nanos, .. }| {
                 let patience = Duration::from_nanos(patience_nanos);
-                (id, shared.handler().propose(sender.node, command, patience))
+                (id, shared.handler().propose(command, patience))
             });
             async move {
                 let (id, answer) = waiting?;

@@ -215,12 +215,7 @@ impl PeerHandler<TokioRuntime> for Handler {
         Ok(vote)
     }
 
-    fn propose(
-        &self,
-        _: NodeId,
-        command: Bytes,
-        _: Duration,
-    ) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+    fn propose(&self, command: Bytes, _: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         (self.answer_proposal)(command)
     }
 }
