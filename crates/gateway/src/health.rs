@@ -16,6 +16,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use ingest::PushService;
+use replication::Standing;
 use store::engine::Engine;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -48,16 +49,16 @@ pub(crate) async fn serve<E: Engine>(
 }
 
 async fn ready<E: Engine>(State(parts): State<Arc<HealthParts<E>>>) -> impl IntoResponse {
-    match readiness(parts.admin.has_majority(), parts.admin.replica().status().role) {
+    match readiness(parts.admin.has_majority(), parts.admin.replica().status().standing) {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
 
-fn readiness(majority: bool, role: &str) -> Result<(), &'static str> {
-    match (role, majority) {
-        ("stopped", _) => Err("this node has stopped"),
-        ("removed", _) => Err("this node was removed from the cluster"),
+fn readiness(majority: bool, standing: Standing) -> Result<(), &'static str> {
+    match (standing, majority) {
+        (Standing::Stopped, _) => Err("this node has stopped"),
+        (Standing::Removed, _) => Err("this node was removed from the cluster"),
         (_, false) => Err("no majority of the nodes answers"),
         (_, true) => Ok(()),
     }
@@ -85,8 +86,8 @@ mod tests {
 
     #[test]
     fn a_node_without_a_majority_is_alive_and_not_ready() {
-        assert_eq!(readiness(true, "follower"), Ok(()));
-        assert!(readiness(false, "leader").is_err());
-        assert!(readiness(true, "stopped").is_err());
+        assert_eq!(readiness(true, Standing::Follower), Ok(()));
+        assert!(readiness(false, Standing::Leader).is_err());
+        assert!(readiness(true, Standing::Stopped).is_err());
     }
 }

@@ -35,6 +35,6 @@ pub use network::{
     PeerEvents, PeerInfo, PeerIo, PeerStanding, PeerTable, PlainAcceptor, ProposeError, Refusal,
     TcpConnector, Windows,
 };
-pub use replica::{Replica, Status};
+pub use replica::{Replica, Standing, Status};
 pub use start::{ReplicaParts, StartError};
 pub use successor::{Candidate, NoSuccessor, ROOM_TO_LEAD, Unfit, choose};

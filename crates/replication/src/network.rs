@@ -44,8 +44,9 @@ pub use proposals::{Applied, ProposeError};
 pub use refusal::Refusal;
 pub use table::{ClockEstimate, PeerInfo, PeerStanding, PeerTable};
 
-pub(crate) use client::{AskError, NetworkParts, PeerNetworkFactory, Place};
+pub(crate) use client::{AskError, PeerNetworkFactory, Place};
 pub(crate) use convert::SnapshotMeta;
+pub(crate) use link::NetworkParts;
 pub(crate) use listen::{accept_peers, serve};
 pub(crate) use proposals::Proposals;
 pub(crate) use server::{PeerHandler, PeerService, ServiceParts, Stopped};

@@ -5,6 +5,7 @@
 //! - A proposal made on any node reaches the leader; on the leader it waits for nothing but room and its own `Lead`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +75,36 @@ pub(crate) struct Inner<E: Engine, RT: AsyncRuntime> {
     pub(crate) spawner: Spawner,
 }
 
+/// What a node is in its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It leads.
+    Leader,
+    /// It votes, and follows whoever leads.
+    Follower,
+    /// It stands for election.
+    Candidate,
+    /// It receives the log and does not vote.
+    Learner,
+    /// It was removed from the cluster.
+    Removed,
+    /// Raft has ended on it.
+    Stopped,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Learner => "learner",
+            Self::Removed => "removed",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
 /// What this node knows of the cluster's agreement, for status and alarms.
 #[derive(Debug, Clone)]
 pub struct Status {
@@ -83,8 +114,8 @@ pub struct Status {
     pub term: Term,
     /// Who leads, as far as it knows.
     pub leader: Option<NodeId>,
-    /// What it is itself: `leader`, `follower`, `candidate`, `learner`, `removed` or `stopped`.
-    pub role: &'static str,
+    /// What it is itself.
+    pub standing: Standing,
     /// The last entry it has.
     pub last: Position,
     /// The last entry it knows to be committed.
@@ -99,8 +130,6 @@ pub struct Status {
     pub holds_lease: bool,
     /// How far each follower has confirmed the log; on a leader only.
     pub matched: BTreeMap<NodeId, Position>,
-    /// This node was removed from the cluster.
-    pub removed: bool,
 }
 
 impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
@@ -275,14 +304,14 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     pub fn status(&self) -> Status {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let role = match metrics.state {
-            _ if metrics.running_state.is_err() => "stopped",
-            _ if self.is_removed() => "removed",
-            ServerState::Leader => "leader",
-            ServerState::Follower => "follower",
-            ServerState::Candidate => "candidate",
-            ServerState::Learner => "learner",
-            ServerState::Shutdown => "stopped",
+        let standing = match metrics.state {
+            _ if metrics.running_state.is_err() => Standing::Stopped,
+            _ if self.is_removed() => Standing::Removed,
+            ServerState::Leader => Standing::Leader,
+            ServerState::Follower => Standing::Follower,
+            ServerState::Candidate => Standing::Candidate,
+            ServerState::Learner => Standing::Learner,
+            ServerState::Shutdown => Standing::Stopped,
         };
         let membership = metrics.membership_config.membership();
         let matched = metrics.replication.iter().flatten();
@@ -290,7 +319,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             node: self.inner.node,
             term: Term(metrics.current_term),
             leader: metrics.current_leader.map(NodeId),
-            role,
+            standing,
             last: Position(metrics.last_log_index.unwrap_or(0)),
             committed: Position(metrics.local_committed.as_ref().map_or(0, |id| id.index())),
             applied: Position(metrics.last_applied.as_ref().map_or(0, |id| id.index())),
@@ -300,7 +329,6 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             matched: matched
                 .filter_map(|(id, at)| Some((NodeId(*id), Position(at.as_ref()?.index()))))
                 .collect(),
-            removed: self.is_removed(),
         }
     }
 

@@ -267,7 +267,7 @@ impl Cluster {
                 let lease = node.leadership().map(|held| held.remaining());
                 format!(
                     "node {} is {} of term {}, leader {:?}, log to {}, applied {}, lease {lease:?}",
-                    node.number, status.role, status.term, status.leader, status.last, status.applied
+                    node.number, status.standing, status.term, status.leader, status.last, status.applied
                 )
             }
         };

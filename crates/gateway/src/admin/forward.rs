@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use model::NodeId;
+use replication::Standing;
 use store::engine::Engine;
 use tls::Keeper;
 use tokio::time::{Instant, sleep};
@@ -151,7 +152,7 @@ impl<E: Engine> AdminService<E> {
         let until = Instant::now() + patience;
         loop {
             let status = self.replica().status();
-            if status.removed {
+            if status.standing == Standing::Removed {
                 return Err(Failure::Removed);
             }
             // A leader that is not heard any more is named until there is another.
@@ -187,7 +188,7 @@ impl<E: Engine> AdminService<E> {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let status = self.replica().status();
-        if status.removed {
+        if status.standing == Standing::Removed {
             return Err(Failure::Removed);
         }
         let route = route(status.node, status.leader, status.holds_lease, caller::is_forwarded(request));

@@ -80,7 +80,7 @@ where
 }
 
 async fn begin<S>(peer: Arc<Peer>, input: S, patience: Duration) -> Result<Session<S>, CallFailure> {
-    peer.check_wire()?;
+    peer.check_tripwire()?;
     let connection = peer.bulk.connection(Instant::now() + patience).await?;
     let window = peer.context.options.append_window;
     let (requests, outgoing) = mpsc::channel(window);

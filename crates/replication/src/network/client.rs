@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt};
-use model::{Clock, Member, NodeId};
+use model::{Member, NodeId};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError};
 use openraft::network::{
@@ -26,46 +26,25 @@ use openraft::raft::{
 };
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{AsyncRuntime, OptionalSend};
-use runtime::Spawner;
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use wire::proto::peer as pb;
 use wire::proto::peer::peer_client::PeerClient;
 
-use super::connector::Connector;
 use super::identity::{Identity, Target};
-use super::link::{CallFailure, Context, Link};
+use super::link::{CallFailure, Link, NetworkParts};
 use super::refusal::Refusal;
 use super::snapshot::{self, SnapshotFile};
-use super::table::{Exchange, PeerTable};
+use super::table::Exchange;
 use super::tripwire::Tripwire;
-use super::{NetworkOptions, PeerEvent, PeerEvents, append, convert};
+use super::{PeerEvent, append, convert};
 use crate::type_config::{TypeConfig, Vote};
-
-/// What the calling side is made of.
-pub(crate) struct NetworkParts {
-    /// Who we are, now and later.
-    pub(crate) identity: watch::Receiver<Identity>,
-    /// Opens byte streams.
-    pub(crate) connector: Arc<dyn Connector>,
-    /// Times and bounds.
-    pub(crate) options: NetworkOptions,
-    /// Where what peers say is kept.
-    pub(crate) table: PeerTable,
-    /// Where alarming news goes.
-    pub(crate) events: PeerEvents,
-    /// Our wall clock, compared with that of peers.
-    pub(crate) clock: Arc<dyn Clock>,
-    /// Runs attempts to connect; on Raft's runtime.
-    pub(crate) spawner: Spawner,
-}
 
 /// One peer: its links, and what it acknowledged.
 pub(super) struct Peer {
     pub(super) node: NodeId,
-    pub(super) context: Arc<Context>,
+    pub(super) context: Arc<NetworkParts>,
     pub(super) bulk: Link,
     control: Link,
     member: Member,
@@ -82,7 +61,7 @@ impl Peer {
     }
 
     /// Fails while the follower is known to have lost what it acknowledged.
-    pub(super) fn check_wire(&self) -> Result<(), CallFailure> {
+    pub(super) fn check_tripwire(&self) -> Result<(), CallFailure> {
         let tripwire = self.tripwire.lock().unwrap_or_else(PoisonError::into_inner);
         tripwire.check().map_err(|loss| CallFailure::Unreachable(loss.to_string()))
     }
@@ -121,7 +100,7 @@ impl Peer {
         request: AppendEntriesRequest<TypeConfig<RT>>,
         patience: Duration,
     ) -> Result<StreamAppendResult<TypeConfig<RT>>, CallFailure> {
-        self.check_wire()?;
+        self.check_tripwire()?;
         let message = convert::heartbeat_to_proto(self.envelope(), &request);
         let (sent, started) = (self.context.clock.now(), Instant::now());
         let call = self
@@ -141,7 +120,7 @@ impl Peer {
 
 /// Makes openraft's clients, and gives other parts access to the same links. Cheap to clone.
 pub(crate) struct PeerNetworkFactory<RT> {
-    context: Arc<Context>,
+    context: Arc<NetworkParts>,
     peers: Arc<Mutex<BTreeMap<NodeId, Arc<Peer>>>>,
     runtime: PhantomData<fn() -> RT>,
 }
@@ -155,9 +134,7 @@ impl<RT> Clone for PeerNetworkFactory<RT> {
 impl<RT: AsyncRuntime> PeerNetworkFactory<RT> {
     /// A network without connections.
     pub(crate) fn new(parts: NetworkParts) -> Self {
-        let NetworkParts { identity, connector, options, table, events, clock, spawner } = parts;
-        let context = Context { identity, connector, options, table, events, clock, spawner };
-        Self { context: Arc::new(context), peers: Arc::default(), runtime: PhantomData }
+        Self { context: Arc::new(parts), peers: Arc::default(), runtime: PhantomData }
     }
 
     /// Asks whoever answers at `address` who it is, on a connection of its own that ends afterwards. For founding

@@ -35,15 +35,22 @@ use crate::type_config::TypeConfig;
 pub(super) const STREAM_WINDOW: u32 = 4 << 20;
 pub(super) const CONNECTION_WINDOW: u32 = 16 << 20;
 
-/// What all links of a node share.
-pub(super) struct Context {
-    pub(super) identity: watch::Receiver<Identity>,
-    pub(super) connector: Arc<dyn Connector>,
-    pub(super) options: NetworkOptions,
-    pub(super) table: PeerTable,
-    pub(super) events: PeerEvents,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) spawner: Spawner,
+/// What the calling side is made of, and all links of a node share.
+pub(crate) struct NetworkParts {
+    /// Who we are, now and later.
+    pub(crate) identity: watch::Receiver<Identity>,
+    /// Opens byte streams.
+    pub(crate) connector: Arc<dyn Connector>,
+    /// Times and bounds.
+    pub(crate) options: NetworkOptions,
+    /// Where what peers say is kept.
+    pub(crate) table: PeerTable,
+    /// Where alarming news goes.
+    pub(crate) events: PeerEvents,
+    /// Our wall clock, compared with that of peers.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Runs attempts to connect; on Raft's runtime.
+    pub(crate) spawner: Spawner,
 }
 
 /// Why a call gave no answer.
@@ -131,7 +138,7 @@ enum State {
 
 /// One connection to one peer.
 pub(super) struct Link {
-    context: Arc<Context>,
+    context: Arc<NetworkParts>,
     target: Target,
     name: String,
     address: String,
@@ -141,7 +148,7 @@ pub(super) struct Link {
 
 impl Link {
     /// A link without a connection; nothing is sent.
-    pub(super) fn new(context: Arc<Context>, node: NodeId, member: &Member) -> Self {
+    pub(super) fn new(context: Arc<NetworkParts>, node: NodeId, member: &Member) -> Self {
         Self {
             context,
             target: Target { node, store: member.store },
@@ -249,7 +256,7 @@ impl Link {
     }
 }
 
-impl Context {
+impl NetworkParts {
     fn note(&self, node: NodeId, failure: &CallFailure) {
         match failure {
             CallFailure::Refused { refusal, .. } => {
@@ -334,7 +341,7 @@ pub(super) struct Introduced {
 
 /// One attempt to connect.
 struct Attempt {
-    context: Arc<Context>,
+    context: Arc<NetworkParts>,
     target: Target,
     name: String,
     address: String,

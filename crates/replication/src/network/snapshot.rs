@@ -56,7 +56,7 @@ pub(super) async fn send<RT: AsyncRuntime>(
     bytes: Bytes,
     install_limit: Duration,
 ) -> Result<SnapshotResponse<TypeConfig<RT>>, StreamingError<TypeConfig<RT>>> {
-    peer.check_wire().map_err(CallFailure::into_streaming)?;
+    peer.check_tripwire().map_err(CallFailure::into_streaming)?;
     let stall_limit = peer.context.options.snapshot_stall_limit;
     let connection =
         peer.bulk.connection(Instant::now() + stall_limit).await.map_err(CallFailure::into_streaming)?;

@@ -5,6 +5,7 @@
 use model::command::{Command, Request};
 
 use super::*;
+use crate::replica::Standing;
 
 const LAN: LeaseTimes = LeaseTimes::LAN;
 const L: Duration = LAN.lease;
@@ -32,7 +33,7 @@ async fn a_node_drained_by_an_entry_that_it_has_not_applied_yet_does_not_reign()
     old.cell.raise_barrier(cluster.leadership(leader).term());
     old.leadership.send_replace(None);
     old.raft.trigger().transfer_leader(second).await.expect("raft runs");
-    cluster.until("it leads", |cluster| cluster.replica(second).status().role == "leader").await;
+    cluster.until("it leads", |cluster| cluster.replica(second).status().standing == Standing::Leader).await;
     cluster.run_for(L / 5).await;
     cluster.mischief(second).let_apply(true);
     cluster.until("somebody reigns", |cluster| cluster.leader().is_some()).await;
@@ -78,7 +79,8 @@ async fn a_drained_node_does_not_forestall_one_that_answers() {
     cluster
         .until("it leads again", |cluster| {
             for drained in [second, third] {
-                assert_ne!(cluster.replica(drained).status().role, "leader", "{}", cluster.account());
+                let standing = cluster.replica(drained).status().standing;
+                assert_ne!(standing, Standing::Leader, "{}", cluster.account());
             }
             cluster.leader() == Some(leader)
         })
@@ -89,10 +91,8 @@ async fn a_drained_node_does_not_forestall_one_that_answers() {
 async fn a_drained_node_that_was_elected_hands_over_to_one_that_comes_back() {
     let (mut cluster, leader, second, third) = with_drained_followers().await;
     cluster.crash(leader);
-    let elected = |cluster: &Cluster| {
-        [second, third].into_iter().find(|drained| cluster.replica(*drained).status().role == "leader")
-    };
-    cluster.until("one of them is elected", |cluster| elected(cluster).is_some()).await;
+    let leads = |cluster: &Cluster, node| cluster.replica(node).status().standing == Standing::Leader;
+    cluster.until("one of them is elected", |cluster| leads(cluster, second) || leads(cluster, third)).await;
     cluster.restart(leader).await;
     cluster.until("somebody reigns", |cluster| cluster.leader().is_some()).await;
     assert_eq!(cluster.leader(), Some(leader), "{}", cluster.account());
