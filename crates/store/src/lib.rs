@@ -10,6 +10,7 @@
 //!
 //! This crate knows nothing of elections or networks, and never decodes a sample.
 
+mod amnesia;
 mod checkpoint;
 mod checkpoints;
 mod commit;
