@@ -160,7 +160,11 @@ fn surplus_of(at: &[Position], floor: Position, limit: Position, most: usize) ->
 
 #[cfg(test)]
 mod tests {
+    use model::Term;
+
     use super::*;
+    use crate::engine::sim::{SimDisk, SimEngine};
+    use crate::ledger::Ledger;
 
     fn positions(at: &[u64]) -> Vec<Position> {
         at.iter().copied().map(Position).collect()
@@ -196,5 +200,22 @@ mod tests {
         let widest = at.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap_or(0);
         assert_eq!(at.len(), MOST);
         assert!(widest <= 4 * 10_000 / MOST as u64, "the widest spacing is {widest}");
+    }
+
+    #[tokio::test]
+    async fn what_was_received_is_not_thinned_away_before_it_is_installed() {
+        let engine = SimEngine::open(&SimDisk::new(7)).expect("a fresh disk opens");
+        let checkpoints = Checkpoints::open(Arc::new(engine)).expect("there is none");
+        let own = (1..=MOST as u64).map(|number| number * 10);
+        let applied = Position(MOST as u64 * 10);
+        let received = applied.next();
+        for index in own.chain([received.0, received.0 + 1]) {
+            let at = LogId { term: Term(1), index: Position(index) };
+            let checkpoint = Checkpoint::of(&Ledger::default(), at, [0; 16]);
+            checkpoints.write(&checkpoint).await.expect("the disk works");
+        }
+        checkpoints.thin(Position(0), applied, applied).await.expect("the disk works");
+        let newest = checkpoints.newest(received).map(|at| at.index);
+        assert_eq!(newest, Some(received), "although its neighbours are the closest");
     }
 }
