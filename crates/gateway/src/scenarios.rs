@@ -3,11 +3,14 @@
 
 mod clocks;
 mod ending;
+mod forwarding;
 mod limits;
 mod pushes;
 mod reading;
+mod receiver;
 mod retries;
 mod schedules;
+mod shares;
 mod standby;
 
 use std::collections::BTreeMap;
@@ -197,19 +200,22 @@ impl Node {
         self.replica.leadership().borrow().clone().expect("it leads")
     }
 
-    /// Starts to lead whenever this node has leadership, and to hand over when its disk is full or somebody asks.
-    fn lead(&self) -> Switchover {
-        let facts = NodeFacts {
+    fn facts(&self) -> NodeFacts {
+        NodeFacts {
             name: self.replica.name().to_owned(),
             cluster: "plant-7".to_owned(),
             data_dir: self._staging.path().to_owned(),
             vars: BTreeMap::new(),
-        };
+        }
+    }
+
+    /// Starts to lead whenever this node has leadership, and to hand over when its disk is full or somebody asks.
+    fn lead(&self) -> Switchover {
         let (leading, switchover) = Leading::new(LeadingParts {
             replica: self.replica.clone(),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             live: Live::default(),
-            facts,
+            facts: self.facts(),
             bind: None,
             field: FieldDoor::default(),
             readings: READINGS,

@@ -1,117 +1,15 @@
-//! Refused records that are offered again, to a receiver in this process.
+//! Refused records that are offered again.
 
-use std::sync::Mutex;
-
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State as Shared;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse as _, Response};
-use destinations::NodeFacts;
-use model::plant::DestinationKind;
-use model::plant::route::Route;
 use serde_json::Value as Json;
 
+use super::receiver::{Mood, Receiver, Seen, delivering_to, samples};
 use super::*;
-use crate::forwarding::{self, ForwardingParts};
-
-/// What a receiver thinks of samples; it takes gaps and openings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mood {
-    Accept,
-    /// 422, and names them.
-    Reject(&'static str),
-    /// 400, and names none.
-    Refuse,
-    /// It takes deliveries, and answers 503 to what is offered again.
-    TooBusyForMore,
-}
-
-/// A request.
-#[derive(Debug, Clone)]
-struct Seen {
-    idempotency_key: String,
-    body: Json,
-}
-
-#[derive(Clone)]
-struct Receiver {
-    url: String,
-    mood: Arc<Mutex<Mood>>,
-    seen: Arc<Mutex<Vec<Seen>>>,
-}
-
-impl Receiver {
-    #[allow(clippy::disallowed_methods, reason = "it ends with the test")]
-    async fn start(mood: Mood) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("http://{}/ingest", listener.local_addr().expect("bound"));
-        let receiver = Self { url, mood: Arc::new(Mutex::new(mood)), seen: Arc::default() };
-        let router = Router::new().fallback(receive).with_state(receiver.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        receiver
-    }
-
-    fn set(&self, mood: Mood) {
-        *self.mood.lock().expect("no test panics here") = mood;
-    }
-
-    /// Requests with samples, those of deliveries or those that were offered again.
-    fn seen(&self, retried: bool) -> Vec<Seen> {
-        let seen = self.seen.lock().expect("no test panics here");
-        let is_wanted = |seen: &&Seen| (seen.body["retried"] == true) == retried && !samples(seen).is_empty();
-        seen.iter().filter(is_wanted).cloned().collect()
-    }
-}
-
-fn samples(seen: &Seen) -> Vec<Json> {
-    seen.body["samples"].as_array().expect("a list").clone()
-}
-
-async fn receive(Shared(receiver): Shared<Receiver>, headers: HeaderMap, body: Bytes) -> Response {
-    let body: Json = serde_json::from_slice(&body).expect("a request is JSON");
-    let samples = body["samples"].as_array().expect("a list");
-    let mood = *receiver.mood.lock().expect("no test panics here");
-    let (status, text) = match mood {
-        _ if samples.is_empty() => (StatusCode::OK, String::new()),
-        Mood::TooBusyForMore if body["retried"] == true => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
-        Mood::Accept | Mood::TooBusyForMore => (StatusCode::OK, String::new()),
-        Mood::Reject(reason) => {
-            let named =
-                samples.iter().map(|sample| serde_json::json!({ "key": sample["key"], "reason": reason }));
-            let list = serde_json::json!({ "rejected": named.collect::<Vec<_>>() });
-            (StatusCode::UNPROCESSABLE_ENTITY, list.to_string())
-        }
-        Mood::Refuse => (StatusCode::BAD_REQUEST, "it is wrong".to_owned()),
-    };
-    let idempotency_key = headers["idempotency-key"].to_str().expect("text").to_owned();
-    receiver.seen.lock().expect("no test panics here").push(Seen { idempotency_key, body });
-    (status, text).into_response()
-}
 
 impl Node {
     /// Starts to deliver to a receiver.
     async fn forward_to(&self, receiver: &Receiver) {
-        let mut plant = plant(64 * MIB, WhenFull::Refuse);
-        let DestinationKind::Http(http) = &mut plant.destinations[0].kind else { panic!("it is HTTP") };
-        http.url = receiver.url.as_str().into();
-        plant.destinations[0].routes = vec![Route { tags: vec!["press/**".to_owned()] }];
-        self.configure(plant).await;
-        let facts = NodeFacts {
-            name: self.replica.name().to_owned(),
-            cluster: "plant-7".to_owned(),
-            data_dir: self._staging.path().to_owned(),
-            vars: BTreeMap::new(),
-        };
-        let parts = ForwardingParts {
-            replica: self.replica.clone(),
-            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
-            live: Live::default(),
-            facts,
-            spawner: self.spawner.clone(),
-        };
-        let stop = self.spawner.token().clone();
-        self.spawner.spawn("forwarding", forwarding::run(Arc::new(parts), self.leads(), stop));
+        self.configure(delivering_to(&[receiver])).await;
+        self.forward();
     }
 
     /// Pushes so many entries with one sample each for the receiver, and waits until it has refused them.
@@ -124,7 +22,7 @@ impl Node {
     }
 
     async fn order(&self, keys: Vec<(model::Position, model::Ordinal)>) {
-        let destination = "historian".to_owned();
+        let destination = "receiver-1".to_owned();
         let command = Command::RetryQuarantine { destination, keys, request: Request::default() };
         assert_eq!(self.propose(command).await, store::Outcome::Done);
     }
