@@ -43,7 +43,7 @@ pub use acting::LEADER_SERVICE;
 pub use caller::{HOP, PRINCIPAL};
 pub use failure::{CODE, LEADER};
 pub(crate) use verdict::CERTIFICATE_LIMIT;
-pub(crate) use verdict::{Facts, complainant, is_well, key as alarm_key};
+pub(crate) use verdict::{Facts, complainant, has_grown, is_well, key as alarm_key, severity};
 
 use crate::field::FieldDoor;
 use crate::leading::Switchover;

@@ -4,13 +4,14 @@
 //!   back whose time out of service is over.
 //! - Everything it says goes through the log, and only in the term in which it was seen: a leader that has lost its term
 //!   says nothing any more, and nothing of it is passed on to the next.
-//! - It logs that there is no majority ([`quorum`]) and that memory is more than it should be ([`memory`]); while it follows it looks whether file destinations lie on a share.
+//! - It logs that there is no majority ([`quorum`]) and that memory is more than it should be ([`memory`]); while it follows
+//!   it looks whether file destinations lie on a share ([`shares`]).
 //! - It decides little: what is wrong is the verdict's say, what is due is that of pure functions.
 
 mod alarms;
 mod memory;
 mod quorum;
-mod shares;
+pub(crate) mod shares;
 mod tags;
 
 use std::time::Duration;
@@ -79,7 +80,7 @@ impl<E: Engine> Watch<E> {
             admin,
             reign: None,
             tracker: Tracker::default(),
-            shares: Shares::new(node),
+            shares: Shares::new(node, shares::EVERY),
             steady: SteadyTime::default(),
             buffer: None,
             clocks: None,

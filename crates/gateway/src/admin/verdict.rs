@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use model::command::Severity;
 use model::{AlarmKind, Timestamp};
 use store::ledger::{AlarmKey, StandingAlarm};
 use tls::{CertificateDates, Standing};
@@ -22,7 +23,7 @@ const STEP_TOLD: Duration = Duration::from_secs(3_600);
 const AWAY_LIMIT: Duration = Duration::from_secs(30);
 /// From when on a certificate is told of.
 pub(crate) const CERTIFICATE_LIMIT: Duration = Duration::from_secs(90 * 24 * 3_600);
-/// Percentages of the buffer's limit that raise an alarm.
+/// Percentages of the buffer's limit that raise an alarm, each anew.
 const DISK_STEPS: [u64; 3] = [90, 80, 70];
 
 /// What the verdict is made from.
@@ -226,7 +227,7 @@ impl Facts {
         let held = self.buffer.disk_bytes;
         let mut judge = |subject: &str, limit: u64, of: &str| {
             let percent = held.saturating_mul(100).checked_div(limit).unwrap_or_default();
-            if let Some(step) = DISK_STEPS.into_iter().find(|step| percent >= *step) {
+            if let Some(step) = disk_step(percent) {
                 let text = format!("{percent} % of {} used, {of}", model::plant::units::format_bytes(limit));
                 alarms.push(alarm(Kind::DiskFilling, subject, &text, None, step >= 90));
             }
@@ -256,6 +257,24 @@ impl Facts {
             alarms.push(alarm(Kind::CertificateExpires, &dates.name, &text, None, severe));
         }
     }
+}
+
+/// The step of [`DISK_STEPS`] that so many percent have reached.
+fn disk_step(percent: u64) -> Option<u64> {
+    DISK_STEPS.into_iter().find(|step| percent >= *step)
+}
+
+/// Whether an alarm is graver than it was when it was raised, or has come a step further: then it is raised again.
+pub(crate) fn has_grown(alarm: &pb::Alarm, standing: &StandingAlarm) -> bool {
+    // The text of an alarm about a disk begins with the percentage.
+    let step = |text: &str| disk_step(text.split(' ').next()?.parse().ok()?);
+    severity(alarm) > standing.severity
+        || alarm.kind() == Kind::DiskFilling && step(&alarm.text) > step(&standing.text)
+}
+
+/// How grave an alarm is, as the log has it.
+pub(crate) fn severity(alarm: &pb::Alarm) -> Severity {
+    if alarm.severe { Severity::Alarm } else { Severity::Warning }
 }
 
 /// The node that complains in the text of an alarm about a destination's files: its first word.

@@ -29,7 +29,7 @@ async fn a_destination_that_never_answers_holds_up_no_other_and_misses_nothing()
     let DestinationKind::Http(http) = &mut plant.destinations[0].kind else { panic!("it is HTTP") };
     http.timeout = Duration::from_secs(1);
     node.configure(plant).await;
-    node.forward();
+    node.forward(node.facts());
 
     for sequence in 1..=6 {
         node.push(sequence).await.expect("there is room");

@@ -122,13 +122,13 @@ pub(super) fn delivering_to(receivers: &[&Receiver]) -> Plant {
 }
 
 impl Node {
-    /// Starts to deliver.
-    pub(super) fn forward(&self) {
+    /// Starts to deliver; `facts` say what the plant document leaves open.
+    pub(super) fn forward(&self, facts: NodeFacts) {
         let parts = ForwardingParts {
             replica: self.replica.clone(),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             live: Live::default(),
-            facts: self.facts(),
+            facts,
             spawner: self.spawner.clone(),
         };
         let stop = self.spawner.token().clone();

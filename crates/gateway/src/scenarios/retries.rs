@@ -9,7 +9,7 @@ impl Node {
     /// Starts to deliver to a receiver.
     async fn forward_to(&self, receiver: &Receiver) {
         self.configure(delivering_to(&[receiver])).await;
-        self.forward();
+        self.forward(self.facts());
     }
 
     /// Pushes so many entries with one sample each for the receiver, and waits until it has refused them.

@@ -2,6 +2,7 @@
 //!
 //! - What is wrong is the verdict's say; what stands is the ledger's. What is wrong and does not stand is raised; what
 //!   stands and has not been wrong for a while is cleared. So a new leader raises nothing twice.
+//! - What becomes graver, or fills a disk to its next step, is raised again.
 //! - What cannot be known yet is neither: a device that a new leader is still connecting to may be down.
 //! - Something that comes and goes is one alarm, until it has been well for [`CALM`].
 //! - Pure but for the log line.
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 use wire::proto::v1 as pb;
 
-use crate::admin::{Facts, alarm_key};
+use crate::admin::{Facts, alarm_key, has_grown, severity};
 
 /// How long something must have been well before its alarm is cleared.
 const CALM: Duration = Duration::from_secs(5);
@@ -49,7 +50,7 @@ impl Tracker {
         let mut changes: Vec<Change> = wrong
             .iter()
             .filter(|(key, alarm)| {
-                facts.standing.get(key).is_none_or(|standing| severity(alarm) > standing.severity)
+                facts.standing.get(key).is_none_or(|standing| has_grown(alarm, standing))
             })
             .map(|(key, alarm)| Change {
                 key: key.clone(),
@@ -97,10 +98,6 @@ impl Change {
             (false, _) => info!(subject, "alarm {kind} is over: {text}"),
         }
     }
-}
-
-fn severity(alarm: &pb::Alarm) -> Severity {
-    if alarm.severe { Severity::Alarm } else { Severity::Warning }
 }
 
 #[cfg(test)]
@@ -172,5 +169,19 @@ mod tests {
         let (mut tracker, now) = (Tracker::default(), Instant::now());
         let graver = standing(facts(pb::device::State::Down), Severity::Warning);
         assert_eq!(raised(&tracker.changes(now, &graver)), [(AlarmKind::DeviceDown, true)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_is_told_of_again_at_each_step_and_not_in_between() {
+        let (mut tracker, mut seen) = (Tracker::default(), facts(pb::device::State::Answering));
+        let mut told = Vec::new();
+        for percent in [69, 70, 79, 80, 78, 85, 89, 90, 95, 85] {
+            (seen.buffer.disk_bytes, seen.buffer.max_bytes) = (percent, 100);
+            for Change { key, severity, text, .. } in tracker.changes(Instant::now(), &seen) {
+                told.push((percent, severity));
+                seen.standing.insert(key, StandingAlarm { since: seen.at, severity, text });
+            }
+        }
+        assert_eq!(told, [(70, Severity::Warning), (80, Severity::Warning), (90, Severity::Alarm)]);
     }
 }

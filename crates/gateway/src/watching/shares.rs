@@ -1,6 +1,6 @@
 //! File destinations: whether this follower sees the leader's marker where its own node would write.
 //!
-//! - Looks now and then, once the leader has led for a while. What it finds is an alarm that names this node.
+//! - Looks now and then, once the leader has had time to write its markers. What it finds is an alarm that names this node.
 //! - It takes back what it has said itself, and nothing else. What it said is void when it leads or is no member any more,
 //!   and then the leader takes it back: see the verdict.
 
@@ -18,19 +18,21 @@ use tracing::{debug, info, warn};
 use crate::admin::complainant;
 
 /// From one look to the next; also how long a leader has to write its markers.
-const EVERY: Duration = Duration::from_secs(30);
+pub(super) const EVERY: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What this follower looks for.
-pub(super) struct Shares {
+pub(crate) struct Shares {
     node: NodeFacts,
+    every: Duration,
     /// The leader and its term, and when to look next.
     next: Option<(NodeId, Term, Instant)>,
 }
 
 impl Shares {
-    pub(super) fn new(node: NodeFacts) -> Self {
-        Self { node, next: None }
+    /// `node` says where files lie here; `every` is the time from one look to the next.
+    pub(crate) fn new(node: NodeFacts, every: Duration) -> Self {
+        Self { node, every, next: None }
     }
 
     /// This node leads: the markers are its own.
@@ -39,7 +41,7 @@ impl Shares {
     }
 
     /// Looks, if it is time to.
-    pub(super) async fn look<E: Engine>(&mut self, replica: &Replica<E>, status: &Status) {
+    pub(crate) async fn look<E: Engine>(&mut self, replica: &Replica<E>, status: &Status) {
         let Some(leader) = status.leader.filter(|leader| *leader != status.node) else { return };
         let now = Instant::now();
         match self.next {
@@ -49,11 +51,11 @@ impl Shares {
                 }
             }
             _ => {
-                self.next = Some((leader, status.term, now + EVERY));
+                self.next = Some((leader, status.term, now + self.every));
                 return;
             }
         }
-        self.next = Some((leader, status.term, now + EVERY));
+        self.next = Some((leader, status.term, now + self.every));
         let leader = status.members.get(&leader).map(|member| member.name.clone()).unwrap_or_default();
         let (plant, standing) = replica.store().keeper().read(|state| (state.plant(), state.alarms.clone()));
         for destination in &plant.destinations {

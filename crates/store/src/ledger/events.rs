@@ -85,6 +85,10 @@ impl Change<'_> {
         let key = (kind, subject);
         let standing = self.state.alarms.get(&key);
         let is_news = match (raised, standing) {
+            // A disk is told of again at each step; which they are is decided by who raises it.
+            (true, Some(standing)) if severity == standing.severity => {
+                kind == AlarmKind::DiskFilling && text != standing.text
+            }
             (true, Some(standing)) => severity > standing.severity,
             (true, None) => true,
             (false, standing) => standing.is_some(),
