@@ -17,15 +17,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use destinations::{AnyDestination, DeliverError, Destination, NodeFacts, Reign, pause_after};
+use model::command::Rejection;
 use model::ids::DestinationId;
 use model::plant;
+use model::time::nanos;
 use model::{Clock, Cursor, Delivery, Position, Record, Timestamp};
 use replication::{Leadership, Replica};
 use runtime::random::{Random, generator};
-use runtime::{Failure, Spawner};
+use runtime::{Failure, Spawner, sleep_until};
 use store::engine::Engine;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -242,82 +244,90 @@ impl<E: Engine> Forwarder<E> {
         };
         let permit = self.leadership.clone();
         destination.begin_reign(reign, &permit).await?;
+        let (taken, acknowledged) = (reign.cursor, reign.cursor);
+        let mut session = Session { destination, acknowledger, permit, taken, acknowledged };
         let mut reader = Reader::new(self.replica.clone(), self.id, &self.spec);
-        let mut taken = reign.cursor;
-        let mut acknowledged = reign.cursor;
         let mut applied = self.replica.store().keeper().applied();
         loop {
             if self.is_paused() {
-                if let Some(flushed) = destination.flush(&permit).await? {
-                    acknowledged = flushed;
-                    acknowledger.acknowledge(flushed, Vec::new());
-                }
-                if !self.wait_while_paused(&mut reader, taken, &mut applied, stop).await? {
+                session.flush().await?;
+                if !self.wait_while_paused(&mut reader, session.taken, &mut applied, stop).await? {
                     return Ok(());
                 }
             }
             let upto = *applied.borrow_and_update();
-            self.retries.offer(destination, stop).await;
-            let run = reader.read(taken).await.map_err(|reason| DeliverError::Misconfigured { reason })?;
+            self.retries.offer(session.destination, stop).await;
+            let run =
+                reader.read(session.taken).await.map_err(|reason| DeliverError::Misconfigured { reason })?;
             if run.records.is_empty() {
-                let held = destination.due();
-                // A stretch without anything deliverable in it is not worth a command, which would be such a stretch itself.
-                let last_delivered = self.replica.store().keeper().read(|state| state.last_delivered);
-                if held.is_none() && run.next > acknowledged && last_delivered >= acknowledged.position {
-                    acknowledged = run.next;
-                    acknowledger.acknowledge(acknowledged, Vec::new());
-                }
-                taken = run.next;
-                if taken.position <= upto {
+                if self.wait_for_more(&mut session, run.next, upto, &mut applied, stop).await? {
                     continue;
                 }
-                let entry = self.live.destination(&self.name);
-                entry.progress(acknowledged, 0, self.clock.now());
-                entry.waiting(None, self.clock.now());
-                tokio::select! {
-                    changed = applied.changed() => if changed.is_err() { return Ok(()) },
-                    () = self.retries.due() => {}
-                    () = due(held) => {
-                        if let Some(flushed) = destination.flush(&permit).await? {
-                            acknowledged = flushed;
-                            acknowledger.acknowledge(flushed, Vec::new());
-                            self.failures = 0;
-                        }
-                    }
-                    () = stop.cancelled() => {
-                        if let Ok(Some(flushed)) = destination.flush(&permit).await {
-                            acknowledger.acknowledge(flushed, Vec::new());
-                        }
-                        destination.close().await;
-                        return Ok(());
-                    }
-                }
-                continue;
+                return Ok(());
             }
             let oldest = run.records.iter().find_map(gateway_time);
             self.live.destination(&self.name).waiting(oldest, self.clock.now());
-            let records = run.records.len() as u64;
             reader.read_behind(&run);
-            let delivery = self.delivery(taken, run);
+            let delivery = self.delivery(session.taken, run);
             let outcome = tokio::select! {
-                outcome = destination.deliver(&delivery, &permit) => outcome,
+                outcome = session.destination.deliver(&delivery, &session.permit) => outcome,
                 // In order: the far side's answer is not waited for longer than it takes to hand over.
                 () = async { stop.cancelled().await; sleep(FINISH).await } => return Ok(()),
             };
             let receipt = outcome?;
-            taken = receipt.taken;
-            if receipt.acknowledged > acknowledged {
+            session.taken = receipt.taken;
+            let has_moved = receipt.acknowledged > session.acknowledged;
+            if has_moved {
                 self.failures = 0;
             }
-            if receipt.acknowledged > acknowledged || !receipt.rejected.is_empty() {
-                acknowledged = receipt.acknowledged;
-                acknowledger.acknowledge(acknowledged, acknowledger::rejections(&delivery, receipt.rejected));
+            if has_moved || !receipt.rejected.is_empty() {
+                let rejected = acknowledger::rejections(&delivery, receipt.rejected);
+                session.acknowledge(receipt.acknowledged, rejected);
             }
-            self.progress(&delivery, acknowledged, records);
+            self.note_taken(&delivery);
             if stop.is_cancelled() {
                 return Ok(());
             }
         }
+    }
+
+    /// Nothing is there for it before `next`, of what was applied up to `upto`: waits for more, or until something is due;
+    /// `false` if forwarding ends before.
+    async fn wait_for_more(
+        &mut self,
+        session: &mut Session<'_>,
+        next: Cursor,
+        upto: Position,
+        applied: &mut watch::Receiver<Position>,
+        stop: &CancellationToken,
+    ) -> Result<bool, DeliverError> {
+        let held = session.destination.due();
+        // A stretch without anything deliverable in it is not worth a command, which would be such a stretch itself.
+        let last_delivered = self.replica.store().keeper().read(|state| state.last_delivered);
+        if held.is_none() && next > session.acknowledged && last_delivered >= session.acknowledged.position {
+            session.acknowledge(next, Vec::new());
+        }
+        session.taken = next;
+        if next.position <= upto {
+            return Ok(true);
+        }
+        self.live.destination(&self.name).waiting(None, self.clock.now());
+        tokio::select! {
+            changed = applied.changed() => return Ok(changed.is_ok()),
+            () = self.retries.due() => {}
+            () = sleep_until(held) => {
+                if session.flush().await? {
+                    self.failures = 0;
+                }
+            }
+            () = stop.cancelled() => {
+                // What cannot be finished now is delivered again.
+                drop(session.flush().await);
+                session.destination.close().await;
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Waits until an operator lets it go on; `false` if forwarding ends before. The age of the backlog is that of its
@@ -356,7 +366,7 @@ impl<E: Engine> Forwarder<E> {
     fn delivery(&self, after: Cursor, run: Run) -> Delivery {
         let now = self.clock.now();
         let newest = run.records.iter().rev().find_map(gateway_time);
-        let historical = newest.is_some_and(|newest| now.nanos_since(newest) > LIVE.as_nanos() as i64);
+        let historical = newest.is_some_and(|newest| now.nanos_since(newest) > nanos(LIVE));
         Delivery {
             cluster: Arc::clone(&self.cluster),
             destination: Arc::clone(&self.name),
@@ -367,10 +377,9 @@ impl<E: Engine> Forwarder<E> {
         }
     }
 
-    fn progress(&self, delivery: &Delivery, acknowledged: Cursor, records: u64) {
+    fn note_taken(&self, delivery: &Delivery) {
         let now = self.clock.now();
         let entry = self.live.destination(&self.name);
-        entry.progress(acknowledged, records, now);
         // What comes behind is read next, and says itself how old it is; until then it is no older than this.
         entry.waiting(delivery.records.iter().rev().find_map(gateway_time), now);
         entry.set(DestinationState::Accepting, now, None);
@@ -410,10 +419,30 @@ impl<E: Engine> Forwarder<E> {
     }
 }
 
-async fn due(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
+/// What is under way at a destination, from the beginning of a reign until something goes wrong.
+struct Session<'a> {
+    destination: &'a mut AnyDestination,
+    acknowledger: &'a Acknowledger,
+    permit: Leadership,
+    /// Where the next delivery begins.
+    taken: Cursor,
+    /// Everything before this is safe there; what lies between is held.
+    acknowledged: Cursor,
+}
+
+impl Session<'_> {
+    fn acknowledge(&mut self, next: Cursor, rejected: Vec<Rejection>) {
+        self.acknowledged = next;
+        self.acknowledger.acknowledge(next, rejected);
+    }
+
+    /// Finishes what is held, and acknowledges it; whether anything was.
+    async fn flush(&mut self) -> Result<bool, DeliverError> {
+        let flushed = self.destination.flush(&self.permit).await?;
+        if let Some(flushed) = flushed {
+            self.acknowledge(flushed, Vec::new());
+        }
+        Ok(flushed.is_some())
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use model::{Cursor, Timestamp};
+use model::Timestamp;
 
 /// States by id. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -114,10 +114,6 @@ pub struct DestinationLive {
     pub since: Timestamp,
     /// Why not better.
     pub reason: Option<String>,
-    /// What it has confirmed.
-    pub cursor: Cursor,
-    /// Records delivered in this reign.
-    pub delivered: u64,
     /// When the gateway got the oldest record that waits for it; `None` when none does.
     pub waiting_since: Option<Timestamp>,
 }
@@ -125,8 +121,7 @@ pub struct DestinationLive {
 impl DestinationLive {
     /// Age of the oldest record that waits for it.
     pub fn backlog(&self, now: Timestamp) -> Duration {
-        let age = self.waiting_since.map_or(0, |since| now.nanos_since(since));
-        Duration::from_nanos(u64::try_from(age).unwrap_or(0))
+        self.waiting_since.map_or(Duration::ZERO, |since| now.since(since))
     }
 }
 
@@ -209,9 +204,7 @@ impl DeviceEntry<'_> {
             }
         }
     }
-}
 
-impl DeviceEntry<'_> {
     /// Notes how late a read of a group began. Of a device that has answered; [`DeviceEntry::set`] comes first.
     pub fn note_lateness(&self, group: &str, late: Duration) {
         let mut inner = self.live.inner();
@@ -235,14 +228,6 @@ impl DestinationEntry<'_> {
         });
     }
 
-    /// Notes what it has confirmed, and how many records more it has taken.
-    pub fn progress(&self, cursor: Cursor, delivered: u64, now: Timestamp) {
-        self.update(now, |destination| {
-            destination.cursor = cursor;
-            destination.delivered += delivered;
-        });
-    }
-
     /// Notes when the gateway got the oldest record that waits for it; `None` when none does.
     pub fn waiting(&self, since: Option<Timestamp>, now: Timestamp) {
         self.update(now, |destination| destination.waiting_since = since);
@@ -259,8 +244,6 @@ impl DestinationEntry<'_> {
             state: DestinationState::Accepting,
             since: now,
             reason: None,
-            cursor: Cursor::default(),
-            delivered: 0,
             waiting_since: None,
         });
         change(destination);

@@ -19,6 +19,7 @@ use std::time::Duration;
 use destinations::NodeFacts;
 use model::batch::{Batch, Sample, Source};
 use model::command::{Command, Request};
+use model::time::nanos;
 use model::{Reading, Revision, SYSTEM_SESSION, SystemTag, Term, Timestamp, Value};
 use replication::{Leadership, ProposeError, Replica, Status};
 use runtime::Failure;
@@ -289,7 +290,7 @@ fn overdue(state: &State, now: Duration) -> Vec<(String, Timestamp)> {
 /// By how many nanoseconds the wall clock was set, if it was, while `monotonic` passed and the wall clock moved on by
 /// `wall_nanos`.
 fn step(monotonic: Duration, wall_nanos: i64) -> Option<i64> {
-    let passed = i64::try_from(monotonic.as_nanos()).unwrap_or(i64::MAX);
+    let passed = nanos(monotonic);
     let apart = wall_nanos.saturating_sub(passed);
     (u128::from(apart.unsigned_abs()) > STEP.as_nanos()).then_some(apart)
 }

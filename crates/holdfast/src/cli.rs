@@ -146,12 +146,7 @@ async fn following(
     duration: Option<Duration>,
     follow: impl Future<Output = Result<(), CliError>>,
 ) -> Result<(), CliError> {
-    let over = async {
-        match duration {
-            Some(duration) => tokio::time::sleep(duration).await,
-            None => std::future::pending().await,
-        }
-    };
+    let over = runtime::sleep_until(duration.map(|duration| tokio::time::Instant::now() + duration));
     tokio::select! {
         followed = follow => followed,
         () = over => Ok(()),

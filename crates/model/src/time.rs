@@ -28,6 +28,11 @@ impl Timestamp {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// The time from `earlier` to `self`; zero where `self` comes first.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(u64::try_from(self.nanos_since(earlier)).unwrap_or(0))
+    }
+
     /// `self` moved by a signed number of nanoseconds, saturating at the ends of the range.
     pub fn plus_nanos(self, nanos: i64) -> Self {
         Self(self.0.saturating_add(nanos))
@@ -163,6 +168,8 @@ mod tests {
     #[test]
     fn differences_are_signed_and_saturate() {
         assert_eq!(Timestamp(5).nanos_since(Timestamp(8)), -3);
+        assert_eq!(Timestamp(5).since(Timestamp(8)), Duration::ZERO);
+        assert_eq!(Timestamp(8).since(Timestamp(5)), Duration::from_nanos(3));
         assert_eq!(Timestamp(i64::MAX).plus(Duration::from_secs(1)), Timestamp(i64::MAX));
         assert_eq!(Timestamp(i64::MIN).minus(Duration::MAX), Timestamp(i64::MIN));
     }

@@ -82,8 +82,7 @@ const LONGEST_READ: Duration = Duration::from_secs(60);
 /// For how long the last slot of a grid had been under way when something was said of it, at `said_at`.
 fn under_way(grid: &Grid, said_at: Timestamp) -> Duration {
     let Some(last) = grid.next.checked_sub(1) else { return Duration::ZERO };
-    let nanos = u64::try_from(said_at.nanos_since(grid.line.nominal(last))).unwrap_or(0);
-    Duration::from_nanos(nanos).min(LONGEST_READ)
+    said_at.since(grid.line.nominal(last)).min(LONGEST_READ)
 }
 
 /// The phase of one group's grid: of the slot before `next`, or of its opening where there is none.

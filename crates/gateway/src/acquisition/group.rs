@@ -128,7 +128,7 @@ impl<E: Engine> GroupTask<E> {
     /// How many slots of the grid have begun by now.
     fn slots_begun(&self) -> u64 {
         let now = self.timeline.at(Instant::now());
-        self.grid.line.slots_until(now.plus_nanos(-nanos(self.schedule.offset)))
+        self.grid.line.slots_until(now.minus(self.schedule.offset))
     }
 
     /// A run of slots without samples that goes on when this task ends in order: its cause is known here, and the next
@@ -249,8 +249,4 @@ impl<E: Engine> GroupTask<E> {
             Err(error) => warn!(device = self.device, %error, "a group without tags is not read"),
         }
     }
-}
-
-fn nanos(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use model::Timestamp;
+use model::time::nanos;
 use tokio::time::Instant;
 
 /// How fast a difference is made up at most: 1 %.
@@ -70,7 +71,7 @@ impl Timeline {
 
 impl Pace {
     fn at(&self, now: Instant) -> Timestamp {
-        let passed = i64::try_from(now.saturating_duration_since(self.at).as_nanos()).unwrap_or(i64::MAX);
+        let passed = nanos(now.saturating_duration_since(self.at));
         let gained = i128::from(passed) * i128::from(self.ppm) / 1_000_000;
         self.wall.plus_nanos(passed).plus_nanos(i64::try_from(gained).unwrap_or(0))
     }

@@ -23,7 +23,7 @@ pub const LEADER: &str = "holdfast-leader";
 /// How many diagnostics an error message holds; the rest is counted. Messages travel in HTTP headers, which are small.
 const MAX_DIAGNOSTICS: usize = 10;
 /// Characters of an error message.
-const MAX_MESSAGE: usize = 3_000;
+const MAX_CHARACTERS: usize = 3_000;
 
 /// Why a call was not done.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -341,7 +341,7 @@ impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         let code = failure.code();
         let mut message = format!("{code}: {failure}");
-        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
+        if let Some((end, _)) = message.char_indices().nth(MAX_CHARACTERS) {
             message.truncate(end);
             message.push('…');
         }
@@ -358,8 +358,7 @@ impl From<Failure> for Status {
 
 /// ` since …`, to the second, where it is known.
 fn since(at: Option<&Timestamp>) -> String {
-    const SECONDS: usize = "2023-11-14T22:13:20".len();
-    at.map_or_else(String::new, |at| format!(" since {}Z", &at.to_string()[..SECONDS]))
+    at.map_or_else(String::new, |at| format!(" since {}", at.to_utc_seconds()))
 }
 
 /// The first errors, and how many there are besides.
@@ -405,6 +404,6 @@ mod tests {
     #[test]
     fn a_message_fits_into_a_header() {
         let status = Status::from(Failure::Internal("ä".repeat(50_000)));
-        assert!(status.message().len() <= 2 * MAX_MESSAGE + 3, "{} bytes", status.message().len());
+        assert!(status.message().len() <= 2 * MAX_CHARACTERS + 3, "{} bytes", status.message().len());
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use model::command::Severity;
+use model::time::nanos;
 use model::{AlarmKind, Timestamp};
 use store::ledger::{AlarmKey, StandingAlarm};
 use tls::{CertificateDates, Standing};
@@ -152,7 +153,7 @@ impl Facts {
         }
         let recent = |(at, _): &(Timestamp, i64)| self.at.nanos_since(*at) < nanos(STEP_TOLD);
         if let Some((at, nanos)) = self.notices.clock_step.filter(recent) {
-            let text = format!("the clock was set by {}", in_words(nanos.unsigned_abs()));
+            let text = format!("the clock was set by {}", clock_difference(nanos.unsigned_abs()));
             alarms.push(alarm(Kind::Clock, "", &text, Some(timestamp_to_proto(at)), false));
         }
         let mut leases: Vec<i64> =
@@ -305,20 +306,16 @@ fn clock_complaint(member: &pb::Member) -> Option<String> {
     let surely = offset.unsigned_abs().saturating_sub(error);
     let direction = if offset > 0 { "ahead" } else { "behind" };
     (u128::from(surely) > CLOCK_LIMIT.as_nanos())
-        .then(|| format!("its clock is {} {direction}", in_words(offset.unsigned_abs())))
+        .then(|| format!("its clock is {} {direction}", clock_difference(offset.unsigned_abs())))
 }
 
-pub(crate) fn in_words(nanos: u64) -> String {
+fn clock_difference(nanos: u64) -> String {
     let millis = nanos / 1_000_000;
     if millis < 10_000 { format!("{millis} ms") } else { format!("{} s", millis / 1_000) }
 }
 
 fn with_reason(what: &str, reason: &str) -> String {
     if reason.is_empty() { what.to_owned() } else { format!("{what} ({reason})") }
-}
-
-fn nanos(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn alarm(

@@ -398,5 +398,5 @@ pub(super) fn count(number: usize) -> u32 {
 
 /// A moment that lies `age` before `now`.
 pub(super) fn moment(now: Timestamp, age: Duration) -> wire::times::ProtoTimestamp {
-    timestamp_to_proto(now.plus_nanos(-i64::try_from(age.as_nanos()).unwrap_or(i64::MAX)))
+    timestamp_to_proto(now.minus(age))
 }

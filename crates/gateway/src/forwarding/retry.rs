@@ -19,7 +19,7 @@ use replication::{Leadership, Replica};
 use runtime::random::{Random, generator};
 use store::engine::Engine;
 use store::ledger::{QuarantineKey, Quarantined, State};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -76,10 +76,7 @@ impl<E: Engine> Retries<E> {
 
     /// Resolves when [`Retries::offer`] has something to look for; never, while nothing is in quarantine.
     pub(super) async fn due(&self) {
-        match self.look_at {
-            Some(at) => sleep_until(at).await,
-            None => std::future::pending().await,
-        }
+        runtime::sleep_until(self.look_at).await;
     }
 
     /// Offers a round, if anything is marked, it is time, and nobody holds the destination. An answer that is on its way

@@ -82,7 +82,6 @@ fn escaped(value: &str) -> String {
 }
 
 /// The figures of a status.
-#[allow(clippy::cast_precision_loss, reason = "Prometheus has nothing but 64-bit floats")]
 pub(super) fn write_status(writer: &mut MetricsWriter, status: &pb::ClusterStatus) {
     write_agreement(writer, status);
     write_buffer(writer, &status.buffer.unwrap_or_default());
@@ -125,7 +124,6 @@ pub(super) fn write_status(writer: &mut MetricsWriter, status: &pb::ClusterStatu
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "Prometheus has nothing but 64-bit floats")]
 fn write_agreement(writer: &mut MetricsWriter, status: &pb::ClusterStatus) {
     use pb::cluster_status::Verdict;
     let help = "Whether a majority of the nodes answers, as this node sees it.";
@@ -191,7 +189,6 @@ pub(super) fn write_lateness(writer: &mut MetricsWriter, devices: &[pb::Device])
 }
 
 /// What pushers have sent to this node.
-#[allow(clippy::cast_precision_loss, reason = "Prometheus has nothing but 64-bit floats")]
 pub(super) fn write_pushes(writer: &mut MetricsWriter, pushes: &IngestCounters) {
     let IngestCounters {
         streams,
@@ -221,7 +218,6 @@ pub(super) fn write_pushes(writer: &mut MetricsWriter, pushes: &IngestCounters) 
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "Prometheus has nothing but 64-bit floats")]
 fn write_buffer(writer: &mut MetricsWriter, buffer: &pb::BufferStats) {
     let positions = [
         ("floor", buffer.floor),
@@ -243,7 +239,6 @@ fn write_buffer(writer: &mut MetricsWriter, buffer: &pb::BufferStats) {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "Prometheus has nothing but 64-bit floats")]
 fn write_memory(writer: &mut MetricsWriter, memory: &pb::MemoryUse) {
     if let Some(resident) = memory.resident_bytes {
         let help = "What the process holds in memory.";
@@ -257,7 +252,6 @@ fn flag(is: bool) -> f64 {
     if is { 1.0 } else { 0.0 }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "Prometheus has nothing but 64-bit floats")]
 fn seconds(nanos: i64) -> f64 {
     nanos as f64 / 1e9
 }

@@ -49,9 +49,7 @@ impl Tracker {
             facts.alarms().into_iter().filter_map(|alarm| Some((alarm_key(&alarm)?, alarm))).collect();
         let mut changes: Vec<Change> = wrong
             .iter()
-            .filter(|(key, alarm)| {
-                facts.standing.get(key).is_none_or(|standing| has_grown(alarm, standing))
-            })
+            .filter(|(key, alarm)| facts.standing.get(key).is_none_or(|standing| has_grown(alarm, standing)))
             .map(|(key, alarm)| Change {
                 key: key.clone(),
                 raised: true,
@@ -67,9 +65,7 @@ impl Tracker {
             }
             let since = *self.well_since.entry(key.clone()).or_insert(now);
             if now.duration_since(since) >= CALM {
-                let lasted = facts.at.nanos_since(standing.since);
-                let lasted = Duration::from_nanos(u64::try_from(lasted).unwrap_or(0));
-                let text = format!("it lasted {}", in_words(lasted));
+                let text = format!("it lasted {}", in_words(facts.at.since(standing.since)));
                 changes.push(Change { key: key.clone(), raised: false, severity: Severity::Info, text });
             }
         }

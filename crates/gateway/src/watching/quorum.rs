@@ -79,10 +79,8 @@ impl Quorum {
 impl Loss {
     /// The event, for a leader of that name at `now`, which is `wall` on its clock.
     pub(super) fn command(&self, leader: &str, now: Instant, wall: Timestamp) -> Command {
-        let before =
-            |length: Duration| wall.plus_nanos(-i64::try_from(length.as_nanos()).unwrap_or(i64::MAX));
-        let since_end = now.duration_since(self.ended);
-        let (from, to) = (before(since_end + self.lasted), before(since_end));
+        let to = wall.minus(now.duration_since(self.ended));
+        let from = to.minus(self.lasted);
         let (from, to, lasted) = (from.to_utc_seconds(), to.to_utc_seconds(), in_words(self.lasted));
         let text =
             format!("no quorum from {from} to {to} ({lasted}); {leader} leads on in term {}", self.term);

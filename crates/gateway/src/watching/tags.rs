@@ -116,7 +116,6 @@ pub(super) fn values(facts: &Facts, leader: &str) -> BTreeMap<SystemTag, Value> 
         };
         // Tenths: what is merely on its way does not make a new value each time.
         let tenths = nanos_from_proto(age) / 100_000_000;
-        #[allow(clippy::cast_precision_loss, reason = "a backlog of millions of years is no concern")]
         let seconds = tenths as f64 / 10.0;
         values.insert(SystemTag::DestinationBacklog(destination.id.clone()), Value::F64(seconds));
     }

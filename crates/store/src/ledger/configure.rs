@@ -111,10 +111,7 @@ impl Change<'_> {
             self.state.disabled.remove(&device);
         } else {
             let now = self.state.steady.now;
-            let end = until.map(|at| {
-                let nanos = u64::try_from(at.nanos_since(stamp.at)).unwrap_or(0);
-                End { at, steady: now.saturating_add(Duration::from_nanos(nanos)) }
-            });
+            let end = until.map(|at| End { at, steady: now.saturating_add(at.since(stamp.at)) });
             self.state.disabled.insert(device, standing(request, stamp.at, end));
         }
         self.touch(Row::Disabled);

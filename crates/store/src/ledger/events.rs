@@ -131,14 +131,13 @@ pub(super) fn by(request: &Request) -> String {
 fn quorum_loss(state: &State, now: Timestamp, leaderless: Option<Duration>) -> Option<String> {
     state.reign()?;
     if let Some(leaderless) = leaderless {
-        let from = now.plus_nanos(-i64::try_from(leaderless.as_nanos()).unwrap_or(i64::MAX));
+        let from = now.minus(leaderless);
         let (from, to) = (from.to_utc_seconds(), now.to_utc_seconds());
         let lasted = in_words(leaderless);
         return (leaderless >= LASTING_LOSS).then(|| format!("no quorum from {from} to {to} ({lasted})"));
     }
     // Without a plant nothing is written all the time, so that silence says nothing.
-    let silent = now.nanos_since(state.steady.seen);
-    let silent = Duration::from_nanos(u64::try_from(silent).unwrap_or(0));
+    let silent = now.since(state.steady.seen);
     let is_lasting = silent >= LASTING_LOSS && !state.revisions.is_empty();
     is_lasting.then(|| {
         let (since, to) = (state.steady.seen.to_utc_seconds(), now.to_utc_seconds());

@@ -166,7 +166,6 @@ pub struct DestinationState {
     pub refused_again: u64,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
