@@ -32,7 +32,7 @@ use model::{Cursor, Delivery, Permit, Timestamp};
 use tokio::time::Instant;
 
 use crate::blocking::Blocking;
-use crate::destination::{DeliverError, Destination, Receipt, Reign, cursor_before, cursor_behind};
+use crate::destination::{DeliverError, Destination, Receipt, Reign};
 use crate::node::NodeFacts;
 use crate::text;
 pub use marker::{Marker, MarkerReader};
@@ -168,13 +168,13 @@ impl CsvFiles {
         self.resume_at(delivery.after).await?;
         for record in &delivery.records {
             let key = record.key();
-            if cursor_before(key) < self.published {
+            if key.before() < self.published {
                 continue;
             }
             let window = self.window.get_or_insert_with(|| Window::open(Arc::clone(&self.place), term));
             window.push(record);
             if window.rows() >= self.max_rows {
-                window.end_at(cursor_behind(key));
+                window.end_at(key.behind());
                 self.publish(permit).await?;
             } else if window.buffered() >= BUFFER {
                 self.with_window(Window::write).await?;

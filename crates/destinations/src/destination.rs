@@ -210,16 +210,6 @@ impl Destination for AnyDestination {
     }
 }
 
-/// The cursor just behind a record.
-pub(crate) fn cursor_behind(key: SampleKey) -> Cursor {
-    Cursor::behind(key.position, key.ordinal)
-}
-
-/// The cursor just before a record.
-pub(crate) fn cursor_before(key: SampleKey) -> Cursor {
-    Cursor { position: key.position, ordinal: key.ordinal }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

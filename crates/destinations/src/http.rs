@@ -22,7 +22,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Client, Response, StatusCode, Url};
 use tokio::time::Instant;
 
-use crate::destination::{DeliverError, Destination, Receipt, Reign, cursor_behind};
+use crate::destination::{DeliverError, Destination, Receipt, Reign};
 use crate::node::NodeFacts;
 use answer::Answer;
 use progress::{MOST_TRUST, Progress};
@@ -244,7 +244,7 @@ impl Destination for HttpEndpoint {
         let mut settled =
             Receipt { acknowledged: delivery.after, taken: delivery.after, rejected: Vec::new() };
         for records in delivery.records.chunks(AGAIN_AT_ONCE) {
-            let upto = cursor_behind(records[records.len() - 1].key());
+            let upto = records[records.len() - 1].key().behind();
             let part =
                 Delivery { after: settled.acknowledged, upto, records: records.to_vec(), ..delivery.clone() };
             let posted = self.post_all(&part, Progress::again(records.len()), Some(refused), permit).await;
@@ -263,7 +263,7 @@ impl Destination for HttpEndpoint {
                 break;
             }
         }
-        if delivery.records.last().is_some_and(|last| settled.acknowledged == cursor_behind(last.key())) {
+        if delivery.records.last().is_some_and(|last| settled.acknowledged == last.key().behind()) {
             (settled.acknowledged, settled.taken) = (delivery.upto, delivery.upto);
         }
         Ok(settled)

@@ -158,7 +158,7 @@ impl<E: Engine> Leading<E> {
                 }
                 End::HandOver(request, to) => {
                     let ended = tokio::select! {
-                        ended = self.end_for_another(&reign) => ended?,
+                        ended = self.end_for_another(&reign) => { ended?; true }
                         () = reign.leadership.lost(self.parts.replica.times().lease) => false,
                     };
                     let outcome = if ended {
@@ -184,12 +184,12 @@ impl<E: Engine> Leading<E> {
     }
 
     /// Ends a reign that goes on elsewhere. Devices are read until the hooks have ended: a hook costs no slot.
-    async fn end_for_another(&self, reign: &Reign) -> Result<bool, Failure> {
+    async fn end_for_another(&self, reign: &Reign) -> Result<(), Failure> {
         tokio::select! {
             () = self.parts.hooks.end_and_wait() => {}
             () = reign.leadership.over() => {}
         }
-        reign.end_in_order().await.map(|()| true)
+        reign.end_in_order().await
     }
 
     /// Ends a reign that nobody takes over.

@@ -7,6 +7,9 @@
 //! - [`failback`]: leadership returns to the preferred node.
 //! - [`notice`]: what a node answers that cannot take part: [`waiting`] to belong, or in [`amnesia`].
 //! - [`acquisition`], [`forwarding`], [`retention`]: the three loops of a leader; [`standby`]: what a follower holds open.
+//! - `records`: what lies in the buffer, as one destination is handed it; `pushing`: how pushed batches enter the log.
+//! - `field`: questions to devices from outside the poll groups.
+//! - `dialing`: where peers are dialled, if not where the membership says; `api`: what stands beside admin and ingest.
 //! - [`space`]: room on this node's disk, and the reserve for the time when there is none; `memory`: what each part of a
 //!   node may hold of its memory; `steady`: time that no clock sets.
 //! - `hooks`: what lets programs outside follow the active node; `watching`: system tags, alarms, what has its time.

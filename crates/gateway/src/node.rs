@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use destinations::NodeFacts;
-use futures::FutureExt as _;
 use model::{Clock, Permit as _};
 use replication::{Replica, StartError};
 use runtime::{Failure, Spawner, Supervisor};
@@ -139,11 +138,9 @@ impl RunningNode {
         let replica = starting.replica(store, space, &security, (peers, boards), &stop).await?;
         let (live, field) = (Live::default(), FieldDoor::default());
         let switchover = start_leading(&config, &replica, &clock, &live, &field, &outer_spawner);
-        let yielding = space::hand_over_when_full(replica.clone(), switchover.clone());
-        outer_spawner.spawn(
-            "room",
-            outer_spawner.token().clone().run_until_cancelled_owned(yielding).map(|_| Ok::<(), Failure>(())),
-        );
+        let stop = outer_spawner.token().clone();
+        let yielding = space::hand_over_when_full(replica.clone(), switchover.clone(), stop);
+        outer_spawner.spawn("room", yielding);
         let service = AdminService::new(
             replica.clone(),
             live,

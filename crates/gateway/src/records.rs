@@ -10,16 +10,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use model::batch::Source;
-use model::catalog::Catalog;
+use model::batch::{BatchHeader, Sample, Source};
+use model::catalog::{Catalog, GroupEntry};
 use model::command::Command;
-use model::ids::{DestinationId, NodeId, Revision, TagId};
+use model::ids::{DestinationId, GroupId, NodeId, Revision, TagId};
 use model::plant::Destination;
 use model::plant::route::CompiledRoutes;
 use model::record::{ExpiryRecord, GapRecord, GridSlot, OpeningRecord, Record, SampleRecord};
 use model::{Cursor, Lineage, Ordinal, Position, SampleKey};
-use store::Buffered;
 use store::ledger::{EffectRecord, State};
+use store::{Buffered, LogId};
 
 /// The buffer holds something that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -118,63 +118,69 @@ impl RecordMaker {
             let unreadable = |reason: String| Unreadable { position, reason };
             let opened = wire::entry::open(command.clone()).map_err(|error| unreadable(error.to_string()))?;
             if let Command::Append { batches } = &opened.command {
-                let mut ordinal = 0;
+                let mut next = 0;
                 for (number, header) in batches.iter().enumerate() {
-                    let start = ordinal;
-                    ordinal += header.count;
+                    let start = next;
+                    next += header.count;
                     let refused = entry.effects.refused.contains(&(number as u32));
-                    if refused || ordinal <= first.0 {
+                    if refused || next <= first.0 {
                         continue;
                     }
                     if is_enough(made) {
                         return Ok(Some(Cursor { position, ordinal: Ordinal(start) }));
                     }
-                    let batch = opened
-                        .payloads
-                        .get(number)
-                        .decode()
-                        .map_err(|error| unreadable(error.to_string()))?;
-                    let node = Arc::clone(
-                        self.names
-                            .entry(header.node)
-                            .or_insert_with(|| (look_up.node_name)(header.node).into()),
-                    );
-                    let grid_slot = match header.source {
-                        Source::Polled { grid, slot, .. } => Some(GridSlot { grid, slot }),
-                        Source::Pushed { .. } => None,
-                    };
-                    let mut taken_under = None;
-                    for (ordinal, sample) in (start..).zip(batch.into_samples()) {
-                        if ordinal < first.0 {
-                            continue;
-                        }
-                        let catalog = match catalog.tag(sample.tag) {
-                            Some(_) => &catalog,
-                            None => taken_under
-                                .get_or_insert_with(|| (look_up.catalog)(header.revision))
-                                .as_ref()
-                                .unwrap_or(&catalog),
-                        };
-                        if !self.is_routed(catalog, sample.tag) {
-                            continue;
-                        }
-                        let Some(tag) = catalog.tag(sample.tag) else { continue };
-                        made.push(Record::Sample(SampleRecord {
-                            key: SampleKey { lineage: context.lineage, position, ordinal: Ordinal(ordinal) },
-                            tag: Arc::clone(&tag.facts),
-                            reading: sample.reading,
-                            source_time: sample.source_time,
-                            gateway_time: header.gateway_time,
-                            slot: grid_slot,
-                            node: Arc::clone(&node),
-                            term: entry.id.term,
-                        }));
-                    }
+                    let payload = opened.payloads.get(number).decode();
+                    let batch = payload.map_err(|error| unreadable(error.to_string()))?;
+                    let numbered = (start..).zip(batch.into_samples());
+                    let samples = numbered.filter(|(ordinal, _)| *ordinal >= first.0);
+                    self.make_batch(entry.id, header, samples, (&catalog, context), look_up, made);
                 }
             }
         }
         self.make_effects(entry, &catalog, context, look_up, first, made);
         Ok(None)
+    }
+
+    /// Adds the samples of one batch that are routed here, each with its ordinal.
+    fn make_batch(
+        &mut self,
+        id: LogId,
+        header: &BatchHeader,
+        samples: impl Iterator<Item = (u32, Sample)>,
+        (catalog, context): (&Arc<Catalog>, &Context),
+        look_up: &LookUp<'_>,
+        made: &mut Made,
+    ) {
+        let node = self.names.entry(header.node).or_insert_with(|| (look_up.node_name)(header.node).into());
+        let node = Arc::clone(node);
+        let slot = match header.source {
+            Source::Polled { grid, slot, .. } => Some(GridSlot { grid, slot }),
+            Source::Pushed { .. } => None,
+        };
+        let mut taken_under = None;
+        for (ordinal, sample) in samples {
+            let catalog = match catalog.tag(sample.tag) {
+                Some(_) => catalog,
+                None => taken_under
+                    .get_or_insert_with(|| (look_up.catalog)(header.revision))
+                    .as_ref()
+                    .unwrap_or(catalog),
+            };
+            if !self.is_routed(catalog, sample.tag) {
+                continue;
+            }
+            let Some(tag) = catalog.tag(sample.tag) else { continue };
+            made.push(Record::Sample(SampleRecord {
+                key: SampleKey { lineage: context.lineage, position: id.index, ordinal: Ordinal(ordinal) },
+                tag: Arc::clone(&tag.facts),
+                reading: sample.reading,
+                source_time: sample.source_time,
+                gateway_time: header.gateway_time,
+                slot,
+                node: Arc::clone(&node),
+                term: id.term,
+            }));
+        }
     }
 
     fn make_effects(
@@ -202,10 +208,7 @@ impl RecordMaker {
                         false => (look_up.catalog)(*revision),
                     };
                     let Some(catalog) = due_under.as_ref() else { continue };
-                    let Some(entry) = catalog.group(*group).cloned() else { continue };
-                    if !entry.tags.iter().any(|tag| self.is_routed(catalog, *tag)) {
-                        continue;
-                    }
+                    let Some(entry) = self.routed_group(catalog, *group) else { continue };
                     made.push(Record::Gap(GapRecord {
                         key,
                         device: entry.device,
@@ -221,10 +224,7 @@ impl RecordMaker {
                     }));
                 }
                 EffectRecord::Opening { group, grid, line, replaces, cause } => {
-                    let Some(entry) = catalog.group(*group).cloned() else { continue };
-                    if !entry.tags.iter().any(|tag| self.is_routed(catalog, *tag)) {
-                        continue;
-                    }
+                    let Some(entry) = self.routed_group(catalog, *group) else { continue };
                     made.push(Record::Opening(OpeningRecord {
                         key,
                         device: entry.device,
@@ -255,6 +255,12 @@ impl RecordMaker {
                 }
             }
         }
+    }
+
+    /// A group of which anything is routed here.
+    fn routed_group(&mut self, catalog: &Arc<Catalog>, group: GroupId) -> Option<GroupEntry> {
+        let entry = catalog.group(group)?;
+        entry.tags.iter().any(|tag| self.is_routed(catalog, *tag)).then(|| entry.clone())
     }
 
     fn is_routed(&mut self, catalog: &Arc<Catalog>, tag: TagId) -> bool {

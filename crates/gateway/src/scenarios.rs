@@ -34,7 +34,7 @@ use replication::{
     TcpConnector,
 };
 use runtime::random::generator;
-use runtime::{Failure, Spawner, Supervisor, SystemClock};
+use runtime::{Spawner, Supervisor, SystemClock};
 use store::engine::sim::{SimDisk, SimEngine};
 use store::ledger::{EffectRecord, State};
 use store::{Store, StoreOptions};
@@ -223,12 +223,9 @@ impl Node {
             spawner: self.spawner.clone(),
         });
         self.spawner.spawn("leading", leading.run());
-        let yielding = space::hand_over_when_full(self.replica.clone(), switchover.clone());
         let stop = self.spawner.token().clone();
-        self.spawner.spawn("room", async move {
-            stop.run_until_cancelled(yielding).await;
-            Ok::<(), Failure>(())
-        });
+        let yielding = space::hand_over_when_full(self.replica.clone(), switchover.clone(), stop);
+        self.spawner.spawn("room", yielding);
         switchover
     }
 

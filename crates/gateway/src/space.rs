@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use model::NodeId;
 use replication::{Replica, choose};
+use runtime::Failure;
 use rustix::fs::{FallocateFlags, fallocate};
 use store::engine::Engine;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -254,24 +255,40 @@ impl SpaceKeeper {
     }
 }
 
-/// A leader whose own disk has no room for samples hands over, if a majority without it has some. Never returns.
-pub(crate) async fn hand_over_when_full<E: Engine>(replica: Replica<E>, switchover: Switchover) {
+/// A leader whose own disk has no room for samples hands over, if a majority without it has some.
+pub(crate) async fn hand_over_when_full<E: Engine>(
+    replica: Replica<E>,
+    switchover: Switchover,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
     loop {
-        sleep(HAND_OVER_EVERY).await;
-        let leads = replica.leadership().borrow().is_some();
-        if !leads || replica.free_bytes() >= ROOM_FOR_SAMPLES || !others_have_room(&replica) {
-            continue;
+        let look = async {
+            sleep(HAND_OVER_EVERY).await;
+            if hand_over_if_full(&replica, &switchover).await {
+                sleep(HAND_OVER_AGAIN).await;
+            }
+        };
+        if stop.run_until_cancelled(look).await.is_none() {
+            return Ok(());
         }
-        let has_room = |node| free_of(&replica, node).is_some_and(|free| free >= ROOM_AGAIN);
-        let candidates: Vec<_> =
-            replica.candidates().into_iter().filter(|candidate| has_room(candidate.node)).collect();
-        let Ok(to) = choose(&candidates, None) else { continue };
-        warn!(%to, "the disk of this node has no room for samples: handing over to one that has");
-        if let Err(error) = switchover.request(Some(to)).await {
-            warn!(%error, "leadership was not handed over");
-        }
-        sleep(HAND_OVER_AGAIN).await;
     }
+}
+
+/// Whether this node leads, has no room, and has asked one that has some to take over.
+async fn hand_over_if_full<E: Engine>(replica: &Replica<E>, switchover: &Switchover) -> bool {
+    let leads = replica.leadership().borrow().is_some();
+    if !leads || replica.free_bytes() >= ROOM_FOR_SAMPLES || !others_have_room(replica) {
+        return false;
+    }
+    let has_room = |node| free_of(replica, node).is_some_and(|free| free >= ROOM_AGAIN);
+    let candidates: Vec<_> =
+        replica.candidates().into_iter().filter(|candidate| has_room(candidate.node)).collect();
+    let Ok(to) = choose(&candidates, None) else { return false };
+    warn!(%to, "the disk of this node has no room for samples: handing over to one that has");
+    if let Err(error) = switchover.request(Some(to)).await {
+        warn!(%error, "leadership was not handed over");
+    }
+    true
 }
 
 fn others_have_room<E: Engine>(replica: &Replica<E>) -> bool {

@@ -143,11 +143,12 @@ impl<E: Engine> Watch<E> {
         let now = Instant::now();
         let buffer = match self.buffer {
             Some((at, buffer)) if now.duration_since(at) < DISK_EVERY => buffer,
-            _ => self.admin.buffer(status),
+            _ => {
+                let buffer = self.admin.buffer(status);
+                self.buffer = Some((now, buffer));
+                buffer
+            }
         };
-        if self.buffer.is_none_or(|(at, _)| now.duration_since(at) >= DISK_EVERY) {
-            self.buffer = Some((now, buffer));
-        }
         self.admin.facts_with(status, buffer)
     }
 

@@ -144,6 +144,14 @@ pub struct ModbusTcp {
     pub max_registers: u16,
 }
 
+impl ModbusTcp {
+    /// Host and port as they are written, an IPv6 address in brackets.
+    pub fn endpoint(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+}
+
 /// What followers do with a device that only the leader reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

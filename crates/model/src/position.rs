@@ -111,6 +111,18 @@ pub struct SampleKey {
     pub ordinal: Ordinal,
 }
 
+impl SampleKey {
+    /// The cursor just before the record.
+    pub fn before(self) -> Cursor {
+        Cursor { position: self.position, ordinal: self.ordinal }
+    }
+
+    /// The cursor just behind the record.
+    pub fn behind(self) -> Cursor {
+        Cursor::behind(self.position, self.ordinal)
+    }
+}
+
 impl fmt::Display for SampleKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.lineage, self.position, self.ordinal)

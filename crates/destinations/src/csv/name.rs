@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 
 use model::{Lineage, Ordinal, Position, SampleKey, Term};
 
-use crate::destination::{Reign, cursor_before};
+use crate::destination::Reign;
 
 const UNFINISHED: &str = ".part";
 const FINISHED: &str = ".csv";
@@ -61,7 +61,7 @@ pub(super) fn is_void(name: &OsStr, destination: &str, reign: &Reign) -> bool {
             .is_some_and(|(_, term)| term <= reign.term);
     }
     parse(name, destination).is_some_and(|(first, term)| {
-        let is_beyond = cursor_before(first) >= reign.cursor;
+        let is_beyond = first.before() >= reign.cursor;
         is_beyond && term <= reign.term && reign.lineage_at(first.position) == Some(first.lineage)
     })
 }

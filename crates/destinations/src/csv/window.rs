@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::name::{self, Kind};
 use super::rows::{Rows, kind_of};
 use super::{Place, fault, sync_directory};
-use crate::destination::{DeliverError, cursor_behind};
+use crate::destination::DeliverError;
 
 #[derive(Debug)]
 pub(super) struct Window {
@@ -93,7 +93,7 @@ impl Window {
         };
         self.files[at].rows.push(record);
         self.rows += 1;
-        self.upto = cursor_behind(record.key());
+        self.upto = record.key().behind();
     }
 
     /// Hands what waits in memory to the file system.

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use model::{Delivery, SampleKey};
 
-use crate::destination::{DeliverError, Receipt, Rejected, cursor_before, cursor_behind};
+use crate::destination::{DeliverError, Receipt, Rejected};
 
 /// The most suspects on credit, and the most that are looked for before one record was accepted.
 pub(super) const MOST_TRUST: usize = 64;
@@ -127,9 +127,9 @@ impl Progress {
         if settled == 0 {
             return None;
         }
-        let cursor = cursor_behind(delivery.records[settled - 1].key());
+        let cursor = delivery.records[settled - 1].key().behind();
         // What was named beyond it is sent, and named, again.
-        self.rejected.retain(|rejected| cursor_before(rejected.key) < cursor);
+        self.rejected.retain(|rejected| rejected.key.before() < cursor);
         Some((Receipt { acknowledged: cursor, taken: cursor, rejected: self.rejected }, spent))
     }
 

@@ -5,7 +5,6 @@ use std::ops::Range;
 use bytes::Bytes;
 use model::{Delivery, Timestamp};
 
-use crate::destination::cursor_behind;
 use crate::json::Body;
 use crate::text;
 
@@ -41,10 +40,10 @@ impl Request {
         let records = range.start..end;
         let after = match records.start {
             0 => delivery.after,
-            start => cursor_behind(delivery.records[start - 1].key()),
+            start => delivery.records[start - 1].key().behind(),
         };
         let last = delivery.records[end - 1].key();
-        let upto = if end == delivery.records.len() { delivery.upto } else { cursor_behind(last) };
+        let upto = if end == delivery.records.len() { delivery.upto } else { last.behind() };
         let first = delivery.records[records.start].key();
         let mut idempotency_key = format!("{}:{first}:{last}", text::plain_name(&delivery.destination));
         if let Some(refused) = refused {

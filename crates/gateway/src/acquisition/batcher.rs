@@ -9,9 +9,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::Cause;
 use model::batch::{Batch, Source};
-use model::{Cause, Position};
-use replication::{Leadership, ProposeError, Replica};
+use replication::{Applied, Leadership, ProposeError, Replica};
 use runtime::{Failure, Spawner};
 use store::engine::Engine;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -129,7 +129,7 @@ impl<E: Engine> BatcherTask<E> {
             // In order: the proposal takes its place when it is first polled, before the next one is collected.
             let mut proposal = Box::pin(async move {
                 let outcome = replica.append_in(&leadership, &entry, PATIENCE).await;
-                note(&outcome.map(|applied| (applied.position, applied.outcome)), &entry, &losses);
+                note(&outcome, &entry, &losses);
                 drop(room);
             });
             if futures::poll!(&mut proposal).is_pending() {
@@ -159,9 +159,9 @@ impl<E: Engine> BatcherTask<E> {
     }
 }
 
-fn note(outcome: &Result<(Position, store::Outcome), ProposeError>, entry: &[EncodedBatch], losses: &Losses) {
+fn note(outcome: &Result<Applied, ProposeError>, entry: &[EncodedBatch], losses: &Losses) {
     match outcome {
-        Ok((_, store::Outcome::Appended { batches, .. })) => {
+        Ok(Applied { outcome: store::Outcome::Appended { batches, .. }, .. }) => {
             for (batch, outcome) in entry.iter().zip(batches) {
                 if *outcome == store::BatchOutcome::Accepted {
                     losses.accepted(&batch.header);
@@ -170,7 +170,9 @@ fn note(outcome: &Result<(Position, store::Outcome), ProposeError>, entry: &[Enc
                 }
             }
         }
-        Ok((position, other)) => warn!(%position, %other, "unexpected answer to samples"),
+        Ok(Applied { position, outcome, .. }) => {
+            warn!(%position, %outcome, "unexpected answer to samples");
+        }
         Err(error) => {
             for batch in entry {
                 losses.lost(&batch.header, cause_of(error));

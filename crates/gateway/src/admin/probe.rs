@@ -50,7 +50,7 @@ impl<E: Engine> AdminService<E> {
         let Answers { answers, took } = self.ask_field(device, &wanted).await?;
         Ok(pb::ProbeDeviceResponse {
             device: asked.id.clone(),
-            target: format!("{}:{}", link.host, link.port),
+            target: link.endpoint(),
             unit_id: u32::from(link.unit_id),
             node: self.replica().name().to_owned(),
             answers: answers.iter().any(|(_, answer)| answer.is_ok()),

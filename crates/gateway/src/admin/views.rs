@@ -55,7 +55,7 @@ pub(super) fn devices(
         match &device.link {
             Link::ModbusTcp(modbus) => {
                 view.driver = "modbus-tcp".into();
-                view.address = format!("{}:{}", modbus.host, modbus.port);
+                view.address = modbus.endpoint();
                 describe_patience(&mut view, modbus, patience);
             }
             Link::Push => view.driver = "push".into(),

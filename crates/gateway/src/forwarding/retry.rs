@@ -135,8 +135,8 @@ impl<E: Engine> Retries<E> {
         let delivery = Delivery {
             cluster: Arc::clone(&self.cluster),
             destination: Arc::clone(&self.destination),
-            after: before(first),
-            upto: Cursor::behind(last.position, last.ordinal),
+            after: first.before(),
+            upto: last.behind(),
             historical: true,
             records,
         };
@@ -178,7 +178,7 @@ impl Settled {
     fn take_in(&mut self, records: &[Record], receipt: Receipt) {
         let mut reasons: HashMap<SampleKey, String> =
             receipt.rejected.into_iter().map(|rejected| (rejected.key, rejected.reason)).collect();
-        for key in records.iter().map(Record::key).filter(|key| before(*key) < receipt.acknowledged) {
+        for key in records.iter().map(Record::key).filter(|key| key.before() < receipt.acknowledged) {
             let SampleKey { position, ordinal, .. } = key;
             match reasons.remove(&key) {
                 Some(reason) => self.refused.push(RefusedAgain { position, ordinal, reason }),
@@ -218,10 +218,6 @@ fn read_back(position: Position, ordinal: Ordinal, text: &str) -> Result<Record,
         true => Ok(record),
         false => Err(format!("it cannot be read back from quarantine: it bears the key of another, {key}")),
     }
-}
-
-fn before(key: SampleKey) -> Cursor {
-    Cursor { position: key.position, ordinal: key.ordinal }
 }
 
 #[cfg(test)]

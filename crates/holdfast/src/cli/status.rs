@@ -102,8 +102,10 @@ fn render(status: &pb::ClusterStatus, now: Timestamp, output: &Output) -> String
     }
     let asked_leader = status.leader.as_ref().is_some_and(|leader| leader.name == status.node);
     if !asked_leader {
-        let note = "as {} sees it; the leader was not asked: devices and destinations may be unknown";
-        lines.push(format!("  ({})", note.replace("{}", &status.node)));
+        lines.push(format!(
+            "  (as {} sees it; the leader was not asked: devices and destinations may be unknown)",
+            status.node
+        ));
     }
     lines.join("\n")
 }

@@ -139,17 +139,7 @@ impl Change<'_> {
                 self.set_destination_paused(at, stamp, &destination, paused, request)
             }
             Command::SetDrained { node, drained, request } => {
-                let name = self.state.node_names.get(&node).cloned().unwrap_or_else(|| node.to_string());
-                let what = if drained { "drained" } else { "may lead again," };
-                self.tell(at, stamp.at, format!("node/{name}"), format!("{what} {}", by(&request)));
-                let standing = super::standing(request, stamp.at, None);
-                if drained {
-                    self.state.drained.insert(node, standing);
-                } else {
-                    self.state.drained.remove(&node);
-                }
-                self.touch(Row::Drained);
-                Outcome::Done
+                self.set_drained(at, stamp, node, drained, request)
             }
             Command::RetryQuarantine { destination, keys, request } => {
                 let outcome = self.retry_quarantine(&destination, &keys);

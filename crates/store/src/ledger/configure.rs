@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::catalog::Catalog;
 use model::command::{Request, Stamp};
-use model::ids::{DestinationId, GridId, GroupId, Revision};
+use model::ids::{DestinationId, GridId, GroupId, NodeId, Revision};
 use model::plant::plan::keeps_grid;
 use model::plant::{Plant, Schedule, Start};
 use model::slots::GridLine;
@@ -136,6 +136,27 @@ impl Change<'_> {
             destination.paused = paused.then(|| standing(request, stamp.at, None));
             self.touch(Row::Destination(id));
         }
+        Outcome::Done
+    }
+
+    pub(super) fn set_drained(
+        &mut self,
+        at: Position,
+        stamp: Stamp,
+        node: NodeId,
+        drained: bool,
+        request: Request,
+    ) -> Outcome {
+        let name = self.state.node_names.get(&node).cloned().unwrap_or_else(|| node.to_string());
+        let what = if drained { "drained" } else { "may lead again," };
+        self.tell(at, stamp.at, format!("node/{name}"), format!("{what} {}", by(&request)));
+        let standing = standing(request, stamp.at, None);
+        if drained {
+            self.state.drained.insert(node, standing);
+        } else {
+            self.state.drained.remove(&node);
+        }
+        self.touch(Row::Drained);
         Outcome::Done
     }
 

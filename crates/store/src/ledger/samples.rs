@@ -189,7 +189,7 @@ impl Change<'_> {
         self.touch(Row::Closed);
     }
 
-    /// Forgets all closed grids but the newest of each group, and those of revisions of old.
+    /// Forgets all closed grids but the newest two of each group, and those of revisions of old.
     pub(super) fn forget_older_closed(&mut self) {
         let mut newer: BTreeMap<GroupId, usize> = BTreeMap::new();
         let newest_first = self.state.closed.iter().rev();

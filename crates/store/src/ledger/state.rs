@@ -82,7 +82,7 @@ pub struct Grid {
     pub touched: Position,
 }
 
-/// A schedule that ended in this reign, of the last of its group. A poll that was in flight when it ended may still arrive.
+/// A schedule that ended in this reign, of the last two of its group. A poll that was in flight when it ended may still arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClosedGrid {
     /// Its group.
@@ -361,7 +361,7 @@ pub struct State {
     pub registry: Arc<Registry>,
     /// Open schedules.
     pub grids: BTreeMap<GroupId, Grid>,
-    /// Schedules that ended in this reign, the newest of each group.
+    /// Schedules that ended in this reign, the newest two of each group.
     pub closed: BTreeMap<GridId, ClosedGrid>,
     /// The last grid number given.
     pub last_grid: GridId,

@@ -352,7 +352,7 @@ fn device_summary(device: &Device) -> String {
 
 fn link_summary(link: &Link) -> String {
     match link {
-        Link::ModbusTcp(link) => format!("modbus-tcp at {}", endpoint(&link.host, link.port)),
+        Link::ModbusTcp(link) => format!("modbus-tcp at {}", link.endpoint()),
         Link::Push => "push".to_owned(),
     }
 }
@@ -394,10 +394,6 @@ fn point_text(point: &ModbusPoint) -> String {
     };
     let scaling = scaling.map(|by| format!(" * {} + {}", by.factor, by.offset)).unwrap_or_default();
     format!("{} as {encoding} {word_order}{scaling}", address.both())
-}
-
-fn endpoint(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 fn labels_text(labels: &BTreeMap<String, String>) -> String {
