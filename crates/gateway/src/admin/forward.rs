@@ -126,7 +126,7 @@ impl Forwarder {
 impl<E: Engine> AdminService<E> {
     /// The leader, if this call must be handed on to it; `None` where it is answered here. `this_node` says that the
     /// caller wants the answer of this node, whoever leads.
-    pub(super) async fn leader_elsewhere<T>(
+    async fn leader_elsewhere<T>(
         &self,
         request: &Request<T>,
         this_node: bool,
@@ -172,6 +172,25 @@ impl<E: Engine> AdminService<E> {
                 Route::Nowhere if Instant::now() < until => sleep(LOOK_AGAIN).await,
                 Route::Nowhere => return Err(self.no_leader()),
             }
+        }
+    }
+
+    /// The leader's answer, where the call must be handed on to it; `None` where it is answered here. For `this_node` see
+    /// [`AdminService::leader_elsewhere`].
+    pub(super) async fn at_leader<Q, A, F>(
+        &self,
+        request: &Request<Q>,
+        this_node: bool,
+        nature: Nature,
+        call: impl FnOnce(AdminClient<Channel>, Request<Q>) -> F,
+    ) -> Result<Option<Response<A>>, Status>
+    where
+        Q: Clone,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        match self.leader_elsewhere(request, this_node).await? {
+            Some(leader) => leader.ask(nature, request, call).await.map(Some),
+            None => Ok(None),
         }
     }
 

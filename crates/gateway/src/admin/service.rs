@@ -3,10 +3,8 @@
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use store::engine::Engine;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use wire::proto::v1 as pb;
-use wire::proto::v1::admin_client::AdminClient;
 
 use super::caller::principal;
 use super::failure::Failure;
@@ -105,9 +103,11 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
     }
 
     async fn add_member(&self, request: Request<pb::AddMemberRequest>) -> Answer<pb::AddMemberResponse> {
-        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
-            let call = |mut api: AdminClient<Channel>, request| async move { api.add_member(request).await };
-            return leader.ask(Nature::Change, &request, call).await;
+        let at_leader = self.at_leader(&request, false, Nature::Change, |mut api, request| async move {
+            api.add_member(request).await
+        });
+        if let Some(answered) = at_leader.await? {
+            return Ok(answered);
         }
         let principal = principal(&request);
         answer(self.add_member(request.into_inner(), &principal).await)
@@ -117,10 +117,11 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::PromoteMemberRequest>,
     ) -> Answer<pb::PromoteMemberResponse> {
-        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
-            let call =
-                |mut api: AdminClient<Channel>, request| async move { api.promote_member(request).await };
-            return leader.ask(Nature::Change, &request, call).await;
+        let at_leader = self.at_leader(&request, false, Nature::Change, |mut api, request| async move {
+            api.promote_member(request).await
+        });
+        if let Some(answered) = at_leader.await? {
+            return Ok(answered);
         }
         let principal = principal(&request);
         let done = self.promote_member(&request.into_inner(), &principal).await;
@@ -131,10 +132,11 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::ReplaceMemberRequest>,
     ) -> Answer<pb::ReplaceMemberResponse> {
-        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
-            let call =
-                |mut api: AdminClient<Channel>, request| async move { api.replace_member(request).await };
-            return leader.ask(Nature::Change, &request, call).await;
+        let at_leader = self.at_leader(&request, false, Nature::Change, |mut api, request| async move {
+            api.replace_member(request).await
+        });
+        if let Some(answered) = at_leader.await? {
+            return Ok(answered);
         }
         let principal = principal(&request);
         let done = self.replace_member(&request.into_inner(), &principal).await;
@@ -145,10 +147,11 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::RemoveMemberRequest>,
     ) -> Answer<pb::RemoveMemberResponse> {
-        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
-            let call =
-                |mut api: AdminClient<Channel>, request| async move { api.remove_member(request).await };
-            return leader.ask(Nature::Change, &request, call).await;
+        let at_leader = self.at_leader(&request, false, Nature::Change, |mut api, request| async move {
+            api.remove_member(request).await
+        });
+        if let Some(answered) = at_leader.await? {
+            return Ok(answered);
         }
         let principal = principal(&request);
         let done = self.remove_member(&request.into_inner(), &principal).await;
@@ -159,10 +162,11 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::DrainMemberRequest>,
     ) -> Answer<pb::DrainMemberResponse> {
-        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
-            let call =
-                |mut api: AdminClient<Channel>, request| async move { api.drain_member(request).await };
-            return leader.ask(Nature::Change, &request, call).await;
+        let at_leader = self.at_leader(&request, false, Nature::Change, |mut api, request| async move {
+            api.drain_member(request).await
+        });
+        if let Some(answered) = at_leader.await? {
+            return Ok(answered);
         }
         let principal = principal(&request);
         let asked = request.into_inner();
@@ -175,9 +179,10 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         request: Request<pb::ResumeMemberRequest>,
     ) -> Answer<pb::ResumeMemberResponse> {
         if let Some(leader) = self.leader_at_last(&request).await? {
-            let call =
-                |mut api: AdminClient<Channel>, request| async move { api.resume_member(request).await };
-            return leader.ask(Nature::Change, &request, call).await;
+            let resume = leader.ask(Nature::Change, &request, |mut api, request| async move {
+                api.resume_member(request).await
+            });
+            return resume.await;
         }
         let principal = principal(&request);
         let asked = request.into_inner();
@@ -189,11 +194,11 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::TransferLeadershipRequest>,
     ) -> Answer<pb::TransferLeadershipResponse> {
-        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
-            let call = |mut api: AdminClient<Channel>, request| async move {
-                api.transfer_leadership(request).await
-            };
-            return leader.ask(Nature::Change, &request, call).await;
+        let at_leader = self.at_leader(&request, false, Nature::Change, |mut api, request| async move {
+            api.transfer_leadership(request).await
+        });
+        if let Some(answered) = at_leader.await? {
+            return Ok(answered);
         }
         let principal = principal(&request);
         let asked = request.into_inner();
@@ -204,10 +209,12 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::ListDevicesRequest>,
     ) -> Answer<pb::ListDevicesResponse> {
-        if let Some(leader) = self.leader_elsewhere(&request, request.get_ref().this_node).await? {
-            let call =
-                |mut api: AdminClient<Channel>, request| async move { api.list_devices(request).await };
-            return leader.ask(Nature::Look, &request, call).await;
+        let this_node = request.get_ref().this_node;
+        let at_leader = self.at_leader(&request, this_node, Nature::Look, |mut api, request| async move {
+            api.list_devices(request).await
+        });
+        if let Some(answered) = at_leader.await? {
+            return Ok(answered);
         }
         let asked = request.into_inner();
         let all = self.devices(self.replica().status().holds_lease);
@@ -231,18 +238,21 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::ProbeDeviceRequest>,
     ) -> Answer<pb::ProbeDeviceResponse> {
-        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
-            let call =
-                |mut api: AdminClient<Channel>, request| async move { api.probe_device(request).await };
-            return leader.ask(Nature::Look, &request, call).await;
+        let at_leader = self.at_leader(&request, false, Nature::Look, |mut api, request| async move {
+            api.probe_device(request).await
+        });
+        if let Some(answered) = at_leader.await? {
+            return Ok(answered);
         }
         answer(self.probe_device(request.get_ref()).await)
     }
 
     async fn read_tags(&self, request: Request<pb::ReadTagsRequest>) -> Answer<pb::ReadTagsResponse> {
-        if let Some(leader) = self.leader_elsewhere(&request, false).await? {
-            let call = |mut api: AdminClient<Channel>, request| async move { api.read_tags(request).await };
-            return leader.ask(Nature::Look, &request, call).await;
+        let at_leader = self.at_leader(&request, false, Nature::Look, |mut api, request| async move {
+            api.read_tags(request).await
+        });
+        if let Some(answered) = at_leader.await? {
+            return Ok(answered);
         }
         answer(self.read_tags(request.into_inner()).await)
     }
@@ -261,10 +271,12 @@ impl<E: Engine> pb::admin_server::Admin for AdminService<E> {
         &self,
         request: Request<pb::ListDestinationsRequest>,
     ) -> Answer<pb::ListDestinationsResponse> {
-        if let Some(leader) = self.leader_elsewhere(&request, request.get_ref().this_node).await? {
-            let call =
-                |mut api: AdminClient<Channel>, request| async move { api.list_destinations(request).await };
-            return leader.ask(Nature::Look, &request, call).await;
+        let this_node = request.get_ref().this_node;
+        let at_leader = self.at_leader(&request, this_node, Nature::Look, |mut api, request| async move {
+            api.list_destinations(request).await
+        });
+        if let Some(answered) = at_leader.await? {
+            return Ok(answered);
         }
         let asked = request.into_inner();
         let (live, now) = (self.live().destinations(), self.now());

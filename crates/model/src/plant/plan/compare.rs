@@ -261,9 +261,8 @@ fn device_fields(old: &Device, new: &Device) -> Fields {
 }
 
 fn modbus_fields(fields: &mut Fields, old: &ModbusTcp, new: &ModbusTcp) {
-    let ModbusTcp { host, port, unit_id, timeout, slow, standby, max_gap, max_registers } = old;
-    let endpoint = |(host, port): &(&String, u16)| endpoint(host, *port);
-    fields.compare("address", &(host, *port), &(&new.host, new.port), endpoint);
+    let ModbusTcp { host: _, port: _, unit_id, timeout, slow, standby, max_gap, max_registers } = old;
+    fields.compare("address", &old.endpoint(), &new.endpoint(), String::clone);
     fields.compare("unit-id", unit_id, &new.unit_id, u8::to_string);
     fields.compare("timeout", timeout, &new.timeout, duration);
     fields.compare("slow", slow, &new.slow, bool::to_string);
