@@ -14,7 +14,7 @@ use std::time::Duration;
 use destinations::{AnyDestination, DeliverError, Destination as _, Receipt, pause_after};
 use model::command::{Command, RefusedAgain};
 use model::ids::DestinationId;
-use model::{Cursor, Delivery, Ordinal, Position, Record, SampleKey, Timestamp};
+use model::{Delivery, Ordinal, Position, Record, SampleKey, Timestamp};
 use replication::{Leadership, Replica};
 use runtime::random::{Random, generator};
 use store::engine::Engine;
@@ -224,7 +224,7 @@ fn read_back(position: Position, ordinal: Ordinal, text: &str) -> Result<Record,
 mod tests {
     use destinations::Rejected;
     use model::record::{SampleRecord, TagFacts};
-    use model::{Lineage, Reading, StatusCode, Term};
+    use model::{Cursor, Lineage, Reading, StatusCode, Term};
     use store::ledger::{DestinationState, Standing};
 
     use super::*;
