@@ -22,6 +22,7 @@ use replication::{Replica, choose};
 use runtime::Failure;
 use rustix::fs::{FallocateFlags, fallocate};
 use store::engine::Engine;
+use store::engine::rocks::size_of_directory;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -66,32 +67,13 @@ pub(crate) type Probe = Arc<dyn Fn() -> io::Result<Volume> + Send + Sync>;
 pub(crate) fn probe(path: PathBuf, measure: bool) -> Probe {
     Arc::new(move || {
         let volume = rustix::fs::statvfs(&path)?;
-        let used = if measure { size_of(&path)? } else { 0 };
+        let used = if measure { size_of_directory(&path)? } else { 0 };
         Ok(Volume {
             available: volume.f_bavail.saturating_mul(volume.f_frsize),
             size: volume.f_blocks.saturating_mul(volume.f_frsize),
             used,
         })
     })
-}
-
-fn size_of(path: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let metadata = match entry.metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
-        };
-        bytes += match metadata.is_dir() {
-            true => match size_of(&entry.path()) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-                other => other?,
-            },
-            false => metadata.len(),
-        };
-    }
-    Ok(bytes)
 }
 
 /// What to do with the reserve file.
@@ -143,7 +125,7 @@ pub(crate) struct SpaceKeeper {
 }
 
 impl Space {
-    /// Looks for the first time, before anything is written: a full disk gets its reserve back here.
+    /// Looks for the first time, before the database is opened: a full disk gets its reserve back here.
     pub(crate) fn open(data_dir: &Path, probe: Probe, limit: Option<u64>) -> io::Result<(Self, SpaceKeeper)> {
         let volume = probe()?;
         let size = limit.map_or(volume.size, |limit| limit.min(volume.size));

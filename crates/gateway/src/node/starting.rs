@@ -14,7 +14,7 @@ use replication::{
 };
 use runtime::Spawner;
 use runtime::random::{generator, id_bits};
-use store::engine::rocks::{self, RocksEngine};
+use store::engine::rocks::{Claim, RocksEngine};
 use store::{OpenError, Store, StoreOptions};
 use tls::Keeper;
 use tokio::net::TcpListener;
@@ -103,17 +103,15 @@ impl Starting<'_> {
     /// Opens the disk, the certificates and the store.
     pub(super) async fn open(&self) -> Result<Ground, NodeError> {
         let config = self.config;
-        std::fs::create_dir_all(&config.data_dir).map_err(|error| rocks::OpenError::Unusable {
-            path: config.data_dir.clone(),
-            reason: error.to_string(),
-        })?;
+        // Nothing is written there before: it may be somebody else's, or another node's that runs.
+        let claim = Claim::take(&config.data_dir)?;
         let probe = space::probe(config.data_dir.clone(), config.disk_limit.is_some());
         let (space, space_keeper) = Space::open(&config.data_dir, probe, config.disk_limit)?;
         self.inner.spawn("space", space_keeper.run(self.inner.token().clone()));
         let security = security(config, self.clock)?;
         let follow = security.clone().follow_files(self.outer.token().clone());
         self.outer.spawn("certificates", follow);
-        let engine = Arc::new(RocksEngine::open(&config.data_dir, &config.memory.database())?);
+        let engine = Arc::new(RocksEngine::open_claimed(claim, &config.memory.database())?);
         let birth = StoreId::from(id_bits(&mut generator(None)));
         let options = StoreOptions { tail_bytes: config.memory.tail(), birth };
         let store = match Store::open(engine, options, &self.raft).await {
@@ -208,7 +206,7 @@ fn security(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Result<Security, Nod
 fn report(event: PeerEvent) {
     match event {
         PeerEvent::LogShortened { node, acknowledged, conflict } => {
-            error!(%node, acknowledged, conflict, "a node has lost what it had acknowledged: replace it");
+            error!(%node, acknowledged, conflict, "HF-4104: a node has lost what it had acknowledged: replace it");
         }
         PeerEvent::Refused { node, refusal: Refusal::Amnesic } => {
             error!(%node, "HF-4104: a node has lost what it had acknowledged: replace it");

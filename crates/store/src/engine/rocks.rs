@@ -13,6 +13,7 @@
 //!   foreign or newer one is left as it is.
 //! - Dropping the engine waits until what was handed to its threads is done, and then frees the directory.
 
+mod claim;
 mod files;
 mod marker;
 mod options;
@@ -27,6 +28,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use rocksdb::{ColumnFamily, DB, ErrorKind, ReadOptions, WriteBatch, WriteOptions};
 
+pub use claim::Claim;
+pub use files::size_of_directory;
 pub use options::RocksOptions;
 
 use self::files::{Files, sync_directory};
@@ -104,39 +107,40 @@ pub struct RocksEngine {
 struct Shared {
     db: DB,
     files: Files,
-    path: PathBuf,
     failed: OnceLock<EngineError>,
-    _lock: File,
+    claim: Claim,
 }
 
 impl RocksEngine {
     /// Opens a data directory, and creates it if it is not there. Blocks while the write-ahead log is replayed.
     pub fn open(path: impl AsRef<Path>, options: &RocksOptions) -> Result<Self, OpenError> {
-        let path = path.as_ref();
+        Self::open_claimed(Claim::take(path)?, options)
+    }
+
+    /// Opens a data directory that was taken before. Blocks as well.
+    pub fn open_claimed(claim: Claim, options: &RocksOptions) -> Result<Self, OpenError> {
+        let path = claim.path().to_owned();
         let unusable =
-            |error: std::io::Error| OpenError::Unusable { path: path.to_owned(), reason: error.to_string() };
-        marker::check(path)?;
-        let files = Files::create(path).map_err(unusable)?;
-        let lock = lock(path)?;
-        marker::write(path).map_err(unusable)?;
+            |error: std::io::Error| OpenError::Unusable { path: path.clone(), reason: error.to_string() };
+        let files = Files::create(&path).map_err(unusable)?;
         files.remove_leftovers().map_err(unusable)?;
 
         let database = path.join("rocksdb");
         let marker = path.join("created");
         let existing = marker.try_exists().map_err(unusable)?;
         let db = options::open(&database, options, existing).map_err(|error| match error.kind() {
-            ErrorKind::IOError => OpenError::Unusable { path: path.to_owned(), reason: error.into_string() },
-            _ => OpenError::Damaged { path: path.to_owned(), reason: error.into_string() },
+            ErrorKind::IOError => OpenError::Unusable { path: path.clone(), reason: error.into_string() },
+            _ => OpenError::Damaged { path: path.clone(), reason: error.into_string() },
         })?;
         // RocksDB syncs the name of a new write-ahead log with the first synced write; its check for missing ones
         // would take a power cut before that for damage.
         sync_directory(&database).map_err(unusable)?;
         if !existing {
             File::create(&marker).and_then(|file| file.sync_all()).map_err(unusable)?;
-            sync_directory(path).map_err(unusable)?;
+            sync_directory(&path).map_err(unusable)?;
         }
 
-        let shared = Shared { db, files, path: path.to_owned(), failed: OnceLock::new(), _lock: lock };
+        let shared = Shared { db, files, failed: OnceLock::new(), claim };
         Ok(Self {
             shared: Arc::new(shared),
             commits: Worker::start("store-commit").map_err(unusable)?,
@@ -299,8 +303,8 @@ impl Engine for RocksEngine {
     fn disk_usage(&self) -> Result<u64, EngineError> {
         self.shared.check()?;
         // What others keep beside it is not the store's: a reserve, what is being received.
-        let own = ["rocksdb", "files", "slots"].iter().map(|name| self.shared.path.join(name));
-        own.map(|path| files::size_of_directory(&path))
+        let own = ["rocksdb", "files", "slots"].iter().map(|name| self.shared.claim.path().join(name));
+        own.map(|path| size_of_directory(&path))
             .sum::<std::io::Result<u64>>()
             .map_err(|error| file_error("disk_usage", &error))
     }
@@ -344,19 +348,6 @@ impl Engine for RocksEngine {
     fn read_slots(&self, name: &str) -> Result<Option<[[u8; SLOT_BYTES]; 2]>, EngineError> {
         self.shared.check()?;
         self.shared.files.read_slots(name).map_err(|error| file_error("read_slots", &error))
-    }
-}
-
-/// Takes the lock of a data directory for as long as the file lives.
-fn lock(path: &Path) -> Result<File, OpenError> {
-    let unusable =
-        |error: std::io::Error| OpenError::Unusable { path: path.to_owned(), reason: error.to_string() };
-    let file =
-        File::options().create(true).truncate(false).write(true).open(path.join("lock")).map_err(unusable)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked { path: path.to_owned() }),
-        Err(std::fs::TryLockError::Error(error)) => Err(unusable(error)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! How much an opening reads, and whose directory it opens.
 
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use holdfast_store::OpenError;
@@ -44,9 +45,17 @@ fn an_opening_reads_no_more_of_a_long_log_than_of_a_short_one() {
     assert!(bytes <= few_bytes + 1_000, "{bytes} bytes of 20,000 entries, {few_bytes} of 100");
 }
 
+/// What lies in a directory, in order.
+fn names(path: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let mut names: Vec<String> = fs::read_dir(path).unwrap().map(name).collect();
+    names.sort();
+    names
+}
+
 #[test]
 fn a_foreign_or_newer_directory_is_refused_by_name() {
-    let open = |path: &std::path::Path| RocksEngine::open(path, &RocksOptions::default());
+    let open = |path: &Path| RocksEngine::open(path, &RocksOptions::default());
     let folder = tempfile::tempdir().unwrap();
 
     // Somebody else's database, where ours would be.
@@ -56,7 +65,7 @@ fn a_foreign_or_newer_directory_is_refused_by_name() {
     let error = open(&path).expect_err("it is not ours");
     assert!(matches!(error, rocks::OpenError::Foreign { .. }), "{error}");
     assert!(error.to_string().contains("theirs"), "{error}");
-    assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "it is left as it was");
+    assert_eq!(names(&path), ["rocksdb"], "it is left as it was");
 
     // Somebody else's file of that name.
     let path = folder.path().join("media");
@@ -74,6 +83,35 @@ fn a_foreign_or_newer_directory_is_refused_by_name() {
     let error = open(&path).expect_err("it is newer");
     assert!(matches!(error, rocks::OpenError::Newer { found: 2, .. }), "{error}");
     assert!(error.to_string().contains("ours") && error.to_string().contains("upgrade"), "{error}");
+}
+
+#[test]
+fn a_directory_with_a_strangers_file_stays_byte_for_byte() {
+    // Some of these names are our own, in a directory of which nothing says that it is ours.
+    for file in ["thesis.txt", "reserve", "created", "files/.draft", "incoming/upload", "rocksdb/LOG"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "theirs").unwrap();
+        let before = names(folder.path());
+        let error = RocksEngine::open(folder.path(), &RocksOptions::default()).expect_err(file);
+        assert!(matches!(error, rocks::OpenError::Foreign { .. }), "{file}: {error}");
+        assert!(error.to_string().contains(before[0].as_str()), "{file}: {error}");
+        assert_eq!(names(folder.path()), before, "{file}");
+        assert_eq!(fs::read(&path).unwrap(), b"theirs", "{file}");
+    }
+}
+
+#[test]
+fn what_may_lie_in_a_directory_before_the_first_start_is_not_foreign() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("lost+found")).unwrap();
+    // A start that was interrupted, a shell, a secret.
+    for name in ["lock", ".format", ".bash_history", "historian.token"] {
+        fs::write(folder.path().join(name), "x").unwrap();
+    }
+    drop(RocksEngine::open(folder.path(), &RocksOptions::default()).expect("it is taken"));
+    assert_eq!(fs::read(folder.path().join("historian.token")).unwrap(), b"x");
 }
 
 #[test]

@@ -110,7 +110,7 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 /// Bytes of all files in a directory and below it; files that vanish meanwhile count as nothing.
-pub(super) fn size_of_directory(path: &Path) -> io::Result<u64> {
+pub fn size_of_directory(path: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(path)? {
         let entry = entry?;
@@ -118,7 +118,13 @@ pub(super) fn size_of_directory(path: &Path) -> io::Result<u64> {
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             other => other?,
         };
-        bytes += if metadata.is_dir() { size_of_directory(&entry.path())? } else { metadata.len() };
+        bytes += match metadata.is_dir() {
+            true => match size_of_directory(&entry.path()) {
+                Err(error) if error.kind() == ErrorKind::NotFound => 0,
+                other => other?,
+            },
+            false => metadata.len(),
+        };
     }
     Ok(bytes)
 }

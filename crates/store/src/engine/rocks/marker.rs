@@ -1,12 +1,13 @@
 //! The file that says whose a data directory is.
 //!
-//! Written before the database is created, so that a database beside no such file is somebody else's.
+//! Written before everything but the lock, so that what lies beside no such file is somebody else's.
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::OpenError;
+use super::claim::LOCK;
 use super::files::replace;
 
 const NAME: &str = "format";
@@ -31,14 +32,29 @@ pub(super) fn check(path: &Path) -> Result<(), OpenError> {
             }
         }
         Err(error) if error.kind() == ErrorKind::InvalidData => Err(foreign("its file `format` is not text")),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            if path.join("rocksdb/CURRENT").try_exists().map_err(unusable)? {
-                return Err(foreign("it holds a database that no node of holdfast created"));
-            }
-            Ok(())
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => match stranger(path).map_err(unusable)? {
+            Some(name) => Err(foreign(&format!("it holds other files, such as {name:?}"))),
+            None => Ok(()),
+        },
         Err(error) => Err(unusable(error)),
     }
+}
+
+/// Something in a directory without a mark that lies in none where a node is going to start for the first time. There may
+/// be what an interrupted start, a file system, a shell or who lays secrets there leaves.
+fn stranger(path: &Path) -> io::Result<Option<String>> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let is_hidden = name.starts_with('.');
+        if !is_hidden && !name.ends_with(".token") && name != LOCK && name != "lost+found" {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// Marks a directory as ours, durably.
