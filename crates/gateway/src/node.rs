@@ -64,7 +64,9 @@ pub enum NodeError {
     #[error(transparent)]
     Directory(#[from] rocks::OpenError),
     /// The store refuses to open.
-    #[error("HF-4105: the data directory {path} cannot be opened: {source}")]
+    #[error(
+        "HF-4105: the data directory {path} cannot be opened: {source}; look at the disk, then replace this node"
+    )]
     Store {
         /// Where.
         path: PathBuf,

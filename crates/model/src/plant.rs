@@ -301,8 +301,8 @@ pub struct Csv {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Secret {
-    /// In a file on each node, relative to the node's data directory unless absolute. A name that ends in `.token` may lie there
-    /// before the node was ever started.
+    /// In a file on each node, relative to the node's data directory unless absolute. With a name that ends in `.token`
+    /// it may lie there before the node was ever started.
     File(PathBuf),
     /// In an environment variable of each node.
     Env(String),

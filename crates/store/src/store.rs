@@ -26,14 +26,9 @@ use crate::log::{Log, load};
 /// Holds the longest lease that was granted, in nanoseconds.
 const LEASE_FILE: &str = "lease";
 
-/// Version of everything below the data directory.
-const FORMAT: u32 = 1;
-
 /// What a data directory says it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Version of the formats in it.
-    pub format: u32,
     /// Drawn at its birth.
     pub store: StoreId,
     /// The cluster it belongs to and its number there, once it has any.
@@ -53,12 +48,6 @@ pub struct StoreOptions {
 /// Why a store cannot be opened.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum OpenError {
-    /// The directory was written by a newer version.
-    #[error("the data directory has format {found}, this version knows {FORMAT}: upgrade this node")]
-    Newer {
-        /// What it says.
-        found: u32,
-    },
     /// It lost what this node had promised to remember.
     #[error(
         "this node has lost data that it had acknowledged ({reason}); it must not take part again: replace it"
@@ -216,16 +205,12 @@ impl<E: Engine> Store<E> {
     }
 }
 
-async fn identify<E: Engine>(engine: &E, birth: StoreId) -> Result<Identity, OpenError> {
+async fn identify<E: Engine>(engine: &E, birth: StoreId) -> Result<Identity, EngineError> {
     if let Some(value) = engine.get(Family::Raft, keys::IDENTITY)? {
-        let identity: Identity = serde_json::from_slice(&value)
-            .map_err(|error| EngineError::Damaged(format!("identity of the data directory: {error}")))?;
-        if identity.format > FORMAT {
-            return Err(OpenError::Newer { found: identity.format });
-        }
-        return Ok(identity);
+        return serde_json::from_slice(&value)
+            .map_err(|error| EngineError::Damaged(format!("identity of the data directory: {error}")));
     }
-    let identity = Identity { format: FORMAT, store: birth, member: None };
+    let identity = Identity { store: birth, member: None };
     write_identity(engine, &identity).await?;
     Ok(identity)
 }

@@ -4,12 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use holdfast_store::OpenError;
 use holdfast_store::engine::rocks::{self, RocksEngine, RocksOptions};
 use holdfast_store::engine::sim::{SimDisk, SimEngine};
-use holdfast_store::engine::{Family, Write};
 
-use crate::support::{Counting, acknowledge, entry, id, life, open, open_sim, polls_up_to, tamper, truncate};
+use crate::support::{Counting, acknowledge, entry, id, life, open, open_sim, polls_up_to, truncate};
 
 /// Calls and bytes read by an opening of a log of `entries`, the first ten of which are purged.
 fn read_at_opening(entries: u64) -> (u64, u64) {
@@ -112,14 +110,4 @@ fn what_may_lie_in_a_directory_before_the_first_start_is_not_foreign() {
     }
     drop(RocksEngine::open(folder.path(), &RocksOptions::default()).expect("it is taken"));
     assert_eq!(fs::read(folder.path().join("historian.token")).unwrap(), b"x");
-}
-
-#[test]
-fn a_store_of_a_newer_format_is_refused_with_what_to_do() {
-    let disk = SimDisk::new(1);
-    life(true, async { drop(open_sim(&disk).await.unwrap()) });
-    let identity = format!(r#"{{"format":99,"store":"{}","member":null}}"#, "0".repeat(32));
-    tamper(&disk, vec![Write::Put(Family::Raft, b"identity".to_vec(), identity.into())]);
-    let opened = life(true, open_sim(&disk));
-    assert!(matches!(&opened, Err(OpenError::Newer { found: 99 })), "{opened:?}");
 }

@@ -12,7 +12,7 @@ use super::files::replace;
 
 const NAME: &str = "format";
 const WORDS: &str = "holdfast data directory, layout ";
-/// The layout that this version writes.
+/// The layout that this version writes; one more with each change that an older version would misread.
 const LAYOUT: u32 = 1;
 
 /// Refuses a directory that is not ours to open. Changes nothing.
