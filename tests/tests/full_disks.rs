@@ -26,7 +26,7 @@ const MESSAGES: u64 = 410;
 const SAMPLES: u64 = 8;
 const SAMPLE_BYTES: usize = 56 << 10;
 /// Most of the time goes into writing it on three nodes of one machine.
-const DELIVERED: Duration = Duration::from_secs(240);
+const DELIVERED: Duration = Duration::from_secs(150);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn full_disks_refuse_and_take_more_once_the_backlog_is_delivered() -> Result<()> {
