@@ -4,23 +4,20 @@
 //!   `HOLDFAST_LISTEN_ADMIN` is `admin` in `[listen]`. Every key has one, but for `[dial]`.
 //! - A list is written as in the file, `["a", "b"]`, or with commas: `a,b`.
 //! - Of `[vars]` those can be replaced that the file has.
+//! - What cannot be read as its key wants it stays a text: whoever reads the key complains.
 
-use std::net::{IpAddr, SocketAddr};
+use toml_edit::{Array, Item, Table, Value, value};
 
-use toml_edit::{Array, DocumentMut, Item, Table, Value, value};
-
-/// What can be written for a key.
+/// What is written for a key.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Text,
     Flag,
     List,
-    Address,
-    Ip,
 }
 
-/// Every key of the node file.
-const KEYS: [(&str, Kind); 23] = [
+/// Every key of the node file but those of `[dial]` and `[vars]`.
+const KEYS: [(&str, Kind); 22] = [
     ("name", Kind::Text),
     ("role", Kind::Text),
     ("data-dir", Kind::Text),
@@ -29,75 +26,69 @@ const KEYS: [(&str, Kind); 23] = [
     ("cluster.name", Kind::Text),
     ("cluster.members", Kind::List),
     ("cluster.join", Kind::List),
-    ("listen.peers", Kind::Address),
-    ("listen.admin", Kind::Address),
-    ("listen.health", Kind::Address),
+    ("listen.peers", Kind::Text),
+    ("listen.admin", Kind::Text),
+    ("listen.health", Kind::Text),
     ("listen.advertise", Kind::Text),
     ("listen.advertise-admin", Kind::Text),
     ("tls.ca", Kind::Text),
     ("tls.cert", Kind::Text),
     ("tls.key", Kind::Text),
-    ("field.bind", Kind::Ip),
+    ("field.bind", Kind::Text),
     ("limits.disk", Kind::Text),
     ("limits.memory", Kind::Text),
     ("hooks.on-lead", Kind::List),
     ("hooks.on-yield", Kind::List),
     ("hooks.timeout", Kind::Text),
-    // Its keys are the file's own.
-    ("vars", Kind::Text),
 ];
 
-/// The node file with what `environment` says instead of it; what cannot be is added to `problems`.
-pub(super) fn replace(
-    text: &str,
-    environment: impl Fn(&str) -> Option<String>,
-    problems: &mut Vec<String>,
-) -> String {
-    // What is no TOML is complained about by whoever reads it.
-    let Ok(mut document) = text.parse::<DocumentMut>() else { return text.to_owned() };
-    let vars = document.get("vars").and_then(Item::as_table_like);
-    let vars = vars.map(|vars| vars.iter().map(|(key, _)| format!("vars.{key}")).collect());
-    let vars: Vec<String> = vars.unwrap_or_default();
-    let keys = KEYS.into_iter().filter(|(key, _)| *key != "vars");
-    let keys = keys.chain(vars.iter().map(|key| (key.as_str(), Kind::Text)));
-    let mut changed = false;
-    for (key, kind) in keys {
-        let variable = variable(key);
-        let Some(found) = environment(&variable) else { continue };
-        match kind.read(&found) {
-            Ok(item) => changed |= put(&mut document, key, item),
-            Err(expected) => problems.push(format!("{variable}: {found:?} is not {expected}")),
-        }
-    }
-    if changed { document.to_string() } else { text.to_owned() }
+/// A variable that is set.
+pub(super) struct Variable {
+    pub(super) name: String,
+    pub(super) text: String,
+    /// A node file with nothing in it but the key that the variable stands for.
+    pub(super) table: Table,
+}
+
+/// Everything that `environment` says instead of `file`.
+pub(super) fn variables(file: &Table, environment: impl Fn(&str) -> Option<String>) -> Vec<Variable> {
+    let vars = file.get("vars").and_then(Item::as_table_like);
+    let vars = vars.into_iter().flat_map(|vars| vars.iter());
+    let keys = KEYS.into_iter().map(|(key, kind)| (key.to_owned(), kind));
+    let keys = keys.chain(vars.map(|(key, _)| (format!("vars.{key}"), Kind::Text)));
+    let set = |(key, kind): (String, Kind)| {
+        let name = variable(&key);
+        let text = environment(&name)?;
+        Some(Variable { table: table_of(&key, kind.read(&text)), name, text })
+    };
+    keys.filter_map(set).collect()
 }
 
 fn variable(key: &str) -> String {
     format!("HOLDFAST_{}", key.replace(['.', '-'], "_").to_uppercase())
 }
 
-fn put(document: &mut DocumentMut, key: &str, item: Item) -> bool {
-    let (table, key) = key.split_once('.').unwrap_or(("", key));
-    let table = match table {
-        "" => Some(document.as_table_mut() as &mut dyn toml_edit::TableLike),
-        name => document.entry(name).or_insert(Item::Table(Table::new())).as_table_like_mut(),
-    };
-    // A table of that name that is none is complained about by whoever reads it.
-    table.is_some_and(|table| {
-        table.insert(key, item);
-        true
-    })
+fn table_of(key: &str, item: Item) -> Table {
+    let mut root = Table::new();
+    match key.split_once('.') {
+        Some((name, key)) => {
+            let mut table = Table::new();
+            table.insert(key, item);
+            root.insert(name, Item::Table(table));
+        }
+        None => {
+            root.insert(key, item);
+        }
+    }
+    root
 }
 
 impl Kind {
-    /// The text as a value; else what is expected.
-    fn read(self, text: &str) -> Result<Item, &'static str> {
+    fn read(self, text: &str) -> Item {
         match self {
-            Self::Text => Ok(value(text)),
-            Self::Flag => text.parse::<bool>().map(value).map_err(|_| "true or false"),
-            Self::Address => text.parse::<SocketAddr>().map(|_| value(text)).map_err(|_| "IP:PORT"),
-            Self::Ip => text.parse::<IpAddr>().map(|_| value(text)).map_err(|_| "an IP address"),
-            Self::List => list(text).map(value).ok_or("a list: a,b or [\"a\", \"b\"]"),
+            Self::Text => value(text),
+            Self::Flag => text.parse::<bool>().map_or_else(|_| value(text), value),
+            Self::List => list(text).map_or_else(|| value(text), value),
         }
     }
 }
@@ -174,11 +165,24 @@ mod tests {
             ("HOLDFAST_LISTEN_ADMIN", "here"),
             ("HOLDFAST_HOOKS_ON_LEAD", "[a"),
             ("HOLDFAST_PROFILE", "lam"),
-        ])
-        .expect_err("four problems");
-        assert_eq!(problems.len(), 4, "{problems:?}");
-        assert_eq!(problems[1], "HOLDFAST_LISTEN_ADMIN: \"here\" is not IP:PORT");
-        let no_certificate = said(&[("HOLDFAST_TLS_CA", "ca.pem")]).expect_err("[tls] needs all three");
-        assert!(no_certificate[0].contains("cert"), "{no_certificate:?}");
+        ]);
+        let expected = [
+            "HOLDFAST_PROFILE: expected \"lan\", \"lan-fast\" or \"wan\", found \"lam\" (did you mean \"lan\"?)",
+            "HOLDFAST_INSECURE: expected true or false, found the text \"yes\"",
+            "HOLDFAST_LISTEN_ADMIN: expected IP:PORT, found \"here\"",
+            "HOLDFAST_HOOKS_ON_LEAD: expected a list of texts such as [\"a\", \"b\"], found the text \"[a\"",
+        ];
+        assert_eq!(problems.expect_err("four problems"), expected);
+        let problems = said(&[("HOLDFAST_TLS_CA", "ca.pem")]).expect_err("[tls] needs all three");
+        let expected = "HOLDFAST_TLS_CA: expected the key `cert` (this node's certificate), found none";
+        assert!(problems.iter().any(|problem| problem == expected), "{problems:?}");
+    }
+
+    #[test]
+    fn a_variable_replaces_what_is_wrong_in_the_file() {
+        let wrong = FILE.replace("127.0.0.1:2", "nowhere");
+        assert!(NodeConfig::parse(&wrong, |_| None).is_err(), "it is wrong");
+        let admin = |key: &str| (key == "HOLDFAST_LISTEN_ADMIN").then(|| "127.0.0.1:3".to_owned());
+        assert_eq!(NodeConfig::parse(&wrong, admin).expect("it is valid").listen.admin.port(), 3);
     }
 }

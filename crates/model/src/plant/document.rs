@@ -10,6 +10,7 @@
 //! - All steps run, whatever the earlier ones found: every error is reported at once. Only a file that is no TOML at
 //!   all ends it early.
 //! - What could not be understood is complained about once; its absence is not complained about again.
+//! - [`Notes`] and [`Fields`] know nothing of plants: the node file is read with them, too.
 
 mod bundle;
 mod check;
@@ -24,13 +25,13 @@ mod register_list;
 mod tags;
 
 pub use bundle::{Bundle, BundleError};
-pub use diagnostics::{Diagnostic, Diagnostics, Severity};
+pub use diagnostics::{Diagnostic, Diagnostics, Notes, Place, Severity, Spanned};
 pub use patience::Patience;
+pub use reader::Fields;
 
-use toml_edit::{Document, Item, TableLike, TomlError};
+use toml_edit::{Document, Item, TableLike};
 
 use crate::plant::Plant;
-use diagnostics::{Notes, Place, Spanned};
 use expand::Expansion;
 
 /// What a bundle says.
@@ -51,7 +52,7 @@ pub fn read_bundle(bundle: &Bundle) -> Result<ReadPlant, Diagnostics> {
 /// The same for a cluster of which it is known how long its devices may take to answer: warns of timeouts that promise
 /// more.
 pub fn read_bundle_for(bundle: &Bundle, patience: Option<&Patience>) -> Result<ReadPlant, Diagnostics> {
-    let notes = Notes::new(bundle);
+    let notes = Notes::new(bundle.files());
     let Some(root) = notes.file(Bundle::ROOT) else {
         return Err(no_root());
     };
@@ -61,7 +62,7 @@ pub fn read_bundle_for(bundle: &Bundle, patience: Option<&Patience>) -> Result<R
     let document = match Document::parse(text) {
         Ok(document) => document,
         Err(error) => {
-            note_syntax(&error, text, root.place, &notes);
+            notes.not_toml(root.place, text, &error);
             return Err(notes.into_diagnostics());
         }
     };
@@ -162,16 +163,6 @@ fn find_file<'b>(name: Spanned<&str>, notes: &Notes<'b>) -> Option<Spanned<&'b [
         );
     }
     found
-}
-
-fn note_syntax(error: &TomlError, text: &str, start: Place, notes: &Notes<'_>) {
-    let at = error.span().map_or(0, |span| span.start).min(text.len());
-    let message = error.message().lines().collect::<Vec<_>>().join("; ");
-    notes.error_with_help(
-        start.at(at),
-        format!("expected TOML: {message}"),
-        "the rest is read once this is mended",
-    );
 }
 
 fn no_root() -> Diagnostics {

@@ -11,8 +11,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-
-use super::bundle::Bundle;
+use toml_edit::TomlError;
 
 /// How many errors are kept of one document, and how many warnings.
 const MAX_KEPT: usize = 1_000;
@@ -21,9 +20,9 @@ const MAX_KEPT: usize = 1_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// There is no plant.
+    /// What is written cannot be used.
     Error,
-    /// There is one, and it may not be what its author meant.
+    /// It can, and may not be what its author meant.
     Warning,
 }
 
@@ -41,7 +40,7 @@ impl fmt::Display for Severity {
 pub struct Diagnostic {
     /// How grave it is.
     pub severity: Severity,
-    /// The file, by its name in the bundle.
+    /// The file, by its name in the bundle or by its path.
     pub file: String,
     /// The line, from 1.
     pub line: u32,
@@ -113,27 +112,30 @@ impl std::error::Error for Diagnostics {}
 
 /// A place in one of the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Place {
+pub struct Place {
     file: u32,
     byte: u32,
 }
 
 impl Place {
     /// The byte at `offset` of the same file.
-    pub(super) fn at(self, offset: usize) -> Self {
+    pub fn at(self, offset: usize) -> Self {
         Self { byte: u32::try_from(offset).unwrap_or(u32::MAX), ..self }
     }
 }
 
 /// A value and where it was written.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Spanned<T> {
-    pub(super) value: T,
-    pub(super) place: Place,
+pub struct Spanned<T> {
+    /// The value.
+    pub value: T,
+    /// Where it was written.
+    pub place: Place,
 }
 
 impl<T> Spanned<T> {
-    pub(super) fn map<U>(self, make: impl FnOnce(T) -> U) -> Spanned<U> {
+    /// What `make` makes of the value, written at the same place.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Spanned<U> {
         Spanned { value: make(self.value), place: self.place }
     }
 }
@@ -156,7 +158,7 @@ struct SourceFile<'b> {
 
 /// Collects complaints while documents are read. Shared by everything that reads.
 #[derive(Debug)]
-pub(super) struct Notes<'b> {
+pub struct Notes<'b> {
     files: Vec<SourceFile<'b>>,
     found: RefCell<Vec<Note>>,
     said: RefCell<HashSet<(Place, String)>>,
@@ -166,16 +168,15 @@ pub(super) struct Notes<'b> {
 }
 
 impl<'b> Notes<'b> {
-    /// Nothing has been noted about these files.
-    pub(super) fn new(bundle: &'b Bundle) -> Self {
+    /// Nothing has been noted about these files, given by name.
+    pub fn new(files: impl IntoIterator<Item = (&'b str, &'b [u8])>) -> Self {
         let file = |(name, bytes): (&'b str, &'b [u8])| {
             let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
             let ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
             SourceFile { name, text, lines: ends.map(|(at, _)| at + 1).collect() }
         };
-        let files = bundle.files().map(file).collect();
         Self {
-            files,
+            files: files.into_iter().map(file).collect(),
             found: RefCell::default(),
             said: RefCell::default(),
             errors: Cell::default(),
@@ -185,9 +186,9 @@ impl<'b> Notes<'b> {
     }
 
     /// The beginning and the bytes of a file, without a byte order mark.
-    pub(super) fn file(&self, name: &str) -> Option<Spanned<&'b [u8]>> {
-        let number = self.files.binary_search_by(|file| file.name.cmp(name)).ok()?;
-        let place = Place { file: u32::try_from(number).expect("a bundle has few files"), byte: 0 };
+    pub fn file(&self, name: &str) -> Option<Spanned<&'b [u8]>> {
+        let number = self.files.iter().position(|file| file.name == name)?;
+        let place = Place { file: u32::try_from(number).expect("there are few files"), byte: 0 };
         Some(Spanned { value: self.files[number].text, place })
     }
 
@@ -208,17 +209,28 @@ impl<'b> Notes<'b> {
         self.files.iter().map(|file| file.name)
     }
 
-    /// There is no plant, because of this.
-    pub(super) fn error(&self, place: Place, message: impl Into<String>) {
+    /// What is written cannot be used, because of this.
+    pub fn error(&self, place: Place, message: impl Into<String>) {
         self.note(Severity::Error, place, message.into(), None);
     }
 
-    /// There is no plant, because of this; and what to do.
-    pub(super) fn error_with_help(&self, place: Place, message: impl Into<String>, help: impl Into<String>) {
+    /// What is written cannot be used, because of this; and what to do.
+    pub fn error_with_help(&self, place: Place, message: impl Into<String>, help: impl Into<String>) {
         self.note(Severity::Error, place, message.into(), Some(help.into()));
     }
 
-    /// There may be a plant; and what to do.
+    /// The file that begins at `start` and reads `text` is no TOML.
+    pub fn not_toml(&self, start: Place, text: &str, error: &TomlError) {
+        let at = error.span().map_or(0, |span| span.start).min(text.len());
+        let message = error.message().lines().collect::<Vec<_>>().join("; ");
+        self.error_with_help(
+            start.at(at),
+            format!("expected TOML: {message}"),
+            "the rest is read once this is mended",
+        );
+    }
+
+    /// What is written can be used; and what to do.
     pub(super) fn warning(&self, place: Place, message: impl Into<String>, help: impl Into<String>) {
         self.note(Severity::Warning, place, message.into(), Some(help.into()));
     }
@@ -235,7 +247,7 @@ impl<'b> Notes<'b> {
     }
 
     /// Everything that was noted, by file and place.
-    pub(super) fn into_diagnostics(self) -> Diagnostics {
+    pub fn into_diagnostics(self) -> Diagnostics {
         let mut found = self.found.take();
         found.sort_by_key(|note| note.place);
         let describe = |Note { place, severity, message, help }| {
@@ -275,10 +287,11 @@ impl<'b> Notes<'b> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Bundle;
     use super::*;
 
     fn notes(bundle: &Bundle) -> (Notes<'_>, Place) {
-        let notes = Notes::new(bundle);
+        let notes = Notes::new(bundle.files());
         let start = notes.file(Bundle::ROOT).expect("it has a root").place;
         (notes, start)
     }

@@ -228,6 +228,7 @@ fn read_device(mut fields: Fields<'_>, is_template: bool) -> Option<RawDevice<'_
     let settings = read_settings(&mut fields);
     let enabled = fields.boolean("enabled");
     let labels = fields.table("labels").map(Fields::free_texts).unwrap_or_default();
+    let labels = labels.into_iter().map(|(name, text)| (name, text.value)).collect();
     let description = fields.text("description");
     if let Some(long) = description.filter(|text| text.value.len() > MAX_DESCRIPTION) {
         fields.error(long.place, too_long(long.value, MAX_DESCRIPTION));

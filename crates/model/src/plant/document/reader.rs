@@ -5,6 +5,8 @@
 //! - A key is known because it was asked for: [`Fields::finish`] complains about all others.
 //! - A value that cannot be read is complained about here and then absent; [`Fields::is_broken`] says so, so that
 //!   nobody complains that it is missing.
+//! - Keys of another table can stand instead of those of the first ([`Fields::with`]): they are read, and complained
+//!   about, where they stand.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -15,32 +17,47 @@ use super::diagnostics::{Notes, Place, Spanned};
 use crate::plant::units::{parse_bytes, parse_duration};
 
 /// The keys of one table.
-pub(super) struct Fields<'d> {
+pub struct Fields<'d> {
     table: &'d dyn TableLike,
     place: Place,
     notes: &'d Notes<'d>,
+    /// Tables whose keys stand instead of those of `table`, and where they begin.
+    instead: Vec<(&'d dyn TableLike, Place)>,
+    /// Whether texts may hold `${`.
+    plain: bool,
     asked: Vec<&'static str>,
     broken: bool,
 }
 
 impl<'d> Fields<'d> {
     /// A table that begins at `place`.
-    pub(super) fn new(table: &'d dyn TableLike, place: Place, notes: &'d Notes<'d>) -> Self {
-        Self { table, place, notes, asked: Vec::new(), broken: false }
+    pub fn new(table: &'d dyn TableLike, place: Place, notes: &'d Notes<'d>) -> Self {
+        Self { table, place, notes, instead: Vec::new(), plain: false, asked: Vec::new(), broken: false }
+    }
+
+    /// Lets texts hold `${`, in the tables within, too.
+    pub fn plain(self) -> Self {
+        Self { plain: true, ..self }
+    }
+
+    /// Lets the keys of `table`, which begins at `place`, stand instead of this table's, in the tables within, too.
+    pub fn with(mut self, table: &'d dyn TableLike, place: Place) -> Self {
+        self.instead.push((table, place));
+        self
     }
 
     /// Where the table begins.
-    pub(super) fn place(&self) -> Place {
+    pub fn place(&self) -> Place {
         self.place
     }
 
     /// Where complaints go.
-    pub(super) fn notes(&self) -> &'d Notes<'d> {
+    pub fn notes(&self) -> &'d Notes<'d> {
         self.notes
     }
 
     /// Whether something in this table could not be read, which was complained about.
-    pub(super) fn is_broken(&self) -> bool {
+    pub fn is_broken(&self) -> bool {
         self.broken
     }
 
@@ -50,50 +67,40 @@ impl<'d> Fields<'d> {
     }
 
     /// Complains, and marks the table as not understood.
-    pub(super) fn error(&mut self, place: Place, message: impl Into<String>) {
+    pub fn error(&mut self, place: Place, message: impl Into<String>) {
         self.broken = true;
         self.notes.error(place, message);
     }
 
     /// Complains, says what to do, and marks the table as not understood.
-    pub(super) fn error_with_help(
-        &mut self,
-        place: Place,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
+    pub fn error_with_help(&mut self, place: Place, message: impl Into<String>, help: impl Into<String>) {
         self.broken = true;
         self.notes.error_with_help(place, message, help);
     }
 
     /// Complains that `key` must be there, unless it is there and could not be read.
-    pub(super) fn missing(&mut self, key: &str, expected: &str) {
-        if !self.table.contains_key(key) {
+    pub fn missing(&mut self, key: &str, expected: &str) {
+        if !self.has(key) {
             self.error(self.place, format!("expected the key `{key}` ({expected}), found none"));
         }
     }
 
     /// Whether the key is there, readable or not.
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.table.contains_key(key)
+    pub fn has(&self, key: &str) -> bool {
+        self.find(key).is_some()
     }
 
     /// Whatever is behind the key.
     pub(super) fn item(&mut self, key: &'static str) -> Option<Spanned<&'d Item>> {
-        if !self.asked.contains(&key) {
-            self.asked.push(key);
-        }
-        let item = self.table.get(key).filter(|item| !item.is_none())?;
-        let span = item.span().or_else(|| self.table.key(key).and_then(|key| key.span()));
-        let place = span.map_or(self.place, |span| self.place.at(span.start));
-        Some(Spanned { value: item, place })
+        self.ask(key);
+        self.find(key)
     }
 
     /// A text.
-    pub(super) fn text(&mut self, key: &'static str) -> Option<Spanned<&'d str>> {
+    pub fn text(&mut self, key: &'static str) -> Option<Spanned<&'d str>> {
         let item = self.item(key)?;
         match item.value.as_str() {
-            Some(text) if text.contains("${") => {
+            Some(text) if self.is_reserved(text) => {
                 self.reserved(item.place);
                 None
             }
@@ -112,7 +119,7 @@ impl<'d> Fields<'d> {
     }
 
     /// A text that is read further; `read`'s error says what was expected and found.
-    pub(super) fn parsed<T, E: Display>(
+    pub fn parsed<T, E: Display>(
         &mut self,
         key: &'static str,
         read: impl FnOnce(&str) -> Result<T, E>,
@@ -128,7 +135,7 @@ impl<'d> Fields<'d> {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Option<Spanned<T>> {
+    pub fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Option<Spanned<T>> {
         let text = self.text(key)?;
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text.value) {
             return Some(Spanned { value: *value, place: text.place });
@@ -148,7 +155,7 @@ impl<'d> Fields<'d> {
     }
 
     /// True or false, and where that is said.
-    pub(super) fn flag(&mut self, key: &'static str) -> Option<Spanned<bool>> {
+    pub fn flag(&mut self, key: &'static str) -> Option<Spanned<bool>> {
         let item = self.item(key)?;
         match item.value.as_bool() {
             Some(value) => Some(Spanned { value, place: item.place }),
@@ -197,18 +204,18 @@ impl<'d> Fields<'d> {
         if (bound(least)..=bound(most)).contains(&found.value) {
             return Some(found);
         }
-        let given = self.table.get(key).and_then(Item::as_str).unwrap_or_default();
+        let given = self.find(key).and_then(|item| item.value.as_str()).unwrap_or_default();
         self.error(found.place, format!("expected a duration from {least} to {most}, found {given:?}"));
         None
     }
 
     /// A size in bytes.
-    pub(super) fn bytes(&mut self, key: &'static str) -> Option<Spanned<u64>> {
+    pub fn bytes(&mut self, key: &'static str) -> Option<Spanned<u64>> {
         self.parsed(key, parse_bytes)
     }
 
     /// A list of texts.
-    pub(super) fn texts(&mut self, key: &'static str) -> Option<Spanned<Vec<Spanned<&'d str>>>> {
+    pub fn texts(&mut self, key: &'static str) -> Option<Spanned<Vec<Spanned<&'d str>>>> {
         let item = self.item(key)?;
         let Some(list) = item.value.as_array() else {
             return self.wrong(item, "a list of texts such as [\"a\", \"b\"]");
@@ -217,7 +224,7 @@ impl<'d> Fields<'d> {
         for value in list {
             let place = value.span().map_or(item.place, |span| item.place.at(span.start));
             match value.as_str() {
-                Some(text) if text.contains("${") => self.reserved(place),
+                Some(text) if self.is_reserved(text) => self.reserved(place),
                 Some(value) => texts.push(Spanned { value, place }),
                 None => {
                     self.error(place, format!("expected a text in quotes, found {}", describe_value(value)))
@@ -237,12 +244,20 @@ impl<'d> Fields<'d> {
     }
 
     /// A table.
-    pub(super) fn table(&mut self, key: &'static str) -> Option<Fields<'d>> {
-        let item = self.item(key)?;
-        match item.value.as_table_like() {
-            Some(table) => Some(Fields::new(table, item.place, self.notes)),
-            None => self.wrong(item, "a table"),
-        }
+    pub fn table(&mut self, key: &'static str) -> Option<Fields<'d>> {
+        self.ask(key);
+        let within =
+            |(table, place): (&'d dyn TableLike, Place)| Some((table.get(key)?.as_table_like()?, place));
+        let mut instead: Vec<_> = self.instead.iter().copied().filter_map(within).collect();
+        let (table, place) = match find_in(self.table, self.place, key) {
+            Some(item) => match item.value.as_table_like() {
+                Some(table) => (table, item.place),
+                None => return self.wrong(item, "a table"),
+            },
+            None if instead.is_empty() => return None,
+            None => instead.remove(0),
+        };
+        Some(Fields { instead, ..self.child(table, place) })
     }
 
     /// Tables of one kind: `[[key]]`, or a list of `{ … }`.
@@ -251,7 +266,7 @@ impl<'d> Fields<'d> {
         if let Some(tables) = item.value.as_array_of_tables() {
             let place =
                 |span: Option<std::ops::Range<usize>>| span.map_or(item.place, |s| item.place.at(s.start));
-            return tables.iter().map(|table| Fields::new(table, place(table.span()), self.notes)).collect();
+            return tables.iter().map(|table| self.child(table, place(table.span()))).collect();
         }
         let Some(list) = item.value.as_array() else {
             let help = format!("write [[{key}]], or {key} = [ {{ … }}, {{ … }} ]");
@@ -263,7 +278,7 @@ impl<'d> Fields<'d> {
         for value in list {
             let place = value.span().map_or(item.place, |span| item.place.at(span.start));
             match value.as_inline_table() {
-                Some(table) => tables.push(Fields::new(table, place, self.notes)),
+                Some(table) => tables.push(self.child(table, place)),
                 None => self.error(place, format!("expected {{ … }}, found {}", describe_value(value))),
             }
         }
@@ -271,15 +286,17 @@ impl<'d> Fields<'d> {
     }
 
     /// Every key with its text, whatever the keys are.
-    pub(super) fn free_texts(self) -> Vec<(&'d str, &'d str)> {
+    pub fn free_texts(self) -> Vec<(&'d str, Spanned<&'d str>)> {
         let mut texts = Vec::new();
-        for (key, item) in self.table.iter() {
-            let place = item.span().map_or(self.place, |span| self.place.at(span.start));
+        for (key, _) in self.table.iter() {
+            let Some(Spanned { value: item, place }) = self.find(key) else { continue };
             match item.as_str() {
-                Some(text) if text.contains("${") || key.contains("${") => reserved_text(self.notes, place),
-                Some(text) => texts.push((key, text)),
+                Some(text) if self.is_reserved(text) || self.is_reserved(key) => {
+                    reserved_text(self.notes, place);
+                }
+                Some(value) => texts.push((key, Spanned { value, place })),
                 None => {
-                    self.notes.error(place, format!("expected a text in quotes, found {}", describe(item)))
+                    self.notes.error(place, format!("expected a text in quotes, found {}", describe(item)));
                 }
             }
         }
@@ -287,7 +304,7 @@ impl<'d> Fields<'d> {
     }
 
     /// Complains about every key that nobody asked for. To be called when all known keys have been asked for.
-    pub(super) fn finish(&mut self) {
+    pub fn finish(&mut self) {
         for (key, item) in self.table.iter() {
             if self.asked.contains(&key) {
                 continue;
@@ -303,6 +320,28 @@ impl<'d> Fields<'d> {
         }
     }
 
+    fn ask(&mut self, key: &'static str) {
+        if !self.asked.contains(&key) {
+            self.asked.push(key);
+        }
+    }
+
+    /// What is behind a key, and where.
+    fn find(&self, key: &str) -> Option<Spanned<&'d Item>> {
+        let mut instead = self.instead.iter().copied();
+        let found = instead.find_map(|(table, place)| find_in(table, place, key));
+        found.or_else(|| find_in(self.table, self.place, key))
+    }
+
+    /// A table within this one.
+    fn child(&self, table: &'d dyn TableLike, place: Place) -> Self {
+        Self { plain: self.plain, ..Self::new(table, place, self.notes) }
+    }
+
+    fn is_reserved(&self, text: &str) -> bool {
+        !self.plain && text.contains("${")
+    }
+
     fn wrong<T>(&mut self, item: Spanned<&Item>, expected: &str) -> Option<T> {
         self.error(item.place, format!("expected {expected}, found {}", describe(item.value)));
         None
@@ -312,6 +351,13 @@ impl<'d> Fields<'d> {
         self.broken = true;
         reserved_text(self.notes, place);
     }
+}
+
+/// What is behind a key of `table`, and where; the table begins at `start`.
+fn find_in<'d>(table: &'d dyn TableLike, start: Place, key: &str) -> Option<Spanned<&'d Item>> {
+    let value = table.get(key).filter(|item| !item.is_none())?;
+    let span = value.span().or_else(|| table.key(key).and_then(|key| key.span()));
+    Some(Spanned { value, place: span.map_or(start, |span| start.at(span.start)) })
 }
 
 /// Complains about `${` where it may not be.
