@@ -60,6 +60,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PROPOSE_AGAIN: Duration = Duration::from_millis(100);
 /// How long to wait until this node has applied what the leader has.
 const CATCH_UP: Duration = Duration::from_secs(2);
+/// How long a call takes at most that hands leadership over: the leader is sought, what is to be done and who goes is
+/// written down, leadership goes. Every other call ends sooner by itself, but for a stream, and for a plant in very many
+/// parts on slow disks.
+pub const LONGEST_CALL: Duration = forward::REACHED_WITHIN
+    .saturating_add(PATIENCE.saturating_add(CATCH_UP).saturating_mul(2))
+    .saturating_add(members::HANDED_OVER_WITHIN);
 /// Largest request and answer: a bundle with its names.
 const MAX_MESSAGE: usize = (64 << 20) + (1 << 20);
 

@@ -27,6 +27,7 @@ use tls::Credentials;
 
 use crate::memory::Memory;
 pub use hooks::Hooks;
+pub(crate) use hooks::LONGEST_HOOK;
 pub use listen::Listen;
 
 /// A node file, checked.

@@ -37,6 +37,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// The same refusal is said again after this.
 const SAY_AGAIN: Duration = Duration::from_secs(600);
+/// While a call on a connection to the API waits for its answer, the far end is pinged this often, …
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// … and given up if it has not answered that within this time: a long deadline is for those who live.
+const PONG_WITHIN: Duration = Duration::from_secs(10);
 /// How long nobody is accepted after accepting failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Refusals said in that time: whoever knocks from everywhere does not fill the log.
@@ -240,14 +244,16 @@ impl Acceptor for SecureAcceptor {
     }
 }
 
-/// Connects to the API of a node, `host:port`: over TLS with what `keeper` keeps, or in plaintext.
+/// Connects to the API of a node, `host:port`: over TLS with what `keeper` keeps, or in plaintext. A node that dies breaks
+/// the calls that wait for it, whatever their deadlines are.
 pub async fn connect_api(
     keeper: Option<Keeper>,
     address: &str,
     tune: impl FnOnce(Endpoint) -> Endpoint,
 ) -> Result<Channel, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| reason_of(&error))?;
-    let endpoint = tune(endpoint.tcp_nodelay(true));
+    let endpoint = endpoint.tcp_nodelay(true);
+    let endpoint = tune(endpoint.http2_keep_alive_interval(PING_EVERY).keep_alive_timeout(PONG_WITHIN));
     let Some(keeper) = keeper else { return endpoint.connect().await.map_err(|error| reason_of(&error)) };
     let address: Arc<str> = address.into();
     let connector = tower::service_fn(move |_| {

@@ -41,9 +41,9 @@ pub(crate) struct GlobalArgs {
     /// How to show what comes back.
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
-    /// How long one call may take.
-    #[arg(long, global = true, value_name = "DURATION", value_parser = duration, default_value = "15s")]
-    timeout: Duration,
+    /// How long one call may take; by default 15s for a question, and less than 2m for a change.
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
 }
 
 #[derive(Debug, clap::Subcommand)]

@@ -29,7 +29,9 @@ pub use draining::{DrainError, DrainRefused};
 pub use founding::{Belonging, Waiting};
 pub use joiners::Joiner;
 pub use lease::{Leadership, LeaseTimes};
-pub use membership::{Added, Lag, MembershipError, RemovalRefused, Voters, check_removal};
+pub use membership::{
+    Added, Lag, MEMBERSHIP_PATIENCE, MembershipError, RemovalRefused, Voters, check_removal,
+};
 pub use network::{
     Acceptor, Applied, ClockEstimate, ConnectError, Connector, Identity, PeerConnection, PeerEvent,
     PeerEvents, PeerInfo, PeerIo, PeerStanding, PeerTable, PlainAcceptor, ProposeError, Refusal,

@@ -27,7 +27,7 @@ use crate::successor::NoSuccessor;
 use crate::type_config::TypeConfig;
 
 /// How long a change of membership or a transfer may take.
-pub(crate) const MEMBERSHIP_PATIENCE: Duration = Duration::from_secs(10);
+pub const MEMBERSHIP_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a leader looks whether a change was left unfinished, and a silent node whether it was removed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A node that has not heard from a leader for this many leases asks whether it still belongs.

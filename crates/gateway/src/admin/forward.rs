@@ -2,7 +2,7 @@
 //!
 //! - A call that bears [`HOP`] was handed on before and is never handed on again: two nodes that each take the other for
 //!   the leader must not play ping-pong.
-//! - Deadline and principal go along. What the leader answers, errors included, is answered as it is.
+//! - Deadline and principal go along; without one it is the longest that a call takes. What the leader answers, errors included, is answered as it is.
 //! - The address is the one the leader gave in its last handshake, so that it may change at any restart.
 
 use std::future::Future;
@@ -21,15 +21,15 @@ use wire::proto::v1::admin_client::AdminClient;
 
 use super::caller::{self, HOP, PRINCIPAL};
 use super::failure::Failure;
-use super::{AdminService, MAX_MESSAGE};
+use super::{AdminService, LONGEST_CALL, MAX_MESSAGE};
 use crate::security::{connect_api, reason_of};
 
 /// How long the leader may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long a call that came without a deadline may take at the leader.
-const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a leader is waited for where none is known: an election fits into it.
 const WAIT_FOR_LEADER: Duration = Duration::from_secs(2);
+/// How long the leader is sought at most; but see [`LEASES_TO_LAST_RESORT`].
+pub(super) const REACHED_WITHIN: Duration = WAIT_FOR_LEADER.saturating_add(CONNECT);
 /// For how many leases it is waited for by who would let a drained node lead again, besides: if all are drained, one of
 /// them leads as the last resort, ten leases after the last leader and two after its election.
 const LEASES_TO_LAST_RESORT: u32 = 13;
@@ -274,7 +274,7 @@ fn handed_on<Q: Clone>(request: &Request<Q>, here: &str) -> Request<Q> {
         Some(deadline) => {
             onward.metadata_mut().insert(DEADLINE, deadline);
         }
-        None => onward.set_timeout(PATIENCE),
+        None => onward.set_timeout(LONGEST_CALL),
     }
     let texts = [(PRINCIPAL, principal.as_str()), (HOP, here)];
     for (key, text) in texts {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use model::command::{Command, Event, Severity};
 use model::ids::NodeId;
 use model::plant::Failback;
-use replication::{Joiner, NoSuccessor, Status, check_removal, choose};
+use replication::{Joiner, MEMBERSHIP_PATIENCE, NoSuccessor, Status, check_removal, choose};
 use store::Outcome;
 use store::engine::Engine;
 use tokio::time::{Instant, sleep};
@@ -19,10 +19,18 @@ use wire::times::duration_to_proto;
 
 use super::failure::Failure;
 use super::{AdminService, PATIENCE, PROPOSE_AGAIN, request, views};
+use crate::config::LONGEST_HOOK;
 use crate::failback::{Decision, Watch, facts};
+use crate::leading;
 
 /// How long another leader may take to show after a hand-over.
 const HAND_OVER: Duration = Duration::from_secs(10);
+/// How long handing leadership over takes at most: what follows the leader outside ends, then its reign; leadership goes,
+/// and where it went is seen here.
+pub(super) const HANDED_OVER_WITHIN: Duration = LONGEST_HOOK
+    .saturating_add(leading::ENDS_WITHIN)
+    .saturating_add(MEMBERSHIP_PATIENCE)
+    .saturating_add(HAND_OVER);
 
 impl<E: Engine> AdminService<E> {
     pub(super) async fn add_member(

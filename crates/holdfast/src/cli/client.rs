@@ -1,25 +1,33 @@
 //! Asks the cluster: tries the endpoints in order, and remembers which one answered.
 //!
-//! - A call has a deadline, and so has connecting.
+//! - A call has a deadline, and so has connecting. A change may take as long as the cluster takes for the longest one: it
+//!   ends every change by itself, and one that was given up here may still happen.
 //! - Any node will do: it hands on to the leader what only the leader can do. A node that is not reached, is stopping or
 //!   cannot reach the leader has done nothing, and the next one is asked. A change whose connection breaks after it was
 //!   sent is not tried elsewhere: it may have happened.
 //! - A connection that TLS refused was never used: nothing can have happened on it.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use gateway::admin::LONGEST_CALL;
 use gateway::security::{connect_api, reason_of};
+use model::plant::units::format_duration;
 use tls::Keeper;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 use wire::proto::v1::admin_client::AdminClient;
 
 use super::access::Access;
-use super::error::{CliError, code};
+use super::error::{CliError, code, note};
 
 /// How long one node may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(2);
+/// How long a question may take, and how long a change is tried again that was surely not made, where nobody said.
+const USUAL: Duration = Duration::from_secs(15);
+/// After this long without an answer, people are told that it is waited for.
+const QUIET: Duration = Duration::from_secs(5);
 /// Pause before the leader is looked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
 /// What may be the matter where plaintext is answered by nonsense.
@@ -34,7 +42,8 @@ pub(super) struct Client {
     endpoints: Vec<(String, Scheme)>,
     names: Vec<String>,
     keeper: Option<Keeper>,
-    timeout: Duration,
+    /// How long a call may take, if somebody said.
+    timeout: Option<Duration>,
     /// The one that answered last, and its connection.
     current: usize,
     connected: Option<(usize, Channel)>,
@@ -71,7 +80,7 @@ enum Tried<T> {
 
 impl Client {
     /// A client for the nodes that `access` names.
-    pub(super) fn new(access: Access, timeout: Duration) -> Result<Self, CliError> {
+    pub(super) fn new(access: Access, timeout: Option<Duration>) -> Result<Self, CliError> {
         let Access { endpoints: names, keeper } = access;
         let endpoints: Vec<_> = names.iter().map(|name| endpoint(name)).collect::<Result<_, _>>()?;
         if keeper.is_none()
@@ -113,9 +122,12 @@ impl Client {
         question: Q,
         call: impl AsyncFn(&mut AdminClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
     ) -> Result<A, CliError> {
-        let until = Instant::now() + self.timeout;
+        let mut until = None;
         loop {
-            match self.each(&question, &call, Nature::Change).await {
+            let outcome = self.each(&question, &call, Nature::Change).await;
+            // Counted from the first refusal: it may have come after a long hand-over.
+            let until = *until.get_or_insert_with(|| Instant::now() + self.timeout.unwrap_or(USUAL));
+            match outcome {
                 // The change was not made, and leadership may just be changing hands.
                 Err(CliError::Refused(status))
                     if code(&status) == Some("HF-3101") && Instant::now() + ASK_AGAIN < until =>
@@ -137,7 +149,7 @@ impl Client {
         let mut passed_on = None;
         for step in 0..self.endpoints.len() {
             let index = (self.current + step) % self.endpoints.len();
-            match self.one(index, question.clone(), call).await {
+            match self.one(index, question.clone(), call, nature).await {
                 Tried::Answer(answer) => {
                     self.current = index;
                     return Ok(answer);
@@ -168,9 +180,9 @@ impl Client {
 
     async fn connect(&self, index: usize) -> Result<Channel, String> {
         let keeper = self.keeper.clone().filter(|_| !self.is_plaintext(index));
-        let (address, timeout) = (&self.endpoints[index].0, self.timeout);
-        let tune = |endpoint: Endpoint| endpoint.connect_timeout(CONNECT).timeout(timeout);
-        match tokio::time::timeout(CONNECT, connect_api(keeper, address, tune)).await {
+        let address = &self.endpoints[index].0;
+        let tune = |endpoint: Endpoint| endpoint.connect_timeout(CONNECT);
+        match timeout(CONNECT, connect_api(keeper, address, tune)).await {
             Ok(Err(reason)) if reason == tls::NO_TLS => {
                 Err(format!("{reason}; http://{address} asks for plaintext"))
             }
@@ -184,6 +196,7 @@ impl Client {
         index: usize,
         question: Q,
         call: &impl AsyncFn(&mut AdminClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
+        nature: Nature,
     ) -> Tried<A> {
         let channel = match &self.connected {
             Some((known, channel)) if *known == index => channel.clone(),
@@ -195,11 +208,24 @@ impl Client {
         self.connected = Some((index, channel.clone()));
         let mut admin = AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let mut request = Request::new(question);
-        request.set_timeout(self.timeout);
+        let limit = self.timeout.unwrap_or(match nature {
+            Nature::Look => USUAL,
+            Nature::Change => LONGEST_CALL,
+        });
+        request.set_timeout(limit);
         if let Ok(principal) = self.principal.parse() {
             request.metadata_mut().insert(gateway::admin::PRINCIPAL, principal);
         }
-        match tokio::time::timeout(self.timeout, call(&mut admin, request)).await {
+        let mut answering = pin!(timeout(limit, call(&mut admin, request)));
+        let answered = match timeout(QUIET, answering.as_mut()).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                let (name, limit) = (&self.names[index], format_duration(limit));
+                note(&format!("no answer from {name} yet; waiting for it up to {limit}"));
+                answering.await
+            }
+        };
+        match answered {
             Ok(Ok(answer)) => Tried::Answer(answer.into_inner()),
             Ok(Err(status)) if is_ours(&status) => Tried::Refused(status),
             Ok(Err(status)) => {
@@ -212,7 +238,7 @@ impl Client {
             }
             Err(_) => {
                 self.connected = None;
-                Tried::Broken(format!("no answer within {:?}", self.timeout))
+                Tried::Broken(format!("no answer within {}", format_duration(limit)))
             }
         }
     }
@@ -274,7 +300,7 @@ mod tests {
             assert!(matches!(endpoint(bad), Err(CliError::Usage(_))), "{bad}");
         }
         let access = Access { endpoints: vec!["https://a:1".to_owned()], keeper: None };
-        assert!(matches!(Client::new(access, CONNECT), Err(CliError::Usage(_))), "TLS without certificates");
+        assert!(matches!(Client::new(access, None), Err(CliError::Usage(_))), "TLS without certificates");
     }
 
     #[tokio::test]
@@ -283,12 +309,28 @@ mod tests {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
         let names = [free.to_string(), format!("localhost:{}", free.port())];
         let mut client =
-            Client::new(Access { endpoints: names.to_vec(), keeper: None }, Duration::from_secs(1))
-                .expect("valid");
+            Client::new(Access { endpoints: names.to_vec(), keeper: None }, None).expect("valid");
         let question = wire::proto::v1::GetBufferStatsRequest {};
         let answer =
             client.look(question, async |admin, question| admin.get_buffer_stats(question).await).await;
         let Err(CliError::NotReached(reasons)) = answer else { panic!("expected that nobody is reached") };
         assert_eq!(reasons.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>(), names);
+    }
+
+    #[tokio::test]
+    async fn a_change_has_the_time_that_a_hand_over_takes_and_a_question_has_not() {
+        // It accepts connections, which is all that is asked of it.
+        let node = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let name = node.local_addr().expect("bound").to_string();
+        let mut client = Client::new(Access { endpoints: vec![name], keeper: None }, None).expect("valid");
+        let slowly = async |_: &mut AdminClient<Channel>, _: Request<u8>| {
+            tokio::time::pause();
+            sleep(Duration::from_secs(100)).await;
+            tokio::time::resume();
+            Ok::<_, Status>(Response::new(7_u8))
+        };
+        assert_eq!(client.change(1, &slowly).await.expect("it has the time"), 7);
+        let given_up = client.look(1, &slowly).await.expect_err("it has 15 s");
+        assert!(given_up.to_string().ends_with("no answer within 15s"), "{given_up}");
     }
 }

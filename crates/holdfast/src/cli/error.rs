@@ -94,6 +94,12 @@ pub(crate) fn complain(message: &str) {
     drop(writeln!(io::stderr(), "error: {message}"));
 }
 
+/// Says how it goes, on standard error.
+pub(super) fn note(message: &str) {
+    // There is nobody left to tell if this fails.
+    drop(writeln!(io::stderr(), "note: {message}"));
+}
+
 /// Says what should be looked at, on standard error.
 pub(super) fn warn(message: &str) {
     // There is nobody left to tell if this fails.
