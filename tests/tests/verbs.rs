@@ -3,18 +3,24 @@
 //!
 //! One cluster and one walk, because founding is the slow part. Judged by exit codes and by what the program prints.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Stdio;
 
+use holdfast_tests::SOON;
 use holdfast_tests::cluster::Cluster;
 use holdfast_tests::said::{ask, command, get, run};
 use holdfast_tests::story::number;
+use rustix::fs::OFlags;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 use simulator::modbus::{Config, ModbusServer, ReadRequest};
 use simulator::nodes::layout::Layout;
 use simulator::receiver::{Mode, Receiver, Reply};
 use tokio::io::AsyncReadExt as _;
+use tokio::time::timeout;
 
 /// Tags of the long register list.
 const LONG: usize = 10_000;
@@ -100,6 +106,7 @@ async fn every_verb_works_at_a_follower() {
     let follower = nodes.iter().find(|node| node.name != leader).expect("two follow").admin;
 
     configuration(&cluster, follower, &plant).await;
+    two_engineers(follower, &plant).await;
     devices_and_tags(&cluster, follower, &leader).await;
     destinations(&cluster, follower, &receiver).await;
     what_happened(&cluster, follower).await;
@@ -156,6 +163,45 @@ async fn configuration(cluster: &Cluster, follower: SocketAddr, plant: &Path) {
         history["revisions"].as_array().expect("a list").iter().map(|one| one["comment"].clone()).collect();
     assert_eq!((comments.len(), &comments[0], &comments[2]), (3, &"too slow".into(), &"the first".into()));
     ask(follower, &["config", "get", "--revision", "9"]).await.refused(1, "HF-2005");
+}
+
+/// A terminal: where somebody types, and where a program reads it.
+fn terminal() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let typing = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+    grantpt(&typing)?;
+    unlockpt(&typing)?;
+    let name = ptsname(&typing, Vec::new())?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let reading = rustix::fs::open(name.as_c_str(), flags, rustix::fs::Mode::empty())?;
+    Ok((typing, reading))
+}
+
+/// What was applied between somebody's plan and their agreement to it is not overwritten.
+async fn two_engineers(follower: SocketAddr, plant: &Path) {
+    let (typing, reading) = terminal().expect("a terminal");
+    let (mine, at) = (plant.join("further.toml"), follower.to_string());
+    let mut mine = command(&["config", "apply", path(&mine), "--endpoints", &at]).expect("the program");
+    mine.stdin(reading).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut mine = mine.spawn().expect("started");
+    let (mut errors, mut said) = (mine.stderr.take().expect("piped"), Vec::<u8>::new());
+    while !String::from_utf8_lossy(&said).contains("Apply? [y/N]") {
+        let read =
+            timeout(SOON, errors.read_buf(&mut said)).await.expect("it asks in time").expect("readable");
+        assert!(read > 0, "it ends and does not ask: {}", String::from_utf8_lossy(&said));
+    }
+
+    let theirs = plant.join("theirs.toml");
+    let text = std::fs::read_to_string(plant.join("plant.toml")).expect("a file") + "# Theirs.\n";
+    std::fs::write(&theirs, text).expect("written");
+    let theirs = ask(follower, &["config", "apply", path(&theirs), "-m", "theirs"]).await.json();
+    assert_eq!(number(&theirs["revision"]), 4, "{theirs}");
+
+    std::fs::File::from(typing).write_all(b"y\n").expect("typed");
+    timeout(SOON, errors.read_to_end(&mut said)).await.expect("it ends in time").expect("readable");
+    let (status, said) = (mine.wait().await.expect("it ended"), String::from_utf8_lossy(&said).into_owned());
+    assert!(status.code() == Some(1) && said.contains("HF-2003"), "expected a refusal, saw {status}: {said}");
+    let history = ask(follower, &["config", "history", "--limit", "1"]).await.json();
+    assert_eq!(history["revisions"][0]["comment"], "theirs", "{history}");
 }
 
 async fn devices_and_tags(cluster: &Cluster, follower: SocketAddr, leader: &str) {
@@ -304,7 +350,7 @@ async fn losing_what_is_undelivered(
     assert_eq!(plan["discards"], serde_json::json!(["historian"]), "{plan}");
     ask(follower, &["config", "apply", path(&without), "-y"]).await.refused(1, "HF-2004");
     let agreed = ["config", "apply", path(&without), "-y", "--discard-backlog", "historian"];
-    assert_eq!(number(&ask(follower, &agreed).await.json()["revision"]), 4);
+    assert_eq!(number(&ask(follower, &agreed).await.json()["revision"]), 5);
     let none = ask(follower, &["destination", "list"]).await.json();
     assert!(none["destinations"].is_null(), "what is empty is left out: {none}");
 }

@@ -26,8 +26,11 @@ pub(crate) enum ConfigCommand {
         file: PathBuf,
     },
     /// Say what applying a document would change, stop and lose.
-    #[command(long_about = "Say what applying a document would change, stop and lose. Changes nothing.\n\n\
-        Example:\n  holdfast config plan plant.toml")]
+    #[command(
+        long_about = "Say what applying a document would change, stop and lose. Changes nothing. It ends with the \
+        command that applies just that, and nothing if somebody else applied a revision meanwhile.\n\n\
+        Example:\n  holdfast config plan plant.toml"
+    )]
     Plan {
         /// The document, or a folder with a plant.toml in it.
         file: PathBuf,
@@ -35,8 +38,12 @@ pub(crate) enum ConfigCommand {
     /// Make a document the next revision, on all nodes at once.
     #[command(long_about = "Make a document the next revision, on all nodes at once.\n\n\
         It is checked as a whole; with any error in it nothing changes. On a terminal it asks first if something is \
-        stopped or lost. If somebody else applied a revision meanwhile, nothing is changed.\n\n\
+        stopped or lost. It is applied to the revision that its plan was compared with: if somebody else applied one \
+        meanwhile, nothing is changed.\n\n\
+        What others applied before that is undone by a document without it, as the plan shows. Say with --base which \
+        revision the document was made from, and it is refused instead.\n\n\
         Examples:\n  holdfast config apply plant.toml --comment 'press 4 added'\n  \
+        holdfast config apply plant.toml --base 40\n  \
         holdfast config apply plant.toml --discard-backlog old-historian")]
     Apply(ApplyArgs),
     /// Print a revision as it was written, or save it with all its files.
@@ -82,7 +89,7 @@ pub(crate) enum ConfigCommand {
 pub(crate) struct ApplyArgs {
     /// The document, or a folder with a plant.toml in it.
     file: PathBuf,
-    /// The revision it was made from; the one in force by default.
+    /// The revision it was made from, refused if another is in force; by default the one that the plan shows.
     #[arg(long, value_name = "N")]
     base: Option<u64>,
     #[command(flatten)]
@@ -112,7 +119,11 @@ pub(super) async fn run(
         ConfigCommand::Plan { file } => {
             let Some(messages) = checked(output, &file)? else { return Ok(Done::Badly) };
             let plan = ask_for_plan(&mut client, messages).await?;
-            output.show(&plan, || render_plan(&plan, &Names::of(&file)))?;
+            output.show(&plan, || {
+                let (shown, document) = (render_plan(&plan, &Names::of(&file)), file.display());
+                let base = plan.base_revision;
+                format!("{shown}\nTo apply just this: holdfast config apply {document} --base {base}")
+            })?;
             Ok(Done::Well)
         }
         ConfigCommand::Apply(args) => apply(&mut client, output, args).await,
@@ -293,6 +304,7 @@ fn render_validation(answer: &pb::ValidateConfigResponse, names: &Names) -> Stri
 
 fn render_plan(plan: &pb::PlanConfigResponse, names: &Names) -> String {
     let mut lines = render_diagnostics(&plan.warnings, names);
+    lines.push(format!("Compared with revision {}:", plan.base_revision));
     lines.push(render_changes(&plan.changes));
     if !plan.effects.is_empty() {
         lines.push("Stopped or lost:".to_owned());
@@ -410,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_ends_with_what_is_stopped_or_lost() {
+    fn a_plan_begins_with_its_base_and_ends_with_what_is_stopped_or_lost() {
         let plan = pb::PlanConfigResponse {
             changes: vec![pb::ConfigChange {
                 subject: "destination".into(),
@@ -424,11 +436,12 @@ mod tests {
                 ..pb::ConfigEffect::default()
             }],
             discards: vec!["historian".into()],
+            base_revision: 41,
             ..pb::PlanConfigResponse::default()
         };
         assert_eq!(
             render_plan(&plan, &Names::default()),
-            "- destination historian (http)\n0 to add, 0 to change, 1 to remove.\nStopped or lost:\n  \
+            "Compared with revision 41:\n- destination historian (http)\n0 to add, 0 to change, 1 to remove.\nStopped or lost:\n  \
              destination historian: what it has not acknowledged is discarded\n\
              To give that backlog up: --discard-backlog historian"
         );
