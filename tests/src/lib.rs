@@ -11,6 +11,7 @@
 //! | what happens | where |
 //! |---|---|
 //! | every fault in turn, by the demo itself | `drill.rs` |
+//! | the demo's keys, on a terminal | `keys.rs` |
 //! | founding; all three nodes killed at once | `three_nodes_found_one_cluster_and_come_back_from_darkness` |
 //! | each node restarted under load, in order and with `kill -9` | `every_node_is_restarted_under_load` |
 //! | the leader paused for longer than its lease | `a_paused_leader_wakes_and_gives_up` |

@@ -94,17 +94,16 @@ async fn perform(folder: &Folder, is_live: bool, stop: &CancellationToken) -> an
         print("the usual ports are taken; to ask these nodes from another terminal:");
         print(&format!("  export HOLDFAST_ENDPOINTS={}", layout.endpoints()));
     }
-    let journal = Journal::new(true);
+    let journal = Journal::new();
     let drill_ends = tokio::time::Instant::now() + DRILL_LIMIT;
-    let built = tokio::select! {
+    let stage = tokio::select! {
         built = Box::pin(Stage::build(layout, journal.clone())) => built?,
         () = stop.cancelled() => anyhow::bail!("told to stop before the cluster was ready"),
     };
-    let mut stage = built;
     let doubt = if is_live {
-        stage.journal = Journal::new(false);
+        journal.set_printing(false);
         let shown = Box::pin(live::run(&stage, stop)).await;
-        stage.journal = journal;
+        journal.set_printing(true);
         shown.err().map(|error| format!("the live screen failed: {error:#}"))
     } else {
         tokio::select! {
