@@ -37,6 +37,8 @@ async fn the_drill_adds_up() -> Result<()> {
     for something in ["reads_answered", "pushed_acked", "delivered", "slots_sampled"] {
         assert!(number(something) > 0, "{something} in {report:#}\n{said}");
     }
+    // They fail nothing: a machine that is busy with other things can cause them.
+    eprintln!("notes: {}", report["notes"]);
     assert!(drill.status.success(), "the exit code follows the account: {said}");
     Ok(())
 }

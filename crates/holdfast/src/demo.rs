@@ -142,7 +142,8 @@ async fn told_twice(stop: &CancellationToken) {
 /// Prints the account.
 fn show(report: &Report, field: &Field) {
     let verdict = match report.verdict {
-        Verdict::Pass => "PASS: everything adds up",
+        Verdict::Pass if report.notes.is_empty() => "PASS: everything adds up",
+        Verdict::Pass => "PASS: everything adds up, and there is something to look at",
         Verdict::Fail => "FAIL",
         Verdict::Unknown => "UNKNOWN: nothing is wrong, and this run proves nothing",
     };
@@ -188,5 +189,8 @@ fn show(report: &Report, field: &Field) {
     print(verdict);
     for problem in &report.problems {
         print(&format!("  {problem}"));
+    }
+    for note in &report.notes {
+        print(&format!("  note: {note}"));
     }
 }

@@ -11,21 +11,25 @@
 //!   grid that is replaced ends where its successor begins, to one period: all nodes share this machine's clock. Where
 //!   a clock was set, the opening says so, and its time is not compared.
 //! - In each reign one node polls, and nothing of it stands behind the beginning of a later one.
+//! - An election that nobody caused and slots missed at a switchover are *notes*: they lose nothing, and a machine that is
+//!   busy with other things can cause them, so they do not fail a run; whoever runs it reads of each one.
 
 mod histories;
 mod polled;
 mod pushed;
+mod reigns;
 mod report;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use model::{Position, SampleKey, Timestamp};
+use model::{SampleKey, Timestamp};
 
 use crate::plant::{Plant, Polled};
 pub use histories::{SharedAccount, count_rows, enter_files};
 use polled::DeviceBook;
 use pushed::PusherBook;
+use reigns::{Reign, Reigns};
 pub use report::{FailoverSeen, Report, SwitchoverSeen, Verdict};
 
 /// What a value can be in the simulated plant.
@@ -131,11 +135,12 @@ pub struct Account {
     pushers: BTreeMap<String, PusherBook>,
     /// The highest key of each tag that came for the first time.
     highest: HashMap<String, SampleKey>,
-    /// By term.
-    reigns: BTreeMap<u64, Reign>,
+    reigns: Reigns,
     /// Wall clock minus monotonic clock, in nanoseconds.
     wall_offset: i64,
     faults: Vec<Fault>,
+    /// Faults that are not over, or never came to their end.
+    begun: Vec<Begun>,
     overlaps: u64,
     delivered: u64,
     duplicates: u64,
@@ -149,17 +154,11 @@ pub struct Account {
     has_files: bool,
 }
 
-/// What was committed in one term.
-#[derive(Debug, Clone)]
-struct Reign {
-    /// When the first sample was taken.
-    began: Timestamp,
-    /// Who polled the first sample that came.
-    node: Option<String>,
-    first: Position,
-    last: Position,
-    /// Somebody else polled, too.
-    is_mixed: bool,
+/// Something that is being done to the cluster.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    effect: Effect,
+    began_ns: u64,
 }
 
 /// What is on the screen while the run goes on.
@@ -187,9 +186,10 @@ impl Account {
             devices: devices.collect(),
             pushers: pushers.collect(),
             highest: HashMap::new(),
-            reigns: BTreeMap::new(),
+            reigns: Reigns::default(),
             wall_offset,
             faults: Vec::new(),
+            begun: Vec::new(),
             overlaps: 0,
             delivered: 0,
             duplicates: 0,
@@ -243,20 +243,7 @@ impl Account {
             self.out_of_order += 1;
         }
         *highest = sample.key.max(*highest);
-        let position = sample.key.position;
-        let reign = self.reigns.entry(sample.term).or_insert_with(|| Reign {
-            began: sample.gateway_time,
-            node: None,
-            first: position,
-            last: position,
-            is_mixed: false,
-        });
-        reign.began = sample.gateway_time.min(reign.began);
-        reign.first = position.min(reign.first);
-        reign.last = position.max(reign.last);
-        if sample.slot.is_some() {
-            reign.is_mixed |= reign.node.get_or_insert_with(|| sample.node.clone()) != &sample.node;
-        }
+        self.reigns.received(sample);
         let is_known = if let Some(book) = self.devices.get_mut(&sample.device) {
             book.received(sample)
         } else if let Some(book) = self.pushers.get_mut(&sample.device) {
@@ -309,8 +296,15 @@ impl Account {
         }
     }
 
+    /// Something is being done to the cluster from now on. It explains a change of leader even if it never comes to its
+    /// end.
+    pub fn begins_to_suffer(&mut self, effect: Effect, began_ns: u64) {
+        self.begun.push(Begun { effect, began_ns });
+    }
+
     /// Something was done to the cluster, and is over.
     pub fn suffered(&mut self, fault: Fault) {
+        self.begun.retain(|begun| begun.began_ns != fault.began_ns);
         self.faults.push(fault);
     }
 
@@ -346,39 +340,25 @@ impl Account {
         self.devices.values().map(|book| book.reads_since(from_ns, &is_wanted)).min().unwrap_or_default()
     }
 
-    /// How many slots of the time between two moments are in gap records.
-    fn slots_missed(&self, began_ns: u64, ended_ns: u64) -> u64 {
+    /// Slots in gap records that meet the time between two moments, by cause.
+    fn slots_missed(&self, began_ns: u64, ended_ns: u64) -> BTreeMap<String, u64> {
         let (from, to) = (self.wall(began_ns), self.wall(ended_ns));
-        self.devices.values().map(|book| book.slots_missed(from, to)).sum()
+        by_cause(self.gaps().filter(|gap| gap.from < to && gap.to > from))
     }
 
     fn wall(&self, monotonic_ns: u64) -> Timestamp {
         Timestamp(i64::try_from(monotonic_ns).unwrap_or(i64::MAX).saturating_add(self.wall_offset))
     }
 
-    /// Reigns that no fault explains. The first one explains itself.
-    fn spurious_elections(&self) -> u64 {
-        let mut unexplained = 0;
-        let mut used = vec![false; self.faults.len()];
-        for reign in self.reigns.values().skip(1) {
-            let explains = |fault: &Fault| {
-                fault.effect != Effect::None
-                    && (self.wall(fault.began_ns)..=self.wall(fault.ended_ns)).contains(&reign.began)
-            };
-            match (0..used.len()).find(|at| !used[*at] && explains(&self.faults[*at])) {
-                Some(at) => used[at] = true,
-                None => unexplained += 1,
-            }
-        }
-        unexplained
-    }
-
-    /// Reigns in which two nodes polled, or of which something stands behind the beginning of a later one.
-    fn stale_reigns(&self) -> u64 {
-        let mixed = self.reigns.values().filter(|reign| reign.is_mixed).count();
-        let later = self.reigns.values().skip(1);
-        let late = self.reigns.values().zip(later).filter(|(reign, later)| reign.last >= later.first).count();
-        (mixed + late) as u64
+    /// Reigns that no fault explains, with their terms.
+    fn spurious_elections(&self) -> Vec<(u64, &Reign)> {
+        let over = self.faults.iter().map(|fault| (fault.effect, fault.began_ns, fault.ended_ns));
+        let begun = self.begun.iter().map(|begun| (begun.effect, begun.began_ns, u64::MAX));
+        let causes = over
+            .chain(begun)
+            .filter(|(effect, ..)| *effect != Effect::None)
+            .map(|(_, began_ns, ended_ns)| self.wall(began_ns)..=self.wall(ended_ns));
+        self.reigns.unexplained(causes.collect())
     }
 
     /// The figures of this moment.
@@ -416,11 +396,7 @@ impl Account {
 
     /// Slots in gap records by cause.
     pub fn gap_causes(&self) -> BTreeMap<String, u64> {
-        let mut causes = BTreeMap::new();
-        for gap in self.gaps() {
-            *causes.entry(gap.cause.clone()).or_default() += gap.last - gap.first + 1;
-        }
-        causes
+        by_cause(self.gaps())
     }
 
     /// The account at the end: what is pending now has been lost.
@@ -431,8 +407,7 @@ impl Account {
             filed_twice: self.filed_twice,
             out_of_order: self.out_of_order,
             device_overlaps: self.overlaps,
-            spurious_elections: self.spurious_elections(),
-            stale_reigns: self.stale_reigns(),
+            stale_reigns: self.reigns.stale(),
             conflicts: self.conflicts,
             ..Report::default()
         };
@@ -459,17 +434,41 @@ impl Account {
                     fault: fault.name.clone(),
                     gap_ms: self.longest_silence(fault.began_ns, fault.taken_over_ns) / 1_000_000,
                 }),
-                Effect::Switchover => report.switchovers.push(SwitchoverSeen {
-                    slots_missed: self.slots_missed(fault.began_ns, fault.taken_over_ns),
-                }),
+                Effect::Switchover => {
+                    let missed = self.slots_missed(fault.began_ns, fault.taken_over_ns);
+                    report.notes.extend(note_of_switchover(&fault.name, &missed));
+                    report.switchovers.push(SwitchoverSeen { slots_missed: missed.values().sum() });
+                }
                 Effect::None => {}
             }
         }
+        let spurious = self.spurious_elections();
+        report.spurious_elections = spurious.len() as u64;
+        report.notes.extend(spurious.into_iter().map(|(term, reign)| note_of_election(term, reign)));
         let unfiled = if self.has_files { self.unfiled() } else { 0 };
         report.lost += unfiled;
         report.judge(wrong, unfiled, &self.doubts);
         report
     }
+}
+
+fn note_of_election(term: u64, reign: &Reign) -> String {
+    let node = reign.node().unwrap_or("a node");
+    format!("an election that nobody caused: {node} led in term {term} from {}", reign.began())
+}
+
+fn note_of_switchover(name: &str, missed: &BTreeMap<String, u64>) -> Option<String> {
+    let causes: Vec<String> = missed.iter().map(|(cause, slots)| format!("{cause} {slots}")).collect();
+    (!causes.is_empty()).then(|| format!("slots missed at the {name}: {}", causes.join(", ")))
+}
+
+/// Slots in gap records by cause.
+fn by_cause<'a>(gaps: impl Iterator<Item = &'a GapSeen>) -> BTreeMap<String, u64> {
+    let mut causes = BTreeMap::new();
+    for gap in gaps {
+        *causes.entry(gap.cause.clone()).or_default() += gap.last - gap.first + 1;
+    }
+    causes
 }
 
 /// What became of a row of a file.

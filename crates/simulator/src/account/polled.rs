@@ -7,8 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use model::Timestamp;
-
 use super::{Filed, GapSeen, Number, OpeningSeen, Polled, SampleSeen};
 
 /// Slots of one grid that are looked at; more would be 11 days at 100 ms, and can only be nonsense.
@@ -184,11 +182,6 @@ impl DeviceBook {
             last = at_ns;
         }
         longest
-    }
-
-    pub(super) fn slots_missed(&self, from: Timestamp, to: Timestamp) -> u64 {
-        let meets = |gap: &&GapSeen| gap.from < to && gap.to > from;
-        self.gaps.iter().filter(meets).map(|gap| gap.last - gap.first + 1).sum()
     }
 
     pub(super) fn settle(&self) -> PolledTally {

@@ -74,6 +74,8 @@ pub struct Report {
     pub conflicts: u64,
     /// Why it did not pass, a sentence each.
     pub problems: Vec<String>,
+    /// What should not happen, and alone fails no run: elections that nobody caused, slots missed at switchovers.
+    pub notes: Vec<String>,
 }
 
 impl Report {

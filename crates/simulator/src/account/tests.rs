@@ -36,6 +36,11 @@ impl Run {
 
     /// Message `number` is delivered.
     fn push(&mut self, number: u64, base_time: i64) {
+        self.push_in(1, number, base_time, Timestamp(0));
+    }
+
+    /// Message `number`, which a node took at a moment and which was committed in a term, is delivered.
+    fn push_in(&mut self, term: u64, number: u64, base_time: i64, gateway_time: Timestamp) {
         let content = Plant::demo().pushers[0].content.clone();
         for index in 0..content.samples {
             let (tag, value) = content.sample(number, index);
@@ -51,8 +56,8 @@ impl Run {
                 value: Some(value),
                 slot: None,
                 source_time: Timestamp(base_time + index as i64),
-                gateway_time: Timestamp(0),
-                term: 1,
+                gateway_time,
+                term,
                 node: "node-1".to_owned(),
             };
             self.account.received(&sample, true);
@@ -400,6 +405,45 @@ fn a_failover_is_measured_between_two_reads_and_explains_one_reign() {
 }
 
 #[test]
+fn an_election_that_nobody_caused_is_a_note_and_no_failure() {
+    let mut run = Run::new();
+    run.slots(0..=4, 1);
+    assert!(run.account.settle().notes.is_empty());
+    run.slots(5..=6, 2);
+    let report = run.account.settle();
+    let note = "an election that nobody caused: node-2 led in term 2 from 1970-01-01T00:00:00.500000000Z";
+    assert_eq!((report.verdict, report.notes), (Verdict::Pass, vec![note.to_owned()]));
+}
+
+#[test]
+fn a_fault_that_is_not_over_explains_one_reign() {
+    let mut run = Run::new();
+    run.slots(0..=4, 1);
+    run.account.begins_to_suffer(Effect::Failover, 430 * MS);
+    run.slots(5..=6, 2);
+    assert_eq!(run.account.settle().spurious_elections, 0);
+    run.slots(7..=8, 3);
+    assert_eq!(run.account.settle().spurious_elections, 1, "it explains one");
+    run.fault(Effect::Failover, 430, 650);
+    assert_eq!(run.account.settle().spurious_elections, 1, "over, it is the same one");
+}
+
+#[test]
+fn a_reign_does_not_begin_with_what_a_follower_took_before_it() {
+    let mut run = Run::new();
+    run.slots(0..=4, 1);
+    run.account.sent(ROBOT, 1, 2_000);
+    run.account.acknowledged(ROBOT, 1);
+    // Taken a moment before the leader was killed, handed on to the next one.
+    run.push_in(2, 1, 2_000, Timestamp(420 * MS as i64));
+    run.slots(6..=7, 2);
+    run.gap(5, 5);
+    run.fault(Effect::Failover, 430, 1_250);
+    let report = run.account.settle();
+    assert_eq!((report.spurious_elections, report.verdict), (0, Verdict::Pass));
+}
+
+#[test]
 fn a_device_is_taken_over_by_the_first_read_of_another_node() {
     let mut run = Run::new();
     run.slots(0..=2, 1);
@@ -421,6 +465,9 @@ fn a_switchover_tells_the_slots_it_missed() {
     run.fault(Effect::Switchover, 910, 950);
     let report = run.account.settle();
     assert_eq!(report.switchovers.iter().map(|seen| seen.slots_missed).collect::<Vec<_>>(), [2, 0]);
+    // Named like a kill here, and with a gap record like one.
+    assert_eq!(report.notes, ["slots missed at the kill -9 node-1: failover 2"]);
+    assert_eq!(report.verdict, Verdict::Pass);
 }
 
 #[test]
@@ -490,6 +537,7 @@ fn the_report_has_the_promised_fields() {
         "spurious_elections",
         "stale_reigns",
         "conflicts",
+        "notes",
     ];
     for field in wanted {
         assert!(report.get(field).is_some(), "{field} is missing");

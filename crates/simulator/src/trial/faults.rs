@@ -48,7 +48,7 @@ pub struct Outcome {
 impl Trial<'_> {
     /// Kills the leader (`kill -9`), and starts it again when another node reads.
     pub async fn kill_leader(&self) -> Result<Outcome, TrialError> {
-        let victim = self.victim().await?;
+        let victim = self.victim_of(Effect::Failover).await?;
         let name = format!("kill -9 {}", victim.leader.name);
         self.nodes.say(&format!("{name}, which leads"));
         self.nodes.kill(victim.index).await?;
@@ -59,7 +59,7 @@ impl Trial<'_> {
 
     /// Lets the leader stand still until another node reads, and then go on.
     pub async fn pause_leader(&self) -> Result<Outcome, TrialError> {
-        let victim = self.victim().await?;
+        let victim = self.victim_of(Effect::Failover).await?;
         let name = format!("pause {}", victim.leader.name);
         self.nodes.say(&format!("{name}, which leads, for longer than its lease"));
         self.nodes.pause(victim.index).await?;
@@ -72,7 +72,7 @@ impl Trial<'_> {
 
     /// Cuts the leader from both peers; it still sees the devices.
     pub async fn cut_leader(&self) -> Result<Outcome, TrialError> {
-        let victim = self.victim().await?;
+        let victim = self.victim_of(Effect::Failover).await?;
         let name = format!("cut {} off", victim.leader.name);
         self.nodes.say(&format!("{name}, which leads, from its peers; it still sees the devices"));
         self.nodes.cut(victim.index);
@@ -85,7 +85,7 @@ impl Trial<'_> {
 
     /// Cuts a follower from both peers until the leader has noticed.
     pub async fn cut_follower(&self) -> Result<Outcome, TrialError> {
-        let victim = self.victim().await?;
+        let victim = self.victim_of(Effect::None).await?;
         let index = (victim.index + 1) % NODES;
         let follower = self.nodes.layout.nodes[index].name.clone();
         let name = format!("cut {follower} off");
@@ -106,7 +106,7 @@ impl Trial<'_> {
 
     /// Hands leadership over as planned.
     pub async fn switch_over(&self) -> Result<Outcome, TrialError> {
-        let victim = self.victim().await?;
+        let victim = self.victim_of(Effect::Switchover).await?;
         self.nodes.say(&format!("switching over from {}", victim.leader.name));
         let answer = self.nodes.cluster.transfer(victim.index).await?;
         let name = format!("switchover to {}", answer.to);
@@ -150,6 +150,14 @@ impl Trial<'_> {
         let index = self.nodes.layout.index_of(&leader.name);
         let index = index.ok_or_else(|| TrialError::Stranger(leader.name.clone()))?;
         Ok(Victim { leader, index, field: self.nodes.layout.nodes[index].field, began_ns: monotonic_ns() })
+    }
+
+    /// The leader, to whom something is done that has this effect. The account hears of it now: whoever quits in the middle
+    /// of a fault has still caused the election.
+    async fn victim_of(&self, effect: Effect) -> Result<Victim, TrialError> {
+        let victim = self.victim().await?;
+        self.field.account.lock().begins_to_suffer(effect, victim.began_ns);
+        Ok(victim)
     }
 
     /// Waits until another node reads every device, and says how long nobody did.
