@@ -1,7 +1,8 @@
 //! A backlog delivered to a receiver that only counts keys, and the latency of live samples.
 //!
 //! - The backlog is pushed while the receiver is away; the clock runs from the first key that arrives to the last.
-//! - Live latency is from the last byte of a device's answer to the moment when the receiver has the sample.
+//! - Live latency is from the last byte of a device's answer to the moment when the receiver has the sample. An answer that
+//!   came too late for the lease has none: its slot is bad, and it is counted apart. One that no record holds is a failure.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -13,7 +14,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use crate::latency::Times;
 use crate::plant::{self, Devices};
 use crate::push::Flood;
 use crate::seen::Seen;
@@ -128,21 +128,20 @@ async fn live(bench: &Bench, args: &Args) -> anyhow::Result<Vec<Figure>> {
     world.until_all_read(read).await?;
     sleep_until(Instant::now() + SETTLING).await;
     let term = world.term().await?;
-    seen.look()?.latencies = Times::default();
     let before = receiver.counts().samples;
-    let began = Instant::now();
+    let (began, from_ns) = (Instant::now(), monotonic_ns());
     sleep_until(began + time).await;
     let rate = (receiver.counts().samples - before) as f64 / began.elapsed().as_secs_f64();
-    let mut latencies = {
-        let mut story = seen.look()?;
-        story.give_up_waiting(monotonic_ns());
-        story.latencies.clone()
-    };
+    let until_ns = monotonic_ns();
+    world.settled(&seen, &receiver, LIVE.count, until_ns).await?;
+    let mut fates = seen.look()?.fates(from_ns, until_ns);
     let term_after = world.term().await?;
     world.end().await?;
-    anyhow::ensure!(latencies.count() > 0, "no sample could be traced to its read");
-    bench.say(&format!("{rate:.0} samples/s live: {}", latencies.summary()));
-    let p99 = latencies.quantile(0.99);
+    anyhow::ensure!(fates.arrived.count() > 0, "no sample could be traced to its read");
+    bench.say(&format!("{rate:.0} samples/s live: {}", fates.arrived.summary()));
+    let p99 = fates.arrived.quantile(0.99);
+    let of_all = |answers: u64| format!("{answers} of {}", grouped(fates.total() as f64));
+    let (late, missed, lost) = (of_all(fates.late), of_all(fates.missed), of_all(fates.lost));
     Ok(vec![
         Figure::judged(
             &format!("device's answer to receiver at {} samples/s, p99", grouped(rate)),
@@ -150,7 +149,10 @@ async fn live(bench: &Bench, args: &Args) -> anyhow::Result<Vec<Figure>> {
             millis(p99),
             p99 < LATENCY,
         ),
-        Figure::reported("device's answer to receiver", latencies.summary()),
+        Figure::reported("device's answer to receiver", fates.arrived.summary()),
+        Figure::reported("answers too late for the lease", late),
+        Figure::reported("answers whose slots are in gap records", missed),
+        Figure::judged("answers that no record holds", "0", lost, fates.lost == 0),
         Figure::elections(term, term_after),
     ])
 }

@@ -10,6 +10,7 @@ mod disk;
 mod document;
 mod drain;
 mod failover;
+mod fates;
 mod footprint;
 mod latency;
 mod load;

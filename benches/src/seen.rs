@@ -1,6 +1,6 @@
 //! What devices and receivers saw, kept in memory while a run goes on: the source of every figure.
 //!
-//! - Lines come in order of time: devices and receiver share one history.
+//! - Devices and receiver share one history; the lines of each part come in order of time.
 //! - A line that cannot be understood ends the run: a history with a hole proves nothing.
 
 use std::collections::HashMap;
@@ -12,6 +12,7 @@ use model::Timestamp;
 use serde::Deserialize;
 use simulator::history::{EachLine, History, Kind};
 
+use crate::fates::{Book, Fates};
 use crate::latency::Times;
 use crate::plant::device_number;
 
@@ -32,16 +33,12 @@ pub(crate) struct Story {
     pub(crate) reads: Vec<Vec<Read>>,
     /// Gap records, each once.
     pub(crate) gaps: Vec<Gap>,
-    /// From a device's answer to the moment when the receiver had the sample that says which answer it was.
-    pub(crate) latencies: Times,
     /// Pairs of requests of two nodes at one device at one time.
     pub(crate) overlaps: u64,
     /// When samples arrived that were not good.
     not_good: Vec<u64>,
-    /// When the answer with this number left this device, until its samples arrive.
-    answered: HashMap<(usize, u64), u64>,
-    /// When the newest answer of each device left whose samples have arrived.
-    arrived: HashMap<usize, u64>,
+    /// What each device answered, and what of it arrived.
+    books: HashMap<usize, Book>,
     broken: Option<String>,
 }
 
@@ -83,6 +80,8 @@ struct Line {
 struct Record {
     tag: Option<String>,
     device: Option<String>,
+    grid: Option<String>,
+    slot: Option<String>,
     quality: Option<String>,
     #[serde(default)]
     value: serde_json::Value,
@@ -153,12 +152,14 @@ impl Story {
             self.reads.resize_with(device + 1, Vec::new);
         }
         self.reads[device].push(Read { at_ns: line.t_ns, node: peer.ip() });
-        self.answered.insert((device, ordinal), line.t_ns);
+        self.books.entry(device).or_default().answered(ordinal, line.t_ns);
         Ok(())
     }
 
     fn gap(&mut self, line: &Line) -> anyhow::Result<()> {
         let Some(Record {
+            device: Some(device),
+            grid: Some(grid),
             first_slot: Some(first),
             last_slot: Some(last),
             from: Some(from),
@@ -170,7 +171,11 @@ impl Story {
             anyhow::bail!("a gap record without its fields");
         };
         if line.is_new == Some(true) {
-            let slots = (last.parse::<u64>()? + 1).saturating_sub(first.parse()?);
+            let first = first.parse::<u64>()?;
+            let slots = (last.parse::<u64>()? + 1).saturating_sub(first);
+            if let Some(device) = device_number(device) {
+                self.books.entry(device).or_default().missed((grid.parse()?, first), slots);
+            }
             self.gaps.push(Gap { from: from.parse()?, to: to.parse()?, slots, cause: cause.clone() });
         }
         Ok(())
@@ -185,39 +190,34 @@ impl Story {
         if line.is_new != Some(true) {
             return Ok(());
         }
-        if record.quality.as_deref() != Some("good") {
+        let is_good = record.quality.as_deref() == Some("good");
+        if !is_good {
             self.not_good.push(line.t_ns);
-            return Ok(());
         }
-        if !tag.ends_with(READS) {
-            return Ok(());
-        }
-        let (Some(device), Some(ordinal)) = (device_number(device), record.value.as_u64()) else {
-            return Ok(());
+        let Some(device) = device_number(device).filter(|_| tag.ends_with(READS)) else { return Ok(()) };
+        let (Some(grid), Some(slot)) = (&record.grid, &record.slot) else {
+            anyhow::bail!("a polled sample without its slot");
         };
-        if let Some(answered) = self.answered.remove(&(device, ordinal)) {
-            let newest = self.arrived.entry(device).or_default();
-            *newest = answered.max(*newest);
-            self.latencies.record(Duration::from_nanos(line.t_ns.saturating_sub(answered)));
+        let place: (u64, u64) = (grid.parse()?, slot.parse()?);
+        let book = self.books.entry(device).or_default();
+        match record.value.as_u64() {
+            Some(number) if is_good => book.good(place, number, line.t_ns),
+            _ => book.bad(place),
         }
         Ok(())
     }
 
-    /// Answers that left in a stretch of time and whose samples have not arrived.
-    pub(crate) fn on_their_way(&self, from_ns: u64, until_ns: u64) -> u64 {
-        self.answered.values().filter(|answered| (from_ns..until_ns).contains(*answered)).count() as u64
+    /// What became of all answers that left in a stretch of time, as far as it has arrived.
+    pub(crate) fn fates(&self, from_ns: u64, until_ns: u64) -> Fates {
+        let mut fates = Fates::default();
+        self.books.values().for_each(|book| book.tell(from_ns, until_ns, &mut fates));
+        fates
     }
 
-    /// Whether of each device an answer has arrived that left since a moment.
+    /// Whether of each device the value of an answer has arrived that left since a moment.
     pub(crate) fn has_each_arrived(&self, devices: usize, from_ns: u64) -> bool {
-        (0..devices).all(|device| self.arrived.get(&device).is_some_and(|answered| *answered >= from_ns))
-    }
-
-    /// Lets what has not arrived count with the time that it has been on its way.
-    pub(crate) fn give_up_waiting(&mut self, now_ns: u64) {
-        for answered in std::mem::take(&mut self.answered).into_values() {
-            self.latencies.record(Duration::from_nanos(now_ns.saturating_sub(answered)));
-        }
+        let newest = |device: usize| self.books.get(&device)?.newest_arrived();
+        (0..devices).all(|device| newest(device).is_some_and(|left| left >= from_ns))
     }
 
     /// Samples that were not good, since a moment.
@@ -327,44 +327,47 @@ mod tests {
         assert_eq!(story.reads_between(200 * MS, 400 * MS), 4);
     }
 
-    #[test]
-    fn a_sample_of_the_read_count_says_how_long_it_took() {
-        let seen = Seen::start();
-        read(&seen, 0, 7, 100, 11);
-        let record = serde_json::json!({
-            "is_new": true,
-            "record": {
-                "tag": "bench/machine-000/reads", "device": "bench/machine-000", "value": 7, "quality": "good",
-            }
-        });
-        seen.history().record_at(112 * MS, "receiver", Kind::Ok, "sample", &record);
-        seen.history().record_at(190 * MS, "receiver", Kind::Ok, "sample", &record);
-        let story = seen.look().expect("whole");
-        assert_eq!(story.latencies.count(), 1);
-        assert_eq!(story.latencies.longest().as_millis(), 12);
+    /// A sample of the read count of the first device, in this slot.
+    fn sample(slot: u64, value: Option<u64>) -> serde_json::Value {
+        serde_json::json!({ "is_new": true, "record": {
+            "tag": "bench/machine-000/reads", "device": "bench/machine-000",
+            "grid": "1", "slot": slot.to_string(), "value": value,
+            "quality": if value.is_some() { "good" } else { "bad" },
+        }})
     }
 
     #[test]
-    fn what_has_not_arrived_is_known_and_what_is_not_good_has_not_arrived() {
+    fn a_sample_of_the_read_count_says_how_long_it_took() {
         let seen = Seen::start();
-        for ordinal in 1..=3 {
+        // The device may write its line after the receiver has written the sample's.
+        seen.history().record_at(112 * MS, "receiver", Kind::Ok, "sample", &sample(0, Some(7)));
+        read(&seen, 0, 7, 100, 11);
+        let fates = seen.look().expect("whole").fates(0, 200 * MS);
+        assert_eq!((fates.arrived.count(), fates.total()), (1, 1));
+        assert_eq!(fates.arrived.longest().as_millis(), 12);
+    }
+
+    #[test]
+    fn an_answer_in_a_bad_slot_is_late_and_one_in_no_record_is_lost() {
+        let seen = Seen::start();
+        for ordinal in 1..=5 {
             read(&seen, 0, ordinal, ordinal * 100, 11);
         }
-        let sample = |value: u64, quality: &str| {
-            serde_json::json!({ "is_new": true, "record": {
-                "tag": "bench/machine-000/reads", "device": "bench/machine-000",
-                "value": value, "quality": quality,
-            }})
-        };
-        seen.history().record_at(110 * MS, "receiver", Kind::Ok, "sample", &sample(1, "good"));
-        seen.history().record_at(210 * MS, "receiver", Kind::Ok, "sample", &sample(2, "bad"));
-        let mut story = seen.look().expect("whole");
-        assert_eq!((story.on_their_way(0, 150 * MS), story.on_their_way(0, 250 * MS)), (0, 1));
-        assert!(story.has_each_arrived(1, 100 * MS) && !story.has_each_arrived(1, 101 * MS));
+        seen.history().record_at(110 * MS, "receiver", Kind::Ok, "sample", &sample(0, Some(1)));
+        seen.history().record_at(210 * MS, "receiver", Kind::Ok, "sample", &sample(1, None));
+        seen.history().record_at(310 * MS, "receiver", Kind::Ok, "sample", &sample(2, Some(3)));
+        let gap = serde_json::json!({ "is_new": true, "record": {
+            "device": "bench/machine-000", "grid": "1", "first_slot": "3", "last_slot": "3", "cause": "no-quorum",
+            "from": "2026-01-01T00:00:10.000000000Z", "to": "2026-01-01T00:00:11.000000000Z",
+        }});
+        seen.history().record_at(410 * MS, "receiver", Kind::Ok, "gap", &gap);
+        let story = seen.look().expect("whole");
+        let fates = story.fates(0, 600 * MS);
+        assert_eq!((fates.arrived.count(), fates.late, fates.missed, fates.lost), (2, 1, 1, 1));
+        assert!(story.has_each_arrived(1, 300 * MS) && !story.has_each_arrived(1, 301 * MS));
+        assert!(!story.has_each_arrived(2, 0), "a second device has answered nothing");
         assert_eq!((story.not_good_since(0), story.not_good_since(211 * MS)), (1, 0));
         assert_eq!(story.fewest_reads_between(150 * MS, 400 * MS), 2);
-        story.give_up_waiting(700 * MS);
-        assert_eq!((story.latencies.count(), story.latencies.longest().as_millis()), (3, 500));
     }
 
     #[test]
@@ -372,7 +375,7 @@ mod tests {
         let seen = Seen::start();
         let gap = |is_new: bool| {
             serde_json::json!({ "is_new": is_new, "record": {
-                "first_slot": "3", "last_slot": "5", "cause": "late",
+                "device": "bench/machine-000", "grid": "1", "first_slot": "3", "last_slot": "5", "cause": "late",
                 "from": "2026-01-01T00:00:10.000000000Z", "to": "2026-01-01T00:00:13.000000000Z",
             }})
         };

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use simulator::nodes::layout::{Layout, NODES};
-use simulator::nodes::{Nodes, NodesConfig};
+use simulator::nodes::{Nodes, NodesConfig, WaitError};
+use simulator::receiver::{Counts, Receiver};
 use tokio::time::Instant;
 
 use crate::process::{self, Usage};
+use crate::seen::Seen;
 
 /// Three nodes that find each other, on a slow machine.
 const FOUNDING: Duration = Duration::from_secs(60);
@@ -62,6 +64,8 @@ pub(crate) struct World {
 
 /// How long reading every device for the first time may take: there may be hundreds.
 const FIRST_READS: Duration = Duration::from_secs(120);
+/// How long delivering the last answers that are measured may take.
+const LAST_ANSWERS: Duration = Duration::from_secs(30);
 
 impl World {
     /// Starts three nodes in a new folder and waits until they agree on a leader. They are asked how they are so often.
@@ -86,6 +90,29 @@ impl World {
             other => Some(other),
         });
         looking.await?
+    }
+
+    /// Waits until everything has arrived that devices answered before a moment, or will not: delivery is in order, so
+    /// until an answer of each device has arrived that left later. In vain, what has not arrived counts as lost. What the
+    /// receiver has counted then.
+    pub(crate) async fn settled(
+        &self,
+        seen: &Seen,
+        receiver: &Receiver,
+        devices: usize,
+        until_ns: u64,
+    ) -> anyhow::Result<Counts> {
+        let have_arrived = || match seen.look() {
+            Ok(story) => story.has_each_arrived(devices, until_ns).then_some(Ok(())),
+            Err(error) => Some(Err(error)),
+        };
+        match self.nodes.until("what was answered to arrive", LAST_ANSWERS, have_arrived).await {
+            Ok(looked) => looked?,
+            Err(WaitError::InVain { .. }) => {}
+            Err(casualty) => return Err(casualty.into()),
+        }
+        // It counts whole requests: what stood beside the last answer, a gap record perhaps, has been seen, too.
+        Ok(receiver.counts())
     }
 
     /// Applies a plant document.
