@@ -15,7 +15,6 @@ use rand::Rng;
 use runtime::SystemClock;
 use runtime::random::generator;
 use simulator::history::monotonic_ns;
-use simulator::nodes::layout::NODES;
 use simulator::receiver::{Mode, Receiver};
 use tokio::time::sleep;
 
@@ -110,10 +109,10 @@ impl Stage<'_> {
     async fn repeat(&self, fault: Fault, times: u32) -> anyhow::Result<Outcome> {
         let mut outcome = Outcome::default();
         let mut random = generator(None);
+        let first_term = self.world.term().await?;
         for time in 1..=times {
             self.reads_go_on().await?;
             let leader = self.world.leader().await?;
-            let term = self.world.term().await?;
             // What was waited for is looked at on a schedule; the fault comes at a random moment of the devices'.
             sleep(DEVICES.period.mul_f64(random.random())).await;
             let victim = self.world.nodes.layout.nodes[leader].field;
@@ -122,7 +121,8 @@ impl Stage<'_> {
             let taken_over = self.taken_over(began_ns, victim).await;
             self.mend(fault, leader).await?;
             let gap = taken_over.with_context(|| format!("{fault:?} {time}"))?;
-            outcome.surplus_terms += (self.world.term().await? - term).saturating_sub(1);
+            // The cluster is whole before the next fault.
+            self.world.term().await?;
             self.reads_go_on().await?;
             // A gap record is delivered before the reads behind it.
             self.reads_arrive().await?;
@@ -138,6 +138,9 @@ impl Stage<'_> {
                 }
             }
         }
+        // Those between two faults are counted, too.
+        let terms = self.world.term().await?.saturating_sub(first_term);
+        outcome.surplus_terms = terms.saturating_sub(u64::from(times));
         Ok(outcome)
     }
 
@@ -161,7 +164,7 @@ impl Stage<'_> {
 
     /// Waits until another node has read every device some times, and says how long nobody did.
     async fn taken_over(&self, from_ns: u64, victim: IpAddr) -> anyhow::Result<Duration> {
-        let others = |story: &Story| story.reads_since(NODES, from_ns, |node| node != victim);
+        let others = |story: &Story| story.reads_since(DEVICES.count, from_ns, |node| node != victim);
         self.until("another node to read every device", TAKE_OVER, |story| {
             (others(story) >= STEADY_READS).then(|| story.gap_of_take_over(from_ns, victim)).flatten()
         })

@@ -102,6 +102,7 @@ async fn loaded(bench: &Bench, backlog: u64) -> anyhow::Result<Vec<Figure>> {
     figures.extend(restarts(bench, &world, backlog).await?);
 
     let samples = messages * SAMPLES as u64;
+    let term = world.term().await?;
     let began = Instant::now();
     receiver.come_up().await?;
     receiver
@@ -114,6 +115,7 @@ async fn loaded(bench: &Bench, backlog: u64) -> anyhow::Result<Vec<Figure>> {
         format!("{:.0} s, {} samples", began.elapsed().as_secs_f64(), grouped(samples as f64)),
     ));
     figures.push(given_back(bench, &world, &empty).await?);
+    figures.push(Figure::elections(term, world.term().await?));
     world.end().await?;
     Ok(figures)
 }

@@ -104,17 +104,18 @@ async fn push(
     let stop = CancellationToken::new();
     let measured = async {
         sleep(WARM_UP).await;
+        drop(stats.take_latencies());
         let (began, before) = (Instant::now(), stats.counts().acknowledged);
         sleep(time).await;
         let rate = (stats.counts().acknowledged - before) as f64 / began.elapsed().as_secs_f64();
+        let latencies = stats.take_latencies();
         stop.cancel();
-        rate
+        (rate, latencies)
     };
-    let (rate, report) = futures::join!(measured, pusher.run(stop.clone()));
+    let ((rate, latencies), report) = futures::join!(measured, pusher.run(stop.clone()));
     ensure!(rate > 0.0, "nothing was acknowledged: {report:?}");
     let unanswered = report.counts.refused + report.counts.unanswered + report.unsettled;
     ensure!(unanswered == 0, "not everything was acknowledged at once: {report:?}");
-    let latencies = stats.latencies();
     Ok(Pushed { rate, p50: latencies.quantile(0.5), p99: latencies.quantile(0.99) })
 }
 

@@ -129,9 +129,10 @@ impl PusherStats {
         }
     }
 
-    /// From the first sending of each message to its acknowledgement, failovers included.
-    pub fn latencies(&self) -> Latencies {
-        self.latencies.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// From the first sending of each message to its acknowledgement, failovers included: of those that were acknowledged
+    /// since this was called before.
+    pub fn take_latencies(&self) -> Latencies {
+        std::mem::take(&mut *self.latencies.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
