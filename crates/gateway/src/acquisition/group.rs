@@ -1,4 +1,6 @@
 //! One poll group: wait for the slot, scan, hand over a batch.
+//!
+//! A batch has one reading for each tag of the group: where a driver gives another number, the slot is bad.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +19,7 @@ use store::ledger::Grid;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::silence::{Say, Silence};
 use super::timeline::Timeline;
@@ -210,9 +212,8 @@ impl<E: Engine> GroupTask<E> {
         match self.silence.failed(Instant::now()) {
             Say::Nothing => {}
             Say::Bad => {
-                let now = self.clock.now();
-                let readings = self.tags.iter().map(|_| (now, Reading::Bad(status))).collect();
-                self.hand_over(slot, readings);
+                let samples = all_bad(&self.tags, self.clock.now(), status);
+                self.push(slot, samples);
                 self.skip(Cause::DeviceDown);
             }
             Say::Missed => {
@@ -230,12 +231,15 @@ impl<E: Engine> GroupTask<E> {
     }
 
     fn hand_over(&mut self, slot: u64, readings: Vec<(Timestamp, Reading)>) {
-        let samples = self
-            .tags
-            .iter()
-            .zip(readings)
-            .map(|(tag, (source_time, reading))| Sample { tag: *tag, source_time, reading })
-            .collect();
+        let (answered, owed) = (readings.len(), self.tags.len());
+        let samples = one_each(&self.tags, readings).unwrap_or_else(|| {
+            error!(device = self.device, group = %self.name, answered, owed, "the driver did not read each tag");
+            all_bad(&self.tags, self.clock.now(), StatusCode::BAD)
+        });
+        self.push(slot, samples);
+    }
+
+    fn push(&mut self, slot: u64, samples: Vec<Sample>) {
         let skipped = self.skipped.unwrap_or(Cause::Late);
         let source = Source::Polled { group: self.group, grid: self.grid.id, slot, skipped };
         let revision = self.replica.store().keeper().read(store::ledger::State::revision);
@@ -248,5 +252,43 @@ impl<E: Engine> GroupTask<E> {
             Ok(Err(cause)) => self.skip(cause),
             Err(error) => warn!(device = self.device, %error, "a group without tags is not read"),
         }
+    }
+}
+
+/// One sample for each tag of the group; `None` where the driver gave another number of readings than there are tags: then
+/// nobody knows which reading is whose.
+fn one_each(tags: &[TagId], readings: Vec<(Timestamp, Reading)>) -> Option<Vec<Sample>> {
+    let sample = |(tag, (source_time, reading)): (&TagId, _)| Sample { tag: *tag, source_time, reading };
+    (readings.len() == tags.len()).then(|| tags.iter().zip(readings).map(sample).collect())
+}
+
+/// A bad sample for each tag of the group.
+fn all_bad(tags: &[TagId], source_time: Timestamp, status: StatusCode) -> Vec<Sample> {
+    tags.iter().map(|tag| Sample { tag: *tag, source_time, reading: Reading::Bad(status) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use model::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_scan_without_one_reading_for_each_tag_is_not_cut_to_fit() {
+        let tags = [TagId(3), TagId(1), TagId(2)];
+        let readings = |count: i64| {
+            let reading = |number: i64| (Timestamp(number), Reading::Good(Value::I64(number)));
+            (0..count).map(reading).collect::<Vec<_>>()
+        };
+        let whole = one_each(&tags, readings(3)).expect("a reading for each");
+        let seen: Vec<_> = whole.iter().map(|sample| (sample.tag, sample.source_time)).collect();
+        assert_eq!(seen, [(TagId(3), Timestamp(0)), (TagId(1), Timestamp(1)), (TagId(2), Timestamp(2))]);
+        for count in [0, 2, 4] {
+            assert_eq!(one_each(&tags, readings(count)), None, "{count} readings for three tags");
+        }
+        let bad = all_bad(&tags, Timestamp(5), StatusCode::BAD);
+        let of_tags: Vec<TagId> = bad.iter().map(|sample| sample.tag).collect();
+        assert_eq!(of_tags, tags, "one bad reading for each");
+        assert!(bad.iter().all(|sample| sample.reading == Reading::Bad(StatusCode::BAD)));
     }
 }
