@@ -45,6 +45,8 @@ scripts!(
     a_grid_whose_last_slot_was_applied_late_ends_where_the_wall_clock_says,
     reclock_closes_each_grid_with_a_gap_of_monotonic_length,
     of_each_group_the_newest_two_closed_grids_are_remembered,
+    the_length_of_a_gap_across_a_failover_is_exact_to_one_period,
+    a_source_time_may_step_back,
     a_device_that_does_not_answer_is_one_bad_batch_and_a_gap_in_pieces,
     each_opening_of_a_grid_is_a_record,
     every_cause_is_in_the_closed_list,

@@ -277,7 +277,7 @@ impl Machine {
                 slot,
                 skipped: arguments.get("skipped").unwrap_or(Cause::Late),
             };
-            printed += &self.append(arguments, &[encoded(source, 1, self.reigning())]);
+            printed += &self.append(arguments, &[encoded(source, 1, self.reigning(), Timestamp(0))]);
         }
         printed
     }
@@ -301,7 +301,8 @@ impl Machine {
             },
             other => panic!("a batch is polled or pushed, not {other}"),
         };
-        encoded(source, arguments.get("count").unwrap_or(1), self.reigning())
+        let oldest = arguments.timestamp("source").unwrap_or_default();
+        encoded(source, arguments.get("count").unwrap_or(1), self.reigning(), oldest)
     }
 
     /// One part of a plant's documents, which are cut into `of` equal parts.
@@ -443,10 +444,10 @@ fn refused_again(text: &str) -> RefusedAgain {
     RefusedAgain { position, ordinal, reason: "still too large".to_owned() }
 }
 
-fn encoded(source: Source, count: u32, node: NodeId) -> EncodedBatch {
+fn encoded(source: Source, count: u32, node: NodeId, oldest: Timestamp) -> EncodedBatch {
     let sample = |number: u32| Sample {
         tag: TagId(1 + number),
-        source_time: Timestamp(i64::from(number)),
+        source_time: oldest.plus_nanos(i64::from(number)),
         reading: Reading::Good(Value::F64(f64::from(number))),
     };
     let samples = (0..count).map(sample).collect();

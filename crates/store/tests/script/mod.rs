@@ -15,7 +15,7 @@
 //! stage NAME part=N of=N                         (a part of the plant below, which is given once)
 //! configure-staged NAME [base=N] [elapsed=…] [discard=…]
 //! poll GROUP grid=N slots=FIRST-LAST             (an entry for each slot)
-//! append polled GROUP grid=N slot=N [skipped=CAUSE] [count=N] [ + pushed SESSION seq=N … ]
+//! append polled GROUP grid=N slot=N [skipped=CAUSE] [count=N] [source=TIME] [ + pushed SESSION seq=N … ]
 //! missed GROUP grid=N last=N cause=CAUSE
 //! reclock [elapsed=GROUP:TIME,…]
 //! disable DEVICE [until=TIME] [elapsed=…] | enable DEVICE [until=TIME]
