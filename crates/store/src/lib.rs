@@ -33,5 +33,5 @@ pub use entry::{ChainHash, Entry};
 pub use keeper::{Keeper, Received, Snapshot};
 pub use ledger::{Body, LogId, Membership};
 pub use log::{Log, LogEnds, Vote};
-pub use outcome::{BatchOutcome, Outcome, Refusal};
+pub use outcome::{BatchOutcome, Outcome, Refusal, Thing};
 pub use store::{Buffered, Identity, OpenError, Store, StoreOptions};

@@ -91,10 +91,50 @@ pub enum Refusal {
     #[error("there is no {what} {name:?}")]
     Unknown {
         /// Its kind.
-        what: &'static str,
+        what: Thing,
         /// Its name.
         name: String,
     },
+}
+
+/// Kinds of things that a command names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thing {
+    /// A device of the plant.
+    Device,
+    /// A destination of the plant.
+    Destination,
+    /// An opening of a schedule that has not ended.
+    OpenGrid,
+    /// A document that was handed over in parts.
+    StagedDocument,
+    /// A kind that only a newer version knows.
+    Other,
+}
+
+impl Thing {
+    /// The kind with this word; what only a newer version names is still missing, only said less well.
+    pub fn from_word(word: &str) -> Self {
+        let known = [Self::Device, Self::Destination, Self::OpenGrid, Self::StagedDocument];
+        known.into_iter().find(|thing| thing.word() == word).unwrap_or(Self::Other)
+    }
+
+    /// Its word, for people and between versions.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::Destination => "destination",
+            Self::OpenGrid => "open grid",
+            Self::StagedDocument => "staged document",
+            Self::Other => "thing",
+        }
+    }
+}
+
+impl fmt::Display for Thing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
 }
 
 impl fmt::Display for Outcome {

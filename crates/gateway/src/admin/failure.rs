@@ -9,7 +9,7 @@ use model::Timestamp;
 use model::ids::Revision;
 use model::plant::document::Diagnostics;
 use replication::{DrainError, MembershipError, NoSuccessor, ProposeError};
-use store::Refusal;
+use store::{Refusal, Thing};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -303,9 +303,9 @@ impl From<Refusal> for Failure {
         match refusal {
             Refusal::Revision { base, current } => Self::RevisionMoved { base, current },
             Refusal::Backlog { name } => Self::BacklogAtStake(vec![name]),
-            Refusal::Unknown { what: "device", name } => Self::NoSuchDevice(name),
-            Refusal::Unknown { what: "destination", name } => Self::NoSuchDestination(name),
-            Refusal::Unknown { what: "staged document", .. } => Self::Displaced,
+            Refusal::Unknown { what: Thing::Device, name } => Self::NoSuchDevice(name),
+            Refusal::Unknown { what: Thing::Destination, name } => Self::NoSuchDestination(name),
+            Refusal::Unknown { what: Thing::StagedDocument, .. } => Self::Displaced,
             Refusal::Fenced { .. } => Self::NoQuorum("leadership changed hands meanwhile".to_owned()),
             other @ (Refusal::Horizon { .. } | Refusal::Unknown { .. }) => {
                 Self::BadArgument(other.to_string())

@@ -2,26 +2,11 @@
 
 use model::ids::{DestinationId, GridId, Revision};
 use model::{Position, Term};
-use store::{BatchOutcome, Outcome, Refusal};
+use store::{BatchOutcome, Outcome, Refusal, Thing};
 use wire::proto::peer as pb;
 use wire::proto::peer::{batch_outcome, outcome, outcome_refusal};
 
 use super::convert::Malformed;
-
-/// Kinds of things that a refusal may name; a static text inside, a word on the wire.
-const KINDS: [&str; 11] = [
-    "device",
-    "destination",
-    "tag",
-    "group",
-    "node",
-    "template",
-    "revision",
-    "session",
-    "quarantined record",
-    "open grid",
-    "staged document",
-];
 
 pub(super) fn to_proto(outcome: &Outcome) -> pb::Outcome {
     use outcome::Outcome as Wire;
@@ -91,7 +76,7 @@ fn refusal_to_proto(refusal: &Refusal) -> pb::OutcomeRefusal {
             Reason::Horizon(outcome_refusal::Horizon { below: below.0, destination: destination.0 })
         }
         Refusal::Unknown { what, name } => {
-            Reason::Unknown(outcome_refusal::UnknownThing { what: (*what).to_owned(), name: name.clone() })
+            Reason::Unknown(outcome_refusal::UnknownThing { what: what.to_string(), name: name.clone() })
         }
     };
     pb::OutcomeRefusal { reason: Some(reason) }
@@ -111,13 +96,10 @@ fn refusal_from_proto(refusal: pb::OutcomeRefusal) -> Result<Refusal, Malformed>
             below: Position(horizon.below),
             destination: DestinationId(horizon.destination),
         },
-        Reason::Unknown(unknown) => Refusal::Unknown { what: kind(&unknown.what), name: unknown.name },
+        Reason::Unknown(unknown) => {
+            Refusal::Unknown { what: Thing::from_word(&unknown.what), name: unknown.name }
+        }
     })
-}
-
-/// A kind that a newer version knows and we do not is still a refusal, only named less well.
-fn kind(word: &str) -> &'static str {
-    KINDS.into_iter().find(|kind| *kind == word).unwrap_or("thing")
 }
 
 #[cfg(test)]
@@ -138,7 +120,11 @@ mod tests {
             Refusal::Revision { base: Revision(40), current: Revision(41) },
             Refusal::Backlog { name: "historian".into() },
             Refusal::Horizon { below: Position(900), destination: DestinationId(2) },
-            Refusal::Unknown { what: "device", name: "press-9".into() },
+            Refusal::Unknown { what: Thing::Device, name: "press-9".into() },
+            Refusal::Unknown { what: Thing::Destination, name: "historian".into() },
+            Refusal::Unknown { what: Thing::OpenGrid, name: "7".into() },
+            Refusal::Unknown { what: Thing::StagedDocument, name: "9".into() },
+            Refusal::Unknown { what: Thing::Other, name: "x".into() },
         ];
         let outcomes = [
             Outcome::Nothing,
@@ -150,6 +136,7 @@ mod tests {
         for outcome in outcomes.into_iter().chain(refusals.map(Outcome::Refused)) {
             assert_eq!(from_proto(Some(to_proto(&outcome))), Ok(outcome));
         }
+        assert_eq!(Thing::from_word("valve"), Thing::Other, "a newer version knows it");
         assert_eq!(from_proto(None), Err(Malformed("outcome")));
     }
 }

@@ -19,7 +19,7 @@ use super::revisions::kept;
 use super::rows::Row;
 use super::state::{Contents, DestinationState, EffectRecord, End, RevisionState};
 use super::{Change, standing};
-use crate::outcome::{Outcome, Refusal};
+use crate::outcome::{Outcome, Refusal, Thing};
 
 /// What a `Configure` carries.
 #[derive(Debug)]
@@ -91,10 +91,10 @@ impl Change<'_> {
         request: Request,
     ) -> Outcome {
         let Some(catalog) = self.state.catalog().cloned() else {
-            return Outcome::Refused(Refusal::Unknown { what: "device", name: device });
+            return Outcome::Refused(Refusal::Unknown { what: Thing::Device, name: device });
         };
         if !catalog.plant().devices.iter().any(|known| known.id == device) {
-            return Outcome::Refused(Refusal::Unknown { what: "device", name: device });
+            return Outcome::Refused(Refusal::Unknown { what: Thing::Device, name: device });
         }
         let known = self.state.disabled.get(&device);
         let ends = known.and_then(|known| known.until).map(|end| end.at);
@@ -128,7 +128,7 @@ impl Change<'_> {
         request: Request,
     ) -> Outcome {
         let Some(id) = self.state.registry.destination(name) else {
-            return Outcome::Refused(Refusal::Unknown { what: "destination", name: name.to_owned() });
+            return Outcome::Refused(Refusal::Unknown { what: Thing::Destination, name: name.to_owned() });
         };
         let what = if paused { "held" } else { "released" };
         self.tell(at, stamp.at, format!("destination/{name}"), format!("{what} {}", by(&request)));

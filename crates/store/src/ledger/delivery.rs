@@ -10,7 +10,7 @@ use model::{Cause, Cursor, Position};
 use super::Change;
 use super::rows::Row;
 use super::state::EffectRecord;
-use crate::outcome::{Outcome, Refusal};
+use crate::outcome::{Outcome, Refusal, Thing};
 
 impl Change<'_> {
     pub(super) fn acknowledge(
@@ -23,7 +23,7 @@ impl Change<'_> {
     ) -> Outcome {
         let limit = Cursor::at(self.state.applied_position().next());
         let Some(destination) = self.state.destinations.get_mut(&id) else {
-            return Outcome::Refused(Refusal::Unknown { what: "destination", name: id.to_string() });
+            return Outcome::Refused(Refusal::Unknown { what: Thing::Destination, name: id.to_string() });
         };
         if next > destination.cursor {
             destination.cursor = next.min(limit);

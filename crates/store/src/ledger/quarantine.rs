@@ -13,7 +13,7 @@ use model::{Ordinal, Position};
 use super::Change;
 use super::rows::Row;
 use super::state::{QuarantineKey, Quarantined, State};
-use crate::outcome::{Outcome, Refusal};
+use crate::outcome::{Outcome, Refusal, Thing};
 
 /// Bytes of quarantine for each destination.
 const KEPT_BYTES: usize = 4 << 20;
@@ -49,7 +49,7 @@ impl Change<'_> {
     /// Marks records to be offered again; all of the destination where none is named.
     pub(super) fn retry_quarantine(&mut self, name: &str, keys: &[(Position, Ordinal)]) -> Outcome {
         let Some(id) = self.state.registry.destination(name) else {
-            return Outcome::Refused(Refusal::Unknown { what: "destination", name: name.to_owned() });
+            return Outcome::Refused(Refusal::Unknown { what: Thing::Destination, name: name.to_owned() });
         };
         let wanted =
             |(_, position, ordinal): &QuarantineKey| keys.is_empty() || keys.contains(&(*position, *ordinal));
@@ -74,7 +74,7 @@ impl Change<'_> {
         refused: Vec<RefusedAgain>,
     ) -> Outcome {
         if !self.state.destinations.contains_key(&id) {
-            return Outcome::Refused(Refusal::Unknown { what: "destination", name: id.to_string() });
+            return Outcome::Refused(Refusal::Unknown { what: Thing::Destination, name: id.to_string() });
         }
         let (mut gone, mut stay) = (0, 0);
         for (position, ordinal) in accepted {

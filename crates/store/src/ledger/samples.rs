@@ -16,7 +16,7 @@ use super::Change;
 use super::revisions::CATALOGS_BEFORE;
 use super::rows::Row;
 use super::state::{ClosedGrid, EffectRecord, Effects, Grid, Session};
-use crate::outcome::{BatchOutcome, Outcome, Refusal};
+use crate::outcome::{BatchOutcome, Outcome, Refusal, Thing};
 
 /// Closed grids that are remembered of each group, the newest. What was read of one is on its way for seconds at most, and
 /// a group would have to be closed three times meanwhile for it to find its grid forgotten. Then it is refused as stale
@@ -125,7 +125,7 @@ impl Change<'_> {
     ) -> Outcome {
         let Some(open) = self.state.grids.get(&group).copied().filter(|open| open.id == grid) else {
             if !self.state.closed.contains_key(&grid) {
-                return Outcome::Refused(Refusal::Unknown { what: "open grid", name: grid.to_string() });
+                return Outcome::Refused(Refusal::Unknown { what: Thing::OpenGrid, name: grid.to_string() });
             }
             self.read_after_closing(at, grid, last);
             return Outcome::Done;

@@ -10,7 +10,7 @@ use model::ids::DocumentId;
 
 use super::Change;
 use super::rows::Row;
-use crate::outcome::{Outcome, Refusal};
+use crate::outcome::{Outcome, Refusal, Thing};
 use crate::staging::{MAX_DOCUMENTS, MAX_PARTS, PART, Staged};
 
 impl Change<'_> {
@@ -49,5 +49,5 @@ impl Change<'_> {
 }
 
 pub(super) fn unknown(document: DocumentId) -> Outcome {
-    Outcome::Refused(Refusal::Unknown { what: "staged document", name: document.to_string() })
+    Outcome::Refused(Refusal::Unknown { what: Thing::StagedDocument, name: document.to_string() })
 }
