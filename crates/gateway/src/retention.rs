@@ -63,29 +63,29 @@ pub(crate) enum GiveUp {
 /// Decides from the ledger, steady time, the room that samples have on the disks, and what was full before.
 pub(crate) fn decide(state: &State, now: Duration, room: u64, before: Option<Full>) -> Decision {
     let retention = state.plant().retention.clone();
-    let (applied, deliverable) = (state.applied_position(), state.deliverable_horizon());
+    let (applied, delivered) = (state.applied_position(), state.delivered_horizon());
     let kept = match retention.keep_delivered {
-        Duration::ZERO => deliverable,
+        Duration::ZERO => delivered,
         keep => {
             let aged = now.checked_sub(keep).and_then(|by| state.fill.marked_by(by));
-            deliverable.min(aged.unwrap_or(state.horizon))
+            delivered.min(aged.unwrap_or(state.horizon))
         }
     };
-    let behind = |horizon: Position| match state.last_delivered <= horizon {
+    let behind = |horizon: Position| match state.last_deliverable <= horizon {
         true => 0,
         false => state.fill.bytes_behind(horizon, applied),
     };
     // What was delivered is kept only while there is room for it.
-    let reachable = if behind(kept.max(state.horizon)) >= retention.max_bytes { deliverable } else { kept };
+    let reachable = if behind(kept.max(state.horizon)) >= retention.max_bytes { delivered } else { kept };
     let mut horizon = reachable.max(state.horizon);
     // Nothing but our own bookkeeping lies between: moving the horizon would only make more of it.
-    let worthwhile = state.last_delivered > state.horizon && reachable > state.horizon;
+    let worthwhile = state.last_deliverable > state.horizon && reachable > state.horizon;
     let mut give_up = worthwhile.then_some(GiveUp::Delivered(reachable));
 
     if behind(horizon) >= retention.max_bytes {
         let limit = match retention.when_full {
             WhenFull::DropOldest => applied,
-            WhenFull::Refuse => required_horizon(state),
+            WhenFull::Refuse => state.required_horizon(),
         };
         // Where a mark is, so that what is lost is known without reading it all.
         let wanted = state.fill.keeping(retention.max_bytes / 10 * 9).unwrap_or(applied);
@@ -108,14 +108,6 @@ pub(crate) fn decide(state: &State, now: Duration, room: u64, before: Option<Ful
         None
     };
     Decision { full, give_up }
-}
-
-/// The position up to which every required destination has confirmed everything.
-fn required_horizon(state: &State) -> Position {
-    let required = state.destinations.values().filter(|destination| destination.required);
-    required
-        .map(|destination| Position(destination.cursor.position.0.saturating_sub(1)))
-        .fold(state.applied_position(), Position::min)
 }
 
 /// Moves the horizon and keeps the gate until leadership has ended.

@@ -180,7 +180,7 @@ pub(super) fn destinations(
             view.cursor = Some(pb::Cursor { position: cursor.position.0, ordinal: cursor.ordinal.0 });
             view.paused = ledgered.paused.as_ref().map(standing);
             (view.accepted_again, view.refused_again) = (ledgered.accepted_again, ledgered.refused_again);
-            describe_destination(&mut view, ledgered, live.get(&destination.id), state.last_delivered, now);
+            describe_destination(&mut view, ledgered, live.get(&destination.id), state.last_deliverable, now);
             if let Some(backlog) = view.backlog.as_mut() {
                 let behind = Position(cursor.position.0.saturating_sub(1));
                 let bytes = || state.fill.bytes_behind(behind, state.applied_position());
@@ -196,11 +196,11 @@ fn describe_destination(
     view: &mut pb::Destination,
     ledgered: &Ledgered,
     live: Option<&DestinationLive>,
-    last_delivered: Position,
+    last_deliverable: Position,
     now: Timestamp,
 ) {
     use pb::destination::State as Is;
-    let entries = undelivered(ledgered, last_delivered);
+    let entries = undelivered(ledgered, last_deliverable);
     let age = live.map(|live| live.backlog(now));
     view.backlog = Some(pb::Backlog { entries, bytes: None, age: age.map(duration_to_proto) });
     let state = match (&ledgered.paused, live) {
@@ -226,14 +226,14 @@ fn describe_destination(
 }
 
 /// Entries that a destination has not confirmed.
-pub(super) fn undelivered(destination: &Ledgered, last_delivered: Position) -> u64 {
-    (last_delivered.0 + 1).saturating_sub(destination.cursor.position.0)
+pub(super) fn undelivered(destination: &Ledgered, last_deliverable: Position) -> u64 {
+    (last_deliverable.0 + 1).saturating_sub(destination.cursor.position.0)
 }
 
 /// Entries that some required destination has not confirmed.
 pub(super) fn undelivered_by_required(state: &State) -> u64 {
     let required = state.destinations.values().filter(|destination| destination.required);
-    required.map(|destination| undelivered(destination, state.last_delivered)).max().unwrap_or(0)
+    required.map(|destination| undelivered(destination, state.last_deliverable)).max().unwrap_or(0)
 }
 
 /// The tags of the plant in force that `wanted` takes, at most `limit` of them, and how many there are.
@@ -383,7 +383,7 @@ pub(super) fn discards(plan: &Plan, state: &State) -> Vec<String> {
 fn backlog_of(state: &State, destination: &str) -> u64 {
     let number = state.registry.destination(destination);
     let ledgered = number.and_then(|number| state.destinations.get(&number));
-    ledgered.map_or(0, |ledgered| undelivered(ledgered, state.last_delivered))
+    ledgered.map_or(0, |ledgered| undelivered(ledgered, state.last_deliverable))
 }
 
 /// Counts of a plant: devices, tags, destinations.

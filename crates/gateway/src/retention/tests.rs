@@ -14,7 +14,7 @@ use super::*;
 const MIB: u64 = 1 << 20;
 const PLENTY: u64 = 1 << 40;
 
-fn state(applied: u64, last_delivered: u64, cursors: &[(u64, bool)]) -> State {
+fn state(applied: u64, last_deliverable: u64, cursors: &[(u64, bool)]) -> State {
     let destination = |(position, required): &(u64, bool)| DestinationState {
         name: "historian".into(),
         cursor: Cursor::at(Position(*position)),
@@ -26,7 +26,7 @@ fn state(applied: u64, last_delivered: u64, cursors: &[(u64, bool)]) -> State {
     };
     State {
         applied: Some(LogId { term: Term(1), index: Position(applied) }),
-        last_delivered: Position(last_delivered),
+        last_deliverable: Position(last_deliverable),
         destinations: (1..).map(DestinationId).zip(cursors.iter().map(destination)).collect(),
         ..State::default()
     }

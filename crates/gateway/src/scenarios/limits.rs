@@ -92,7 +92,7 @@ async fn a_full_disk_refuses_samples_and_lets_its_way_out_pass() {
     assert!(matches!(node.push(2).await, Err(ProposeError::NoSpace { .. })));
     let next = node.read(|state| Cursor::at(state.applied_position().next()));
     node.propose(Command::Acknowledge { destination: HISTORIAN, next, rejected: Vec::new() }).await;
-    node.until("what was delivered is given up", |state| state.horizon >= state.last_delivered).await;
+    node.until("what was delivered is given up", |state| state.horizon >= state.last_deliverable).await;
     node.free.store(space::ROOM_AGAIN, Ordering::Relaxed);
     node.until_closed(false).await;
     node.push(2).await.expect("there is room again");

@@ -95,7 +95,7 @@ async fn deliveries_go_on_while_what_is_offered_again_finds_no_answer() {
     timeout(SOON, offered).await.expect("it is offered");
     for sequence in 4..=6 {
         node.push(sequence).await.expect("there is room");
-        let at = node.read(|state| state.last_delivered);
+        let at = node.read(|state| state.last_deliverable);
         node.until("it is delivered", |state| state.destinations[&HISTORIAN].cursor > Cursor::at(at)).await;
     }
     assert!(

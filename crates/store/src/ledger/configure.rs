@@ -165,7 +165,7 @@ impl Change<'_> {
         let stays = |name: &str| parts.plant.destinations.iter().any(|destination| destination.id == name);
         let lost = self.state.destinations.values().find(|destination| {
             !stays(&destination.name)
-                && destination.cursor.position <= self.state.last_delivered
+                && destination.cursor.position <= self.state.last_deliverable
                 && !parts.discard.contains(&destination.name)
         });
         lost.map(|destination| destination.name.clone())
@@ -229,7 +229,7 @@ impl Change<'_> {
         for id in removed {
             let gone = self.state.destinations.remove(&id).expect("its key was just listed");
             self.touch(Row::Destination(id));
-            if gone.cursor.position <= self.state.last_delivered {
+            if gone.cursor.position <= self.state.last_deliverable {
                 let record = EffectRecord::Expiry {
                     destination: gone.name,
                     id,

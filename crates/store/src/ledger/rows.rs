@@ -97,7 +97,8 @@ impl std::fmt::Display for Digest {
 #[derive(Serialize, Deserialize)]
 struct AppliedRow {
     applied: Option<LogId>,
-    last_delivered: Position,
+    #[serde(rename = "last_delivered")]
+    last_deliverable: Position,
     bytes: u64,
     samples: u64,
     steady: Steady,
@@ -226,7 +227,7 @@ impl Row {
         Some(match self {
             Self::Applied => json(&AppliedRow {
                 applied: state.applied,
-                last_delivered: state.last_delivered,
+                last_deliverable: state.last_deliverable,
                 bytes: state.fill.bytes,
                 samples: state.fill.samples,
                 steady: state.steady,
@@ -277,7 +278,7 @@ impl Loader {
             Row::Applied => {
                 let stored: AppliedRow = parse(key, value)?;
                 state.applied = stored.applied;
-                state.last_delivered = stored.last_delivered;
+                state.last_deliverable = stored.last_deliverable;
                 (state.fill.bytes, state.fill.samples) = (stored.bytes, stored.samples);
                 state.steady = stored.steady;
                 state.referred = stored.referred;

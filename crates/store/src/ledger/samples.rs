@@ -69,7 +69,7 @@ impl Change<'_> {
             outcomes.push(outcome);
         }
         if refused.len() < batches.len() {
-            self.state.last_delivered = at;
+            self.state.last_deliverable = at;
             for position in self.state.fill.add(at, self.state.steady.now, size, samples) {
                 self.touch(Row::Mark(position));
             }
@@ -230,7 +230,7 @@ impl Change<'_> {
             self.refer(at, *revision);
         }
         self.effects(at).records.push(record);
-        self.state.last_delivered = at;
+        self.state.last_deliverable = at;
     }
 
     fn gap(

@@ -348,7 +348,7 @@ pub struct State {
     /// Everything at or before it may be deleted.
     pub horizon: Position,
     /// The last entry that holds anything to deliver.
-    pub last_delivered: Position,
+    pub last_deliverable: Position,
     /// How much was accepted, and where.
     pub fill: Fill,
     /// Command time that no setting of a clock moves.
@@ -447,17 +447,26 @@ impl State {
 
     /// The position up to which nothing is undelivered, to required and optional destinations alike: only an overrun
     /// gives up what an optional one has not confirmed.
-    pub fn deliverable_horizon(&self) -> Position {
-        let applied = self.applied.map_or(Position::ZERO, |id| id.index);
-        self.destinations
-            .values()
+    pub fn delivered_horizon(&self) -> Position {
+        self.confirmed(|_| true)
+    }
+
+    /// The position up to which nothing is undelivered to required destinations.
+    pub fn required_horizon(&self) -> Position {
+        self.confirmed(|destination| destination.required)
+    }
+
+    /// The position up to which all destinations that count have confirmed everything.
+    fn confirmed(&self, counts: impl Fn(&DestinationState) -> bool) -> Position {
+        let counting = self.destinations.values().filter(|destination| counts(destination));
+        counting
             .map(|destination| Position(destination.cursor.position.0.saturating_sub(1)))
-            .fold(applied, Position::min)
+            .fold(self.applied_position(), Position::min)
     }
 
     /// No snapshot may lie above this: everything at or below it is delivered, or nothing is deliverable at all.
     pub fn snapshot_limit(&self) -> Position {
-        if self.last_delivered <= self.horizon { self.applied_position() } else { self.horizon }
+        if self.last_deliverable <= self.horizon { self.applied_position() } else { self.horizon }
     }
 
     /// Position of the last entry applied.

@@ -124,10 +124,10 @@ fn cursors(machine: &Machine) -> Vec<String> {
 fn horizon(machine: &Machine) -> String {
     let state = machine.state();
     format!(
-        "horizon {}, last delivered {}, deliverable {}, snapshots up to {}, applied {}",
+        "horizon {}, last deliverable {}, delivered {}, snapshots up to {}, applied {}",
         state.horizon,
-        state.last_delivered,
-        state.deliverable_horizon(),
+        state.last_deliverable,
+        state.delivered_horizon(),
         state.snapshot_limit(),
         state.applied_position()
     )

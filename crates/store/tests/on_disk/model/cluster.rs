@@ -133,7 +133,7 @@ impl Cluster {
                 let rejected = Vec::new();
                 command(self.clock, &Command::Acknowledge { destination: HISTORIAN, next, rejected })
             }
-            10 | 11 => truncate(state.deliverable_horizon().0 + random.random_range(0..3)),
+            10 | 11 => truncate(state.delivered_horizon().0 + random.random_range(0..3)),
             12 => noise(session, sequence + 1, random.random_range(1..2_000)),
             13 => {
                 let node = NodeId(2);
