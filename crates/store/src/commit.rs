@@ -42,6 +42,8 @@ pub(crate) enum Operation {
     Committed { committed: Option<LogId> },
     /// Rows of the ledger; may be lost, with what follows.
     Rows { changes: Vec<RowChange> },
+    /// Nothing: it is synced with what lies before it.
+    Barrier { done: Done },
     /// The log begins behind this entry.
     Floor { floor: LogId, chain: ChainHash, done: Done },
     /// The ledger and the log are replaced by a snapshot at `floor`. The log then ends at `last`.
@@ -66,6 +68,7 @@ impl Operation {
                 changes.iter().map(|change| change.value.as_ref().map_or(32, Vec::len)).sum()
             }
             Self::Install { rows, .. } => rows.iter().map(|(key, value)| key.len() + value.len()).sum(),
+            Self::Barrier { .. } => 0,
         }
     }
 
@@ -126,9 +129,7 @@ impl Queue {
     /// Waits until everything queued before this call is durable.
     pub(crate) async fn barrier(&self) -> Result<(), EngineError> {
         let (done, outcome) = oneshot_done();
-        // An append of nothing: it is synced with what lies before it.
-        let (last, branch) = (LogId::default(), Branch::default());
-        self.push(Operation::Append { entries: Vec::new(), last, chain: [0; 16], branch, done });
+        self.push(Operation::Barrier { done });
         outcome.await
     }
 
@@ -185,6 +186,7 @@ fn finish(operation: Operation, outcome: Result<(), EngineError>) {
     match operation {
         Operation::Append { done, .. }
         | Operation::Vote { done, .. }
+        | Operation::Barrier { done }
         | Operation::Floor { done, .. }
         | Operation::Install { done, .. } => done(outcome),
         Operation::Truncate { .. } | Operation::Committed { .. } | Operation::Rows { .. } => {}
@@ -307,7 +309,7 @@ impl<E: Engine> CommitLoop<E> {
                     prepared.lesser_promise = Some(before);
                 }
                 Operation::Vote { .. } => prepared.votes = true,
-                Operation::Append { last, entries, branch, .. } if !entries.is_empty() => {
+                Operation::Append { last, branch, .. } => {
                     prepared.last_appended = Some((last.index.0, *branch));
                 }
                 _ => {}
@@ -355,9 +357,7 @@ impl<E: Engine> CommitLoop<E> {
                 for (index, value) in entries {
                     writes.push(Write::Put(Family::Entries, index_key(*index).to_vec(), value.clone()));
                 }
-                if !entries.is_empty() {
-                    (self.promise.last, self.promise.chain) = (*last, *chain);
-                }
+                (self.promise.last, self.promise.chain) = (*last, *chain);
             }
             Operation::Truncate { from, to, last, chain } => {
                 writes.extend(
@@ -377,6 +377,7 @@ impl<E: Engine> CommitLoop<E> {
                 Some(value) => Write::Put(Family::Ledger, change.key.clone(), Bytes::copy_from_slice(value)),
                 None => Write::Delete(Family::Ledger, change.key.clone()),
             })),
+            Operation::Barrier { .. } => {}
             Operation::Floor { floor, chain, .. } => {
                 writes.push(put(keys::FLOOR, encode_floor(floor, chain)));
                 if floor.index > self.promise.last.index {
