@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::batch::BatchHeader;
 use model::command::{Event, RefusedAgain, Rejection, Request, Severity, Stamp};
-use model::plant::document::{self, Diagnostic, Diagnostics};
+use model::plant::document::{self, Diagnostic, Diagnostics, ReadPlant};
 use model::slots::GridLine;
 use model::{
     AlarmKind, BootId, Cause, Cursor, GroupId, NodeId, Ordinal, Position, Revision, SessionId, Source,
@@ -136,6 +136,27 @@ pub fn diagnostics(found: &Diagnostics) -> Vec<v1::Diagnostic> {
         help: diagnostic.help.clone().unwrap_or_default(),
     };
     found.list.iter().map(one).collect()
+}
+
+/// Whether a plant document could be applied, as the admin API says it.
+pub fn validation(found: &Result<ReadPlant, Diagnostics>) -> v1::ValidateConfigResponse {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    match found {
+        Ok(ReadPlant { plant, warnings }) => v1::ValidateConfigResponse {
+            valid: true,
+            diagnostics: diagnostics(warnings),
+            more_errors: 0,
+            devices: count(plant.devices.len()),
+            tags: count(plant.tags().count()),
+            destinations: count(plant.destinations.len()),
+        },
+        Err(errors) => v1::ValidateConfigResponse {
+            valid: false,
+            diagnostics: diagnostics(errors),
+            more_errors: errors.more,
+            ..v1::ValidateConfigResponse::default()
+        },
+    }
 }
 
 /// The severity with this number.

@@ -34,26 +34,7 @@ impl<E: Engine> AdminService<E> {
         files: Vec<pb::ConfigFile>,
     ) -> Result<pb::ValidateConfigResponse, Failure> {
         let bundle = bundle_of(files)?;
-        Ok(match read(bundle, self.patience()).await?.1 {
-            Ok(ReadPlant { plant, warnings }) => {
-                let (devices, tags, destinations) = views::plant_counts(&plant);
-                let diagnostics = convert::diagnostics(&warnings);
-                pb::ValidateConfigResponse {
-                    valid: true,
-                    diagnostics,
-                    more_errors: 0,
-                    devices,
-                    tags,
-                    destinations,
-                }
-            }
-            Err(errors) => pb::ValidateConfigResponse {
-                valid: false,
-                diagnostics: convert::diagnostics(&errors),
-                more_errors: errors.more,
-                ..pb::ValidateConfigResponse::default()
-            },
-        })
+        Ok(convert::validation(&read(bundle, self.patience()).await?.1))
     }
 
     pub(super) async fn plan(&self, files: Vec<pb::ConfigFile>) -> Result<pb::PlanConfigResponse, Failure> {

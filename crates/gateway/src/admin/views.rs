@@ -9,7 +9,7 @@ use model::ids::Revision;
 use model::plant::document::Patience;
 use model::plant::plan::{Action, Change, Effect, Plan};
 use model::plant::route::CompiledRoutes;
-use model::plant::{DestinationKind, Device, Link, ModbusTcp, Plant};
+use model::plant::{DestinationKind, Device, Link, ModbusTcp};
 use model::{Position, SystemTag, Timestamp};
 use store::ledger::{DestinationState as Ledgered, RevisionState, Standing, State};
 use wire::proto::v1 as pb;
@@ -384,11 +384,6 @@ fn backlog_of(state: &State, destination: &str) -> u64 {
     let number = state.registry.destination(destination);
     let ledgered = number.and_then(|number| state.destinations.get(&number));
     ledgered.map_or(0, |ledgered| undelivered(ledgered, state.last_deliverable))
-}
-
-/// Counts of a plant: devices, tags, destinations.
-pub(super) fn plant_counts(plant: &Plant) -> (u32, u32, u32) {
-    (count(plant.devices.len()), count(plant.tags().count()), count(plant.destinations.len()))
 }
 
 /// A count for a message.

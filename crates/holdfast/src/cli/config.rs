@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use gateway::LeaseTimes;
 use model::plant::document::{Bundle, Patience, read_bundle, read_bundle_for};
-use wire::convert::diagnostics;
+use wire::convert::validation;
 use wire::proto::v1 as pb;
 
 use super::client::Client;
@@ -157,22 +157,7 @@ fn validate(output: Output, bundle: &Bundle, names: &Names) -> Result<Done, CliE
     // Which profile the cluster runs with is not known here; this is the usual one.
     let patience =
         Patience { cap: LeaseTimes::LAN.usual_operation(), by: "the lease of profile lan".to_owned() };
-    let answer = match read_bundle_for(bundle, Some(&patience)) {
-        Ok(read) => pb::ValidateConfigResponse {
-            valid: true,
-            diagnostics: diagnostics(&read.warnings),
-            more_errors: 0,
-            devices: count(read.plant.devices.len()),
-            tags: count(read.plant.tags().count()),
-            destinations: count(read.plant.destinations.len()),
-        },
-        Err(errors) => pb::ValidateConfigResponse {
-            valid: false,
-            diagnostics: diagnostics(&errors),
-            more_errors: errors.more,
-            ..pb::ValidateConfigResponse::default()
-        },
-    };
+    let answer = validation(&read_bundle_for(bundle, Some(&patience)));
     output.show(&answer, || render_validation(&answer, names))?;
     Ok(if answer.valid { Done::Well } else { Done::Badly })
 }
@@ -372,12 +357,10 @@ fn summary(devices: u32, tags: u32, destinations: u32) -> String {
     format!("{devices} devices, {tags} tags, {destinations} destinations")
 }
 
-fn count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use wire::convert::diagnostics;
+
     use super::*;
 
     #[test]
