@@ -150,9 +150,8 @@ impl Change<'_> {
         let name = self.state.node_names.get(&node).cloned().unwrap_or_else(|| node.to_string());
         let what = if drained { "drained" } else { "may lead again," };
         self.tell(at, stamp.at, format!("node/{name}"), format!("{what} {}", by(&request)));
-        let standing = standing(request, stamp.at, None);
         if drained {
-            self.state.drained.insert(node, standing);
+            self.state.drained.insert(node, standing(request, stamp.at, None));
         } else {
             self.state.drained.remove(&node);
         }

@@ -82,7 +82,7 @@ pub struct Grid {
     pub touched: Position,
 }
 
-/// A schedule that ended in this reign, of the last two of its group. A poll that was in flight when it ended may still arrive.
+/// A schedule that ended in this reign. A poll that was in flight when it ended may still arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClosedGrid {
     /// Its group.
