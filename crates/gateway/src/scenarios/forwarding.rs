@@ -35,14 +35,14 @@ async fn a_destination_that_never_answers_holds_up_no_other_and_misses_nothing()
         node.push(sequence).await.expect("there is room");
         // Once while its first request has no answer, then while it is asked again after a time-out.
         hung.until_asked(if sequence < 4 { 1 } else { 2 }).await;
-        let at = node.read(|state| state.last_delivered);
+        let at = node.read(|state| state.last_deliverable);
         node.until("the other is delivered to", |state| has_confirmed(state, WELL, at)).await;
     }
     let everything = taken(&well);
     assert_eq!((everything.len(), taken(&hung).len()), (6, 0));
 
     hung.set(Mood::Accept);
-    let last = node.read(|state| state.last_delivered);
+    let last = node.read(|state| state.last_deliverable);
     node.until("it is delivered to again", |state| has_confirmed(state, HUNG, last)).await;
     assert_eq!(taken(&hung), everything);
 }
