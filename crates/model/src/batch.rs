@@ -56,6 +56,8 @@ pub struct BatchHeader {
     pub oldest: Timestamp,
     /// Source time of the newest sample.
     pub newest: Timestamp,
+    /// Whether every reading is bad.
+    pub all_bad: bool,
 }
 
 /// A batch with its samples. Never empty.
@@ -109,6 +111,7 @@ impl Batch {
             count: u32::try_from(self.samples.len()).expect("checked in new"),
             oldest: times.clone().min().expect("checked in new"),
             newest: times.max().expect("checked in new"),
+            all_bad: self.samples.iter().all(|sample| sample.reading.value().is_none()),
         }
     }
 }

@@ -177,7 +177,7 @@ impl EncodedBatch {
         if batch.header() == self.header {
             Ok(batch)
         } else {
-            Err(corrupt("times that are not the header's"))
+            Err(corrupt("times or readings that are not the header's"))
         }
     }
 

@@ -376,7 +376,7 @@ impl TryFrom<proto::batch_header::Source> for Source {
 impl From<&BatchHeader> for proto::BatchHeader {
     /// The payload's length stays 0; whoever frames the payload fills it in.
     fn from(header: &BatchHeader) -> Self {
-        let BatchHeader { source, node, revision, gateway_time, count, oldest, newest } = *header;
+        let BatchHeader { source, node, revision, gateway_time, count, oldest, newest, all_bad } = *header;
         Self {
             source: Some(source.into()),
             node: node.0,
@@ -387,6 +387,7 @@ impl From<&BatchHeader> for proto::BatchHeader {
             oldest: oldest.0.wrapping_sub(gateway_time.0),
             span: newest.0.wrapping_sub(oldest.0) as u64,
             payload_length: 0,
+            all_bad,
         }
     }
 }
@@ -404,6 +405,7 @@ impl TryFrom<proto::BatchHeader> for BatchHeader {
             oldest,
             span,
             payload_length: _,
+            all_bad,
         } = header;
         let oldest = gateway_time.wrapping_add(oldest);
         let newest = oldest.wrapping_add(span as i64);
@@ -419,6 +421,7 @@ impl TryFrom<proto::BatchHeader> for BatchHeader {
             count,
             oldest: Timestamp(oldest),
             newest: Timestamp(newest),
+            all_bad,
         })
     }
 }

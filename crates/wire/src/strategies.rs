@@ -111,8 +111,8 @@ fn any_alike() -> impl Strategy<Value = Vec<Sample>> {
 
 pub(crate) fn any_batch_header() -> impl Strategy<Value = BatchHeader> {
     let times = (any::<i64>(), any::<i64>(), any::<i64>());
-    (any_source(), any::<u64>(), any::<u64>(), 1..=u32::MAX, times).prop_map(
-        |(source, node, revision, count, (gateway_time, one, other))| BatchHeader {
+    (any_source(), any::<u64>(), any::<u64>(), 1..=u32::MAX, times, any::<bool>()).prop_map(
+        |(source, node, revision, count, (gateway_time, one, other), all_bad)| BatchHeader {
             source,
             node: NodeId(node),
             revision: Revision(revision),
@@ -120,6 +120,7 @@ pub(crate) fn any_batch_header() -> impl Strategy<Value = BatchHeader> {
             count,
             oldest: Timestamp(one.min(other)),
             newest: Timestamp(one.max(other)),
+            all_bad,
         },
     )
 }

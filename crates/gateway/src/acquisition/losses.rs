@@ -170,6 +170,7 @@ mod tests {
             count: 1,
             oldest: Timestamp(0),
             newest: Timestamp(0),
+            all_bad: false,
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use model::{BootId, Role};
+use model::batch::{Batch, Sample, Source};
+use model::{BootId, Cause, Reading, Revision, Role, StatusCode, TagId, Value};
 use replication::{Belonging, LeaseTimes, PeerEvents, PlainAcceptor, ReplicaParts, TcpConnector};
 use runtime::random::generator;
 use runtime::{Supervisor, SystemClock};
@@ -12,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Status};
+use wire::EncodedBatch;
 use wire::proto::v1 as pb;
 use wire::proto::v1::admin_client::AdminClient;
 
@@ -228,6 +230,32 @@ async fn what_operators_switch_is_seen_at_once_with_who_and_why() {
     assert_eq!(tags.tags[0].destinations, ["historian"]);
     let retry = pb::RetryQuarantineRequest { destination: "historian".into(), ..Default::default() };
     assert_eq!(code(admin.retry_quarantine(retry).await), (Code::InvalidArgument, "HF-8101".to_owned()));
+}
+
+#[tokio::test]
+async fn a_leader_that_a_device_has_not_answered_yet_knows_when_it_answered_an_earlier_one() {
+    let mut cluster = cluster().await;
+    cluster.admin.apply_config(apply(PLANT, 0)).await.expect("valid");
+    let replica = cluster.service.replica();
+    let (group, grid) = replica
+        .store()
+        .keeper()
+        .read(|state| state.grids.iter().map(|(group, grid)| (*group, grid.id)).next().expect("one is open"));
+    let answered = Timestamp::from_millis(1_000);
+    let silent = Timestamp::from_millis(2_000);
+    let read = [(answered, Reading::Good(Value::F32(2.5))), (silent, Reading::Bad(StatusCode::BAD_TIMEOUT))];
+    for (slot, (at, reading)) in (0..).zip(read) {
+        let source = Source::Polled { group, grid, slot, skipped: Cause::Late };
+        let samples = vec![Sample { tag: TagId(1), source_time: at, reading }];
+        let batch = Batch::new(source, replica.node(), Revision(1), at, samples).expect("not empty");
+        let batch = EncodedBatch::encode(&batch).expect("it is small");
+        replica.append(&[batch], SOON).await.expect("a node alone is a majority");
+    }
+    let list = cluster.admin.list_devices(pb::ListDevicesRequest::default()).await.expect("the leader");
+    let device = &list.get_ref().devices[0];
+    assert_eq!(device.groups[0].next_slot, 2, "both were accepted");
+    assert_eq!(device.state(), pb::device::State::Connecting, "nobody has asked it in this reign");
+    assert_eq!(device.last_good, Some(wire::times::timestamp_to_proto(answered)));
 }
 
 #[tokio::test]

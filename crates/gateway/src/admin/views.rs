@@ -39,6 +39,7 @@ pub(super) fn devices(
 ) -> Vec<pb::Device> {
     let plant = state.plant();
     let groups = groups_by_device(state);
+    let answered = answered_by_device(state);
     let one = |device: &Device| {
         let groups = groups.get(device.id.as_str()).cloned().unwrap_or_default();
         let disabled = state.disabled.get(&device.id);
@@ -60,8 +61,12 @@ pub(super) fn devices(
             }
             Link::Push => view.driver = "push".into(),
         }
-        describe_device(&mut view, device, disabled, live.get(&device.id), watching);
-        if let Some(live) = live.get(&device.id) {
+        let live = live.get(&device.id);
+        describe_device(&mut view, device, disabled, live, watching);
+        // What this reign has not seen is known from what earlier ones recorded.
+        let last_good = live.and_then(|live| live.last_good).or(answered.get(device.id.as_str()).copied());
+        view.last_good = last_good.map(timestamp_to_proto);
+        if let Some(live) = live {
             describe_lateness(&mut view.groups, live);
         }
         view
@@ -105,7 +110,6 @@ fn describe_device(
         (None, None) if watching => Is::Connecting,
         (None, None) => Is::Unspecified,
     };
-    view.last_good = live.and_then(|live| live.last_good).map(timestamp_to_proto);
     view.state = state.into();
 }
 
@@ -133,6 +137,17 @@ fn groups_by_device(state: &State) -> BTreeMap<&str, Vec<pb::Group>> {
         });
     }
     groups
+}
+
+/// When each device last had a value, as far as this node has applied it.
+fn answered_by_device(state: &State) -> BTreeMap<&str, Timestamp> {
+    let mut answered: BTreeMap<&str, Timestamp> = BTreeMap::new();
+    let Some(catalog) = state.catalog() else { return answered };
+    for (entry, device, _) in catalog.groups() {
+        let Some(at) = state.answered.get(&entry.id) else { continue };
+        answered.entry(device.id.as_str()).and_modify(|last| *last = (*at).max(*last)).or_insert(*at);
+    }
+    answered
 }
 
 /// Numbers of devices.

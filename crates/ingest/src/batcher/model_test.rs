@@ -32,6 +32,7 @@ impl Content {
             count: 1,
             oldest: Timestamp(0),
             newest: Timestamp(0),
+            all_bad: false,
         };
         EncodedBatch { header, payload: Bytes::from(payload) }
     }

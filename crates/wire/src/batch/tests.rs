@@ -229,8 +229,8 @@ fn a_few_bytes_cannot_stand_for_many_samples() {
         bytes::put_varint(&mut body, count - 1);
         body.extend_from_slice(&[2]);
         bytes::put_varint(&mut body, count - 1);
-        let header =
-            BatchHeader { count: count as u32, oldest: NOW, newest: NOW, ..thousand_floats().header() };
+        let (count, all_bad) = (count as u32, true);
+        let header = BatchHeader { count, oldest: NOW, newest: NOW, all_bad, ..thousand_floats().header() };
         EncodedBatch { header, payload: [&[VERSION, PLAIN], &body[..]].concat().into() }.decode()
     };
     assert!(claim(MAX_SAMPLES as u64).is_ok());
@@ -283,4 +283,5 @@ fn a_payload_under_another_header_is_refused() {
     let under = |header| EncodedBatch { header, payload: encoded.payload.clone() }.decode();
     assert!(under(BatchHeader { count: 61, ..encoded.header }).is_err());
     assert!(under(BatchHeader { newest: NOW.plus_nanos(1), ..encoded.header }).is_err());
+    assert!(under(BatchHeader { all_bad: true, ..encoded.header }).is_err());
 }
