@@ -1,9 +1,9 @@
 //! What a node does while it leads.
 //!
-//! - One task follows this node's leadership. A reign begins with forwarding and ends with it; acquisition is opened
-//!   last and closed first.
-//! - A planned switchover ends acquisition between two slots, waits until what was read is committed, and hands over.
-//!   Leadership is given up only when the sockets of all devices are closed: a node that cannot close them ends instead.
+//! - One task follows this node's leadership. A reign begins with forwarding; acquisition is opened last.
+//! - A planned switchover ends deliveries while devices are still read, then acquisition between two slots, waits until what
+//!   was read is committed, and hands over. Leadership is given up only when the sockets of all devices are closed: a node
+//!   that cannot close them ends instead.
 //! - An orderly end that needs a majority is broken off when none has answered for a lease after this node's own ran out.
 //! - Before it, what follows this node outside is ended (`hooks`): bounded in time, and while devices are still read.
 //! - When leadership is lost instead, everything ends at once: nothing may be sent any more.
@@ -183,7 +183,8 @@ impl<E: Engine> Leading<E> {
         }
     }
 
-    /// Ends a reign that goes on elsewhere. Devices are read until the hooks have ended: a hook costs no slot.
+    /// Ends a reign that goes on elsewhere. Devices are read until the hooks have ended, and then what is delivered: neither
+    /// costs a slot.
     async fn end_for_another(&self, reign: &Reign) -> Result<(), Failure> {
         tokio::select! {
             () = self.parts.hooks.end_and_wait() => {}
@@ -286,19 +287,29 @@ impl Reign {
         &self.acquisition
     }
 
-    /// Acquisition first, so that nothing new arrives; then what was delivered is acknowledged. Fails if the sockets of the
-    /// devices may be open still.
+    #[cfg(test)]
+    pub(crate) fn forwarding(&self) -> &TaskTracker {
+        &self.forwarding
+    }
+
+    #[cfg(test)]
+    pub(crate) fn reads(&self) -> bool {
+        !self.stop_acquisition.is_cancelled()
+    }
+
+    /// Forwarding first, and what was delivered is acknowledged: a slow destination is waited for while devices are read.
+    /// Fails if the sockets of the devices may be open still.
     pub(crate) async fn end_in_order(&self) -> Result<(), Failure> {
+        self.stop_forwarding.cancel();
+        self.forwarding.close();
+        if timeout(forwarding::ENDS_WITHIN + MARGIN, self.forwarding.wait()).await.is_err() {
+            warn!("forwarding did not end in time");
+        }
         self.stop_acquisition.cancel();
         self.acquisition.close();
         if timeout(acquisition::ENDS_WITHIN + MARGIN, self.acquisition.wait()).await.is_err() {
             let reason = "it did not end in time, and devices may still be asked".to_owned();
             return Err(Failure { task: "acquisition".to_owned(), reason });
-        }
-        self.stop_forwarding.cancel();
-        self.forwarding.close();
-        if timeout(forwarding::ENDS_WITHIN + MARGIN, self.forwarding.wait()).await.is_err() {
-            warn!("forwarding did not end in time");
         }
         Ok(())
     }

@@ -103,6 +103,21 @@ async fn a_node_that_cannot_close_the_sockets_of_its_devices_gives_nothing_up() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn devices_are_read_while_a_delivery_in_progress_is_waited_for() {
+    let nodes = cluster(1).await;
+    let node = &nodes[leader(&nodes).await];
+    let reign = Reign::without_parts(node.leads());
+    let delivery = reign.forwarding().track_future(std::future::pending::<()>());
+    let mut ending = Box::pin(reign.end_in_order());
+    let early = timeout(Duration::from_secs(1), &mut ending).await;
+    assert!(early.is_err(), "its answer is waited for");
+    assert!(reign.reads(), "no slot is missed meanwhile");
+    drop(delivery);
+    assert_eq!(timeout(SOON, ending).await, Ok(Ok(())));
+    assert!(!reign.reads());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_outcome_is_not_waited_for_when_the_reign_is_over() {
     let nodes = cluster(1).await;
     let node = &nodes[leader(&nodes).await];
