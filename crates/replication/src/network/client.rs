@@ -293,13 +293,13 @@ impl<RT: AsyncRuntime> PeerNetwork<RT> {
         &self,
         request: VoteRequest<TypeConfig<RT>>,
         patience: Duration,
-        send: impl FnOnce(PeerClient<Channel>, Request<pb::VoteRequest>) -> F,
+        send: impl FnOnce(PeerClient<Channel>, Request<pb::VoteRequest>) -> F + Copy,
     ) -> Result<VoteResponse<TypeConfig<RT>>, RPCError<TypeConfig<RT>>>
     where
         F: Future<Output = Result<Response<pb::VoteResponse>, Status>>,
     {
         let message = convert::vote_request_to_proto(self.peer.envelope(), &request);
-        let call = self.peer.control.call(message, patience, send);
+        let call = self.peer.control.call_again(message, patience, send);
         let answer = call.await.map_err(CallFailure::into_rpc)?;
         convert::vote_response_from_proto(answer).map_err(|error| CallFailure::from(error).into_rpc())
     }
@@ -336,9 +336,10 @@ impl<RT: AsyncRuntime> NetTransferLeader<TypeConfig<RT>> for PeerNetwork<RT> {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig<RT>>, RPCError<TypeConfig<RT>>> {
         let message = convert::transfer_to_proto(self.peer.envelope(), &request);
-        let call = self.peer.control.call(message, option.soft_ttl(), |mut client, message| async move {
-            client.transfer_leader(message).await
-        });
+        let call =
+            self.peer.control.call_again(message, option.soft_ttl(), |mut client, message| async move {
+                client.transfer_leader(message).await
+            });
         let answer = call.await.map_err(CallFailure::into_rpc)?;
         convert::transfer_response_from_proto(answer).map_err(|error| CallFailure::from(error).into_rpc())
     }

@@ -215,6 +215,26 @@ impl Link {
         }
     }
 
+    /// The same for what may be said twice: if the connection turns out to be broken, once more on a new one. Nobody uses it
+    /// but who stands for election, so it may have been broken for days.
+    pub(super) async fn call_again<M: Clone, T, F>(
+        &self,
+        message: M,
+        patience: Duration,
+        send: impl FnOnce(PeerClient<Channel>, Request<M>) -> F + Copy,
+    ) -> Result<T, CallFailure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let deadline = Instant::now() + patience;
+        match self.call(message.clone(), patience, send).await {
+            Err(CallFailure::Broken(_)) => {
+                self.call(message, deadline.saturating_duration_since(Instant::now()), send).await
+            }
+            outcome => outcome,
+        }
+    }
+
     /// A call on `connection` failed with `status`: notes it and says what it means.
     pub(super) fn failed(&self, connection: &Connection, status: &Status) -> CallFailure {
         let failure = CallFailure::of(status);

@@ -177,6 +177,19 @@ async fn a_restarted_peer_is_met_again() {
 }
 
 #[tokio::test]
+async fn a_vote_reaches_a_peer_that_was_restarted_since_it_was_asked_last() {
+    let node = Node::start(2, Handler::new()).await;
+    let (caller, member) = (Caller::new(), node.member(2));
+    caller.vote(2, &member, TTL).await.expect("answered");
+    let address = node.kill().await;
+    let listener = TcpListener::bind(address).await.expect("the port is free again");
+    let _node = Node::start_on(listener, identity(2), Arc::new(Handler::new()), None);
+    let vote = soon("an answer of the new process", caller.vote(2, &member, TTL)).await;
+    assert!(vote.expect("nobody asks again").vote_granted);
+    assert_eq!(caller.attempts(), 2, "a second connection");
+}
+
+#[tokio::test]
 async fn anybody_can_be_asked_who_it_is() {
     let pristine = Identity { cluster: Default::default(), node: NodeId(0), pristine: true, ..identity(2) };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
