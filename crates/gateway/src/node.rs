@@ -41,8 +41,8 @@ use starting::{Amnesic, Ground, Listeners, RaftRuntime, Starting};
 const GRACE: Duration = Duration::from_secs(10);
 /// How long what touches the outside world may take to end, longer than any part of it; hooks come on top.
 const OUTER_GRACE: Duration = leading::ENDS_WITHIN.saturating_add(Duration::from_secs(2));
-/// For how many leases a leader that gave leadership up waits until it knows who leads.
-const LEASES_UNTIL_KNOWN: u32 = 3;
+/// For how many leases a leader that gave leadership up waits until somebody reigns.
+const LEASES_UNTIL_KNOWN: u32 = 4;
 
 /// Why a node does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -213,7 +213,7 @@ impl Part {
                 Ok(to) => info!(%to, "leadership was handed over"),
                 Err(error) => warn!(%error, "leadership was not handed over"),
             },
-            () = given_up => warn!("leadership is given up, and nobody is known to lead yet"),
+            () = given_up => warn!("leadership is given up, and nobody is known to reign yet"),
             () = sleep(OUTER_GRACE + self.hook_limit) => warn!("leadership was not handed over in time"),
         }
     }

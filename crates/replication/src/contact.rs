@@ -1,5 +1,5 @@
-//! What this node remembers of the others' leading: when it last heard from a leader, was last asked to take over, and last
-//! refused a candidate with a shorter log.
+//! What this node remembers of the others' leading: when it last heard from a leader and last refused a candidate with a
+//! shorter log, and who last asked it to take over.
 //!
 //! - In memory: a restart forgets it, and the quarantine after a start stands in for it.
 //! - Each moment only moves forward, whoever notes it last.
@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use model::ids::Term;
 use tokio::time::Instant;
 
-/// When this node last heard from a leader, was last asked to take over, and may vote again. Cheap to clone.
+/// When this node last heard from a leader, by whom it was last asked to take over, and when it may vote again. Cheap to
+/// clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Contact {
     inner: Arc<ContactInner>,
@@ -21,6 +23,7 @@ struct ContactInner {
     /// Times are kept as nanoseconds since this.
     origin: Instant,
     leader: AtomicU64,
+    /// A term.
     handed_over: AtomicU64,
     refused_shorter: AtomicU64,
     quarantine_ends: Instant,
@@ -52,9 +55,9 @@ impl Contact {
         self.note(&self.inner.leader);
     }
 
-    /// A leader that has begun a reign asked this node to take over.
-    pub(crate) fn asked_to_take_over(&self) {
-        self.note(&self.inner.handed_over);
+    /// The leader of this term asked this node to take over.
+    pub(crate) fn asked_to_take_over(&self, by: Term) {
+        self.inner.handed_over.fetch_max(by.0, Ordering::Relaxed);
     }
 
     /// This node refused its vote to a candidate whose log is shorter than its own.
@@ -73,18 +76,14 @@ impl Contact {
         (at > 0).then(|| self.inner.origin + Duration::from_nanos(at))
     }
 
-    /// Whether a leader that had begun a reign asked this node to take over within `window`.
-    pub(crate) fn was_handed_over(&self, window: Duration) -> bool {
-        self.is_within(&self.inner.handed_over, window)
+    /// The term of the last leader that asked this node to take over; 0 if none did.
+    pub(crate) fn handed_over_by(&self) -> Term {
+        Term(self.inner.handed_over.load(Ordering::Relaxed))
     }
 
     /// Whether this node refused its vote within `window` to a candidate whose log is shorter than its own.
     pub(crate) fn has_refused_shorter(&self, window: Duration) -> bool {
-        self.is_within(&self.inner.refused_shorter, window)
-    }
-
-    fn is_within(&self, at: &AtomicU64, window: Duration) -> bool {
-        let at = at.load(Ordering::Relaxed);
+        let at = self.inner.refused_shorter.load(Ordering::Relaxed);
         at > 0 && self.now().saturating_sub(at) < u64::try_from(window.as_nanos()).unwrap_or(u64::MAX)
     }
 

@@ -197,11 +197,8 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
         request: TransferLeaderRequest<TypeConfig<RT>>,
     ) -> Result<TransferLeaderResponse<TypeConfig<RT>>, Stopped> {
         let inner = &self.replica()?.inner;
-        // A leader that only passes on what it alone had has read nothing and ended nothing in order.
-        let reign = self.keeper.read(|state| state.reign().map(|reign| reign.term));
-        if reign == Some(Term(request.from_leader().leader_id().term)) {
-            inner.contact.asked_to_take_over();
-        }
+        let asked_by = Term(request.from_leader().leader_id().term);
+        inner.contact.asked_to_take_over(asked_by);
         inner.raft.handle_transfer_leader(request).await.map_err(|_| Stopped)
     }
 

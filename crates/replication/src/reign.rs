@@ -138,8 +138,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                 "this node leads although it is drained, because nobody else can: it yields as soon as another may lead"
             );
         }
-        let handed_over = inner.contact.was_handed_over(inner.times.lease);
-        let cause = if handed_over { Cause::Switchover } else { Cause::Failover };
+        let cause = if self.was_handed_over(term) { Cause::Switchover } else { Cause::Failover };
         let leaderless = self.leaderless(term);
         let lead = Command::Lead { node: inner.node, name: inner.name.clone(), cause, leaderless };
         if !self.insist(term, &lead).await {
@@ -155,6 +154,14 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         }
         info!(%term, %cause, "leading");
         inner.leadership.send_replace(Some(inner.cell.hand_out(term)));
+    }
+
+    /// Whether this node was elected for `term` because the leader before had ended in order and asked it to, however long
+    /// that took. The term of a leader that only passed on what it alone had is that of no reign.
+    fn was_handed_over(&self, term: Term) -> bool {
+        let by = self.inner.contact.handed_over_by();
+        let before = self.inner.store.keeper().read(|state| state.reign().map(|reign| reign.term));
+        before == Some(by) && term.0 == by.0 + 1
     }
 
     /// For how long this node had known of nobody who leads, itself included, when it was elected for `term`; `None` if

@@ -332,27 +332,30 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         }
     }
 
-    /// Hands leadership to `to`, if that may lead now, and says who leads then. Leadership ends at once, for the rest of
-    /// this term: stop and drain before. After a failed transfer the members elect another.
+    /// Hands leadership to `to`, if that may lead now, and says who reigns then. Leadership ends at once, for the rest of
+    /// this term: stop and drain before. After a failed transfer the members elect another. Whoever goes afterwards goes
+    /// when the next reign has begun: its first entries may need this node's confirmation.
     pub async fn transfer_leadership(&self, to: NodeId) -> Result<NodeId, MembershipError> {
         let leadership = self.own_leadership()?;
         self.successor(Some(to))?;
         self.give_up(&leadership);
         let stopped = |_| MembershipError::Refused("this node is stopping".to_owned());
         self.inner.raft.trigger().transfer_leader(to.0).await.map_err(stopped)?;
-        let mut metrics = self.inner.raft.metrics();
+        let keeper = self.inner.store.keeper();
+        let (mut applied, mut metrics) = (keeper.applied(), self.inner.raft.metrics());
         let moved = async {
             loop {
+                applied.mark_unchanged();
+                let reign = keeper.read(|state| state.reign().map(|reign| (reign.term, reign.node)));
+                if let Some((term, leader)) = reign
+                    && term > leadership.term()
                 {
-                    let seen = metrics.borrow_and_update();
-                    if seen.current_term > leadership.term().0
-                        && let Some(leader) = seen.current_leader
-                    {
-                        return Some(NodeId(leader));
-                    }
+                    return Some(leader);
                 }
-                if metrics.changed().await.is_err() {
-                    return None;
+                tokio::select! {
+                    changed = applied.changed() => if changed.is_err() { return None },
+                    // Only their end is news.
+                    changed = metrics.changed() => if changed.is_err() { return None },
                 }
             }
         };

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test is the end that everything it spawned comes to")]
 
 use model::command::{Command, Request};
+use model::{Cause, Term};
 use openraft::ChangeMembers;
 use openraft::network::{NetVote as _, RPCOption, RaftNetworkFactory as _};
 use openraft::raft::VoteRequest;
@@ -156,6 +157,35 @@ async fn a_transfer_succeeds_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hand_over_that_takes_longer_than_a_lease_is_a_switchover_all_the_same() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    cluster.until_all_applied_alike().await;
+    let (leader, target, _) = cluster.three();
+    cluster.mischief(target).let_apply(false);
+    let replica = cluster.replica(leader).clone();
+    let handing = tokio::spawn(async move { replica.transfer_leadership(NodeId(target)).await });
+    cluster.run_for(L * 2).await;
+    assert_eq!(cluster.leader(), None, "its reign begins when what came before it is applied");
+    cluster.mischief(target).let_apply(true);
+    assert_eq!(cluster.until_another_leads(leader).await, target);
+    assert_eq!(handing.await.expect("no panic"), Ok(NodeId(target)));
+    let cause = cluster.replica(target).store().keeper().read(|state| state.reign().map(|reign| reign.cause));
+    assert_eq!(cause, Some(Cause::Switchover));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hands_over_is_there_until_its_successor_reigns() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    cluster.until_all_applied_alike().await;
+    let (leader, target, third) = cluster.three();
+    // Nobody else confirms what the successor begins with.
+    cluster.isolate(third, true);
+    cluster.replica(leader).clone().transfer_leadership(NodeId(target)).await.expect("it can take over");
+    cluster.isolate(leader, true);
+    assert_eq!(cluster.until_another_leads(leader).await, target);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_removed_leader_does_not_transfer_by_itself() {
     let mut cluster = Cluster::found([LAN; 3]).await;
     let (leader, second, third) = cluster.three();
@@ -164,10 +194,8 @@ async fn a_removed_leader_does_not_transfer_by_itself() {
     replica.inner.raft.change_membership(removal, false).await.expect("a majority is there");
     cluster.run_for(L * 6).await;
     for other in [second, third] {
-        assert!(
-            !cluster.replica(other).inner.contact.was_handed_over(PATIENCE),
-            "node {other} was told to lead"
-        );
+        let asked_by = cluster.replica(other).inner.contact.handed_over_by();
+        assert_eq!(asked_by, Term(0), "node {other} was told to lead");
     }
 }
 
