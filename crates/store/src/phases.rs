@@ -19,7 +19,7 @@ use model::slots::Elapsed;
 use model::{GridId, GroupId, Position, Timestamp};
 use tokio::time::Instant;
 
-use crate::ledger::{Grid, LogId, State};
+use crate::ledger::{Grid, LogId, State, Steady};
 
 /// 1,000 ppm: more than two crystals differ.
 const LEAK: u32 = 1_000;
@@ -47,11 +47,9 @@ impl Phases {
         is_in_office: bool,
         now: Instant,
     ) {
-        // While the leader's clock makes a step back good, command time stands: nothing tells how late this is applied.
-        let is_told = is_in_office && state.steady.owed.is_zero();
-        let reign = state.reign().filter(|reign| is_told && reign.term == id.term);
+        let reign = state.reign().filter(|reign| is_in_office && reign.term == id.term);
         let late = reign.map(|reign| {
-            let revised = self.lateness.follow(reign.position, state.steady.now, now);
+            let revised = self.lateness.follow(reign.position, made(&state.steady), now);
             if !revised.is_zero() {
                 self.groups.values_mut().for_each(|phase| phase.revise(reign.position, revised));
             }
@@ -138,35 +136,46 @@ impl Phase {
     }
 }
 
-/// How late this node applies what the leader in office proposes: more than the entry with the least delay, by steady
-/// command time.
+/// Stamps that come out of order differ by less, and every grid bears as much. Beyond it, the clock was set back.
+const SET_BACK: Duration = Duration::from_millis(100);
+
+/// When the last command was made, by the leader's clock and from any beginning. Steady command time stands while a step
+/// back is made good; the clock goes on.
+fn made(steady: &Steady) -> Timestamp {
+    Timestamp(0).plus(steady.now).minus(steady.owed)
+}
+
+/// How late this node applies what the leader in office proposes: more than the entry with the least delay, by the
+/// leader's clock.
 ///
 /// A follower that catches up gets entries faster than they were made, so each shows that those before were later than it
-/// seemed. A leader's clock that is set forward makes entries seem later than they were, never less late.
+/// seemed. A leader's clock that is set forward makes entries seem later than they were, never less late. With one that is
+/// set back, what came before cannot be compared: it begins anew, as with a reign.
 #[derive(Debug, Default)]
 struct Lateness {
     reign: Position,
-    /// The entry with the least delay: its steady command time, and when it was applied.
-    least: Option<(Duration, Instant)>,
-    seen: Duration,
+    /// The entry with the least delay: when it was made, and when it was applied.
+    least: Option<(Timestamp, Instant)>,
+    seen: Timestamp,
     late: Duration,
 }
 
 impl Lateness {
     /// Takes note of an entry that was applied at `now`. Gives by how much all before it were later than they seemed.
-    fn follow(&mut self, reign: Position, steady: Duration, now: Instant) -> Duration {
-        let (made, applied) = match self.least.filter(|_| self.reign == reign) {
+    fn follow(&mut self, reign: Position, made: Timestamp, now: Instant) -> Duration {
+        let goes_on = self.reign == reign && self.seen.since(made) <= SET_BACK;
+        let (least, applied) = match self.least.filter(|_| goes_on) {
             // What another node stamped does not move command time, and is as late as what came before it.
-            Some(_) if steady == self.seen => return Duration::ZERO,
+            Some(_) if made == self.seen => return Duration::ZERO,
             Some(least) => least,
-            None => (steady, now),
+            None => (made, now),
         };
-        let passed = steady.saturating_sub(made);
-        let expected = applied + passed;
-        (self.reign, self.seen) = (reign, steady);
+        let passed = made.since(least);
+        let expected = (applied + passed).checked_sub(least.since(made)).unwrap_or(applied);
+        (self.reign, self.seen) = (reign, made);
         self.late = now.saturating_duration_since(expected + passed / LEAK);
         if self.late.is_zero() {
-            self.least = Some((steady, now));
+            self.least = Some((made, now));
         }
         expected.saturating_duration_since(now)
     }

@@ -49,6 +49,36 @@ async fn a_new_leader_with_a_wrong_clock_opens_the_grids_anew_before_it_reads() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_leader_whose_clock_stayed_ahead_when_the_last_ones_was_set_back_invents_no_gap() {
+    let mut nodes = cluster(3).await;
+    let leading = leader(&nodes).await;
+    nodes[leading].configure(plant(64 * MIB, WhenFull::Refuse)).await;
+    let (group, grid) = nodes[leading].grid();
+    nodes[leading].acquire();
+    nodes[leading].until("it is read", |state| state.grids[&group].next > 0).await;
+    nodes[leading].clock.ahead_millis.store(-300_000, Ordering::Relaxed);
+    for node in &nodes {
+        node.until("the new grid is read", |state| {
+            state.grids.get(&group).is_some_and(|open| open.id != grid && open.next > 0)
+        })
+        .await;
+    }
+    let killed = nodes.remove(leading);
+    killed.replica.shut_down().await;
+
+    let node = &nodes[leader(&nodes).await];
+    node.acquire();
+    node.until("something is said in its reign", |state| {
+        let begun = state.reign().map(|reign| reign.position);
+        state.grids.get(&group).is_some_and(|open| open.next > 0 && Some(open.touched) > begun)
+    })
+    .await;
+    // Everything was waited for, and nothing for as long as the clocks are apart: 3,000 slots.
+    let missed: u64 = node.gaps().values().flatten().map(|(_, slots, _)| slots).sum();
+    assert!(missed < 1_500, "{missed} slots of 100 ms are said to be missed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plant_applied_through_a_node_with_a_wrong_clock_opens_its_grids_on_the_leaders() {
     let nodes = cluster(3).await;
     let leading = leader(&nodes).await;

@@ -4,7 +4,7 @@ use model::slots::{GridLine, Resumption, resume};
 use model::{Cause, NodeId, Term, Timestamp};
 
 use super::*;
-use crate::ledger::{Reign, Steady};
+use crate::ledger::Reign;
 
 const PERIOD: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
@@ -20,6 +20,8 @@ struct Follower {
     at: Position,
     /// By the leader's wall clock; without it, all slots begin when they are proposed.
     said_at: Option<Timestamp>,
+    /// When the leader's clock was set back, and by how much.
+    set_back: (Duration, Duration),
 }
 
 impl Follower {
@@ -34,13 +36,17 @@ impl Follower {
                 .insert(group, Grid { id: GridId(group.0.into()), line, next: 0, touched: Position(1) });
         }
         let began = Instant::now();
-        Self { phases: Phases::of(&state, began), state, began, at: Position(1), said_at: None }
+        let phases = Phases::of(&state, began);
+        Self { phases, state, began, at: Position(1), said_at: None, set_back: Default::default() }
     }
 
     /// Applies slot `slot` of `group`, which was proposed so long after the beginning, `now`.
     fn apply(&mut self, group: GroupId, slot: u64, proposed: Duration, now: Instant, is_in_office: bool) {
         self.at = self.at.next();
-        self.state.steady = Steady { now: proposed, ..Steady::default() };
+        let (set_at, by) = self.set_back;
+        let since = proposed.saturating_sub(set_at);
+        self.state.steady =
+            Steady { now: proposed - since.min(by), owed: by.saturating_sub(since), ..Steady::default() };
         let grid = self.state.grids.get_mut(&group).expect("it is open");
         (grid.next, grid.touched) = (slot + 1, self.at);
         let term = self.state.reign().expect("somebody reigns").term;
@@ -198,14 +204,57 @@ async fn each_reign_has_a_pace_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_a_clock_makes_a_step_back_good_nobody_knows_how_late_slots_are_applied() {
+async fn after_a_step_back_a_clock_that_is_still_ahead_invents_no_gap() {
+    let step = MINUTE * 5;
+    // While command time stands, when it goes on again, and later.
+    for slots in [600_u32, 3_001, 7_200] {
+        let mut follower = Follower::new();
+        follower.apply_live(SLOW, 0, Duration::ZERO);
+        follower.apply_live(GROUP, 7, PERIOD);
+        follower.set_back = (SECOND, step);
+        let line = GridLine { first: Timestamp(0).plus(SECOND).minus(step), period: PERIOD };
+        let grid = Grid { id: GridId(9), line, next: 0, touched: Position(0) };
+        follower.state.grids.insert(GROUP, grid);
+        for slot in 0..slots {
+            follower.apply_live(GROUP, u64::from(slot), SECOND + PERIOD * slot);
+        }
+        let (since, next) = (PERIOD / 2, u64::from(slots));
+        let passed = SECOND + PERIOD * (slots - 1) + since;
+        let elapsed = follower.elapsed(GROUP, follower.began + passed);
+        assert_exactly(elapsed, since);
+        assert_exactly(follower.elapsed(SLOW, follower.began + passed), passed);
+        let right = line.nominal(next - 1).plus(since);
+        assert_eq!(resume(&line, next, right, elapsed), Resumption::Continue { slot: next });
+        let ahead = resume(&line, next, right.plus(step), elapsed);
+        assert!(matches!(ahead, Resumption::Reclock { .. }), "after {slots} slots: {ahead:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_applied_late_after_a_step_back_began_earlier() {
     let mut follower = Follower::new();
     follower.apply_live(GROUP, 0, SECOND);
-    follower.state.steady.owed = MINUTE;
-    follower.at = follower.at.next();
-    let grid = follower.state.grids.get_mut(&SLOW).expect("it is open");
-    (grid.next, grid.touched) = (1, follower.at);
-    let id = LogId { term: Term(1), index: follower.at };
-    follower.phases.applied(&follower.state, (id, None), true, follower.began + SECOND * 30);
-    assert_eq!(follower.elapsed(SLOW, follower.began + SECOND * 31), Elapsed::at_least(SECOND));
+    follower.set_back = (SECOND * 2, MINUTE);
+    // It was away for ten seconds, in which the clock was set.
+    let back = follower.began + SECOND * 12;
+    for second in 2..12 {
+        follower.apply(GROUP, u64::from(second) * 10, SECOND * second, back, true);
+    }
+    follower.apply(SLOW, 0, SECOND * 11, back, true);
+    follower.apply_live(GROUP, 120, SECOND * 12);
+    let slow = follower.elapsed(SLOW, back);
+    assert!(near(slow.most.expect("it is known"), SECOND), "it began a second ago: {slow:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stamps_that_come_out_of_order_show_no_step_back() {
+    let (mut lateness, began) = (Lateness::default(), Instant::now());
+    let mut follow = |made, applied| {
+        let applied = began + Duration::from_millis(applied);
+        let revised = lateness.follow(Position(1), Timestamp::from_millis(made), applied);
+        (revised, lateness.late)
+    };
+    assert_eq!(follow(1_000, 1_000), (Duration::ZERO, Duration::ZERO));
+    assert_eq!(follow(950, 1_001), (Duration::ZERO, Duration::from_millis(51)));
+    assert_eq!(follow(1_050, 1_050), (Duration::ZERO, Duration::ZERO), "nothing was later than it seemed");
 }
