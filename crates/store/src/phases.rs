@@ -74,13 +74,14 @@ impl Phases {
     }
 }
 
-/// The longest that is believed of the time from a slot's beginning to what was said of it: the wall clock says it.
+/// The longest that is believed of the time from a slot's beginning to what was said of it, or its period where that is
+/// longer: the wall clock says it.
 const LONGEST_READ: Duration = Duration::from_secs(60);
 
 /// For how long the last slot of a grid had been under way when something was said of it, at `said_at`.
 fn under_way(grid: &Grid, said_at: Timestamp) -> Duration {
     let Some(last) = grid.next.checked_sub(1) else { return Duration::ZERO };
-    said_at.since(grid.line.nominal(last)).min(LONGEST_READ)
+    said_at.since(grid.line.nominal(last)).min(LONGEST_READ.max(grid.line.period))
 }
 
 /// The phase of one group's grid: of the slot before `next`, or of its opening where there is none.
