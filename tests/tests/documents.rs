@@ -1,8 +1,8 @@
 //! What the documentation names exists.
 //!
-//! Owns four checks: every error code has its page and every page its code, every link between pages leads
-//! somewhere, the plant of the README is one, and every source file says in its first line what it owns. It does not
-//! judge what the pages say.
+//! Owns five checks: every error code has its page and every page its code, every link between pages leads
+//! somewhere, the plant of the README is one, the configuration page has the keys that are read and no others, and every
+//! source file says in its first line what it owns. It does not judge what the pages say.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -131,6 +131,89 @@ fn the_plant_in_the_readme_is_valid_as_it_stands() -> Result<()> {
     let (plant, _) = rest.split_once("```").context("the README's plant has no end")?;
     let read = read_bundle(&Bundle::of_document(plant)).map_err(|errors| anyhow!("{errors}"))?;
     ensure!(read.warnings.is_empty(), "the README's plant has warnings:\n{}", read.warnings);
+    Ok(())
+}
+
+/// Tables of a plant document, each with a key that nobody reads, and the headings under which `docs/configuration.md`
+/// explains those that are read.
+const TABLES: [(&str, &[&str]); 12] = [
+    ("'?' = 1", &["Plant document"]),
+    ("[cluster]\n'?' = 1", &["Cluster"]),
+    ("[retention]\n'?' = 1", &["Retention"]),
+    ("[defaults]\n'?' = 1", &["Connection", "Schedule"]),
+    ("[[template]]\n'?' = 1", &["Device", "Connection", "Schedule"]),
+    ("[[device]]\n'?' = 1", &["Device", "Connection", "Schedule"]),
+    ("[[device]]\ngroup = [{ '?' = 1 }]", &["Group", "Schedule"]),
+    ("[[device]]\ntag = [{ '?' = 1 }]", &["Tag"]),
+    ("[[destination]]\nkind = 'http'\n'?' = 1", &["Destination", "HTTP"]),
+    ("[[destination]]\nkind = 'http'\ntoken = { '?' = 1 }", &["Token"]),
+    ("[[destination]]\nkind = 'csv'\n'?' = 1", &["Destination", "CSV"]),
+    ("[[destination]]\nroute = [{ '?' = 1 }]", &["Route"]),
+];
+
+/// The keys that are read in the table of `document` that holds one which is not: the complaint about that names them.
+fn plant_keys(document: &str) -> Result<BTreeSet<String>> {
+    let read = read_bundle(&Bundle::of_document(document));
+    let errors = read.err().with_context(|| format!("{document:?} was taken for a plant"))?;
+    let complaint = errors.list.iter().find(|found| found.message == "unknown key \"?\"");
+    let help = complaint.and_then(|found| found.help.as_deref());
+    let keys = help.and_then(|help| help.strip_prefix("expected one of "));
+    let keys = keys.with_context(|| format!("nobody says which keys {document:?} may have:\n{errors}"))?;
+    Ok(keys.split(", ").map(str::to_owned).collect())
+}
+
+/// The keys of the node file with their tables, from the list of those that have a variable, and its tables.
+fn node_keys() -> Result<BTreeSet<String>> {
+    let source = read(&root().join("crates/gateway/src/config/environment.rs"))?;
+    let (_, list) = source.split_once("const KEYS").context("the node file's keys are listed elsewhere")?;
+    let (list, _) = list.split_once("];").context("the list of the node file's keys has no end")?;
+    let mut keys: BTreeSet<String> = list.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+    ensure!(keys.len() > 10, "expected the keys of the node file, saw {keys:?}");
+    let tables = keys.iter().filter_map(|key| key.split_once('.')).map(|(table, _)| table.to_owned());
+    let tables: Vec<String> = tables.collect();
+    keys.extend(tables);
+    // Their keys are the author's own.
+    keys.extend(["dial", "vars"].map(str::to_owned));
+    Ok(keys)
+}
+
+/// The keys that a page explains by heading: what is code in the first cell of a row.
+fn explained_keys(page: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut heading = "";
+    for line in page.lines() {
+        if line.starts_with('#') {
+            heading = line.trim_start_matches('#').trim();
+        } else if line.starts_with("| `") {
+            let cell = line.split(" | ").next().unwrap_or_default();
+            let keys = cell.split('`').skip(1).step_by(2).map(str::to_owned);
+            found.entry(heading.to_owned()).or_default().extend(keys);
+        }
+    }
+    found
+}
+
+#[test]
+fn the_configuration_page_explains_every_key_that_is_read_and_no_other() -> Result<()> {
+    let explained = explained_keys(&read(&root().join("docs/configuration.md"))?);
+    let node_file: &[&str] = &["Node file"];
+    let mut tables = vec![(node_file, node_keys()?)];
+    for (document, headings) in TABLES {
+        tables.push((headings, plant_keys(document)?));
+    }
+    for (headings, known) in &tables {
+        let rows = headings.iter().filter_map(|heading| explained.get(*heading));
+        let shown: BTreeSet<String> = rows.flatten().cloned().collect();
+        let (missing, unknown) = (known - &shown, &shown - known);
+        ensure!(
+            missing.is_empty() && unknown.is_empty(),
+            "docs/configuration.md, {headings:?}: does not explain {missing:?}, explains {unknown:?}, which nobody reads"
+        );
+    }
+    for heading in explained.keys() {
+        let is_known = tables.iter().any(|(headings, _)| headings.contains(&heading.as_str()));
+        ensure!(is_known, "docs/configuration.md explains keys under {heading:?}, which is no table");
+    }
     Ok(())
 }
 
