@@ -1,5 +1,6 @@
 //! Everything that a device can do wrong, and what a scan makes of it. One group of tests for each thing that the
-//! protocol library leaves to its user.
+//! protocol library leaves to its user. What is particular to serial lines (RTU: gaps between frames, direction of the
+//! line) is missing: there is no driver for them yet.
 
 #![allow(clippy::disallowed_methods, reason = "a test ends with its runtime, and so do its tasks")]
 
