@@ -1,11 +1,13 @@
 //! A cluster at work in a simulated plant: three presses that are polled, two robots that push, an HTTP receiver and CSV
 //! files. Judged at its end by an account of what they saw, which must add up.
 
+use std::io;
 use std::ops::Deref;
 
 use anyhow::{Context, Result, ensure};
 use simulator::account::{Report, Verdict};
 use simulator::field::Field;
+use simulator::history::monotonic_ns;
 use simulator::nodes::layout::Layout;
 use simulator::trial::{self, End, HEALING, Trial};
 use tempfile::TempDir;
@@ -78,6 +80,28 @@ impl Scene {
     /// What can be done to it as a whole.
     pub fn trial(&self) -> Trial<'_> {
         Trial { nodes: &self.cluster, field: &self.field }
+    }
+
+    /// `kill -9`. Like everything here that a scenario does to a node, the account is told of it.
+    pub async fn kill(&self, index: usize) -> io::Result<()> {
+        self.disturb(self.cluster.kill(index)).await
+    }
+
+    /// Kills a node, and removes its data directory.
+    pub async fn wipe(&self, index: usize) -> io::Result<()> {
+        self.disturb(async { self.cluster.process(index).await.wipe().await }).await
+    }
+
+    /// Stops a node in order (`SIGTERM`); it must end well.
+    pub async fn stop_node(&self, index: usize) -> Result<()> {
+        self.disturb(self.cluster.stop_node(index)).await
+    }
+
+    async fn disturb<T>(&self, disturbance: impl Future<Output = T>) -> T {
+        let began_ns = monotonic_ns();
+        let done = disturbance.await;
+        self.field.account.lock().disturbed(began_ns, monotonic_ns());
+        done
     }
 
     /// Waits until the account says something.

@@ -98,6 +98,8 @@ async fn samples(scene: &Scene, more: u64) -> Result<()> {
 async fn a_clock_that_is_wrong_or_set_costs_the_seconds_without_a_leader_and_no_more() -> Result<()> {
     let scene = Scene::polled(async |layout| with_clocks(layout)).await?;
     scene.push_everywhere().await?;
+    // An election by itself, on a busy machine, has a time that is not to be compared.
+    scene.field.account.lock().allow(&["clock", "failover"]);
     samples(&scene, 1_000).await?;
 
     let first = scene.agreed().await?;

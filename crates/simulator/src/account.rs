@@ -13,7 +13,9 @@
 //! - In each reign one node polls, and nothing of it stands behind the beginning of a later one.
 //! - An election that nobody caused and slots missed at a switchover are *notes*: they lose nothing, and a machine that is
 //!   busy with other things can cause them, so they do not fail a run; whoever runs it reads of each one.
+//! - A gap's cause must be so: what was done to the cluster is told to the account for that.
 
+mod causes;
 mod histories;
 mod polled;
 mod pushed;
@@ -26,6 +28,7 @@ use std::net::IpAddr;
 use model::{SampleKey, Timestamp};
 
 use crate::plant::{Plant, Polled};
+use causes::Causes;
 pub use histories::{SharedAccount, count_rows, enter_files};
 use polled::DeviceBook;
 use pushed::PusherBook;
@@ -141,6 +144,7 @@ pub struct Account {
     faults: Vec<Fault>,
     /// Faults that are not over, or never came to their end.
     begun: Vec<Begun>,
+    causes: Causes,
     overlaps: u64,
     delivered: u64,
     duplicates: u64,
@@ -190,6 +194,7 @@ impl Account {
             wall_offset,
             faults: Vec::new(),
             begun: Vec::new(),
+            causes: Causes::default(),
             overlaps: 0,
             delivered: 0,
             duplicates: 0,
@@ -302,6 +307,17 @@ impl Account {
         self.begun.push(Begun { effect, began_ns });
     }
 
+    /// Something was done to the cluster from `began_ns` to `done_ns` that may cost slots, and a leader, until reading
+    /// goes on.
+    pub fn disturbed(&mut self, began_ns: u64, done_ns: u64) {
+        self.causes.disturbances.push((began_ns, done_ns));
+    }
+
+    /// Gaps may have these causes: the run brings them about by other means than what it says of the cluster.
+    pub fn allow(&mut self, causes: &[&str]) {
+        self.causes.allowed.extend(causes.iter().map(|cause| (*cause).to_owned()));
+    }
+
     /// Something was done to the cluster, and is over.
     pub fn suffered(&mut self, fault: Fault) {
         self.begun.retain(|begun| begun.began_ns != fault.began_ns);
@@ -354,8 +370,10 @@ impl Account {
     fn spurious_elections(&self) -> Vec<(u64, &Reign)> {
         let over = self.faults.iter().map(|fault| (fault.effect, fault.began_ns, fault.ended_ns));
         let begun = self.begun.iter().map(|begun| (begun.effect, begun.began_ns, u64::MAX));
+        let disturbed = self.disturbed_windows().map(|(from, to)| (Effect::Failover, from, to));
         let causes = over
             .chain(begun)
+            .chain(disturbed)
             .filter(|(effect, ..)| *effect != Effect::None)
             .map(|(_, began_ns, ended_ns)| self.wall(began_ns)..=self.wall(ended_ns));
         self.reigns.unexplained(causes.collect())
@@ -411,7 +429,7 @@ impl Account {
             conflicts: self.conflicts,
             ..Report::default()
         };
-        let mut wrong = self.phantoms;
+        let (mut wrong, mut hidden) = (self.phantoms, 0);
         for tally in self.devices.values().map(DeviceBook::settle) {
             report.reads_answered += tally.reads;
             report.lost += tally.lost + tally.pending;
@@ -421,6 +439,7 @@ impl Account {
             report.slots_in_gaps += tally.in_gaps;
             report.slots_unaccounted += tally.unaccounted;
             wrong += tally.wrong;
+            hidden += tally.hidden;
         }
         for tally in self.pushers.values().map(PusherBook::settle) {
             report.pushed_acked += tally.acknowledged;
@@ -447,7 +466,9 @@ impl Account {
         report.notes.extend(spurious.into_iter().map(|(term, reign)| note_of_election(term, reign)));
         let unfiled = if self.has_files { self.unfiled() } else { 0 };
         report.lost += unfiled;
-        report.judge(wrong, unfiled, &self.doubts);
+        let gaps = self.judge_gaps(report.slots_expected, hidden);
+        report.notes.extend(gaps.notes);
+        report.judge(wrong, unfiled, gaps.problems, &self.doubts);
         report
     }
 }

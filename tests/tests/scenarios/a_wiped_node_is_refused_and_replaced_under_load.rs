@@ -12,7 +12,7 @@ async fn a_wiped_node_is_refused_and_replaced_under_load() -> Result<()> {
     let wiped = scene.others(leader)[0];
     let (name, address) = (scene.name(wiped).to_owned(), scene.node(wiped).peers);
     let old = scene.members().await?.iter().find(|member| member.name == name).context("a member")?.id;
-    scene.process(wiped).await.wipe().await?;
+    scene.wipe(wiped).await?;
     scene.run(wiped).await?;
 
     let command = format!("holdfast member replace {name} {name}={address}");

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::causes::LATE;
 use super::{Filed, GapSeen, Number, OpeningSeen, Polled, SampleSeen};
 
 /// Slots of one grid that are looked at; more would be 11 days at 100 ms, and can only be nonsense.
@@ -54,7 +55,9 @@ struct Slot {
 enum Said {
     Sampled(u32),
     Bad,
-    InGap,
+    InGap {
+        is_late: bool,
+    },
     /// Nothing, or too much. With the read, if one is known.
     Unaccounted(Option<u32>),
 }
@@ -75,6 +78,8 @@ pub(super) struct PolledTally {
     pub(super) unaccounted: u64,
     /// Values that the device never answered.
     pub(super) wrong: u64,
+    /// Reads that were answered, and that slots alone excuse in which nothing is read.
+    pub(super) hidden: u64,
 }
 
 impl DeviceBook {
@@ -171,6 +176,24 @@ impl DeviceBook {
         self.reads[first..].iter().find(|read| is_wanted(read.node)).map(|read| read.at_ns)
     }
 
+    /// When the device answered the next read behind `count` of them since a moment.
+    pub(super) fn read_behind(&self, since_ns: u64, count: usize) -> Option<u64> {
+        let first = self.reads.partition_point(|read| read.at_ns < since_ns);
+        self.reads.get(first + count).map(|read| read.at_ns)
+    }
+
+    /// When the last delivered read before a gap was answered, and the first behind it.
+    pub(super) fn reads_around(&self, gap: &GapSeen) -> (u64, u64) {
+        // The device numbers its reads in order of time.
+        let moment = |(_, slot): (&(u64, u64), &Slot)| {
+            let at = self.ordinals.binary_search(&slot.ordinal).ok()?;
+            self.reads.get(at).map(|read| read.at_ns)
+        };
+        let before = self.slots.range(..(gap.grid, gap.first)).rev().find_map(moment);
+        let behind = self.slots.range((gap.grid, gap.last)..).find_map(moment);
+        (before.unwrap_or_default(), behind.unwrap_or(u64::MAX))
+    }
+
     pub(super) fn longest_silence(&self, from_ns: u64, until_ns: u64) -> u64 {
         let first = self.reads.partition_point(|read| read.at_ns < from_ns);
         let behind = self.reads.partition_point(|read| read.at_ns <= until_ns);
@@ -189,7 +212,8 @@ impl DeviceBook {
             PolledTally { reads: self.ordinals.len() as u64, wrong: self.wrong, ..PolledTally::default() };
         let tags = self.device.tags.len() as u64;
         // Reads up to here are settled; slots since then that excuse one read each.
-        let (mut settled, mut excuses) = (0_u32, 0_u64);
+        // Nothing is read in late ones: they come last.
+        let (mut settled, mut excuses, mut late) = (0_u32, 0_u64, 0_u64);
         self.each_slot(|said| {
             tally.expected += 1;
             let ordinal = match said {
@@ -202,9 +226,9 @@ impl DeviceBook {
                     excuses += 1;
                     None
                 }
-                Said::InGap => {
+                Said::InGap { is_late } => {
                     tally.in_gaps += 1;
-                    excuses += 1;
+                    *(if is_late { &mut late } else { &mut excuses }) += 1;
                     None
                 }
                 Said::Unaccounted(ordinal) => {
@@ -215,16 +239,19 @@ impl DeviceBook {
             let Some(ordinal) = ordinal else { return };
             tally.wrong += u64::from(self.ordinals.binary_search(&ordinal).is_err() || ordinal <= settled);
             if ordinal > settled {
-                let missing = self.between(settled, ordinal);
-                tally.lost += missing.saturating_sub(excuses) * tags;
-                (settled, excuses) = (ordinal, 0);
+                let missing = self.between(settled, ordinal).saturating_sub(excuses);
+                tally.hidden += missing.min(late);
+                tally.lost += missing.saturating_sub(late) * tags;
+                (settled, excuses, late) = (ordinal, 0, 0);
             }
         });
         let known = self.slots.iter().rev().filter(|(_, slot)| slot.ordinal > 0);
         let mut partial = known.map(|((grid, _), slot)| self.missing(*grid, slot));
         tally.pending = partial.next().unwrap_or_default();
         tally.lost += partial.sum::<u64>();
-        tally.pending += self.between(settled, u32::MAX).saturating_sub(excuses) * tags;
+        let missing = self.between(settled, u32::MAX).saturating_sub(excuses);
+        tally.hidden += missing.min(late);
+        tally.pending += missing.saturating_sub(late) * tags;
         tally
     }
 
@@ -252,12 +279,14 @@ impl DeviceBook {
         }
         for (grid, highest) in grids {
             let missing = self.missing_behind(grid, highest);
-            // How many gap records cover each slot.
-            let mut covers = vec![0_u8; highest as usize + 1];
+            // How many gap records cover each slot, and whether one says that it was late.
+            let mut covers = vec![(0_u8, false); highest as usize + 1];
             for gap in self.gaps.iter().filter(|gap| gap.grid == grid) {
-                for cover in &mut covers[(gap.first.min(highest)) as usize..=(gap.last.min(highest)) as usize]
+                for (cover, is_late) in
+                    &mut covers[(gap.first.min(highest)) as usize..=(gap.last.min(highest)) as usize]
                 {
                     *cover = cover.saturating_add(1);
+                    *is_late |= gap.cause == LATE;
                 }
             }
             for (slot, cover) in covers.into_iter().enumerate() {
@@ -281,9 +310,9 @@ impl DeviceBook {
         if hole > 0 { (hole as u64 + 1).min(MOST_SLOTS) } else { 0 }
     }
 
-    fn said(&self, grid: u64, slot: Option<&Slot>, gaps: u8) -> Said {
+    fn said(&self, grid: u64, slot: Option<&Slot>, (gaps, is_late): (u8, bool)) -> Said {
         let Some(slot) = slot else {
-            return if gaps == 1 { Said::InGap } else { Said::Unaccounted(None) };
+            return if gaps == 1 { Said::InGap { is_late } } else { Said::Unaccounted(None) };
         };
         let ordinal = (slot.ordinal > 0).then_some(slot.ordinal);
         if gaps > 0 || slot.is_twice || self.missing(grid, slot) > 0 {

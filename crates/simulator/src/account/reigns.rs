@@ -64,6 +64,11 @@ impl Reigns {
         unexplained
     }
 
+    /// Whether one that followed another began then.
+    pub(super) fn begin_within(&self, time: &RangeInclusive<Timestamp>) -> bool {
+        self.0.values().skip(1).any(|reign| time.contains(&reign.began()))
+    }
+
     /// Reigns in which two nodes polled, or of which something stands behind the beginning of a later one.
     pub(super) fn stale(&self) -> u64 {
         let mixed = self.0.values().filter(|reign| reign.is_mixed).count();

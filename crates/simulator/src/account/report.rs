@@ -74,14 +74,15 @@ pub struct Report {
     pub conflicts: u64,
     /// Why it did not pass, a sentence each.
     pub problems: Vec<String>,
-    /// What should not happen, and alone fails no run: elections that nobody caused, slots missed at switchovers.
+    /// What should not happen, and alone fails no run: elections that nobody caused, slots missed at switchovers, and
+    /// those that only a busy machine explains.
     pub notes: Vec<String>,
 }
 
 impl Report {
     /// Comes to a verdict. `wrong`: samples that nobody produced or that were changed; `unfiled`: samples that only
-    /// one destination has; `doubts`: why the run proves nothing.
-    pub(super) fn judge(&mut self, wrong: u64, unfiled: u64, doubts: &[String]) {
+    /// one destination has; `gaps`: what is wrong with the causes of gaps; `doubts`: why the run proves nothing.
+    pub(super) fn judge(&mut self, wrong: u64, unfiled: u64, gaps: Vec<String>, doubts: &[String]) {
         let faults = [
             (self.lost, "samples were lost"),
             (unfiled, "samples of these were delivered over HTTP and stand in no CSV file"),
@@ -97,6 +98,7 @@ impl Report {
             .into_iter()
             .filter(|(count, _)| *count > 0)
             .map(|(count, what)| format!("{count} {what}"))
+            .chain(gaps)
             .collect();
         let has_failed = !self.problems.is_empty();
         let mut doubts = doubts.to_vec();

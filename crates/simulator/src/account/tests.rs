@@ -108,6 +108,10 @@ impl Run {
     }
 
     fn gap(&mut self, first: u64, last: u64) {
+        self.gap_by("failover", first, last);
+    }
+
+    fn gap_by(&mut self, cause: &str, first: u64, last: u64) {
         let gap = GapSeen {
             key: self.key(),
             device: PRESS.to_owned(),
@@ -116,7 +120,7 @@ impl Run {
             last,
             from: Timestamp((first * 100 * MS) as i64),
             to: Timestamp(((last + 1) * 100 * MS) as i64),
-            cause: "failover".to_owned(),
+            cause: cause.to_owned(),
         };
         self.account.received_gap(&gap, true);
     }
@@ -167,7 +171,7 @@ fn a_read_that_is_neither_delivered_nor_inside_a_gap_is_lost() {
     run.slots(5..=6, 1);
     let report = run.account.settle();
     assert_eq!((report.lost, report.slots_unaccounted, report.verdict), (20, 1, Verdict::Fail));
-    run.gap(4, 4);
+    run.gap_by("configuration", 4, 4);
     let report = run.account.settle();
     assert_eq!((report.lost, report.slots_in_gaps, report.verdict), (0, 1, Verdict::Pass));
 }
@@ -441,6 +445,85 @@ fn a_reign_does_not_begin_with_what_a_follower_took_before_it() {
     run.fault(Effect::Failover, 430, 1_250);
     let report = run.account.settle();
     assert_eq!((report.spurious_elections, report.verdict), (0, Verdict::Pass));
+}
+
+/// A run of five slots, a gap of five, and so many slots behind it, all by one leader.
+fn around(cause: &str, behind: u64) -> Run {
+    let mut run = Run::new();
+    run.slots(0..=4, 1);
+    run.gap_by(cause, 5, 9);
+    run.slots(10..=9 + behind, 1);
+    run
+}
+
+#[test]
+fn a_gap_that_blames_a_fault_must_meet_one() {
+    for cause in ["failover", "switchover", "overload", "disk-full", "clock", "a word"] {
+        let report = around(cause, 40).account.settle();
+        let problem = format!("5 slots are in gaps `{cause}` that nothing explains: {PRESS} from slot 5 on");
+        assert_eq!((report.verdict, report.problems), (Verdict::Fail, vec![problem]));
+        let mut run = around(cause, 40);
+        run.account.allow(&[cause]);
+        assert_eq!(run.account.settle().verdict, Verdict::Pass, "{cause} is allowed");
+    }
+    // Reads around the gap were answered at 400 and 1 000 ms.
+    for (began, ended, verdict) in
+        [(100, 399, Verdict::Fail), (430, 700, Verdict::Pass), (1_001, 2_000, Verdict::Fail)]
+    {
+        let mut run = around("failover", 40);
+        run.fault(Effect::Failover, began, ended);
+        assert_eq!(run.account.settle().verdict, verdict, "a fault from {began} to {ended} ms");
+    }
+    let mut run = around("overload", 40);
+    run.fault(Effect::Failover, 430, 700);
+    assert_eq!(run.account.settle().verdict, Verdict::Fail, "a kill overloads nobody");
+}
+
+#[test]
+fn what_is_done_to_the_cluster_explains_gaps_until_reading_goes_on() {
+    let mut run = around("failover", 40);
+    run.account.disturbed(0, 10 * MS);
+    assert_eq!(run.account.settle().verdict, Verdict::Pass, "ten reads take longer");
+    run.gap(50, 51);
+    run.slots(52..=60, 1);
+    assert_eq!(run.account.settle().verdict, Verdict::Fail, "long after it");
+    run.account.begins_to_suffer(Effect::Failover, 5_050 * MS);
+    assert_eq!(run.account.settle().verdict, Verdict::Pass, "it was not over when the run was");
+}
+
+#[test]
+fn a_change_of_leader_explains_its_gap_and_is_told_of_where_nobody_caused_it() {
+    let mut run = Run::new();
+    run.slots(0..=4, 1);
+    run.gap(5, 9);
+    run.slots(10..=12, 2);
+    let report = run.account.settle();
+    assert_eq!((report.verdict, report.spurious_elections), (Verdict::Pass, 1));
+    assert!(report.notes[0].contains("an election that nobody caused"), "{:?}", report.notes);
+    run.account.disturbed(430 * MS, 440 * MS);
+    assert_eq!(run.account.settle().spurious_elections, 0);
+}
+
+#[test]
+fn a_busy_machine_explains_some_gaps_and_not_a_quarter_of_all_slots() {
+    for cause in ["late", "paused", "no-quorum", "device-down"] {
+        let report = around(cause, 10).account.settle();
+        assert_eq!((report.verdict, report.slots_expected), (Verdict::Pass, 20), "{cause}");
+        assert_eq!(report.notes.len(), usize::from(cause != "late"), "{cause}: {:?}", report.notes);
+        assert_eq!(around(cause, 9).account.settle().verdict, Verdict::Fail, "{cause}: 5 slots of 19");
+    }
+}
+
+#[test]
+fn an_answered_read_in_a_late_slot_fails_the_run() {
+    let mut run = Run::new();
+    run.slots(0..=3, 1);
+    run.read(4);
+    run.gap_by("late", 4, 4);
+    run.slots(5..=9, 1);
+    let report = run.account.settle();
+    assert_eq!((report.lost, report.verdict), (0, Verdict::Fail));
+    assert_eq!(report.problems, ["1 reads were answered, and stand in gaps `late`"]);
 }
 
 #[test]

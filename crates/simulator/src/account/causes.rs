@@ -1,0 +1,118 @@
+//! Whether what gap records give as their cause is so.
+//!
+//! - A change of leader, a missing majority and a node that stood still need something that was done to the cluster
+//!   between the two reads around the gap: by the devices' monotonic clock, whatever the nodes' clocks say. A change of
+//!   leader may be an election instead, which is a note where nobody caused it.
+//! - What a busy machine does by itself may take a share of all slots; all but `late` is a note.
+//! - `configuration` and `disabled` are whoever runs it; any other cause is one that the run allows.
+
+use std::collections::BTreeSet;
+
+use super::polled::DeviceBook;
+use super::{Account, GapSeen, by_cause};
+
+/// A scan that could not begin in time; nothing was read.
+pub(super) const LATE: &str = "late";
+/// Reads of a device behind which reading goes on.
+const GOES_ON: usize = 10;
+/// Between a read and the moment at which its node took it, on a machine that does much else.
+const TAKEN_NS: u64 = 1_000_000_000;
+/// One slot in so many may be missed because the machine is busy.
+const BUSY: u64 = 4;
+/// An answered read may stand in a gap `late` once in so many slots. Honest scans are none: they did not begin.
+const HIDDEN: u64 = 100;
+
+/// What may explain a gap, beside the faults.
+#[derive(Debug, Default)]
+pub(super) struct Causes {
+    /// When something was done, and when that was over.
+    pub(super) disturbances: Vec<(u64, u64)>,
+    /// Causes that need no other reason.
+    pub(super) allowed: BTreeSet<String>,
+}
+
+/// What becomes of a gap's cause.
+enum Why {
+    Known,
+    Busy,
+    Unknown,
+}
+
+/// What is wrong with the causes of gaps, a sentence each, and what is only worth a note.
+pub(super) struct Judged {
+    pub(super) problems: Vec<String>,
+    pub(super) notes: Vec<String>,
+}
+
+impl Account {
+    /// Judges all gap records of a run with so many `slots`, in which so many answered reads are `hidden` in late slots.
+    pub(super) fn judge_gaps(&self, slots: u64, hidden: u64) -> Judged {
+        let windows = self.windows();
+        let (mut busy, mut unknown) = (Vec::new(), Vec::new());
+        for book in self.devices.values() {
+            for gap in book.gaps() {
+                match self.why(book, gap, &windows) {
+                    Why::Known => {}
+                    Why::Busy => busy.push(gap),
+                    Why::Unknown => unknown.push(gap),
+                }
+            }
+        }
+        let mut problems = Vec::new();
+        for (cause, missed) in by_cause(unknown.iter().copied()) {
+            let first = unknown.iter().find(|gap| gap.cause == cause);
+            let first =
+                first.map(|gap| format!(": {} from slot {} on", gap.device, gap.first)).unwrap_or_default();
+            problems.push(format!("{missed} slots are in gaps `{cause}` that nothing explains{first}"));
+        }
+        let mut notes = Vec::new();
+        let busy = by_cause(busy.into_iter());
+        let missed: u64 = busy.values().sum();
+        if missed.saturating_mul(BUSY) > slots {
+            problems.push(format!("{missed} slots of {slots} are in gaps that no fault explains: {busy:?}"));
+        }
+        for (cause, missed) in busy.iter().filter(|(cause, _)| *cause != LATE) {
+            notes.push(format!("{missed} slots are in gaps `{cause}` that only a busy machine explains"));
+        }
+        if hidden.saturating_mul(HIDDEN) > slots {
+            problems.push(format!("{hidden} reads were answered, and stand in gaps `{LATE}`"));
+        }
+        Judged { problems, notes }
+    }
+
+    fn why(&self, book: &DeviceBook, gap: &GapSeen, windows: &[(u64, u64)]) -> Why {
+        let (before_ns, behind_ns) = book.reads_around(gap);
+        let meets_fault = || windows.iter().any(|(from, to)| *from <= behind_ns && *to >= before_ns);
+        let meets_election = || {
+            let from = self.wall(before_ns.saturating_sub(TAKEN_NS));
+            // What led before the first read is not known.
+            before_ns == 0
+                || self.reigns.begin_within(&(from..=self.wall(behind_ns.saturating_add(TAKEN_NS))))
+        };
+        match gap.cause.as_str() {
+            "configuration" | "disabled" => Why::Known,
+            cause if self.causes.allowed.contains(cause) => Why::Known,
+            "failover" | "switchover" if meets_fault() || meets_election() => Why::Known,
+            "no-quorum" | "paused" if meets_fault() => Why::Known,
+            // A device of ours that is woken late does not answer in time.
+            LATE | "no-quorum" | "paused" | "device-down" => Why::Busy,
+            _ => Why::Unknown,
+        }
+    }
+
+    /// From when until when something done to the cluster may cost slots.
+    fn windows(&self) -> Vec<(u64, u64)> {
+        let over = self.faults.iter().map(|fault| (fault.began_ns, fault.ended_ns));
+        let begun = self.begun.iter().map(|begun| (begun.began_ns, u64::MAX));
+        over.chain(begun).chain(self.disturbed_windows()).collect()
+    }
+
+    /// The same of what ended when reading went on.
+    pub(super) fn disturbed_windows(&self) -> impl Iterator<Item = (u64, u64)> {
+        let goes_on = move |since_ns| {
+            let moments = self.devices.values().map(|book| book.read_behind(since_ns, GOES_ON));
+            moments.map(|moment| moment.unwrap_or(u64::MAX)).max().unwrap_or(u64::MAX)
+        };
+        self.causes.disturbances.iter().map(move |(began_ns, done_ns)| (*began_ns, goes_on(*done_ns)))
+    }
+}
