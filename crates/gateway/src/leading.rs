@@ -4,6 +4,8 @@
 //! - A planned switchover ends deliveries while devices are still read, then acquisition between two slots, waits until what
 //!   was read is committed, and hands over. Leadership is given up only when the sockets of all devices are closed: a node
 //!   that cannot close them ends instead.
+//! - A hand-over that is broken off costs devices no more than the time it took: they are read again at once, and only
+//!   forwarding waits until what was delivered before is decided.
 //! - An orderly end that needs a majority is broken off when none has answered for a lease after this node's own ran out.
 //! - Before it, what follows this node outside is ended (`hooks`): bounded in time, and while devices are still read.
 //! - When leadership is lost instead, everything ends at once: nothing may be sent any more.
@@ -124,6 +126,8 @@ impl<E: Engine> Leading<E> {
     pub(crate) async fn run(mut self) -> Result<(), Failure> {
         let stop = self.parts.spawner.token().clone();
         let mut leadership = self.parts.replica.leadership();
+        // What was delivered in it may be undecided still.
+        let mut before = None;
         loop {
             // One that has ended for good is about to be taken back: nothing begins under it any more.
             let current = leadership.borrow_and_update().clone().filter(|held| !held.is_over());
@@ -138,7 +142,7 @@ impl<E: Engine> Leading<E> {
                 continue;
             };
             let warm = self.standby.release().await;
-            let reign = self.begin(current, warm);
+            let reign = self.begin(current, warm, before.take());
             let end = tokio::select! {
                 () = reign.leadership.over() => End::AtOnce,
                 changed = leadership.changed() => match changed {
@@ -172,14 +176,12 @@ impl<E: Engine> Leading<E> {
                         Err(MembershipError::Refused("no majority answers any more".to_owned()))
                     };
                     drop(request.answer.send(outcome));
-                    if stop.run_until_cancelled(reign.is_decided()).await.is_none() {
-                        return self.end_with_the_node(&reign).await;
-                    }
                 }
                 End::InOrder => return self.end_with_the_node(&reign).await,
             }
             self.parts.hooks.end();
             self.parts.live.clear();
+            before = Some(reign);
         }
     }
 
@@ -206,7 +208,8 @@ impl<E: Engine> Leading<E> {
         Ok(())
     }
 
-    fn begin(&self, leadership: Leadership, warm: WarmConnections) -> Reign {
+    /// Begins everything but forwarding at once; that when what was delivered in the reign before is decided.
+    fn begin(&self, leadership: Leadership, warm: WarmConnections, before: Option<Reign>) -> Reign {
         let parts = &self.parts;
         parts.hooks.begin(leadership.clone());
         let reign = Reign::without_parts(leadership.clone());
@@ -217,7 +220,14 @@ impl<E: Engine> Leading<E> {
             facts: parts.facts.clone(),
             spawner: parts.spawner.clone(),
         });
-        let run = forwarding::run(forwarding, leadership.clone(), reign.stop_forwarding.clone());
+        let (held, stop) = (leadership.clone(), reign.stop_forwarding.clone());
+        let run = async move {
+            // Not broken off: what is undecided of that reign is undecided of this one.
+            if let Some(before) = before {
+                before.is_decided().await;
+            }
+            forwarding::run(forwarding, held, stop).await
+        };
         parts.spawner.spawn("forwarding", reign.forwarding.track_future(run));
         let run = retention::run(parts.replica.clone(), leadership.clone(), reign.stop_forwarding.clone());
         parts.spawner.spawn("retention", reign.forwarding.track_future(run));
@@ -323,7 +333,8 @@ impl Reign {
         }
     }
 
-    /// Everything at once: the tasks end by themselves, because their permit is gone.
+    /// Everything at once: the tasks end by themselves, because their permit is gone. Deliveries whose term is not over are
+    /// waited for by those that come next.
     async fn end_at_once(&self) {
         self.stop_acquisition.cancel();
         self.stop_forwarding.cancel();
@@ -331,7 +342,9 @@ impl Reign {
         self.forwarding.close();
         let ended = async {
             self.acquisition.wait().await;
-            self.forwarding.wait().await;
+            if self.leadership.is_over() {
+                self.forwarding.wait().await;
+            }
         };
         if timeout(ENDS_WITHIN, ended).await.is_err() {
             warn!("the tasks of a reign did not end in time");

@@ -22,12 +22,12 @@ fn event() -> Command {
     Command::Event(Event { severity: Severity::Info, subject, text })
 }
 
-/// The plant with nothing to read, and a CSV destination that rotates its files only when it must.
-fn csv_plant(folder: &Path) -> Plant {
+/// The plant with a device at `address`, and a CSV destination that rotates its files only when it must.
+fn csv_plant(folder: &Path, address: &str) -> Plant {
     let csv = format!("kind = \"csv\"\ndirectory = \"{}\"\nevery = \"1h\"\n", folder.display());
     let document = PLANT
         .replace("kind = \"http\"\nurl = \"http://127.0.0.1:18080/ingest\"\n", &csv)
-        .replace("driver = \"modbus-tcp\"\n", "driver = \"modbus-tcp\"\nenabled = false\n");
+        .replace("127.0.0.1:9\"", &format!("{address}\""));
     read_bundle(&Bundle::of_document(&*document)).expect("it is valid").plant
 }
 
@@ -44,22 +44,24 @@ async fn appears(folder: &Path, begins: &str, ends: &str) -> PathBuf {
     }
 }
 
-/// A Modbus device of one connection that answers every request for two registers with zeros, and counts its answers; the
-/// count ends with the connection.
-async fn device() -> (std::net::SocketAddr, watch::Receiver<u64>) {
+/// A Modbus device of so many connections, one after the other, that answers every request for two registers with zeros, and
+/// counts its answers; the count ends with the last connection.
+async fn device(connections: usize) -> (std::net::SocketAddr, watch::Receiver<u64>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let (answered, answers) = watch::channel(0);
-    #[allow(clippy::disallowed_methods, reason = "it ends with its one connection")]
+    #[allow(clippy::disallowed_methods, reason = "it ends with its connections")]
     tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.expect("it is connected to");
-        let mut request = [0; 12];
-        while stream.read_exact(&mut request).await.is_ok() {
-            let answer = [request[0], request[1], 0, 0, 0, 7, request[6], 3, 4, 0, 0, 0, 0];
-            if stream.write_all(&answer).await.is_err() {
-                return;
+        for _ in 0..connections {
+            let (mut stream, _) = listener.accept().await.expect("it is connected to");
+            let mut request = [0; 12];
+            while stream.read_exact(&mut request).await.is_ok() {
+                let answer = [request[0], request[1], 0, 0, 0, 7, request[6], 3, 4, 0, 0, 0, 0];
+                if stream.write_all(&answer).await.is_err() {
+                    break;
+                }
+                answered.send_modify(|count| *count += 1);
             }
-            answered.send_modify(|count| *count += 1);
         }
     });
     (address, answers)
@@ -69,7 +71,7 @@ async fn device() -> (std::net::SocketAddr, watch::Receiver<u64>) {
 async fn the_sockets_of_devices_are_closed_before_what_was_read_is_committed() {
     let nodes = cluster(1).await;
     let node = &nodes[leader(&nodes).await];
-    let (address, mut answers) = device().await;
+    let (address, mut answers) = device(1).await;
     let document = PLANT.replace("127.0.0.1:9", &address.to_string());
     node.configure(read_bundle(&Bundle::of_document(&*document)).expect("it is valid").plant).await;
     let (group, _) = node.grid();
@@ -142,12 +144,14 @@ async fn after_a_hand_over_that_is_broken_off_nothing_is_delivered_before_what_w
     let others = [&nodes[(leading + 1) % 3], &nodes[(leading + 2) % 3]];
     let folder = tempfile::tempdir().expect("a temporary folder");
     let folder = folder.path();
-    node.configure(csv_plant(folder)).await;
+    let (address, mut answers) = device(usize::MAX).await;
+    node.configure(csv_plant(folder, &address.to_string())).await;
     node.push(1).await.expect("there is room");
     let term = node.leads().term();
     let switchover = node.lead();
     let held = appears(folder, ".historian.samples.", ".part");
     timeout(SOON, held).await.expect("the samples are held in an unfinished file");
+    timeout(SOON, answers.wait_for(|count| *count > 0)).await.expect("read").expect("it answers");
     let cursor = || node.read(|state| state.destinations[&HISTORIAN].cursor);
     let before = cursor();
 
@@ -178,6 +182,9 @@ async fn after_a_hand_over_that_is_broken_off_nothing_is_delivered_before_what_w
     let (outcome, published) = tokio::join!(request, meanwhile);
     let outcome = outcome.expect("it is answered");
     assert!(matches!(outcome, Err(MembershipError::NoSuccessor(_))), "{outcome:?}");
+    let seen = *answers.borrow_and_update();
+    let read = timeout(SOON, answers.wait_for(|count| *count > seen)).await;
+    read.expect("the device is read again, whatever is undecided").expect("it answers");
     let begun = timeout(WATCHED, appears(folder, MARKER, "")).await;
     assert!(begun.is_err(), "it began again at {}, and an acknowledgement is undecided", cursor());
     assert!(published.exists(), "what may yet be acknowledged was removed");
