@@ -18,7 +18,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use model::{SessionId, Term};
 use runtime::sleep_until;
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -26,6 +26,7 @@ use wire::EncodedBatch;
 
 use crate::batcher::{Answer, Batcher, BatcherLimits, FlightId, Generation, Proposal, StreamId, Verdict};
 use crate::log::{Log, ProposeError, Proposed};
+use crate::memory::Room;
 
 /// The queue of a node, for its streams.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ pub(crate) struct Ticket {
     /// Where its stream listens.
     pub(crate) replies: mpsc::Sender<Settled>,
     /// Its share of the node's memory, given back with the ticket.
-    pub(crate) _room: OwnedSemaphorePermit,
+    pub(crate) _room: Room,
 }
 
 /// What became of a message of a stream.

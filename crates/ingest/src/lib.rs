@@ -19,6 +19,7 @@ mod counters;
 mod dictionary;
 mod intake;
 mod log;
+mod memory;
 mod samples;
 mod service;
 mod stream;

@@ -15,6 +15,7 @@ use crate::config::IngestConfig;
 use crate::counters::{Counts, IngestCounters, add};
 use crate::intake::{self, Intake, Times};
 use crate::log::Log;
+use crate::memory::Memory;
 use crate::stream::{PushStream, Shared};
 use crate::tags::TagResolver;
 
@@ -55,7 +56,7 @@ pub fn start<L: Log, R: TagResolver>(
         clock,
         node,
         counts: Counts::default(),
-        memory: Arc::new(Semaphore::new(config.memory_bytes as usize)),
+        memory: Memory::new(config.memory_bytes),
         dictionaries: Arc::new(Semaphore::new(config.dictionary_bytes as usize)),
         streams: Arc::new(Semaphore::new(config.max_streams)),
         token,
@@ -73,11 +74,10 @@ impl<R: TagResolver> PushService<R> {
     /// What it has done since it started.
     pub fn counters(&self) -> IngestCounters {
         let Shared { config, counts, memory, streams, .. } = &*self.shared;
-        let used =
-            |all: usize, semaphore: &Semaphore| all.saturating_sub(semaphore.available_permits()) as u64;
+        let used = |all: usize, free: usize| all.saturating_sub(free) as u64;
         IngestCounters {
-            streams: used(config.max_streams, streams),
-            bytes_held: used(config.memory_bytes as usize, memory),
+            streams: used(config.max_streams, streams.available_permits()),
+            bytes_held: used(config.memory_bytes as usize, memory.free()),
             ..counts.read()
         }
     }

@@ -6,16 +6,15 @@
 //! - `expected` is the only number that is taken next. It goes back when a message was refused.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::ready;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use model::batch::{Batch, Source};
 use model::{Clock, NodeId, SessionId, Timestamp};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -31,6 +30,7 @@ use crate::config::IngestConfig;
 use crate::counters::{Counts, add};
 use crate::dictionary::{BrokenRule, Dictionary};
 use crate::intake::{Intake, Settled, Ticket};
+use crate::memory::{Memory, Room};
 use crate::samples::{read_samples, reject_too_large, size_of};
 use crate::tags::TagResolver;
 
@@ -45,13 +45,20 @@ pub(crate) struct Shared<R> {
     pub(crate) node: NodeId,
     pub(crate) config: IngestConfig,
     pub(crate) counts: Counts,
-    /// One permit for each byte of unanswered messages.
-    pub(crate) memory: Arc<Semaphore>,
+    /// Of unanswered messages.
+    pub(crate) memory: Memory,
     /// One permit for each byte of dictionaries.
     pub(crate) dictionaries: Arc<Semaphore>,
     /// One permit for each stream.
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) token: CancellationToken,
+}
+
+impl<R> Shared<R> {
+    /// Bytes that the largest message may take; never more than there are.
+    fn largest(&self) -> u32 {
+        self.config.max_message_bytes.clamp(1, self.config.memory_bytes.max(1))
+    }
 }
 
 /// One stream and what it waits for.
@@ -89,14 +96,18 @@ struct Pending {
 struct Parked {
     sequence: u64,
     batch: EncodedBatch,
-    room: Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>,
+    bytes: u32,
 }
 
 /// What happened while the stream waited.
 #[allow(clippy::large_enum_variant, reason = "it lives for a moment; a box for each request would cost more")]
 enum Happening {
     Answers,
-    Room(Result<OwnedSemaphorePermit, AcquireError>),
+    Room(Room),
+    /// There is no room for another message, so none is read.
+    Full,
+    /// There is again.
+    NotFull,
     Request(Option<Result<PushRequest, Status>>),
     Stopping,
     Idle,
@@ -167,6 +178,11 @@ where
             match self.wait().await {
                 Happening::Answers => self.answer(),
                 Happening::Room(room) => self.submit(room),
+                Happening::Full => {}
+                // Whatever it would have said was not read.
+                Happening::NotFull => {
+                    self.idle_at = self.idle_at.max(Instant::now() + self.shared.config.first_message);
+                }
                 Happening::Request(request) => self.handle(request),
                 Happening::Stopping => {
                     self.end(Err(Status::unavailable("this node is stopping; go on with another")))
@@ -182,15 +198,18 @@ where
         let has_window =
             self.pending.len() < window_messages as usize && self.pending_bytes < window_bytes as usize;
         let is_quiet = self.pending.is_empty();
-        let parked = self.parked.as_mut();
+        let (memory, largest) = (&self.shared.memory, self.shared.largest());
+        let is_full = !memory.has(largest);
+        let parked = self.parked.as_ref();
         let can_read = is_open && has_window && parked.is_none();
         tokio::select! {
             biased;
             _ = self.replies.recv_many(&mut self.buffer, ANSWERS) => Happening::Answers,
-            room = wait_for_room(parked) => Happening::Room(room),
+            room = wait_for_room(memory, parked) => Happening::Room(room),
             () = self.shared.token.cancelled(), if is_open => Happening::Stopping,
-            request = next_request(&mut self.requests, &self.shared), if can_read => Happening::Request(request),
-            () = tokio::time::sleep_until(self.idle_at), if is_open && is_quiet => Happening::Idle,
+            () = memory.wait_for(largest), if can_read && is_full => Happening::NotFull,
+            happening = next_request(&mut self.requests, memory, largest), if can_read && !is_full => happening,
+            () = tokio::time::sleep_until(self.idle_at), if is_open && is_quiet && !is_full => Happening::Idle,
         }
     }
 
@@ -286,17 +305,15 @@ where
         let Shared { memory, config, .. } = &*self.shared;
         // Bounded by max_message_bytes; never more than there is.
         let bytes = u32::try_from(size).unwrap_or(u32::MAX).clamp(1, config.memory_bytes.max(1));
-        let room = memory.clone().try_acquire_many_owned(bytes);
-        let waiting = memory.clone().acquire_many_owned(bytes);
-        self.parked = Some(Parked { sequence, batch, room: Box::pin(waiting) });
-        if let Ok(room) = room {
-            self.submit(Ok(room));
+        let room = memory.take(bytes);
+        self.parked = Some(Parked { sequence, batch, bytes });
+        if let Some(room) = room {
+            self.submit(room);
         }
     }
 
-    fn submit(&mut self, room: Result<OwnedSemaphorePermit, AcquireError>) {
+    fn submit(&mut self, room: Room) {
         let Some(Parked { sequence, batch, .. }) = self.parked.take() else { return };
-        let room = room.expect("the semaphore is never closed");
         let ticket = Ticket { sequence, replies: self.to_replies.clone(), _room: room };
         if let Err(refused) = self.shared.intake.enqueue(self.id, self.generation, batch, ticket) {
             // What ended the generation is in the channel already and comes first.
@@ -394,30 +411,22 @@ impl<R: TagResolver, I> Drop for PushStream<R, I> {
     }
 }
 
-/// The next request, not read before there is room for the largest message.
-async fn next_request<R, I>(requests: &mut I, shared: &Shared<R>) -> Option<Result<PushRequest, Status>>
+/// The next request, not read while there is no room for the largest message.
+async fn next_request<I>(requests: &mut I, memory: &Memory, largest: u32) -> Happening
 where
     I: Stream<Item = Result<PushRequest, Status>> + Unpin,
 {
-    let Shared { memory, config, .. } = shared;
-    let largest = config.max_message_bytes.clamp(1, config.memory_bytes.max(1));
-    let mut room = None;
     // Asked again each time that a part of a message has come: memory may have become full meanwhile.
-    poll_fn(|context| {
-        if room.is_some() || memory.available_permits() < largest as usize {
-            let waiting = room.get_or_insert_with(|| Box::pin(memory.acquire_many(largest)));
-            let free = ready!(waiting.as_mut().poll(context));
-            drop(free);
-            room = None;
-        }
-        requests.poll_next_unpin(context)
+    poll_fn(|context| match memory.has(largest) {
+        true => requests.poll_next_unpin(context).map(Happening::Request),
+        false => Poll::Ready(Happening::Full),
     })
     .await
 }
 
-async fn wait_for_room(parked: Option<&mut Parked>) -> Result<OwnedSemaphorePermit, AcquireError> {
+async fn wait_for_room(memory: &Memory, parked: Option<&Parked>) -> Room {
     match parked {
-        Some(parked) => parked.room.as_mut().await,
+        Some(parked) => memory.wait_to_take(parked.bytes).await,
         None => std::future::pending().await,
     }
 }

@@ -1,8 +1,8 @@
 //! Streams on a scripted log, in virtual time.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Mutex;
-use std::task::Poll;
 
 use model::{Lineage, Ordinal, Position, Reading, TagId, Term, Value, ValueType};
 use runtime::{Supervisor, SystemClock};
@@ -122,7 +122,7 @@ impl Node {
             clock: Arc::new(SystemClock),
             node: NodeId(3),
             counts: Counts::default(),
-            memory: Arc::new(Semaphore::new(config.memory_bytes as usize)),
+            memory: Memory::new(config.memory_bytes),
             dictionaries: Arc::new(Semaphore::new(config.dictionary_bytes as usize)),
             streams: Arc::new(Semaphore::new(config.max_streams)),
             token,
@@ -344,14 +344,47 @@ async fn the_memory_of_a_node_bounds_all_its_streams_and_nothing_is_dropped() {
     first.push(1..=8).await;
     second.push(1..=8).await;
     assert!(first.is_silent().await && second.is_silent().await);
-    assert_eq!(node.shared.memory.available_permits(), 0);
+    assert_eq!(node.shared.memory.free(), 0);
     let unread = |client: &Client| 64 - client.requests.as_ref().expect("still open").capacity();
     let left = (unread(&first), unread(&second));
     assert_eq!(left.0 + left.1, 13, "three are queued, and nothing else is read: {left:?}");
     node.log.mood.send_replace(Mood::Commit);
     let (_, _) = tokio::join!(first.acknowledged_to(8), second.acknowledged_to(8));
     assert_eq!(node.log.values().len(), 16);
-    assert_eq!(node.shared.memory.available_permits(), 3 * size as usize);
+    assert_eq!(node.shared.memory.free(), 3 * size as usize);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_its_answers_keeps_no_memory_from_the_others() {
+    let size = u32::try_from(size_of(&message(1))).expect("small");
+    let config = IngestConfig { memory_bytes: size, max_message_bytes: size, ..IngestConfig::default() };
+    let node = Node::start(Mood::Hang, config);
+    let (mut first, mut second) = (node.connect_and_declare().await, node.connect_and_declare().await);
+    let mut deaf = node.connect_and_declare().await;
+    first.push([1]).await;
+    assert!(first.is_silent().await);
+    assert_eq!(node.shared.memory.free(), 0);
+    // It waits for memory, and is not polled any more.
+    assert!(matches!(futures::poll!(deaf.responses.next()), Poll::Pending));
+    node.log.mood.send_replace(Mood::Commit);
+    first.acknowledged_to(1).await;
+    second.push([1]).await;
+    second.acknowledged_to(1).await;
+    assert_eq!(node.shared.memory.free(), size as usize);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_not_read_for_want_of_memory_is_not_silent() {
+    let node = Node::start(Mood::Commit, IngestConfig::default());
+    let IngestConfig { memory_bytes, first_message, .. } = node.shared.config;
+    let held = node.shared.memory.take(memory_bytes).expect("nothing is taken");
+    let mut client = node.connect();
+    client.send(Asked::Declare(declare(&[("press/force", Type::F32)]))).await;
+    assert!(matches!(client.next().await, Answered::Welcome(_)));
+    let sent_away = tokio::time::timeout(first_message * 3, client.responses.next()).await;
+    assert!(sent_away.is_err(), "{sent_away:?}");
+    drop(held);
+    assert!(matches!(client.next().await, Answered::Declared(_)));
 }
 
 #[tokio::test(start_paused = true)]
