@@ -78,6 +78,7 @@ impl<E: Engine> Log for ReplicatedLog<E> {
             match *outcome {
                 BatchOutcome::Accepted => Outcome::Accepted { first_ordinal },
                 BatchOutcome::Expected { sequence } => Outcome::Expected { sequence },
+                BatchOutcome::RevisionGone => Outcome::RevisionGone,
                 BatchOutcome::Already | BatchOutcome::Stale { .. } | BatchOutcome::Fenced => Outcome::Already,
             }
         });

@@ -13,6 +13,8 @@
 //!   certainly dead. What is neither is proposed again until it is decided.
 //! - After a refusal of a stream's message, later messages of that stream are refused until it goes back: it then
 //!   uses the generation that the refusal told.
+//! - A message whose revision is gone is refused, and what is behind it goes on in a new session: in the old one the
+//!   ledger accepts nothing any more, so every copy there is dead.
 //! - After a failure nothing is proposed until all that is in flight has settled; then one proposal at a time until
 //!   one succeeds.
 
@@ -61,6 +63,8 @@ pub struct Batcher<T> {
     refusing_until: Option<Instant>,
     /// The ledger does not know the session any more.
     forgotten: bool,
+    /// The ledger will never accept the first undecided number of the session, nor any after it.
+    revision_gone: bool,
     stopping: bool,
 }
 
@@ -119,11 +123,12 @@ impl<T> Batcher<T> {
             trouble: None,
             refusing_until: None,
             forgotten: false,
+            revision_gone: false,
             stopping: false,
         }
     }
 
-    /// The session that messages are numbered in. It changes when the ledger has forgotten it.
+    /// The session that messages are numbered in. It changes when the ledger has forgotten it, or accepts no more in it.
     pub fn session(&self) -> SessionId {
         self.session
     }
@@ -309,7 +314,9 @@ impl<T> Batcher<T> {
     /// still in flight.
     fn is_settling(&self) -> bool {
         !self.flights.is_empty()
-            && (self.forgotten || self.flights.iter().any(|flight| self.cursor <= flight.first))
+            && (self.forgotten
+                || self.revision_gone
+                || self.flights.iter().any(|flight| self.cursor <= flight.first))
     }
 
     fn next_size(&self) -> Option<usize> {
@@ -346,6 +353,11 @@ impl<T> Batcher<T> {
                 }
                 Outcome::Already => self.applied = self.applied.max(sequence),
                 Outcome::Expected { sequence } => expected = Some(sequence),
+                Outcome::RevisionGone => {
+                    self.revision_gone = true;
+                    self.applied = self.applied.max(sequence - 1);
+                    self.cursor = self.cursor.min(flight.first);
+                }
             }
         }
         match expected {
@@ -432,7 +444,7 @@ impl<T> Batcher<T> {
         if !self.flights.is_empty() {
             return;
         }
-        if self.forgotten {
+        if self.forgotten || self.revision_gone {
             self.begin_session(answers);
         }
         self.cursor = self.first;
@@ -450,7 +462,17 @@ impl<T> Batcher<T> {
         self.forgotten = false;
         self.session = SessionId::from(u128::from_be_bytes(*self.session.as_bytes()).wrapping_add(1).max(1));
         let mut sent_back = HashMap::new();
-        let (numbered, waiting) = (std::mem::take(&mut self.numbered), std::mem::take(&mut self.waiting));
+        let (mut numbered, waiting) = (std::mem::take(&mut self.numbered), std::mem::take(&mut self.waiting));
+        if std::mem::take(&mut self.revision_gone)
+            && let Some(Numbered { message: Message { stream, ticket, .. }, .. }) = numbered.pop_front()
+        {
+            let generation = self.send_back(stream);
+            sent_back.insert(stream, generation);
+            // This node may have to learn of the new revision first.
+            let (reason, retry_after) = (RefusalReason::RevisionGone, self.limits.retry_after);
+            answers.push(Answer { ticket, verdict: Verdict::Refused { reason, retry_after, generation } });
+            numbered.iter_mut().for_each(|dead| dead.maybe = false);
+        }
         let undecided = numbered.into_iter().map(|numbered| (numbered.message, numbered.maybe));
         for (message, maybe) in undecided.chain(waiting.into_iter().map(|message| (message, false))) {
             let stream = message.stream;

@@ -56,6 +56,9 @@ pub enum Outcome {
         /// The next sequence of the session.
         sequence: u64,
     },
+    /// It was made under a revision of which too little is kept. No copy of it is ever accepted, and its number is not used
+    /// up: nothing behind it in its session is accepted either.
+    RevisionGone,
 }
 
 /// No answer of `apply`.

@@ -438,6 +438,7 @@ fn wire_reason(reason: RefusalReason) -> WireReason {
         RefusalReason::Overloaded => WireReason::Overloaded,
         RefusalReason::Stopping => WireReason::Stopping,
         RefusalReason::OutOfOrder => WireReason::OutOfOrder,
+        RefusalReason::RevisionGone => WireReason::RevisionGone,
     }
 }
 

@@ -45,6 +45,9 @@ pub enum BatchOutcome {
         /// The next sequence number of its session.
         sequence: u64,
     },
+    /// Pushed: the catalog that its tags were looked up in is not kept any more. It is never accepted, and its number is not
+    /// used up.
+    RevisionGone,
     /// Polled: its grid is not, or no longer, open.
     Stale {
         /// The grid it was read for.

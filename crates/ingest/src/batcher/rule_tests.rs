@@ -264,6 +264,41 @@ fn a_forgotten_session_begins_anew() {
 }
 
 #[test]
+fn a_message_whose_revision_is_gone_is_refused_and_others_go_on_in_a_new_session() {
+    const OTHER: StreamId = StreamId(2);
+    let mut bench = Bench::new();
+    let before = bench.batcher.session();
+    bench.batcher.open(OTHER);
+    let first = bench.fly().flight;
+    bench.settle(first, at(1, vec![accepted()]));
+    bench.push().expect("it waits");
+    bench.push().expect("it waits");
+    let content = Content { stream: OTHER.0, number: 9 };
+    let queued = bench.batcher.enqueue(bench.now, OTHER, Generation::default(), content.batch(), content);
+    assert!(queued.is_ok());
+    // Nobody knew what became of them.
+    let second = bench.propose().expect("work").flight;
+    bench.settle(second, Err(ProposeError::Unknown));
+    bench.pass(Duration::from_secs(1));
+    let again = bench.propose().expect("the pause is over");
+    assert_eq!(sequences(&again), [2, 3, 4]);
+    let hole = Outcome::Expected { sequence: 2 };
+    let refused = bench.settle(again.flight, at(7, vec![Outcome::RevisionGone, hole, hole]));
+    let [
+        (1, Verdict::Refused { reason: RefusalReason::RevisionGone, .. }),
+        (2, Verdict::Refused { reason: RefusalReason::OutOfOrder, .. }),
+    ] = refused[..]
+    else {
+        panic!("got {refused:?}")
+    };
+    bench.pass(Duration::from_secs(1));
+    let other = bench.propose().expect("it is not lost");
+    assert_ne!(bench.batcher.session(), before);
+    assert_eq!(identity(&other.batches[0]), (bench.batcher.session(), 1));
+    assert_eq!(bench.settle(other.flight, at(8, vec![accepted()])), [(9, placed(8))]);
+}
+
+#[test]
 fn an_overtaken_hole_is_not_taken_for_a_forgotten_session() {
     let mut bench = Bench::new();
     let before = bench.batcher.session();

@@ -120,6 +120,9 @@ pub enum RefusalReason {
     /// This node is stopping.
     #[error("this node is stopping")]
     Stopping,
+    /// The plant has changed so often since it was queued that nobody knows its tags.
+    #[error("the plant has changed too often since it was sent; its tags have to be looked up again")]
+    RevisionGone,
     /// An earlier message of the stream was not taken.
     #[error("an earlier message of the stream was not taken")]
     OutOfOrder,

@@ -47,6 +47,7 @@ fn batch_to_proto(batch: &BatchOutcome) -> pb::BatchOutcome {
         BatchOutcome::Expected { sequence } => Wire::Expected(batch_outcome::Expected { sequence }),
         BatchOutcome::Stale { grid } => Wire::Stale(batch_outcome::Stale { grid: grid.0 }),
         BatchOutcome::Fenced => Wire::Fenced(batch_outcome::Fenced {}),
+        BatchOutcome::RevisionGone => Wire::RevisionGone(batch_outcome::RevisionGone {}),
     };
     pb::BatchOutcome { outcome: Some(outcome) }
 }
@@ -59,6 +60,7 @@ fn batch_from_proto(batch: pb::BatchOutcome) -> Result<BatchOutcome, Malformed> 
         Wire::Expected(expected) => BatchOutcome::Expected { sequence: expected.sequence },
         Wire::Stale(stale) => BatchOutcome::Stale { grid: GridId(stale.grid) },
         Wire::Fenced(_) => BatchOutcome::Fenced,
+        Wire::RevisionGone(_) => BatchOutcome::RevisionGone,
     })
 }
 
@@ -114,6 +116,7 @@ mod tests {
             BatchOutcome::Expected { sequence: 12 },
             BatchOutcome::Stale { grid: GridId(7) },
             BatchOutcome::Fenced,
+            BatchOutcome::RevisionGone,
         ];
         let refusals = [
             Refusal::Fenced { proposed: Term(3), reign: Term(4) },

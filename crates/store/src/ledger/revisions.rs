@@ -4,6 +4,7 @@
 //!   that something there refers to: samples that were resolved under it, a gap of slots that were due under it. Records
 //!   are made with it.
 //! - Beside these, of the [`CATALOGS_BEFORE`] before the first of those in force: what is on its way may refer to them.
+//!   Pushed samples that refer to one that is gone are refused.
 //! - Its bundle, the files as they were written, is kept of the newest [`BUNDLES_KEPT`] revisions, as far as
 //!   [`BUNDLE_BYTES_KEPT`] reach.
 //! - The revision in force keeps both. One that keeps neither is gone.
@@ -240,7 +241,7 @@ mod tests {
         let source = Source::Pushed { session: SessionId::from(1), sequence: 1 };
         let sample =
             Sample { tag: TagId(1), source_time: Timestamp(0), reading: Reading::Good(Value::U64(1)) };
-        let batch = Batch::new(source, NodeId(1), Revision(2), Timestamp(0), vec![sample]);
+        let batch = Batch::new(source, NodeId(1), Revision(2), Timestamp(0), vec![sample.clone()]);
         let batch = EncodedBatch::encode(&batch.expect("it holds a sample")).expect("it can be encoded");
         let pushed = log.append(&[batch]);
         for number in 8..10 {
@@ -258,5 +259,17 @@ mod tests {
         // So late that nobody would know its name: nothing is said of it.
         let late = log.apply(&Command::Missed { group, grid, last: 9, cause: Cause::NoQuorum });
         assert!(!log.0.state().effects.contains_key(&late));
+        // So are samples: they are refused rather than acknowledged and then delivered to nobody.
+        let pushed = |sequence, revision| {
+            let source = Source::Pushed { session: SessionId::from(1), sequence };
+            let batch = Batch::new(source, NodeId(1), Revision(revision), Timestamp(0), vec![sample.clone()]);
+            EncodedBatch::encode(&batch.expect("it holds a sample")).expect("it can be encoded")
+        };
+        let known = log.0.state().sessions[&SessionId::from(1)].last;
+        let refused = log.append(&[pushed(known + 1, 2), pushed(known + 2, 11)]);
+        assert_eq!(log.0.state().effects[&refused].refused, [0, 1], "the second lacks the first");
+        assert_eq!(log.0.state().sessions[&SessionId::from(1)].last, known, "its number is not used up");
+        let kept = log.append(&[pushed(known + 1, 8)]);
+        assert_eq!(log.0.state().referred[&Revision(8)], kept, "a catalog that is kept is enough");
     }
 }

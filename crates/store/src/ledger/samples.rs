@@ -50,6 +50,11 @@ impl Change<'_> {
                         BatchOutcome::Already
                     } else if sequence > known + 1 {
                         BatchOutcome::Expected { sequence: known + 1 }
+                    } else if batch.revision < self.state.revision()
+                        && self.state.catalog_of(batch.revision).is_none()
+                    {
+                        // Nobody could say what its samples are of, where a tag is gone meanwhile.
+                        BatchOutcome::RevisionGone
                     } else {
                         self.state
                             .sessions

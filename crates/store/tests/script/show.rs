@@ -20,6 +20,7 @@ fn batch(outcome: &BatchOutcome) -> String {
         BatchOutcome::Accepted => "accepted".to_owned(),
         BatchOutcome::Already => "already".to_owned(),
         BatchOutcome::Expected { sequence } => format!("expected {sequence}"),
+        BatchOutcome::RevisionGone => "revision gone".to_owned(),
         BatchOutcome::Stale { grid } => format!("stale (grid {grid})"),
         BatchOutcome::Fenced => "fenced".to_owned(),
     }
