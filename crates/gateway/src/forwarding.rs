@@ -304,7 +304,8 @@ impl<E: Engine> Forwarder<E> {
         let held = session.destination.due();
         // A stretch without anything deliverable in it is not worth a command, which would be such a stretch itself.
         let last_deliverable = self.replica.store().keeper().read(|state| state.last_deliverable);
-        if held.is_none() && next > session.acknowledged && last_deliverable >= session.acknowledged.position {
+        if held.is_none() && next > session.acknowledged && last_deliverable >= session.acknowledged.position
+        {
             session.acknowledge(next, Vec::new());
         }
         session.taken = next;

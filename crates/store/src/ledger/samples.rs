@@ -389,7 +389,7 @@ mod tests {
         let (mut state, grid) = reading();
         let mut dirty = BTreeSet::new();
         let mut change = Change { state: &mut state, dirty: &mut dirty };
-        let at = |slot, seconds, all_bad| BatchHeader {
+        let at = |slot, seconds: i64, all_bad| BatchHeader {
             gateway_time: Timestamp::from_millis(seconds * 1_000),
             all_bad,
             ..polled(grid, slot)
