@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -12,6 +13,9 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::SOON;
+
+/// Longer than the program itself waits for the longest change.
+const GIVES_UP: Duration = Duration::from_secs(150);
 
 /// The program, built beside the tests.
 pub fn program() -> Result<PathBuf> {
@@ -32,7 +36,7 @@ pub fn command(arguments: &[&str]) -> Result<Command> {
 /// Runs a command to its end.
 pub async fn run(mut command: Command) -> Result<Said> {
     let ended =
-        timeout(SOON, command.output()).await.with_context(|| format!("{command:?} does not end"))??;
+        timeout(GIVES_UP, command.output()).await.with_context(|| format!("{command:?} does not end"))??;
     Ok(Said {
         code: ended.status.code().with_context(|| format!("{command:?} was killed"))?,
         output: String::from_utf8(ended.stdout)?,

@@ -139,9 +139,5 @@ async fn a_clock_that_is_wrong_or_set_costs_the_seconds_without_a_leader_and_no_
         let back = times.windows(2).map(|pair| pair[0].nanos_since(pair[1])).max();
         ensure!(back >= Some(NEARLY_AN_HOUR), "{}: source times step back by {back:?} ns", device.id);
     }
-    let explained = ["failover", "clock", "late", "paused", "no-quorum", "disabled"];
-    for gap in account.gaps() {
-        ensure!(explained.contains(&gap.cause.as_str()), "{gap:?}");
-    }
     Ok(())
 }

@@ -11,6 +11,9 @@ use holdfast_tests::cluster::Cluster;
 use holdfast_tests::said::{Said, command, run};
 use simulator::nodes::layout::{Layout, NodePlan, toml_text};
 
+/// A variable that stands for a key of the node file, and its value.
+type Variable<'a> = Option<(&'a str, &'a str)>;
+
 /// Every file below a folder with what it holds; folders without.
 fn contents(folder: &Path) -> Result<BTreeMap<PathBuf, Option<Vec<u8>>>> {
     let mut found = BTreeMap::new();
@@ -78,9 +81,9 @@ async fn a_node_that_cannot_start_says_why_and_changes_nothing() -> Result<()> {
     let [taken_at, foreign, newer] = [&taken_at, &foreign, &newer].map(String::as_str);
     let before = contents(folder.path())?;
 
-    let cases: [(&Path, Option<(&str, &str)>, Vec<&str>); 5] = [
+    let cases: [(&Path, Variable<'_>, Vec<&str>); 5] = [
         (missing.as_path(), None, vec!["HF-1101", "missing.toml"]),
-        (wrong.as_path(), None, vec!["HF-1102", "wrong.toml", "profile", "limits.disk"]),
+        (wrong.as_path(), None, vec!["HF-1102", "wrong.toml:1:11", "wrong.toml:12:8"]),
         (node.file.as_path(), Some(("HOLDFAST_LISTEN_ADMIN", taken_at)), vec!["HF-1103", taken_at]),
         (node.file.as_path(), Some(("HOLDFAST_DATA_DIR", foreign)), vec!["HF-1302", foreign]),
         (node.file.as_path(), Some(("HOLDFAST_DATA_DIR", newer)), vec!["HF-1303", newer, "upgrade"]),

@@ -360,21 +360,21 @@ impl<T> Batcher<T> {
                 }
             }
         }
-        match expected {
-            None => {
-                self.trouble = None;
-                self.refusing_until = None;
+        if let Some(next) = expected {
+            // A session never goes back: a ledger that now knows less than before the proposal has dropped it.
+            if next <= flight.known {
+                self.forgotten = true;
+            } else if next <= self.end() {
+                self.applied = self.applied.max(next - 1);
             }
-            Some(next) => {
-                // A session never goes back: a ledger that now knows less than before the proposal has dropped it.
-                if next <= flight.known {
-                    self.forgotten = true;
-                } else if next <= self.end() {
-                    self.applied = self.applied.max(next - 1);
-                }
-                self.cursor = self.cursor.min(flight.first);
-                self.note_trouble(now, None);
-            }
+            self.cursor = self.cursor.min(flight.first);
+        }
+        // What stands behind a message whose revision is gone was not lost on the way.
+        if expected.is_none() || self.revision_gone {
+            self.trouble = None;
+            self.refusing_until = None;
+        } else {
+            self.note_trouble(now, None);
         }
     }
 
@@ -463,14 +463,9 @@ impl<T> Batcher<T> {
         self.session = SessionId::from(u128::from_be_bytes(*self.session.as_bytes()).wrapping_add(1).max(1));
         let mut sent_back = HashMap::new();
         let (mut numbered, waiting) = (std::mem::take(&mut self.numbered), std::mem::take(&mut self.waiting));
-        if std::mem::take(&mut self.revision_gone)
-            && let Some(Numbered { message: Message { stream, ticket, .. }, .. }) = numbered.pop_front()
-        {
-            let generation = self.send_back(stream);
-            sent_back.insert(stream, generation);
-            // This node may have to learn of the new revision first.
-            let (reason, retry_after) = (RefusalReason::RevisionGone, self.limits.retry_after);
-            answers.push(Answer { ticket, verdict: Verdict::Refused { reason, retry_after, generation } });
+        let mut gone = None;
+        if std::mem::take(&mut self.revision_gone) {
+            gone = numbered.front().map(|front| front.message.batch.header.revision);
             numbered.iter_mut().for_each(|dead| dead.maybe = false);
         }
         let undecided = numbered.into_iter().map(|numbered| (numbered.message, numbered.maybe));
@@ -485,8 +480,18 @@ impl<T> Batcher<T> {
                     let (reason, retry_after) = (RefusalReason::OutOfOrder, Duration::ZERO);
                     Verdict::Refused { reason, retry_after, generation }
                 }
+                // This node may have to learn of the new revision first.
+                (false, None) if gone == Some(message.batch.header.revision) => {
+                    let generation = self.send_back(stream);
+                    sent_back.insert(stream, generation);
+                    let (reason, retry_after) = (RefusalReason::RevisionGone, self.limits.retry_after);
+                    Verdict::Refused { reason, retry_after, generation }
+                }
                 (false, None) => {
-                    self.waiting.push_back(message);
+                    // The stream may have ended meanwhile: its client will send the message elsewhere.
+                    if self.streams.contains_key(&stream) {
+                        self.waiting.push_back(message);
+                    }
                     continue;
                 }
             };

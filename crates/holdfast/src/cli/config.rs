@@ -122,7 +122,11 @@ pub(super) async fn run(
             output.show(&plan, || {
                 let (shown, document) = (render_plan(&plan, &Names::of(&file)), file.display());
                 let base = plan.base_revision;
-                format!("{shown}\nTo apply just this: holdfast config apply {document} --base {base}")
+                let discards: String =
+                    plan.discards.iter().map(|name| format!(" --discard-backlog {name}")).collect();
+                format!(
+                    "{shown}\nTo apply just this: holdfast config apply {document} --base {base}{discards}"
+                )
             })?;
             Ok(Done::Well)
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use model::{Lineage, Ordinal, Position, SessionId, Term};
+use model::{Lineage, Ordinal, Position, Revision, SessionId, Term};
 
 use super::model_test::{Content, identity};
 use super::*;
@@ -266,32 +266,41 @@ fn a_forgotten_session_begins_anew() {
 #[test]
 fn a_message_whose_revision_is_gone_is_refused_and_others_go_on_in_a_new_session() {
     const OTHER: StreamId = StreamId(2);
+    /// Its message is of the same revision.
+    const ALIKE: StreamId = StreamId(3);
     let mut bench = Bench::new();
     let before = bench.batcher.session();
     bench.batcher.open(OTHER);
+    bench.batcher.open(ALIKE);
     let first = bench.fly().flight;
     bench.settle(first, at(1, vec![accepted()]));
     bench.push().expect("it waits");
     bench.push().expect("it waits");
     let content = Content { stream: OTHER.0, number: 9 };
-    let queued = bench.batcher.enqueue(bench.now, OTHER, Generation::default(), content.batch(), content);
+    let mut batch = content.batch();
+    batch.header.revision = Revision(batch.header.revision.0 + 1);
+    let queued = bench.batcher.enqueue(bench.now, OTHER, Generation::default(), batch, content);
+    assert!(queued.is_ok());
+    let content = Content { stream: ALIKE.0, number: 10 };
+    let queued = bench.batcher.enqueue(bench.now, ALIKE, Generation::default(), content.batch(), content);
     assert!(queued.is_ok());
     // Nobody knew what became of them.
     let second = bench.propose().expect("work").flight;
     bench.settle(second, Err(ProposeError::Unknown));
     bench.pass(Duration::from_secs(1));
     let again = bench.propose().expect("the pause is over");
-    assert_eq!(sequences(&again), [2, 3, 4]);
+    assert_eq!(sequences(&again), [2, 3, 4, 5]);
     let hole = Outcome::Expected { sequence: 2 };
-    let refused = bench.settle(again.flight, at(7, vec![Outcome::RevisionGone, hole, hole]));
+    let refused = bench.settle(again.flight, at(7, vec![Outcome::RevisionGone, hole, hole, hole]));
     let [
         (1, Verdict::Refused { reason: RefusalReason::RevisionGone, .. }),
         (2, Verdict::Refused { reason: RefusalReason::OutOfOrder, .. }),
+        (10, Verdict::Refused { reason: RefusalReason::RevisionGone, .. }),
     ] = refused[..]
     else {
         panic!("got {refused:?}")
     };
-    bench.pass(Duration::from_secs(1));
+    // At once: the log has taken all of it.
     let other = bench.propose().expect("it is not lost");
     assert_ne!(bench.batcher.session(), before);
     assert_eq!(identity(&other.batches[0]), (bench.batcher.session(), 1));
