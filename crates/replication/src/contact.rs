@@ -55,7 +55,7 @@ impl Contact {
         self.note(&self.inner.leader);
     }
 
-    /// The leader of this term asked this node to take over.
+    /// The leader of this term has ended and asked one of its voters to take over: all of them are told.
     pub(crate) fn asked_to_take_over(&self, by: Term) {
         self.inner.handed_over.fetch_max(by.0, Ordering::Relaxed);
     }
@@ -76,7 +76,7 @@ impl Contact {
         (at > 0).then(|| self.inner.origin + Duration::from_nanos(at))
     }
 
-    /// The term of the last leader that asked this node to take over; 0 if none did.
+    /// The term of the last leader that asked a voter, this one or another, to take over; 0 if none did.
     pub(crate) fn handed_over_by(&self) -> Term {
         Term(self.inner.handed_over.load(Ordering::Relaxed))
     }
