@@ -13,6 +13,9 @@ use wire::proto::peer as pb;
 use super::convert::{self, Malformed};
 use super::refusal::Refusal;
 
+/// Bytes of the longest text in an introduction: a host name has at most 253. Connections remember introductions.
+const LONGEST_TEXT: usize = 1_024;
+
 /// What this node says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -147,6 +150,10 @@ impl Identity {
     pub(super) fn from_proto(peer: Option<pb::Introduction>) -> Result<Self, Malformed> {
         let peer = peer.ok_or(Malformed("introduction"))?;
         let role = convert::role_from_proto(peer.role())?;
+        let texts = [&peer.cluster_name, &peer.name, &peer.address, &peer.api];
+        if texts.iter().any(|text| text.len() > LONGEST_TEXT) {
+            return Err(Malformed("introduction"));
+        }
         Ok(Self {
             cluster: ClusterId(convert::id_from_bytes(&peer.cluster)?),
             cluster_name: peer.cluster_name,
@@ -217,6 +224,8 @@ pub(super) mod tests {
         let node = identity(2);
         assert_eq!(Identity::from_proto(Some(node.to_proto())), Ok(node));
         assert!(Identity::from_proto(None).is_err());
+        let endless = Identity { api: "x".repeat(LONGEST_TEXT + 1), ..identity(2) };
+        assert!(Identity::from_proto(Some(endless.to_proto())).is_err());
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The listening end of the peer port: connections that were accepted, and the HTTP/2 server on them.
 //!
 //! - A connection brings the name that its peer has proven: the [`Acceptor`] has established TLS before it comes here.
+//! - It remembers how its peer introduced itself: whether that is a member may be known only later.
 //! - Handshakes run side by side, so many at once and each in so much time: one that stands still holds up nobody.
 //! - When the server has stopped, no connection stands any more: a peer notices at once.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use wire::proto::peer::peer_server::PeerServer;
 
 use super::MAX_MESSAGE;
 use super::connector::{self, Acceptor, PeerConnection, PeerIo};
+use super::identity::{Identity, Sender};
 use super::link::{CONNECTION_WINDOW, STREAM_WINDOW};
 use super::server::PeerService;
 
@@ -42,18 +44,31 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A connection that was accepted: plain, or TLS already established.
 pub(crate) struct Accepted {
     io: Box<dyn PeerIo>,
-    proven: Proven,
+    far_end: FarEnd,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-/// The name that the peer's certificate proves, where there is one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Proven(Option<String>);
+/// Who stands at the far end of a connection. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FarEnd {
+    proven: Option<String>,
+    introduction: Arc<OnceLock<Identity>>,
+}
 
-impl Proven {
-    /// The proven name.
-    pub(super) fn name(&self) -> Option<&str> {
-        self.0.as_deref()
+impl FarEnd {
+    /// The name that its certificate proves, where there is one.
+    pub(super) fn proven(&self) -> Option<&str> {
+        self.proven.as_deref()
+    }
+
+    /// It introduced itself; the first time counts.
+    pub(super) fn introduced(&self, introduction: Identity) {
+        self.introduction.get_or_init(|| introduction);
+    }
+
+    /// How it introduced itself, if it is `sender`.
+    pub(super) fn introduction_of(&self, sender: Sender) -> Option<&Identity> {
+        self.introduction.get().filter(|peer| (peer.node, peer.store) == (sender.node, sender.store))
     }
 
     pub(super) fn of(extensions: &Extensions) -> Self {
@@ -66,15 +81,16 @@ impl Accepted {
     pub(crate) fn new(connection: PeerConnection) -> Self {
         let never = CancellationToken::new();
         let PeerConnection { io, proven } = connection;
-        Self { io, proven: Proven(proven), cut: Box::pin(never.cancelled_owned()) }
+        let far_end = FarEnd { proven, ..FarEnd::default() };
+        Self { io, far_end, cut: Box::pin(never.cancelled_owned()) }
     }
 }
 
 impl Connected for Accepted {
-    type ConnectInfo = Proven;
+    type ConnectInfo = FarEnd;
 
-    fn connect_info(&self) -> Proven {
-        self.proven.clone()
+    fn connect_info(&self) -> FarEnd {
+        self.far_end.clone()
     }
 }
 

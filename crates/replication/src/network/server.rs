@@ -32,7 +32,7 @@ use super::NetworkOptions;
 use super::client::Place;
 use super::convert::{self, Malformed, SnapshotMeta};
 use super::identity::{Identity, Sender, Target};
-use super::listen::Proven;
+use super::listen::FarEnd;
 use super::proposals::{self, Applied, ProposeError};
 use super::refusal::Refusal;
 use super::snapshot::{self, SnapshotFile};
@@ -164,14 +164,14 @@ impl<RT: AsyncRuntime> Shared<RT> {
     }
 
     /// The checks that every message but `Hello` passes.
-    fn admit(&self, envelope: Option<&pb::Envelope>, proven: &Proven) -> Result<(), Status> {
-        self.check_sender(envelope, proven).map(|_| ()).map_err(|refusal| self.refuse(refusal))
+    fn admit(&self, envelope: Option<&pb::Envelope>, far_end: &FarEnd) -> Result<(), Status> {
+        self.check_sender(envelope, far_end).map(|_| ()).map_err(|refusal| self.refuse(refusal))
     }
 
     fn check_sender(
         &self,
         envelope: Option<&pb::Envelope>,
-        proven: &Proven,
+        far_end: &FarEnd,
     ) -> Result<(Sender, Option<Member>), Refusal> {
         if self.handler().is_amnesic() {
             return Err(Refusal::Amnesic);
@@ -181,22 +181,23 @@ impl<RT: AsyncRuntime> Shared<RT> {
             return Err(Refusal::Removed);
         }
         let member = self.handler().member(sender.node);
-        sender.check(member.as_ref(), proven.name())?;
+        sender.check(member.as_ref(), far_end.proven())?;
         Ok((sender, member))
     }
 
-    /// Notes that the sender of a heartbeat is alive. Only members, so that strangers cannot fill the table.
-    fn admit_heartbeat(&self, envelope: Option<&pb::Envelope>, proven: &Proven) -> Result<(), Status> {
-        let checked = self.check_sender(envelope, proven);
+    /// Notes that the sender of a heartbeat is alive. Only members, so that strangers cannot fill the table: when it
+    /// introduced itself this node may have been starting, or too new to know its members.
+    fn admit_heartbeat(&self, envelope: Option<&pb::Envelope>, far_end: &FarEnd) -> Result<(), Status> {
+        let checked = self.check_sender(envelope, far_end);
         let (sender, member) = checked.map_err(|refusal| self.refuse(refusal))?;
         if member.is_some() {
-            self.parts.table.spoke(sender.node);
+            self.parts.table.spoke(sender.node, far_end.introduction_of(sender));
         }
         Ok(())
     }
 
-    fn admit_vote(&self, envelope: Option<&pb::Envelope>, proven: &Proven) -> Result<(), Status> {
-        self.admit(envelope, proven)?;
+    fn admit_vote(&self, envelope: Option<&pb::Envelope>, far_end: &FarEnd) -> Result<(), Status> {
+        self.admit(envelope, far_end)?;
         match self.handler().may_vote() {
             true => Ok(()),
             false => Err(self.refuse(Refusal::VotesWithheld)),
@@ -205,9 +206,9 @@ impl<RT: AsyncRuntime> Shared<RT> {
 
     /// Checks and reads a request for a vote, be it a real one or not.
     fn read_vote(&self, request: Request<pb::VoteRequest>) -> Result<VoteRequest<TypeConfig<RT>>, Status> {
-        let proven = Proven::of(request.extensions());
+        let far_end = FarEnd::of(request.extensions());
         let request = request.into_inner();
-        self.admit_vote(request.envelope.as_ref(), &proven)?;
+        self.admit_vote(request.envelope.as_ref(), &far_end)?;
         convert::vote_request_from_proto(request).map_err(|what| self.malformed(what))
     }
 
@@ -224,9 +225,9 @@ impl<RT: AsyncRuntime> Shared<RT> {
         &self,
         request: pb::AppendRequest,
         sequence: u64,
-        proven: &Proven,
+        far_end: &FarEnd,
     ) -> Result<AppendEntriesRequest<TypeConfig<RT>>, Status> {
-        self.admit(request.envelope.as_ref(), proven)?;
+        self.admit(request.envelope.as_ref(), far_end)?;
         if request.sequence != sequence {
             return Err(self.malformed(Malformed("sequence")));
         }
@@ -236,13 +237,13 @@ impl<RT: AsyncRuntime> Shared<RT> {
         convert::append_from_proto(request).map_err(|what| self.malformed(what))
     }
 
-    fn greet(&self, request: pb::HelloRequest, proven: &Proven) -> Result<(), Refusal> {
+    fn greet(&self, request: pb::HelloRequest, far_end: &FarEnd) -> Result<(), Refusal> {
         if self.handler().is_amnesic() {
             return Err(Refusal::Amnesic);
         }
         let me = self.parts.identity.borrow().clone();
         let peer = Identity::from_proto(request.introduction).map_err(|_| Refusal::Malformed)?;
-        peer.check_name(proven.name())?;
+        peer.check_name(far_end.proven())?;
         if request.target != 0 && me.node.0 != 0 && request.target != me.node.0 {
             return Err(Refusal::WrongTarget);
         }
@@ -258,15 +259,16 @@ impl<RT: AsyncRuntime> Shared<RT> {
         let store = member.as_ref().map(|member| member.store).unwrap_or_default();
         me.check_introduction(&peer, Target { node: peer.node, store })?;
         let sender = Sender { node: peer.node, store: peer.store };
-        sender.check(member.as_ref(), proven.name())?;
+        sender.check(member.as_ref(), far_end.proven())?;
         if member.is_some() {
             // Only members, so that strangers cannot fill the table.
-            self.parts.table.heard(peer.node, peer);
+            self.parts.table.heard(peer.node, peer.clone());
         }
+        far_end.introduced(peer);
         Ok(())
     }
 
-    fn join(&self, request: pb::JoinRequest, proven: &Proven) -> Result<Place, Refusal> {
+    fn join(&self, request: pb::JoinRequest, far_end: &FarEnd) -> Result<Place, Refusal> {
         if self.handler().is_amnesic() {
             return Err(Refusal::Amnesic);
         }
@@ -276,7 +278,7 @@ impl<RT: AsyncRuntime> Shared<RT> {
         }
         let asker = Identity::from_proto(request.introduction).map_err(|_| Refusal::Malformed)?;
         me.check_introduction(&asker, Target { node: asker.node, store: asker.store })?;
-        match proven.name() {
+        match far_end.proven() {
             Some(name) if name != asker.name => Err(Refusal::WrongName),
             _ => Ok(self.handler().place(&asker)),
         }
@@ -310,8 +312,8 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
 
     async fn hello(&self, request: Request<pb::HelloRequest>) -> Result<Response<pb::HelloResponse>, Status> {
         let shared = &self.shared;
-        let proven = Proven::of(request.extensions());
-        shared.greet(request.into_inner(), &proven).map_err(|refusal| shared.refuse(refusal))?;
+        let far_end = FarEnd::of(request.extensions());
+        shared.greet(request.into_inner(), &far_end).map_err(|refusal| shared.refuse(refusal))?;
         let introduction = Some(shared.parts.identity.borrow().to_proto());
         let clock = convert::timestamp_to_bits(shared.parts.clock.now());
         Ok(Response::new(pb::HelloResponse {
@@ -323,8 +325,8 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
 
     async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
         let shared = &self.shared;
-        let proven = Proven::of(request.extensions());
-        let place = shared.join(request.into_inner(), &proven).map_err(|refusal| shared.refuse(refusal))?;
+        let far_end = FarEnd::of(request.extensions());
+        let place = shared.join(request.into_inner(), &far_end).map_err(|refusal| shared.refuse(refusal))?;
         let cluster = convert::id_to_bytes(shared.parts.identity.borrow().cluster.as_bytes());
         let members = place.members.iter().map(|(node, member)| convert::member_to_proto(*node, member));
         Ok(Response::new(pb::JoinResponse { cluster, node: place.node.0, members: members.collect() }))
@@ -334,15 +336,15 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
         &self,
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let proven = Proven::of(request.extensions());
+        let far_end = FarEnd::of(request.extensions());
         let refused: Arc<Mutex<Option<Status>>> = Arc::default();
         let reading = (self.shared.clone(), request.into_inner(), refused.clone());
         let requests = futures::stream::unfold((reading, 0_u64), move |(mut reading, sequence)| {
-            let proven = proven.clone();
+            let far_end = far_end.clone();
             async move {
                 let (shared, stream, refused) = &mut reading;
                 let read =
-                    stream.next().await?.and_then(|request| shared.read_append(request, sequence, &proven));
+                    stream.next().await?.and_then(|request| shared.read_append(request, sequence, &far_end));
                 match read {
                     Ok(request) => Some((request, (reading, sequence + 1))),
                     Err(status) => {
@@ -369,9 +371,9 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
         request: Request<pb::HeartbeatRequest>,
     ) -> Result<Response<pb::HeartbeatResponse>, Status> {
         let shared = &self.shared;
-        let proven = Proven::of(request.extensions());
+        let far_end = FarEnd::of(request.extensions());
         let request = request.into_inner();
-        shared.admit_heartbeat(request.envelope.as_ref(), &proven)?;
+        shared.admit_heartbeat(request.envelope.as_ref(), &far_end)?;
         let request = convert::heartbeat_from_proto::<RT>(request).map_err(|what| shared.malformed(what))?;
         let answer = shared.handler().append(futures::stream::iter([request]).boxed()).next().await;
         let Some(Ok(result)) = answer else { return Err(shared.refuse(Refusal::Stopped)) };
@@ -403,9 +405,9 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
         let shared = &self.shared;
-        let proven = Proven::of(request.extensions());
+        let far_end = FarEnd::of(request.extensions());
         let request = request.into_inner();
-        shared.admit_vote(request.envelope.as_ref(), &proven)?;
+        shared.admit_vote(request.envelope.as_ref(), &far_end)?;
         let request = convert::transfer_from_proto::<RT>(request).map_err(|what| shared.malformed(what))?;
         let answer = shared.handler().transfer_leader(request).await;
         let answer = answer.map_err(|Stopped| shared.refuse(Refusal::Stopped))?;
@@ -417,7 +419,7 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
         request: Request<Streaming<pb::SnapshotPart>>,
     ) -> Result<Response<pb::SnapshotResponse>, Status> {
         let shared = &self.shared;
-        let proven = Proven::of(request.extensions());
+        let far_end = FarEnd::of(request.extensions());
         let mut parts = request.into_inner();
         let stall_limit = shared.parts.options.snapshot_stall_limit;
         let first = timeout(stall_limit, parts.next())
@@ -427,7 +429,7 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
             Some(pb::snapshot_part::Part::Header(header)) => header,
             _ => return Err(shared.malformed(Malformed("start of a snapshot"))),
         };
-        shared.admit(header.envelope.as_ref(), &proven)?;
+        shared.admit(header.envelope.as_ref(), &far_end)?;
         shared.handler().may_install(header.length).map_err(|refusal| shared.refuse(refusal))?;
         let transfer = shared.transfers.clone().try_acquire_owned();
         let _transfer = transfer.map_err(|_| shared.refuse(Refusal::Busy))?;
@@ -445,13 +447,13 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
         &self,
         request: Request<Streaming<pb::ProposeRequest>>,
     ) -> Result<Response<Self::ProposeStream>, Status> {
-        let proven = Proven::of(request.extensions());
+        let far_end = FarEnd::of(request.extensions());
         let shared = self.shared.clone();
         let window = shared.parts.options.propose_window;
         // `map` calls the handler in the order of the stream; only the waiting is out of order.
         let answers = request.into_inner().map(move |request| {
             let admitted = request.and_then(|request| {
-                shared.admit(request.envelope.as_ref(), &proven)?;
+                shared.admit(request.envelope.as_ref(), &far_end)?;
                 Ok(request)
             });
             let waiting = admitted.map(|pb::ProposeRequest { id, command, patience_nanos, .. }| {

@@ -154,10 +154,14 @@ impl PeerTable {
         self.update(node, |peer| peer.votes = Some(votes));
     }
 
-    /// The peer sent us a message that it could only send as a member.
-    pub(super) fn spoke(&self, node: NodeId) {
+    /// The peer sent us a message that it could only send as a member, on a connection on which it had introduced itself
+    /// like this.
+    pub(super) fn spoke(&self, node: NodeId, introduction: Option<&Identity>) {
         self.update(node, |peer| {
             peer.last_seen = Some(Instant::now());
+            if peer.identity.is_none() {
+                peer.identity = introduction.cloned();
+            }
             if matches!(peer.standing, PeerStanding::Unreachable { .. }) {
                 peer.standing = PeerStanding::Heard;
             }
@@ -278,7 +282,7 @@ mod tests {
         let peer = table.get(PEER).expect("met");
         assert_eq!(peer.standing, PeerStanding::Unreachable { since, reason: "timed out".into() });
         assert_eq!(peer.identity, Some(identity(2)));
-        table.spoke(PEER);
+        table.spoke(PEER, None);
         assert_eq!(table.get(PEER).expect("met").standing, PeerStanding::Heard);
     }
 

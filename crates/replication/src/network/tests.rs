@@ -75,6 +75,7 @@ type AnswerProposal = Box<dyn Fn(Bytes) -> BoxFuture<'static, Result<Applied, Pr
 /// What stands behind a peer port in tests.
 struct Handler {
     members: BTreeMap<u64, Member>,
+    knows_members: AtomicBool,
     removed: Vec<u64>,
     amnesic: AtomicBool,
     may_vote: AtomicBool,
@@ -93,6 +94,7 @@ impl Handler {
     fn new() -> Self {
         Self {
             members: BTreeMap::new(),
+            knows_members: AtomicBool::new(true),
             removed: Vec::new(),
             amnesic: AtomicBool::new(false),
             may_vote: AtomicBool::new(true),
@@ -124,7 +126,7 @@ impl Handler {
 #[tonic::async_trait]
 impl PeerHandler<TokioRuntime> for Handler {
     fn member(&self, node: NodeId) -> Option<Member> {
-        self.members.get(&node.0).cloned()
+        self.members.get(&node.0).filter(|_| self.knows_members.load(Ordering::Relaxed)).cloned()
     }
 
     fn was_removed(&self, node: NodeId) -> bool {
@@ -233,6 +235,7 @@ impl Acceptor for Proving {
 /// A peer port in this process.
 struct Node {
     handler: Arc<Handler>,
+    table: PeerTable,
     address: SocketAddr,
     stop: CancellationToken,
     stopped: tokio::task::JoinHandle<()>,
@@ -253,10 +256,11 @@ impl Node {
         let address = listener.local_addr().expect("bound");
         let stop = CancellationToken::new();
         let (supervisor, spawner) = Supervisor::new();
+        let table = PeerTable::new();
         let service = PeerService::new(ServiceParts {
             handler: handler.clone(),
             identity: watch::Sender::new(me).subscribe(),
-            table: PeerTable::new(),
+            table: table.clone(),
             clock: Arc::new(SystemClock),
             options: NetworkOptions::for_lease(Duration::from_millis(500)),
             spawner,
@@ -269,7 +273,7 @@ impl Node {
             serve(service, incoming, until.cancelled()).await.expect("serving");
             supervisor.shut_down(SOON).await;
         });
-        Self { handler, address, stop, stopped }
+        Self { handler, table, address, stop, stopped }
     }
 
     fn member(&self, node: u64) -> Member {

@@ -67,7 +67,7 @@ pub(super) async fn wait_until_caught_up(client: &mut Client, id: u64) -> Result
             progress.end();
             return Err(CliError::Usage(format!("member {id} was removed meanwhile")));
         };
-        progress.show(member);
+        progress.show(member.caught_up, line(member, &members));
         if member.caught_up || member.voter {
             progress.end();
             return Ok(());
@@ -87,12 +87,11 @@ impl Progress {
         Self { terminal: io::stderr().is_terminal(), last: None }
     }
 
-    fn show(&mut self, member: &pb::Member) {
-        let line = line(member);
+    fn show(&mut self, is_last: bool, line: String) {
         let due = match &self.last {
             None => true,
             Some((_, before)) if *before == line => false,
-            Some((at, _)) => self.terminal || at.elapsed() >= LINE_EVERY || member.caught_up,
+            Some((at, _)) => self.terminal || at.elapsed() >= LINE_EVERY || is_last,
         };
         if !due {
             return;
@@ -113,10 +112,15 @@ impl Progress {
     }
 }
 
-fn line(member: &pb::Member) -> String {
+/// How far `member` is, as one of `members` says.
+fn line(member: &pb::Member, members: &[pb::Member]) -> String {
     let name = &member.name;
     if member.caught_up || member.voter {
         return format!("{name} is caught up");
+    }
+    let asked = members.iter().find(|one| one.reach() == pb::member::Reach::Itself && !one.leader);
+    if let Some(asked) = asked {
+        return format!("{} cannot ask the leader how far {name} is; it is asked again", asked.name);
     }
     let confirmed = member.confirmed.unwrap_or(0);
     match (member.behind, member.behind_bytes) {
@@ -135,10 +139,21 @@ mod tests {
     #[test]
     fn progress_says_positions_and_bytes() {
         let member = pb::Member { name: "gateway-d".into(), ..pb::Member::default() };
+        let leader = pb::Member { reach: pb::member::Reach::Itself.into(), leader: true, ..member.clone() };
+        let line = |member: &pb::Member| super::line(member, std::slice::from_ref(&leader));
         assert_eq!(line(&member), "gateway-d has not answered the leader yet");
         let on_its_way =
             pb::Member { confirmed: Some(40), behind: Some(960), behind_bytes: Some(3 << 20), ..member };
         assert_eq!(line(&on_its_way), "gateway-d is at position 40, 960 behind, about 3.0 MiB");
         assert_eq!(line(&pb::Member { caught_up: true, ..on_its_way }), "gateway-d is caught up");
+    }
+
+    #[test]
+    fn what_only_the_leader_knows_is_not_told_by_another() {
+        let reach = pb::member::Reach::Itself.into();
+        let follower = pb::Member { name: "gateway-b".into(), reach, ..pb::Member::default() };
+        let member = pb::Member { name: "gateway-d".into(), ..pb::Member::default() };
+        let said = line(&member, &[follower, member.clone()]);
+        assert_eq!(said, "gateway-b cannot ask the leader how far gateway-d is; it is asked again");
     }
 }

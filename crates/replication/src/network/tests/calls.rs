@@ -110,6 +110,23 @@ async fn a_certificate_of_another_member_opens_nothing() {
 }
 
 #[tokio::test]
+async fn a_member_that_introduced_itself_before_this_node_knew_its_members_is_known_once_it_does() {
+    let handler = Handler { members: [(1, member_at(1, ""))].into(), ..Handler::new() };
+    let node = Node::start(2, handler).await;
+    node.handler.knows_members.store(false, Ordering::Relaxed);
+    let caller = Caller::new();
+    let member = node.member(2);
+    soon("an answer", caller.heartbeat(2, &member)).await.expect("answered").expect("acknowledged");
+    assert_eq!(node.table.get(NodeId(1)), None, "a stranger");
+
+    node.handler.knows_members.store(true, Ordering::Relaxed);
+    soon("an answer", caller.heartbeat(2, &member)).await.expect("answered").expect("acknowledged");
+    assert_eq!(caller.attempts(), 1, "on the connection that stands");
+    let known = node.table.get(NodeId(1)).and_then(|peer| peer.identity);
+    assert_eq!(known, Some(identity(1)), "so it knows where the API of its leader is");
+}
+
+#[tokio::test]
 async fn an_amnesic_node_answers_nothing_else() {
     let node = Node::start(2, Handler::new()).await;
     node.handler.amnesic.store(true, Ordering::Relaxed);
