@@ -4,8 +4,8 @@
 //!   the message is meant for this node, cluster and data directory, and the sender is who it says it is.
 //! - Votes, pre-votes and transfers pass only while the handler says that this node may vote; appends with entries
 //!   only while there is room for them. A snapshot may pass where entries do not: it makes room.
-//! - A snapshot is installed by a task of its own: the caller may go, the staged file stays until it is done with. As long
-//!   a leader that sends again gets `Busy`, because what is installed is in memory.
+//! - A snapshot is installed by a task of its own: the caller may go, the staged file stays until it is done with. Until
+//!   then a leader that sends again gets `Busy`: what is being installed is in memory.
 
 use std::collections::BTreeSet;
 use std::io;

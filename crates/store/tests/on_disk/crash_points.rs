@@ -200,9 +200,9 @@ fn a_crash_while_a_snapshot_comes_or_goes_leaves_what_was_there_before() {
         });
         let found = SimEngine::open(&disk).unwrap().list_files().unwrap();
         if found == own {
-            clean += 1
+            clean += 1;
         } else {
-            left += 1
+            left += 1;
         }
         life(true, async { is_cleaned_up(open_sim(&disk).await.unwrap(), &own).await });
     }
