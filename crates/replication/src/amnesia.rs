@@ -144,8 +144,8 @@ impl PeerHandler<TokioRuntime> for NoMemory {
         Err(Stopped)
     }
 
-    async fn install_snapshot(&self, _: Vote, _: SnapshotMeta, _: SnapshotFile) -> Result<Vote, Stopped> {
-        Err(Stopped)
+    async fn install_snapshot(&self, _: Vote, _: SnapshotMeta, _: SnapshotFile) -> Result<Vote, Refusal> {
+        Err(Refusal::Amnesic)
     }
 
     fn propose(&self, _: Bytes, _: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>> {

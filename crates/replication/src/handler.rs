@@ -5,11 +5,13 @@
 //! - Hearing from a leader is noted when openraft has accepted what it sent.
 //! - A node whose disk takes no entries any more still takes a snapshot that fits: what the log held is given back behind
 //!   it, and nothing else could bring such a node back.
-//! - A snapshot is read, checked and written before openraft hears of it: installing it is one commit then.
+//! - A snapshot is read, checked and written before openraft hears of it: installing it is one commit then. One that
+//!   cannot be read is refused, and openraft does not hear of it. What it does not install goes when it is dropped.
 //! - Until its replica runs, this node leads nobody.
 //! - What opens or closes schedules is stamped anew by the leader: grids lie on its clock, whoever was asked.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +30,7 @@ use openraft::raft::{
 };
 use openraft::storage::Snapshot;
 use store::Keeper;
-use store::engine::Engine;
+use store::engine::{Engine, EngineError};
 use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 use wire::entry::{EncodeError, Opened};
@@ -62,19 +64,29 @@ impl<E: Engine, RT: AsyncRuntime> Handler<E, RT> {
         self.replica.get().ok_or(Stopped)
     }
 
-    /// Does beforehand what can be done of an installation: during it openraft answers no heartbeat and no vote. What
-    /// cannot be read stays as it is, for the installation to fail on.
-    async fn receive(&self, meta: &SnapshotMeta, file: SnapshotFile) -> SnapshotFile {
-        let SnapshotFile::Path(path) = &file else { return file };
-        if meta.last_log_id.as_ref().map(from_log_id) <= self.keeper.read(|state| state.applied) {
+    /// Does beforehand what can be done of an installation: during it openraft answers no heartbeat and no vote, and a
+    /// failure would be the end of this node, whatever it was sent.
+    async fn receive(&self, meta: &SnapshotMeta, file: SnapshotFile) -> Result<SnapshotFile, Refusal> {
+        let SnapshotFile::Path(path) = &file else { return Ok(file) };
+        let last = meta.last_log_id.as_ref().map(from_log_id);
+        if last <= self.keeper.read(|state| state.applied) {
             // openraft will not install it.
-            return file;
+            return Ok(file);
         }
-        let Ok(bytes) = tokio::fs::read(path).await else { return file };
-        match self.keeper.receive(&Bytes::from(bytes)).await {
-            Ok(received) => SnapshotFile::Received(Box::new(received)),
-            Err(_) => file,
+        let refused = |refusal: Refusal, reason: &dyn Display| {
+            tracing::warn!(%reason, "a snapshot cannot be installed");
+            refusal
+        };
+        let bytes = tokio::fs::read(path).await;
+        let bytes = bytes.map_err(|error| refused(Refusal::DamagedSnapshot, &error))?;
+        let received = self.keeper.receive(&Bytes::from(bytes)).await.map_err(|error| match error {
+            EngineError::Damaged(_) => refused(Refusal::DamagedSnapshot, &error),
+            EngineError::Failed { .. } => refused(Refusal::Stopped, &error),
+        })?;
+        if Some(received.at()) != last {
+            return Err(refused(Refusal::DamagedSnapshot, &"it is not the one that was announced"));
         }
+        Ok(SnapshotFile::Received(Box::new(received)))
     }
 
     /// Notes a vote that is refused because the candidate lacks what this node has.
@@ -207,11 +219,13 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
         vote: Vote,
         meta: SnapshotMeta,
         file: SnapshotFile,
-    ) -> Result<Vote, Stopped> {
+    ) -> Result<Vote, Refusal> {
         let inner = &self.replica()?.inner;
-        let snapshot = Snapshot { snapshot: self.receive(&meta, file).await, meta };
+        let snapshot = Snapshot { snapshot: self.receive(&meta, file).await?, meta };
         let answer = inner.raft.install_full_snapshot(vote, snapshot).await.map_err(|_| Stopped)?;
-        inner.contact.heard_leader();
+        if answer.vote == vote {
+            inner.contact.heard_leader();
+        }
         Ok(answer.vote)
     }
 
@@ -328,6 +342,17 @@ mod tests {
         assert_eq!(handler.may_install(5 << 20), Ok(()));
         assert_eq!(handler.may_install(6 << 20), Err(Refusal::DiskFull));
         assert_eq!(handler.may_install(u64::MAX), Err(Refusal::DiskFull));
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_cannot_be_read_is_refused_and_no_error_of_this_node() {
+        let (handler, _supervisor) = starting(u64::MAX, u64::MAX).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("staged");
+        std::fs::write(&path, b"of a version that is not known here").expect("writable");
+        let meta = SnapshotMeta { last_log_id: Some(LogId::new(1.into(), 9)), ..SnapshotMeta::default() };
+        let received = handler.receive(&meta, SnapshotFile::Path(path)).await;
+        assert!(matches!(received, Err(Refusal::DamagedSnapshot)), "{received:?}");
     }
 
     #[tokio::test]

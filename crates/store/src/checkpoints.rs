@@ -2,8 +2,10 @@
 //!
 //! - One is listed when its file and all its pages are durable. At most [`MOST`] are kept: where there are more, the one
 //!   goes whose absence widens the spacing least.
-//! - The one that covers the floor, the newest that may be a snapshot, the newest of this node's own and what it received
-//!   above that are never removed.
+//! - The one that covers the floor, the newest that may be a snapshot and the newest of this node's own are never removed.
+//!   What was received above that stays while somebody may still install it.
+//! - None that is listed by an opening lies above the ledger: what was received and not installed is not this node's, and
+//!   what it cut itself and then forgot comes again.
 //! - Files are written and removed by one task (the keeper's); what it had no time to remove goes at the next opening.
 
 use std::collections::BTreeSet;
@@ -28,14 +30,14 @@ pub(crate) struct Checkpoints<E> {
 }
 
 impl<E: Engine> Checkpoints<E> {
-    /// Lists what is there and whole. One with a page missing was being removed.
-    pub(crate) fn open(engine: Arc<E>) -> Result<Self, EngineError> {
+    /// Lists what is there, whole, and not above what is `applied`. One with a page missing was being removed.
+    pub(crate) fn open(engine: Arc<E>, applied: Position) -> Result<Self, EngineError> {
         let names: BTreeSet<String> = engine.list_files()?.into_iter().collect();
         let mut listed = Vec::new();
         for name in names.iter().filter(|name| Checkpoint::is_file_name(name)) {
             let Some(file) = engine.read_file(name)? else { continue };
             let paged = Paged::decode(&file)?;
-            if paged.pages().all(|page| names.contains(&page)) {
+            if paged.header.at.index <= applied && paged.pages().all(|page| names.contains(&page)) {
                 listed.push(paged);
             }
         }
@@ -123,6 +125,12 @@ impl<E: Engine> Checkpoints<E> {
         self.remove(&surplus).await
     }
 
+    /// Removes these, which nobody needs.
+    pub(crate) async fn forget(&self, at: &[LogId]) -> Result<(), EngineError> {
+        self.listed().retain(|paged| !at.contains(&paged.header.at));
+        self.remove(at).await
+    }
+
     /// Removes files that belong to no listed checkpoint.
     pub(crate) async fn remove_leftovers(&self) -> Result<(), EngineError> {
         let needed: BTreeSet<String> = {
@@ -205,7 +213,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_received_is_not_thinned_away_before_it_is_installed() {
         let engine = SimEngine::open(&SimDisk::new(7)).expect("a fresh disk opens");
-        let checkpoints = Checkpoints::open(Arc::new(engine)).expect("there is none");
+        let checkpoints = Checkpoints::open(Arc::new(engine), Position::ZERO).expect("there is none");
         let own = (1..=MOST as u64).map(|number| number * 10);
         let applied = Position(MOST as u64 * 10);
         let received = applied.next();

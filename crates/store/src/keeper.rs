@@ -6,11 +6,13 @@
 //! - While applying, a checkpoint is cut every [`CHECKPOINT_BYTES`] of entries or [`CHECKPOINT_EVERY`]; one that the
 //!   horizon has passed can become a snapshot, and what lies below it can be purged.
 //! - For a checkpoint the ledger is held only while it is copied, which shares what is large. The keeper's task encodes it.
+//! - What another node sent is kept while somebody holds it, who may install it. What nobody holds any more goes, unless
+//!   the ledger has come up to it: from then on it is a checkpoint like any other.
 //! - No snapshot lies above the horizon, or what is undelivered would not be in the log of who installs it. The limit is
 //!   read anew wherever a snapshot is picked; that something lies at or below it never becomes untrue.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -83,15 +85,15 @@ impl Held {
 enum Cut {
     /// The ledger as it was, its position, and the chain hash there.
     Ledger(Box<Ledger>, LogId, ChainHash),
-    /// As another node sent it.
-    Sent(Checkpoint),
+    /// As another node sent it, and whether anybody may still install it.
+    Sent(Checkpoint, Weak<()>),
 }
 
 impl Cut {
     fn checkpoint(self) -> Checkpoint {
         match self {
             Self::Ledger(ledger, at, chain) => Checkpoint::of(&ledger, at, chain),
-            Self::Sent(checkpoint) => checkpoint,
+            Self::Sent(checkpoint, _) => checkpoint,
         }
     }
 }
@@ -101,6 +103,8 @@ impl Cut {
 struct Errands {
     /// Checkpoints on their way to the disk, and who waits for them. Those of the schedule wait for one another.
     cut: VecDeque<(Cut, Option<oneshot::Sender<()>>)>,
+    /// Checkpoints that were received, and whether anybody may still install them.
+    received: Vec<(LogId, Weak<()>)>,
     bytes_since_cut: usize,
     cut_at: Option<Instant>,
     /// The durable floor up to which bytes may be given back.
@@ -118,12 +122,20 @@ pub struct Snapshot {
     pub bytes: Bytes,
 }
 
-/// A snapshot of another node, checked, and here already as a checkpoint.
+/// A snapshot of another node, checked, and here already as a checkpoint, which stays while this or a clone of it exists.
 #[derive(Debug, Clone)]
 pub struct Received {
     header: CheckpointHeader,
     rows: Rows,
     ledger: Ledger,
+    held: Arc<()>,
+}
+
+impl Received {
+    /// The last entry it covers.
+    pub fn at(&self) -> LogId {
+        self.header.at
+    }
 }
 
 impl<E: Engine> Keeper<E> {
@@ -284,6 +296,9 @@ impl<E: Engine> Keeper<E> {
     async fn write_checkpoints(&self) -> Result<(), EngineError> {
         loop {
             let Some((cut, written)) = self.errands().cut.pop_front() else { return Ok(()) };
+            if let Cut::Sent(sent, held) = &cut {
+                self.errands().received.push((sent.header.at, Weak::clone(held)));
+            }
             self.shared.checkpoints.write(&cut.checkpoint()).await?;
             if let Some(written) = written {
                 // Whoever waited may have gone.
@@ -293,6 +308,23 @@ impl<E: Engine> Keeper<E> {
             let applied = self.read(State::applied_position);
             self.shared.checkpoints.thin(self.floor(), self.snapshot_limit(), applied).await?;
         }
+    }
+
+    /// Removes what was received and nobody can install any more. Only the keeper's task does this.
+    async fn forget_received(&self) -> Result<(), EngineError> {
+        let mut unheld = {
+            let mut errands = self.errands();
+            let received = std::mem::take(&mut errands.received).into_iter();
+            let (held, unheld): (Vec<_>, Vec<_>) = received.partition(|(_, held)| held.strong_count() > 0);
+            errands.received = held;
+            // The same may have been received twice, and be about to be installed once.
+            let is_held = |at: &LogId| errands.received.iter().any(|(held, _)| held == at);
+            unheld.into_iter().map(|(at, _)| at).filter(|at| !is_held(at)).collect::<Vec<_>>()
+        };
+        // Read only now: who installed one let go of it after the ledger had come up to it.
+        let applied = self.read(State::applied_position);
+        unheld.retain(|at| at.index > applied);
+        self.shared.checkpoints.forget(&unheld).await
     }
 
     fn floor(&self) -> Position {
@@ -347,21 +379,23 @@ impl<E: Engine> Keeper<E> {
     }
 
     /// Reads and checks a snapshot, and writes it as a checkpoint. Durable when this returns; ledger and log stay as they
-    /// are, and whether it is ever installed is open.
+    /// are, and whether it is ever installed is open: if what is returned is dropped instead, the checkpoint goes.
     pub async fn receive(&self, bytes: &Bytes) -> Result<Received, EngineError> {
         let checkpoint = Checkpoint::decode(bytes)?;
         let ledger = checkpoint.ledger()?;
         let (header, rows) = (checkpoint.header.clone(), checkpoint.rows.clone());
         let (written, listed) = oneshot::channel();
-        self.hand_over(Cut::Sent(checkpoint), Some(written));
+        let held = Arc::new(());
+        self.hand_over(Cut::Sent(checkpoint, Arc::downgrade(&held)), Some(written));
         listed.await.map_err(|_| ended())?;
-        Ok(Received { header, rows, ledger })
+        Ok(Received { header, rows, ledger, held })
     }
 
     /// Replaces ledger and log by a snapshot whose checkpoint is written: the log begins behind it then. One commit, and
     /// durable when this returns.
     pub async fn install_received(&self, received: Received) -> Result<(), EngineError> {
-        let Received { header, rows, ledger } = received;
+        // Held until the ledger has come up to it.
+        let Received { header, rows, ledger, held: _held } = received;
         let (done, outcome) = oneshot_done();
         {
             // Queued under the ledger's lock: rows of the ledger that is replaced must not come behind the install.
@@ -391,7 +425,10 @@ impl<E: Engine> Keeper<E> {
         let mut ticks = tokio::time::interval(FLUSH_EVERY);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.flush(),
+                _ = ticks.tick() => {
+                    self.flush();
+                    self.forget_received().await?;
+                }
                 () = self.shared.work.notified() => {
                     self.write_checkpoints().await?;
                     self.give_back().await?;

@@ -100,7 +100,7 @@ impl<E: Engine> Store<E> {
         let stored = load(&*engine)?;
         let ledger = load_ledger(&*engine)?;
         let (mut floor_file, promised) = FloorFile::open(&*engine)?;
-        let checkpoints = Checkpoints::open(Arc::clone(&engine))?;
+        let checkpoints = Checkpoints::open(Arc::clone(&engine), ledger.state().applied_position())?;
         check(&*engine, &identity, &stored, &ledger, promised.as_ref(), &checkpoints)?;
 
         let queue = Queue::default();

@@ -4,8 +4,10 @@
 //!   the message is meant for this node, cluster and data directory, and the sender is who it says it is.
 //! - Votes, pre-votes and transfers pass only while the handler says that this node may vote; appends with entries
 //!   only while there is room for them. A snapshot may pass where entries do not: it makes room.
-//! - A snapshot is installed by a task of its own: the caller may go, the staged file stays until it is done with.
+//! - A snapshot is installed by a task of its own: the caller may go, the staged file stays until it is done with. Until
+//!   then a leader that sends again gets `Busy`: what is being installed is in memory.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +24,7 @@ use openraft::raft::{
     VoteResponse,
 };
 use runtime::Spawner;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 use wire::proto::peer as pb;
@@ -39,13 +41,19 @@ use super::snapshot::{self, SnapshotFile};
 use super::table::PeerTable;
 use crate::type_config::{TypeConfig, Vote};
 
-/// Snapshots received at once: that of the leader, and one of a leader that does not know yet that it was deposed.
+/// Snapshots under way at once: that of the leader, and one of a leader that does not know yet that it was deposed.
 const TRANSFERS: usize = 2;
 
 /// Raft on this node has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("raft has ended on this node")]
 pub(crate) struct Stopped;
+
+impl From<Stopped> for Refusal {
+    fn from(Stopped: Stopped) -> Self {
+        Self::Stopped
+    }
+}
 
 /// What stands behind the peer port.
 #[tonic::async_trait]
@@ -96,7 +104,7 @@ pub(crate) trait PeerHandler<RT: AsyncRuntime>: Send + Sync + 'static {
         vote: Vote,
         meta: SnapshotMeta,
         file: SnapshotFile,
-    ) -> Result<Vote, Stopped>;
+    ) -> Result<Vote, Refusal>;
 
     /// Proposes an encoded command for another node. The call itself takes the command's place in the order of
     /// proposals; the future only waits.
@@ -130,7 +138,7 @@ pub(crate) struct PeerService<RT> {
 
 struct Shared<RT> {
     parts: ServiceParts<RT>,
-    transfers: Arc<Semaphore>,
+    transfers: Arc<Mutex<BTreeSet<u64>>>,
 }
 
 impl<RT> Clone for PeerService<RT> {
@@ -142,11 +150,32 @@ impl<RT> Clone for PeerService<RT> {
 impl<RT: AsyncRuntime> PeerService<RT> {
     /// The service of one node.
     pub(crate) fn new(parts: ServiceParts<RT>) -> Self {
-        Self { shared: Arc::new(Shared { parts, transfers: Arc::new(Semaphore::new(TRANSFERS)) }) }
+        Self { shared: Arc::new(Shared { parts, transfers: Arc::default() }) }
     }
 
     pub(super) fn options(&self) -> &NetworkOptions {
         &self.shared.parts.options
+    }
+}
+
+/// A snapshot on its way from the leader of a term, until it is installed.
+struct Transfer {
+    term: u64,
+    under_way: Arc<Mutex<BTreeSet<u64>>>,
+}
+
+impl Transfer {
+    /// `None` while another one of that leader is under way, or too many are.
+    fn begin(term: u64, under_way: &Arc<Mutex<BTreeSet<u64>>>) -> Option<Self> {
+        let mut terms = under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let begins = terms.len() < TRANSFERS && terms.insert(term);
+        begins.then(|| Self { term, under_way: Arc::clone(under_way) })
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.term);
     }
 }
 
@@ -285,7 +314,11 @@ impl<RT: AsyncRuntime> Shared<RT> {
     }
 
     /// Installs a staged snapshot whatever becomes of the caller.
-    fn install(self: &Arc<Self>, staged: snapshot::Staged) -> oneshot::Receiver<Result<Vote, Stopped>> {
+    fn install(
+        self: &Arc<Self>,
+        staged: snapshot::Staged,
+        transfer: Transfer,
+    ) -> oneshot::Receiver<Result<Vote, Refusal>> {
         let (answer, answered) = oneshot::channel();
         let shared = self.clone();
         self.parts.spawner.spawn("install snapshot", async move {
@@ -296,6 +329,8 @@ impl<RT: AsyncRuntime> Shared<RT> {
             {
                 tracing::warn!(path = %staged.path.display(), %error, "staged snapshot not removed");
             }
+            // Before the answer, on which the next one may follow at once.
+            drop(transfer);
             if answer.send(installed).is_err() {
                 tracing::debug!("the sender of the snapshot has gone");
             }
@@ -431,16 +466,14 @@ impl<RT: AsyncRuntime> Peer for PeerService<RT> {
         };
         shared.admit(header.envelope.as_ref(), &far_end)?;
         shared.handler().may_install(header.length).map_err(|refusal| shared.refuse(refusal))?;
-        let transfer = shared.transfers.clone().try_acquire_owned();
-        let _transfer = transfer.map_err(|_| shared.refuse(Refusal::Busy))?;
+        let term = header.vote.as_ref().map_or(0, |vote| vote.term);
+        let transfer = Transfer::begin(term, &shared.transfers);
+        let transfer = transfer.ok_or_else(|| shared.refuse(Refusal::Busy))?;
         let staged = snapshot::stage(shared.handler().staging(), header, parts, stall_limit).await;
         let staged = staged.map_err(snapshot::StageError::into_status)?;
-        match shared.install(staged).await {
-            Ok(Ok(vote)) => {
-                Ok(Response::new(pb::SnapshotResponse { vote: Some(convert::vote_to_proto(&vote)) }))
-            }
-            Ok(Err(Stopped)) | Err(_) => Err(shared.refuse(Refusal::Stopped)),
-        }
+        let installed = shared.install(staged, transfer).await.unwrap_or(Err(Refusal::Stopped));
+        let vote = installed.map_err(|refusal| shared.refuse(refusal))?;
+        Ok(Response::new(pb::SnapshotResponse { vote: Some(convert::vote_to_proto(&vote)) }))
     }
 
     async fn propose(

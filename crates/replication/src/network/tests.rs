@@ -88,6 +88,8 @@ struct Handler {
     answer_proposal: AnswerProposal,
     staging: tempfile::TempDir,
     installed: Mutex<Vec<(SnapshotMeta, Vec<u8>)>>,
+    /// An installation ends only while this holds.
+    installs_end: watch::Sender<bool>,
 }
 
 impl Handler {
@@ -109,6 +111,7 @@ impl Handler {
             }),
             staging: tempfile::tempdir().expect("a folder"),
             installed: Mutex::default(),
+            installs_end: watch::Sender::new(true),
         }
     }
 
@@ -210,10 +213,11 @@ impl PeerHandler<TokioRuntime> for Handler {
         vote: Vote,
         meta: SnapshotMeta,
         file: SnapshotFile,
-    ) -> Result<Vote, Stopped> {
+    ) -> Result<Vote, Refusal> {
         let SnapshotFile::Path(path) = file else { panic!("what arrives is staged in a file") };
         let content = std::fs::read(path).expect("staged");
         self.installed.lock().expect("no panic").push((meta, content));
+        self.installs_end.subscribe().wait_for(|ends| *ends).await.expect("the sender is here");
         Ok(vote)
     }
 

@@ -19,7 +19,7 @@ fn keeper() -> Keeper<SimEngine> {
     let engine = Arc::new(SimEngine::open(&SimDisk::new(7)).expect("a fresh disk opens"));
     let stored = crate::log::load(&*engine).expect("it is empty");
     let log = Log::new(Arc::clone(&engine), Queue::default(), stored, 0);
-    let checkpoints = Checkpoints::open(Arc::clone(&engine)).expect("there is none");
+    let checkpoints = Checkpoints::open(Arc::clone(&engine), Position::ZERO).expect("there is none");
     Keeper::new(engine, log, Ledger::default(), checkpoints)
 }
 
@@ -132,4 +132,61 @@ async fn the_ledger_can_be_changed_while_a_checkpoint_of_a_large_plant_is_encode
     let ledger = Checkpoint::decode(&bytes).expect("it is whole").ledger().expect("it is what it says");
     assert_eq!((header.at, ledger.state().applied), (at, Some(at)));
     assert_eq!((Some(at), ledger.digest()), digest, "as the ledger was when it was cut");
+}
+
+fn note(text: &str) -> Command {
+    Command::Event(Event { severity: Severity::Info, subject: "cluster".to_owned(), text: text.to_owned() })
+}
+
+impl Keeper<SimEngine> {
+    /// A checkpoint of the ledger as it is, as it travels.
+    async fn sent(&self) -> (LogId, Bytes) {
+        let at = self.cut_checkpoint().expect("the log can be read").expect("something was applied");
+        self.write_checkpoints().await.expect("the disk works");
+        let newest = self.shared.checkpoints.read_newest(at.index).expect("it can be read");
+        (at, newest.expect("it is listed").1)
+    }
+
+    async fn received(&self, sent: &Bytes) -> Received {
+        let (received, written) = tokio::join!(self.receive(sent), self.write_checkpoints());
+        written.expect("the disk works");
+        received.expect("it is whole")
+    }
+
+    async fn newest_after_a_round(&self) -> Option<LogId> {
+        self.forget_received().await.expect("the disk works");
+        self.shared.checkpoints.newest(Position(u64::MAX))
+    }
+}
+
+#[tokio::test]
+async fn what_was_received_stays_while_somebody_may_install_it() {
+    let (sender, receiver) = (keeper(), keeper());
+    sender.apply_next(&lead());
+    receiver.apply_next(&lead());
+    let (own, _) = receiver.sent().await;
+    let files = receiver.shared.engine.list_files();
+    sender.apply_next(&configure());
+    let (at, sent) = sender.sent().await;
+
+    let (first, second) = (receiver.received(&sent).await, receiver.received(&sent).await);
+    drop(first);
+    assert_eq!(receiver.newest_after_a_round().await, Some(at), "the second may be installed");
+    drop(second);
+    assert_eq!(receiver.newest_after_a_round().await, Some(own));
+    assert_eq!(receiver.shared.engine.list_files(), files, "with its pages");
+}
+
+#[tokio::test]
+async fn what_was_received_stays_once_the_ledger_has_come_up_to_it() {
+    let (sender, receiver) = (keeper(), keeper());
+    for text in ["one", "two"] {
+        sender.apply_next(&note(text));
+    }
+    let (at, sent) = sender.sent().await;
+    receiver.apply_next(&note("one"));
+    let received = receiver.received(&sent).await;
+    receiver.apply_next(&note("two"));
+    drop(received);
+    assert_eq!(receiver.newest_after_a_round().await, Some(at));
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use holdfast_store::engine::sim::{Operation, SimDisk, SimEngine};
 use holdfast_store::engine::{Durability, Engine, Family, Write};
 use holdfast_store::ledger::ApplyError;
@@ -13,10 +14,12 @@ use holdfast_store::{Entry, staging};
 use model::command::{Command, Request};
 use model::ids::DocumentId;
 use model::{Position, Revision};
+use rand::Rng;
+use runtime::random::generator;
 
 use crate::support::{
-    Counting, GRID, Opened, acknowledge, amnesia, beginning, command, entry, eventually, id, life, open,
-    open_sim, plant, polls_up_to, tamper, truncate, until_promised,
+    Counting, GRID, Opened, acknowledge, amnesia, beginning, command, configure_with, entry, eventually, id,
+    life, open, open_sim, plant, polls_up_to, rocks, tamper, truncate, until_promised,
 };
 
 /// A log of which everything is delivered: polls up to entry `last`, and two more entries that say so.
@@ -92,6 +95,118 @@ fn an_installed_snapshot_leaves_no_older_checkpoint() {
         receiver.stop().await;
         sender.stop().await;
     });
+}
+
+/// A snapshot of all of `log`, of which everything is delivered.
+fn snapshot_of(log: &[Entry]) -> Bytes {
+    life(true, async {
+        let sender = open_sim(&SimDisk::new(9)).await.unwrap();
+        sender.commit(log).await;
+        sender.store.keeper().write_checkpoint().await.unwrap();
+        let snapshot = sender.store.keeper().newest_snapshot().unwrap().expect("all is delivered");
+        sender.stop().await;
+        snapshot.bytes
+    })
+}
+
+/// A log with a document that is large enough for a page, of which everything is delivered.
+fn delivered_with_a_page() -> Vec<Entry> {
+    let mut log = delivered(15);
+    log[2] = entry(1, 3, configure_with(9_000, 0, plant(&["historian"]), vec![7; 10_000]));
+    log
+}
+
+/// Applies what comes before the page, durably, and writes a checkpoint. Gives the files.
+async fn begin<E: Engine>(opened: &Opened<E>, log: &[Entry]) -> Vec<String> {
+    opened.commit(&log[..2]).await;
+    opened.flush().await;
+    opened.store.keeper().write_checkpoint().await.unwrap();
+    files(opened)
+}
+
+fn files<E: Engine>(opened: &Opened<E>) -> Vec<String> {
+    opened.engine.list_files().expect("the disk is well")
+}
+
+/// Receives a snapshot. What is dropped with it is a killed process.
+async fn receive<E: Engine>(opened: Opened<E>, log: &[Entry], snapshot: &Bytes) -> Vec<String> {
+    let own = begin(&opened, log).await;
+    let _received = opened.store.keeper().receive(snapshot).await.unwrap();
+    assert!(files(&opened).len() >= own.len() + 2, "a checkpoint and its page");
+    own
+}
+
+/// Receives a snapshot and drops it.
+async fn give_up<E: Engine>(opened: Opened<E>, log: &[Entry], snapshot: &Bytes) {
+    let own = begin(&opened, log).await;
+    drop(opened.store.keeper().receive(snapshot).await.unwrap());
+    is_cleaned_up(opened, &own).await;
+}
+
+async fn is_cleaned_up<E: Engine>(opened: Opened<E>, own: &[String]) {
+    eventually("what was received is gone", || files(&opened) == own).await;
+    assert_eq!(opened.store.log().ends().floor, None);
+    opened.stop().await;
+}
+
+#[test]
+fn what_was_received_and_is_not_installed_goes() {
+    let log = delivered_with_a_page();
+    let snapshot = snapshot_of(&log);
+    life(true, async { give_up(open_sim(&SimDisk::new(1)).await.unwrap(), &log, &snapshot).await });
+    let folder = tempfile::tempdir().unwrap();
+    life(false, async {
+        give_up(open(rocks(folder.path()), 1 << 20).await.unwrap(), &log, &snapshot).await;
+    });
+}
+
+#[test]
+fn what_a_killed_process_had_received_and_not_installed_goes_at_the_next_opening() {
+    let log = delivered_with_a_page();
+    let snapshot = snapshot_of(&log);
+    let disk = SimDisk::new(1);
+    let own = life(true, async { receive(open_sim(&disk).await.unwrap(), &log, &snapshot).await });
+    life(true, async { is_cleaned_up(open_sim(&disk).await.unwrap(), &own).await });
+
+    let folder = tempfile::tempdir().unwrap();
+    let own = life(false, async {
+        receive(open(rocks(folder.path()), 1 << 20).await.unwrap(), &log, &snapshot).await
+    });
+    life(false, async { is_cleaned_up(open(rocks(folder.path()), 1 << 20).await.unwrap(), &own).await });
+}
+
+#[test]
+fn a_crash_while_a_snapshot_comes_or_goes_leaves_what_was_there_before() {
+    let log = delivered_with_a_page();
+    let snapshot = snapshot_of(&log);
+    let (mut left, mut clean) = (0, 0);
+    for seed in 0..100 {
+        let mut random = generator(Some(seed));
+        let disk = SimDisk::new(seed);
+        let own = life(true, async {
+            let opened = open_sim(&disk).await.unwrap();
+            let own = begin(&opened, &log).await;
+            disk.set_latency(Duration::from_millis(1), Duration::from_millis(8));
+            // It comes at once, and goes with the keeper's next round, a second after the last one.
+            let begins = [0, 1_000][random.random_range(0..2)];
+            let patience = Duration::from_millis(begins + random.random_range(0..40));
+            let comes_and_goes = async {
+                drop(opened.store.keeper().receive(&snapshot).await.unwrap());
+                std::future::pending::<()>().await;
+            };
+            let _ = tokio::time::timeout(patience, comes_and_goes).await;
+            disk.crash(&mut random);
+            own
+        });
+        let found = SimEngine::open(&disk).unwrap().list_files().unwrap();
+        if found == own {
+            clean += 1;
+        } else {
+            left += 1;
+        }
+        life(true, async { is_cleaned_up(open_sim(&disk).await.unwrap(), &own).await });
+    }
+    assert!(left > 10 && clean > 10, "something was left {left} times, and nothing {clean} times");
 }
 
 #[test]

@@ -24,9 +24,19 @@ async fn send_until(
     bytes: Bytes,
     cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
 ) -> Sent {
+    send_as_leader_of(3, caller, member, bytes, cancel).await
+}
+
+async fn send_as_leader_of(
+    term: u64,
+    caller: &Caller,
+    member: &Member,
+    bytes: Bytes,
+    cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+) -> Sent {
     let mut client = caller.client(2, member).await;
     let snapshot = openraft::Snapshot { meta: meta(), snapshot: SnapshotFile::Bytes(bytes) };
-    let sending = client.full_snapshot(Vote::new_committed(3, 1), snapshot, cancel, RPCOption::new(SOON));
+    let sending = client.full_snapshot(Vote::new_committed(term, 1), snapshot, cancel, RPCOption::new(SOON));
     soon("the transfer", sending).await
 }
 
@@ -93,4 +103,34 @@ async fn a_follower_without_room_for_entries_takes_a_snapshot_that_fits_and_no_o
     assert_eq!((node.handler.installed(), staged(&node)), (0, 0));
     send(&caller, &node.member(2), of(1 << 20)).await.expect("it fits");
     assert_eq!(node.handler.installed(), 1);
+}
+
+#[tokio::test]
+async fn a_leader_that_sends_again_is_put_off_until_its_snapshot_is_installed() {
+    let node = Node::start(2, Handler::new()).await;
+    let (caller, content, member) = (Caller::new(), Bytes::from(vec![1; 1000]), node.member(2));
+    node.handler.installs_end.send_replace(false);
+    // Each gives up while its snapshot is being installed.
+    for (before, term) in [3, 4].into_iter().enumerate() {
+        let handler = Arc::clone(&node.handler);
+        let given_up = async move {
+            eventually("it is being installed", || handler.installed() > before).await;
+            ReplicationClosed::new("no answer in time")
+        };
+        let answer = send_as_leader_of(term, &caller, &member, content.clone(), given_up).await;
+        assert!(matches!(answer, Err(StreamingError::Closed(_))), "found {answer:?}");
+        let answer = send_as_leader_of(term, &caller, &member, content.clone(), std::future::pending()).await;
+        assert!(matches!(answer, Err(StreamingError::Unreachable(_))), "found {answer:?}");
+        let standing = caller.standing(2);
+        let is_busy = matches!(standing, Some(PeerStanding::Refused { refusal: Refusal::Busy, .. }));
+        assert!(is_busy, "found {standing:?}");
+    }
+    let third = send_as_leader_of(5, &caller, &member, content.clone(), std::future::pending()).await;
+    assert!(matches!(third, Err(StreamingError::Unreachable(_))), "memory is for two: {third:?}");
+    assert_eq!((node.handler.installed(), staged(&node)), (2, 2), "and nothing else was taken in");
+    node.handler.installs_end.send_replace(true);
+    eventually("both are done with", || staged(&node) == 0).await;
+    let again = async { while send(&caller, &member, content.clone()).await.is_err() {} };
+    soon("it is let in again", again).await;
+    assert_eq!(node.handler.installed(), 3);
 }
