@@ -82,6 +82,8 @@ fn told(error: &anyhow::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -106,6 +108,75 @@ mod tests {
             }
         }
         check(&Arguments::command(), "holdfast");
+    }
+
+    /// What is typed behind each `holdfast` that begins a line or a piece of code.
+    fn commands(text: &str) -> Vec<Vec<&str>> {
+        let begins = |at: usize| matches!(text[..at].chars().next_back(), None | Some('\n' | '`'));
+        let found = text.match_indices("holdfast ").filter(|(at, _)| begins(*at));
+        found
+            .map(|(at, program)| {
+                let typed = text[at + program.len()..].split(['\n', '`']).next().unwrap_or_default();
+                typed.split_whitespace().collect()
+            })
+            .collect()
+    }
+
+    /// The first word that is no verb or option where it stands.
+    fn unknown<'w>(words: &[&'w str]) -> Option<&'w str> {
+        let root = Arguments::command();
+        let mut command = &root;
+        for &word in words {
+            if let Some(option) = word.strip_prefix("--") {
+                let has = |command: &clap::Command| {
+                    command.get_arguments().any(|argument| argument.get_long() == Some(option))
+                };
+                if !has(command) && !has(&root) {
+                    return Some(word);
+                }
+            } else if let Some(verb) = command.find_subcommand(word) {
+                command = verb;
+            } else if command.has_subcommands() {
+                return Some(word);
+            }
+        }
+        None
+    }
+
+    /// The long help of a command and its verbs. Examples in it are indented; here they begin their lines.
+    fn help(command: &clap::Command, texts: &mut Vec<(String, String)>) {
+        if let Some(long) = command.get_long_about() {
+            texts.push((format!("help of {}", command.get_name()), long.to_string().replace("\n  ", "\n")));
+        }
+        for verb in command.get_subcommands() {
+            help(verb, texts);
+        }
+    }
+
+    #[test]
+    fn every_command_that_a_page_or_an_example_names_can_be_typed() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut texts = Vec::new();
+        for folder in ["", "docs", "docs/adr", "docs/errors"] {
+            for entry in std::fs::read_dir(root.join(folder)).expect("it is there") {
+                let path = entry.expect("it can be listed").path();
+                if path.extension().is_some_and(|ending| ending == "md") {
+                    let text = std::fs::read_to_string(&path).expect("it can be read");
+                    texts.push((path.display().to_string(), text));
+                }
+            }
+        }
+        help(&Arguments::command(), &mut texts);
+        let mut count = 0;
+        for (place, text) in &texts {
+            for words in commands(text) {
+                assert_eq!(unknown(&words), None, "{place}: holdfast {}", words.join(" "));
+                count += 1;
+            }
+        }
+        assert!(count > 100, "saw {count} commands: is this looking in the right place?");
+        assert_eq!(unknown(&["member", "exchange"]), Some("exchange"));
+        assert_eq!(unknown(&["pki", "show", "--days"]), Some("--days"));
     }
 
     #[test]

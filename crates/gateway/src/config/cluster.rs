@@ -42,7 +42,7 @@ pub(super) fn read(mut fields: Fields<'_>, node: Option<&str>) -> Cluster {
             if let Some(node) = node
                 && !members.iter().any(|(name, _)| name == node)
             {
-                fields.error(list.place, format!("expected this node, {node:?}, among the members"));
+                fields.error(list.place, format!("HF-1104: expected this node, {node:?}, among the members"));
             }
         }
         (None, Some(_)) => {}

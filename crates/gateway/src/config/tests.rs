@@ -88,7 +88,7 @@ fn what_holds_between_keys_is_checked_with_the_rest() {
         .replace("\"127.0.0.1:7611\"", "\"10.0.0.1:7611\"");
     let problems = NodeConfig::parse(&text, nothing).expect_err("two problems");
     let expected = [
-        "node.toml:7:15: expected this node, \"node-1\", among the members",
+        "node.toml:7:15: HF-1104: expected this node, \"node-1\", among the members",
         "node.toml:10:13: HF-1201: plaintext is allowed on loopback addresses only",
     ];
     assert_eq!(problems, expected);

@@ -12,7 +12,7 @@ pub(crate) enum GapCommand {
     /// List runs of slots without samples, with their causes.
     #[command(
         long_about = "List runs of slots without samples, with their causes. A node lists what it has seen since \
-        it started; every destination has received them all.\n\n\
+        it started; destinations are sent all of them.\n\n\
         Examples:\n  holdfast gap list\n  holdfast gap list --today --device hall-2/press-1"
     )]
     List {

@@ -68,10 +68,3 @@ impl RegisterSource for Proof {
         })
     }
 }
-
-impl Proof {
-    /// The ordinal, modulo 65536, of the request that read `word` at `address`, for registers from 6.
-    pub fn ordinal_of(address: u16, word: u16) -> u16 {
-        word.wrapping_sub(address)
-    }
-}
