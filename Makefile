@@ -64,15 +64,17 @@ check-docs: setup ## rustdoc without a warning; every page and link that is name
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --workspace --no-deps --document-private-items
 	cargo test --locked --workspace --test documents --quiet
 
-test-deps: setup ## what a build needs: packages of the system, then the sources of all crates
+test-deps: setup ## what builds and tests need: packages of the system, then the sources of all crates
 	cargo fetch --locked --target "$$(rustc -vV | sed -n 's/^host: //p')"
 
 clean: ## remove ./bin and the build cache (the next build takes long)
 	rm -rf bin
 	cargo clean
 
+# As set-up for these, it looks for what tests need, too.
+test test-deps: purpose := tests
 setup:
-	@scripts/setup
+	@scripts/setup $(purpose)
 
 define link
 mkdir -p bin && ln -sfn "$(target)/$(1)/holdfast" bin/holdfast

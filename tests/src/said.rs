@@ -1,13 +1,15 @@
 //! What the built program says: its command line, run and read, and its health listener.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use simulator::nodes::process;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -33,15 +35,37 @@ pub fn command(arguments: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// Runs a command to its end.
-pub async fn run(mut command: Command) -> Result<Said> {
-    let ended =
-        timeout(GIVES_UP, command.output()).await.with_context(|| format!("{command:?} does not end"))??;
+/// Runs a command to its end. One that does not end is killed, and the error says what it had written.
+pub async fn run(command: Command) -> Result<Said> {
+    run_within(command, GIVES_UP).await
+}
+
+async fn run_within(mut command: Command, limit: Duration) -> Result<Said> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut stdout = child.stdout.take().context("it has an output")?;
+    let mut stderr = child.stderr.take().context("it has one for errors")?;
+    let (mut output, mut errors) = (Vec::new(), Vec::new());
+    let ending = async {
+        tokio::try_join!(read(&mut stdout, &mut output), read(&mut stderr, &mut errors))?;
+        child.wait().await
+    };
+    let ended = timeout(limit, ending).await;
+    let Ok(status) = ended else {
+        child.kill().await?;
+        let (output, errors) = (String::from_utf8_lossy(&output), String::from_utf8_lossy(&errors));
+        bail!("{command:?} does not end; so far it has written\n{output}\nand as errors\n{errors}");
+    };
     Ok(Said {
-        code: ended.status.code().with_context(|| format!("{command:?} was killed"))?,
-        output: String::from_utf8(ended.stdout)?,
-        errors: String::from_utf8(ended.stderr)?,
+        code: status?.code().with_context(|| format!("{command:?} was killed"))?,
+        output: String::from_utf8(output)?,
+        errors: String::from_utf8(errors)?,
     })
+}
+
+/// Reads to the end. If it is broken off, `text` has what was read by then.
+async fn read(from: &mut (impl AsyncRead + Unpin), text: &mut Vec<u8>) -> io::Result<()> {
+    while from.read_buf(text).await? > 0 {}
+    Ok(())
 }
 
 /// Asks one node, for JSON.
@@ -126,5 +150,26 @@ impl Said {
     pub fn refused(&self, exit: i32, code: &str) {
         let said = format!("exit {}: {}{}", self.code, self.output, self.errors);
         assert!(self.code == exit && self.errors.contains(code), "expected exit {exit} with {code}; {said}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_command_that_does_not_end_has_said_something_by_then() {
+        let mut said = String::new();
+        // A busy machine may need longer until it writes anything.
+        for seconds in [1, 10, 60] {
+            let mut command = process::command(Path::new("sh"));
+            command.args(["-c", "echo so far; echo so bad >&2; exec sleep 600"]);
+            let error = run_within(command, Duration::from_secs(seconds)).await.expect_err("it goes on");
+            said = error.to_string();
+            if said.contains("written\nso far\n") && said.contains("errors\nso bad\n") {
+                return;
+            }
+        }
+        panic!("it is not told what it wrote: {said}");
     }
 }

@@ -123,7 +123,7 @@ impl Scene {
         Story::read(&self.field.history())
     }
 
-    /// Ends it in order: everything is delivered, and the account adds up.
+    /// Ends it in order: everything is delivered, and the account adds up. Its notes are told, and fail nothing.
     pub async fn end(self) -> Result<Ended> {
         let Self { cluster, field } = self;
         let (nodes, folder) = cluster.into_parts();
@@ -131,6 +131,7 @@ impl Scene {
         let report = trial::close(nodes, &field, End::AtOnce).await;
         let adds_up = report.verdict == Verdict::Pass;
         ensure!(adds_up, "the account does not add up: {report:#?}{}", logs_of(&layout));
+        report.notes.iter().for_each(|note| eprintln!("note: {note}"));
         let story = Story::read(&field.history())?;
         Ok(Ended { report, story, field, _folder: folder })
     }

@@ -1,20 +1,23 @@
 //! The demo on a terminal: each key is pressed, what it does is seen on the screen, and `q` ends it with an account that
 //! adds up. The terminal is one of `script` (util-linux): what it reads is typed, what it writes is shown.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_tests::SOON;
 use holdfast_tests::said::program;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use simulator::nodes::process;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::time::timeout;
 
-/// What runs on the terminal, which is large enough for everything that the screen has to show.
-const ON_IT: &str = "stty cols 160 rows 60 && exec \"$PROGRAM\" demo --report \"$REPORT\"";
+/// What runs on the terminal, which is large enough for everything that the screen has to show. The shell's number becomes
+/// the demo's.
+const ON_IT: &str =
+    "echo $$ > \"$NUMBER\" && stty cols 160 rows 60 && exec \"$PROGRAM\" demo --report \"$REPORT\"";
 /// How each screen ends: what is below it is cleared.
 const SCREEN_END: &[u8] = b"\x1b[J";
 /// The program has left the second page of the terminal.
@@ -35,7 +38,7 @@ const FAULTS: [(u8, &str, &str, &str); 3] = [
 async fn each_key_of_the_demo_does_what_the_screen_says() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let report = folder.path().join("report.json");
-    let mut demo = Demo::start(&report)?;
+    let mut demo = Demo::start(&report, folder.path().join("number"))?;
     let mut leader = demo.until("the keys and a leader", idle_leader).await?;
     for (key, doing, template, state) in FAULTS {
         let name = template.replace("NODE", &leader.0);
@@ -87,9 +90,11 @@ async fn each_key_of_the_demo_does_what_the_screen_says() -> Result<()> {
     Ok(())
 }
 
-/// The demo, and the screen it shows.
+/// The demo, and the screen it shows. It ends with this value.
 struct Demo {
     child: Child,
+    /// The file in which its process id stands, which is that of its group: `script` gives it a session of its own.
+    number: PathBuf,
     keyboard: ChildStdin,
     output: ChildStdout,
     /// What was written behind the last whole screen.
@@ -98,16 +103,35 @@ struct Demo {
     screen: String,
 }
 
+impl Drop for Demo {
+    fn drop(&mut self) {
+        if self.child.id().is_none() {
+            return;
+        }
+        let number = std::fs::read_to_string(&self.number).unwrap_or_default();
+        let Some(group) = number.trim().parse().ok().and_then(Pid::from_raw) else { return };
+        // It must end its nodes, which have groups of their own. Told once, it would drain for long on the usual ports;
+        // two signals of one kind could become one.
+        for signal in [Signal::TERM, Signal::INT] {
+            if let Err(error) = kill_process_group(group, signal) {
+                eprintln!("the demo cannot be told to end: {error}");
+            }
+        }
+    }
+}
+
 impl Demo {
-    fn start(report: &Path) -> Result<Self> {
+    fn start(report: &Path, number: PathBuf) -> Result<Self> {
         let mut command = process::command(Path::new("script"));
         command.args(["--quiet", "--return", "--command", ON_IT, "/dev/null"]);
-        command.env("SHELL", "/bin/sh").env("PROGRAM", program()?).env("REPORT", report);
+        command.env("SHELL", "/bin/sh").env("PROGRAM", program()?);
+        command.env("REPORT", report).env("NUMBER", &number);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().context("`script` of util-linux does not start")?;
         let (keyboard, output) = (child.stdin.take(), child.stdout.take());
         Ok(Self {
             child,
+            number,
             keyboard: keyboard.context("it has an input")?,
             output: output.context("it has an output")?,
             begun: Vec::new(),
@@ -152,15 +176,15 @@ impl Demo {
     }
 
     /// Waits for its end; how it ended, and what it wrote since the last screen that was looked at, as it was written.
-    async fn end(self) -> Result<(ExitStatus, String)> {
-        // An input that ends would be typed, too.
-        let Self { mut child, keyboard: _keyboard, mut output, begun: mut said, screen } = self;
+    async fn end(mut self) -> Result<(ExitStatus, String)> {
+        // An input that ends would be typed, too: it is kept until then.
+        let Self { child, output, begun: said, screen, .. } = &mut self;
         let ending = async {
-            output.read_to_end(&mut said).await?;
+            output.read_to_end(said).await?;
             child.wait().await
         };
         let status = timeout(SOON, ending).await.with_context(|| format!("it does not end:\n{screen}"))??;
-        Ok((status, String::from_utf8_lossy(&said).into_owned()))
+        Ok((status, String::from_utf8_lossy(said).into_owned()))
     }
 }
 

@@ -177,7 +177,9 @@ impl<E: Engine> AdminService<E> {
     /// The devices. `watching` says whether this node reads them.
     fn devices(&self, watching: bool) -> Vec<wire::proto::v1::Device> {
         let (live, patience) = (self.live().devices(), self.patience());
-        self.replica().store().keeper().read(|state| views::devices(state, &live, &patience, watching))
+        let keeper = self.replica().store().keeper();
+        let answered = keeper.answered();
+        keeper.read(|state| views::devices(state, &answered, &live, &patience, watching))
     }
 
     /// How long devices may take to answer in this cluster.

@@ -8,6 +8,8 @@
 //!   forwarding waits until what was delivered before is decided.
 //! - An orderly end that needs a majority is broken off when none has answered for a lease after this node's own ran out.
 //! - Before it, what follows this node outside is ended (`hooks`): bounded in time, and while devices are still read.
+//! - Retention ends last, when the last reads are in: what is read and pushed while a reign ends fills the buffer and the
+//!   disks, too. Nobody waits for it: whoever leads next decides anew from the ledger.
 //! - When leadership is lost instead, everything ends at once: nothing may be sent any more.
 
 use std::net::IpAddr;
@@ -110,6 +112,7 @@ pub(crate) struct Reign {
     leadership: Leadership,
     stop_acquisition: CancellationToken,
     stop_forwarding: CancellationToken,
+    stop_retention: CancellationToken,
     acquisition: TaskTracker,
     forwarding: TaskTracker,
 }
@@ -229,8 +232,7 @@ impl<E: Engine> Leading<E> {
             forwarding::run(forwarding, held, stop).await
         };
         parts.spawner.spawn("forwarding", reign.forwarding.track_future(run));
-        let run = retention::run(parts.replica.clone(), leadership.clone(), reign.stop_forwarding.clone());
-        parts.spawner.spawn("retention", reign.forwarding.track_future(run));
+        reign.retain(parts.replica.clone(), &parts.spawner);
         let acquisition = Arc::new(AcquisitionParts {
             replica: parts.replica.clone(),
             clock: Arc::clone(&parts.clock),
@@ -287,9 +289,16 @@ impl Reign {
             leadership,
             stop_acquisition: CancellationToken::new(),
             stop_forwarding: CancellationToken::new(),
+            stop_retention: CancellationToken::new(),
             acquisition: TaskTracker::new(),
             forwarding: TaskTracker::new(),
         }
+    }
+
+    /// Moves the horizon and keeps the gate until the reign has ended.
+    pub(crate) fn retain<E: Engine>(&self, replica: Replica<E>, spawner: &Spawner) {
+        let run = retention::run(replica, self.leadership.clone(), self.stop_retention.clone());
+        spawner.spawn("retention", run);
     }
 
     #[cfg(test)]
@@ -321,6 +330,7 @@ impl Reign {
             let reason = "it did not end in time, and devices may still be asked".to_owned();
             return Err(Failure { task: "acquisition".to_owned(), reason });
         }
+        self.stop_retention.cancel();
         Ok(())
     }
 
@@ -338,6 +348,7 @@ impl Reign {
     async fn end_at_once(&self) {
         self.stop_acquisition.cancel();
         self.stop_forwarding.cancel();
+        self.stop_retention.cancel();
         self.acquisition.close();
         self.forwarding.close();
         let ended = async {

@@ -110,7 +110,7 @@ pub(crate) fn decide(state: &State, now: Duration, room: u64, before: Option<Ful
     Decision { full, give_up }
 }
 
-/// Moves the horizon and keeps the gate until leadership has ended.
+/// Moves the horizon and keeps the gate until `stop`, or until leadership has ended.
 pub(crate) async fn run<E: Engine>(
     replica: Replica<E>,
     leadership: Leadership,

@@ -11,18 +11,19 @@
 //! - No snapshot lies above the horizon, or what is undelivered would not be in the log of who installs it. The limit is
 //!   read anew wherever a snapshot is picked; that something lies at or below it never becomes untrue.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::Position;
 use model::ids::GroupId;
 use model::slots::Elapsed;
+use model::{Position, Timestamp};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::answers::Answers;
 use crate::checkpoint::{Checkpoint, CheckpointHeader, Rows};
 use crate::checkpoints::Checkpoints;
 use crate::commit::{Operation, oneshot_done};
@@ -72,12 +73,14 @@ struct Held {
     ledger: Ledger,
     /// When each group's last slot began, as seen from here.
     phases: Phases,
+    /// When each group last had a value, of what was applied here.
+    answers: Answers,
 }
 
 impl Held {
     fn new(ledger: Ledger) -> Self {
         let phases = Phases::of(ledger.state(), Instant::now());
-        Self { ledger, phases }
+        Self { ledger, phases, answers: Answers::default() }
     }
 }
 
@@ -190,12 +193,13 @@ impl<E: Engine> Keeper<E> {
         let outcome = {
             let _moving = self.shared.moving.lock().unwrap_or_else(PoisonError::into_inner);
             let entry = Read::entry(id, body)?;
-            let said_at = entry.said_at();
+            let (said_at, values) = (entry.said_at(), entry.answers());
             let basis = self.read(|state| entry.basis(state));
             let entry = entry.prepare(basis)?;
-            let Held { ledger, phases } = &mut *self.change();
+            let Held { ledger, phases, answers } = &mut *self.change();
             let outcome = ledger.apply_prepared(entry);
             phases.applied(ledger.state(), (id, said_at), is_in_office, Instant::now());
+            answers.applied(&values, &outcome);
             outcome
         };
         self.shared.applied.send_replace(id.index);
@@ -232,6 +236,12 @@ impl<E: Engine> Keeper<E> {
     pub fn elapsed_at_most(&self) -> Vec<(GroupId, Duration)> {
         let known = |(group, _, elapsed): (GroupId, Grid, Elapsed)| Some((group, elapsed.most?));
         self.open_grids().into_iter().filter_map(known).collect()
+    }
+
+    /// When the last accepted batch with a value in it was received of each group: of what was applied since this node
+    /// started or took over a snapshot.
+    pub fn answered(&self) -> BTreeMap<GroupId, Timestamp> {
+        self.held().answers.groups().clone()
     }
 
     /// The digest of the ledger and the entry it was taken at; queues what changed.

@@ -11,6 +11,7 @@
 //! This crate knows nothing of elections or networks, and never decodes a sample.
 
 mod amnesia;
+mod answers;
 mod checkpoint;
 mod checkpoints;
 mod commit;

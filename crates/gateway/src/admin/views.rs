@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use model::ids::Revision;
+use model::ids::{GroupId, Revision};
 use model::plant::document::Patience;
 use model::plant::plan::{Action, Change, Effect, Plan};
 use model::plant::route::CompiledRoutes;
@@ -30,16 +30,18 @@ pub(super) fn standing(standing: &Standing) -> pb::Standing {
     }
 }
 
-/// The devices of the plant in force. `watching` says whether this node reads them.
+/// The devices of the plant in force. `answered`: when each group last had a value, as far as this node has applied it.
+/// `watching` says whether this node reads them.
 pub(super) fn devices(
     state: &State,
+    answered: &BTreeMap<GroupId, Timestamp>,
     live: &BTreeMap<String, DeviceLive>,
     patience: &Patience,
     watching: bool,
 ) -> Vec<pb::Device> {
     let plant = state.plant();
     let groups = groups_by_device(state);
-    let answered = answered_by_device(state);
+    let answered = by_device(state, answered);
     let one = |device: &Device| {
         let groups = groups.get(device.id.as_str()).cloned().unwrap_or_default();
         let disabled = state.disabled.get(&device.id);
@@ -139,15 +141,15 @@ fn groups_by_device(state: &State) -> BTreeMap<&str, Vec<pb::Group>> {
     groups
 }
 
-/// When each device last had a value, as far as this node has applied it.
-fn answered_by_device(state: &State) -> BTreeMap<&str, Timestamp> {
-    let mut answered: BTreeMap<&str, Timestamp> = BTreeMap::new();
-    let Some(catalog) = state.catalog() else { return answered };
+/// When each device last had a value.
+fn by_device<'a>(state: &'a State, answered: &BTreeMap<GroupId, Timestamp>) -> BTreeMap<&'a str, Timestamp> {
+    let mut devices: BTreeMap<&str, Timestamp> = BTreeMap::new();
+    let Some(catalog) = state.catalog() else { return devices };
     for (entry, device, _) in catalog.groups() {
-        let Some(at) = state.answered.get(&entry.id) else { continue };
-        answered.entry(device.id.as_str()).and_modify(|last| *last = (*at).max(*last)).or_insert(*at);
+        let Some(at) = answered.get(&entry.id) else { continue };
+        devices.entry(device.id.as_str()).and_modify(|last| *last = (*at).max(*last)).or_insert(*at);
     }
-    answered
+    devices
 }
 
 /// Numbers of devices.

@@ -120,6 +120,23 @@ async fn devices_are_read_while_a_delivery_in_progress_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_limits_hold_until_the_last_reads_are_in() {
+    let nodes = cluster(1).await;
+    let node = &nodes[leader(&nodes).await];
+    let reign = Reign::without_parts(node.leads());
+    reign.retain(node.replica.clone(), &node.spawner);
+    let reading = reign.acquisition().track_future(std::future::pending::<()>());
+    let mut ending = Box::pin(reign.end_in_order());
+    assert!(timeout(Duration::from_secs(1), &mut ending).await.is_err(), "what is read last is waited for");
+    assert!(!reign.reads(), "deliveries have ended");
+    assert!(!node.replica.is_closed_to_samples(), "there is room");
+    node.free.store(space::ROOM_FOR_SAMPLES - 1, Ordering::Relaxed);
+    node.until_closed(true).await;
+    drop(reading);
+    assert_eq!(timeout(SOON, ending).await, Ok(Ok(())));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_outcome_is_not_waited_for_when_the_reign_is_over() {
     let nodes = cluster(1).await;
     let node = &nodes[leader(&nodes).await];

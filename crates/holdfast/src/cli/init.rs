@@ -1,6 +1,7 @@
 //! `holdfast init`: everything that a new cluster needs, one folder for each box and one for its first admin.
 //!
 //! - A plan first, files afterwards: what is wrong is said before anything is written. Nothing is overwritten.
+//! - No node gets a data directory in which these files lie: it would refuse it as somebody else's.
 //! - What is printed is what to type next, in order.
 
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ const FIRST_PORT: u16 = 7610;
 const PORT_STEP: u16 = 10;
 /// What each node listens on.
 const PORTS: u16 = 3;
+/// Where a box keeps what is made for it.
+const ON_A_BOX: &str = "/etc/holdfast";
 
 /// Make everything that a new cluster needs: node files, certificates, systemd units.
 #[derive(Debug, clap::Args)]
@@ -44,7 +47,7 @@ pub(crate) struct InitArgs {
     /// Where to put the folders [default: a new folder named after the plant].
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
-    /// Where each node keeps its data.
+    /// Where each node keeps its data: nothing else may lie there.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/holdfast")]
     data_dir: PathBuf,
     /// How long the certificates are valid.
@@ -110,6 +113,7 @@ struct Made {
 pub(super) fn run(output: Output, args: &InitArgs) -> Result<Done, CliError> {
     let nodes = plan(&args.nodes).map_err(CliError::Usage)?;
     let folder = args.into.clone().unwrap_or_else(|| PathBuf::from(&args.cluster));
+    keep_apart(&args.data_dir, &nodes, &folder).map_err(CliError::Usage)?;
     if folder.exists() {
         let reason =
             "it exists already, and nothing is overwritten; name another folder with --into".to_owned();
@@ -148,6 +152,31 @@ fn data_dir(given: &Path, node: &Node, nodes: &[Node]) -> PathBuf {
         1 => given.to_owned(),
         _ => given.join(&node.name),
     }
+}
+
+/// A node takes no directory in which other files lie, and whoever empties one must not lose the node's key with it.
+fn keep_apart(given: &Path, nodes: &[Node], folder: &Path) -> Result<(), String> {
+    let absolute =
+        |path: &Path| std::path::absolute(path).map_err(|error| format!("{:?}: {error}", path.display()));
+    let mut taken = vec![PathBuf::from(ON_A_BOX)];
+    for name in nodes.iter().map(|node| node.name.as_str()).chain(["admin", "authority"]) {
+        taken.push(absolute(&folder.join(name))?);
+    }
+    for node in nodes {
+        let data_dir = data_dir(given, node, nodes);
+        let place = absolute(&data_dir)?;
+        if let Some(taken) = taken.iter().find(|taken| taken.starts_with(&place)) {
+            return Err(format!(
+                "the data of {} cannot lie in {}: {} is for certificates and node files; \
+                 name a folder for data alone with --data-dir, such as {}-data",
+                node.name,
+                data_dir.display(),
+                taken.display(),
+                folder.display()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Who runs where.
@@ -404,6 +433,43 @@ mod tests {
         assert_eq!(at(&together), [Path::new("/data/a"), Path::new("/data/b")]);
         assert!(next(Path::new("try"), &together).contains("holdfast node --config try/b/node.toml"));
         assert!(next(Path::new("p"), &apart).contains("scp -r p/a root@h:"));
+    }
+
+    #[test]
+    fn a_data_directory_among_what_is_made_is_refused_before_anything_is_written() {
+        let around = tempfile::tempdir().expect("a folder");
+        let into = around.path().join("try");
+        let init = |nodes: &[&str], data_dir: &Path| {
+            let args = InitArgs {
+                cluster: "try".to_owned(),
+                nodes: nodes.iter().map(|&node| node.to_owned()).collect(),
+                into: Some(into.clone()),
+                data_dir: data_dir.to_owned(),
+                days: 30,
+            };
+            run(Output::new(Format::Json), &args)
+        };
+        let (one, two) = (&["a=127.0.0.1"][..], &["a=127.0.0.1", "b=127.0.0.1"][..]);
+        let here = into.join(".");
+        for (nodes, data_dir) in [
+            (two, &*into),
+            (two, &*here),
+            (one, &*into),
+            (one, &*into.join("a")),
+            (one, around.path()),
+            (&["a=h", "b=i"][..], Path::new("/etc/holdfast/")),
+        ] {
+            let Err(CliError::Usage(why)) = init(nodes, data_dir) else { panic!("{data_dir:?} is taken") };
+            assert!(why.contains("--data-dir"), "{why}");
+            assert!(!into.exists(), "{data_dir:?}");
+        }
+        init(two, &into.join("data")).expect("nothing else lies there");
+        for name in ["a", "b"] {
+            let config = NodeConfig::read(&into.join(name).join("node.toml"))
+                .unwrap_or_else(|wrong| panic!("{wrong}"));
+            assert_eq!(config.data_dir, into.join("data").join(name));
+            assert!(!config.data_dir.exists(), "it is the node's to make");
+        }
     }
 
     #[test]

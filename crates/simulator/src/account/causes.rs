@@ -5,6 +5,7 @@
 //!   leader may be an election instead, which is a note where nobody caused it.
 //! - What a busy machine does by itself may take a share of all slots; all but `late` is a note.
 //! - `configuration` and `disabled` are whoever runs it; any other cause is one that the run allows.
+//! - Where a cause says that nothing was read, no more reads may have been answered than were in flight ([`reads_in`]).
 
 use std::collections::BTreeSet;
 
@@ -19,8 +20,10 @@ const GOES_ON: usize = 10;
 const TAKEN_NS: u64 = 1_000_000_000;
 /// One slot in so many may be missed because the machine is busy.
 const BUSY: u64 = 4;
-/// An answered read may stand in a gap `late` once in so many slots. Honest scans are none: they did not begin.
+/// An answered read may stand where nothing is read once in so many slots. Honest scans are none: they did not begin.
 const HIDDEN: u64 = 100;
+/// What was read for so long may be uncommitted on a machine that does much else.
+const IN_FLIGHT_NS: i64 = 5_000_000_000;
 
 /// What may explain a gap, beside the faults.
 #[derive(Debug, Default)]
@@ -29,6 +32,37 @@ pub(super) struct Causes {
     pub(super) disturbances: Vec<(u64, u64)>,
     /// Causes that need no other reason.
     pub(super) allowed: BTreeSet<String>,
+}
+
+/// How much may have been read in the slots of a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Reads {
+    /// Each slot may hide an answered read.
+    Any,
+    /// What was in flight when it began.
+    InFlight,
+    /// Nothing.
+    None,
+}
+
+/// How much may have been read in a gap with this cause.
+pub(super) fn reads_in(cause: &str) -> Reads {
+    match cause {
+        LATE => Reads::None,
+        // A schedule that has ended, or a process that stands still.
+        "configuration" | "disabled" | "paused" => Reads::InFlight,
+        // The others cannot be judged. Who led before, or had no room for it, has read on. `no-quorum` is also what was read
+        // while followers answered heartbeats and stored nothing, for as long as that lasts. And a device that answers later
+        // than it may is `device-down`, and has answered all the same.
+        _ => Reads::Any,
+    }
+}
+
+/// In how many slots of a gap's schedule reads may be in flight at one time.
+pub(super) fn in_flight(gap: &GapSeen) -> u64 {
+    let slots = i64::try_from(gap.last - gap.first + 1).unwrap_or(i64::MAX);
+    let period = (gap.to.nanos_since(gap.from) / slots).max(1);
+    (IN_FLIGHT_NS / period).unsigned_abs() + 1
 }
 
 /// What becomes of a gap's cause.
@@ -45,7 +79,8 @@ pub(super) struct Judged {
 }
 
 impl Account {
-    /// Judges all gap records of a run with so many `slots`, in which so many answered reads are `hidden` in late slots.
+    /// Judges all gap records of a run with so many `slots`, in which so many answered reads are `hidden` where nothing
+    /// is read.
     pub(super) fn judge_gaps(&self, slots: u64, hidden: u64) -> Judged {
         let windows = self.windows();
         let (mut busy, mut unknown) = (Vec::new(), Vec::new());
@@ -75,7 +110,8 @@ impl Account {
             notes.push(format!("{missed} slots are in gaps `{cause}` that only a busy machine explains"));
         }
         if hidden.saturating_mul(HIDDEN) > slots {
-            problems.push(format!("{hidden} reads were answered, and stand in gaps `{LATE}`"));
+            problems
+                .push(format!("{hidden} reads were answered, and stand in gaps in which nothing is read"));
         }
         Judged { problems, notes }
     }

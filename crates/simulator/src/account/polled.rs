@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::causes::LATE;
+use super::causes::{Reads, in_flight, reads_in};
 use super::{Filed, GapSeen, Number, OpeningSeen, Polled, SampleSeen};
 
 /// Slots of one grid that are looked at; more would be 11 days at 100 ms, and can only be nonsense.
@@ -55,8 +55,9 @@ struct Slot {
 enum Said {
     Sampled(u32),
     Bad,
+    /// Nothing can have been read in a dry slot.
     InGap {
-        is_late: bool,
+        is_dry: bool,
     },
     /// Nothing, or too much. With the read, if one is known.
     Unaccounted(Option<u32>),
@@ -212,8 +213,8 @@ impl DeviceBook {
             PolledTally { reads: self.ordinals.len() as u64, wrong: self.wrong, ..PolledTally::default() };
         let tags = self.device.tags.len() as u64;
         // Reads up to here are settled; slots since then that excuse one read each.
-        // Nothing is read in late ones: they come last.
-        let (mut settled, mut excuses, mut late) = (0_u32, 0_u64, 0_u64);
+        // Nothing is read in dry ones: they come last.
+        let (mut settled, mut excuses, mut dry) = (0_u32, 0_u64, 0_u64);
         self.each_slot(|said| {
             tally.expected += 1;
             let ordinal = match said {
@@ -226,9 +227,9 @@ impl DeviceBook {
                     excuses += 1;
                     None
                 }
-                Said::InGap { is_late } => {
+                Said::InGap { is_dry } => {
                     tally.in_gaps += 1;
-                    *(if is_late { &mut late } else { &mut excuses }) += 1;
+                    *(if is_dry { &mut dry } else { &mut excuses }) += 1;
                     None
                 }
                 Said::Unaccounted(ordinal) => {
@@ -240,9 +241,9 @@ impl DeviceBook {
             tally.wrong += u64::from(self.ordinals.binary_search(&ordinal).is_err() || ordinal <= settled);
             if ordinal > settled {
                 let missing = self.between(settled, ordinal).saturating_sub(excuses);
-                tally.hidden += missing.min(late);
-                tally.lost += missing.saturating_sub(late) * tags;
-                (settled, excuses, late) = (ordinal, 0, 0);
+                tally.hidden += missing.min(dry);
+                tally.lost += missing.saturating_sub(dry) * tags;
+                (settled, excuses, dry) = (ordinal, 0, 0);
             }
         });
         let known = self.slots.iter().rev().filter(|(_, slot)| slot.ordinal > 0);
@@ -250,8 +251,8 @@ impl DeviceBook {
         tally.pending = partial.next().unwrap_or_default();
         tally.lost += partial.sum::<u64>();
         let missing = self.between(settled, u32::MAX).saturating_sub(excuses);
-        tally.hidden += missing.min(late);
-        tally.pending += missing.saturating_sub(late) * tags;
+        tally.hidden += missing.min(dry);
+        tally.pending += missing.saturating_sub(dry) * tags;
         tally
     }
 
@@ -279,18 +280,25 @@ impl DeviceBook {
         }
         for (grid, highest) in grids {
             let missing = self.missing_behind(grid, highest);
-            // How many gap records cover each slot, and whether one says that it was late.
-            let mut covers = vec![(0_u8, false); highest as usize + 1];
+            // How many gap records cover each slot, and how much may be read in it.
+            let mut covers = vec![(0_u8, Reads::Any); highest as usize + 1];
+            let mut most = 0;
             for gap in self.gaps.iter().filter(|gap| gap.grid == grid) {
-                for (cover, is_late) in
+                most = in_flight(gap);
+                let reads = reads_in(&gap.cause);
+                for (cover, least) in
                     &mut covers[(gap.first.min(highest)) as usize..=(gap.last.min(highest)) as usize]
                 {
                     *cover = cover.saturating_add(1);
-                    *is_late |= gap.cause == LATE;
+                    *least = reads.max(*least);
                 }
             }
-            for (slot, cover) in covers.into_iter().enumerate() {
-                each(self.said(grid, self.slots.get(&(grid, slot as u64)), cover));
+            // In a row, however many records say it: a closed grid's gap grows slot by slot.
+            let mut in_row = 0;
+            for (slot, (cover, reads)) in covers.into_iter().enumerate() {
+                in_row = if reads == Reads::InFlight { in_row + 1 } else { 0 };
+                let is_dry = reads == Reads::None || in_row > most;
+                each(self.said(grid, self.slots.get(&(grid, slot as u64)), cover, is_dry));
             }
             for _ in 0..missing {
                 each(Said::Unaccounted(None));
@@ -310,9 +318,9 @@ impl DeviceBook {
         if hole > 0 { (hole as u64 + 1).min(MOST_SLOTS) } else { 0 }
     }
 
-    fn said(&self, grid: u64, slot: Option<&Slot>, (gaps, is_late): (u8, bool)) -> Said {
+    fn said(&self, grid: u64, slot: Option<&Slot>, gaps: u8, is_dry: bool) -> Said {
         let Some(slot) = slot else {
-            return if gaps == 1 { Said::InGap { is_late } } else { Said::Unaccounted(None) };
+            return if gaps == 1 { Said::InGap { is_dry } } else { Said::Unaccounted(None) };
         };
         let ordinal = (slot.ordinal > 0).then_some(slot.ordinal);
         if gaps > 0 || slot.is_twice || self.missing(grid, slot) > 0 {

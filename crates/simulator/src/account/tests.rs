@@ -523,7 +523,34 @@ fn an_answered_read_in_a_late_slot_fails_the_run() {
     run.slots(5..=9, 1);
     let report = run.account.settle();
     assert_eq!((report.lost, report.verdict), (0, Verdict::Fail));
-    assert_eq!(report.problems, ["1 reads were answered, and stand in gaps `late`"]);
+    assert_eq!(report.problems, ["1 reads were answered, and stand in gaps in which nothing is read"]);
+}
+
+#[test]
+fn what_was_read_on_where_nothing_is_read_any_more_fails_the_run() {
+    // A hundred slots in gaps, so many of them read.
+    let gapped = |cause: &str, record: u64, reads: u64| {
+        let mut run = Run::new();
+        run.account.allow(&[cause]);
+        run.slots(0..=99, 1);
+        (100..100 + reads).for_each(|slot| run.read(slot));
+        (100..200).step_by(record as usize).for_each(|first| run.gap_by(cause, first, first + record - 1));
+        run.slots(200..=299, 1);
+        run.account.settle()
+    };
+    for cause in ["paused", "disabled", "configuration"] {
+        for record in [100, 1] {
+            let in_flight = gapped(cause, record, 51);
+            assert_eq!((in_flight.lost, in_flight.verdict), (0, Verdict::Pass), "{cause}, {record} a record");
+            let read_on = gapped(cause, record, 100);
+            assert_eq!((read_on.lost, read_on.verdict), (0, Verdict::Fail), "{cause}, {record} a record");
+            let problem = "49 reads were answered, and stand in gaps in which nothing is read";
+            assert_eq!(read_on.problems, [problem], "{cause}, {record} a record");
+        }
+    }
+    for cause in ["no-quorum", "device-down", "failover"] {
+        assert_eq!(gapped(cause, 100, 100).verdict, Verdict::Pass, "{cause} hides reads that were honest");
+    }
 }
 
 #[test]

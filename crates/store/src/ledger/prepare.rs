@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use model::Timestamp;
+use model::batch::Source;
 use model::catalog::{Catalog, Registry};
 use model::command::{Command, Stamp};
 use model::ids::{DocumentId, Revision};
@@ -20,6 +21,7 @@ use wire::entry::{FORMAT, Kind, OpenError};
 use super::ConfigureParts;
 use super::apply::{ApplyError, Body};
 use super::state::{LogId, Membership, State};
+use crate::answers::Answer;
 use crate::staging::Staged;
 
 /// An entry that was read, and no more than that.
@@ -115,6 +117,20 @@ impl Read {
             Content::Command { stamp, .. } => Some(stamp.at),
             Content::Blank | Content::Membership(_) => None,
         }
+    }
+
+    /// Its polled batches with a value in them.
+    pub(crate) fn answers(&self) -> Vec<Answer> {
+        let Content::Command { command: Command::Append { batches }, .. } = &self.content else {
+            return Vec::new();
+        };
+        let answers = batches.iter().enumerate().filter(|(_, header)| !header.all_bad);
+        answers
+            .filter_map(|(batch, header)| match header.source {
+                Source::Polled { group, .. } => Some(Answer { batch, group, at: header.gateway_time }),
+                Source::Pushed { .. } => None,
+            })
+            .collect()
     }
 
     /// What it needs of a ledger in this state.

@@ -68,9 +68,6 @@ impl Change<'_> {
                 BatchOutcome::Accepted => {
                     samples += u64::from(batch.count);
                     self.refer(at, batch.revision);
-                    if let (Source::Polled { group, .. }, false) = (batch.source, batch.all_bad) {
-                        self.state.answered.insert(group, batch.gateway_time);
-                    }
                 }
                 _ => refused.push(u32::try_from(number).expect("an entry holds far fewer batches")),
             }
@@ -382,24 +379,6 @@ mod tests {
         );
         change.append(Position(21), 100, &[polled(grid, 5)], false);
         assert_eq!(gaps(&state), [(5, 5, Cause::Configuration)]);
-    }
-
-    #[test]
-    fn a_group_answered_last_in_the_last_accepted_batch_that_has_a_value() {
-        let (mut state, grid) = reading();
-        let mut dirty = BTreeSet::new();
-        let mut change = Change { state: &mut state, dirty: &mut dirty };
-        let at = |slot, seconds: i64, all_bad| BatchHeader {
-            gateway_time: Timestamp::from_millis(seconds * 1_000),
-            all_bad,
-            ..polled(grid, slot)
-        };
-        change.append(Position(21), 100, &[at(5, 15, false)], false);
-        change.append(Position(22), 100, &[at(6, 16, true)], false);
-        let outcome = change.append(Position(23), 100, &[at(6, 17, false)], false);
-        let twice = Outcome::Appended { position: Position(23), batches: vec![BatchOutcome::Already] };
-        assert_eq!(outcome, twice);
-        assert_eq!(state.answered[&GROUP], Timestamp::from_millis(15_000));
     }
 
     #[test]

@@ -361,9 +361,6 @@ pub struct State {
     pub registry: Arc<Registry>,
     /// Open schedules.
     pub grids: BTreeMap<GroupId, Grid>,
-    /// When the last batch with a value in it was received of each group. No row: known of what was applied since this
-    /// node started or took over a snapshot, so nothing that `apply` decides may rest on it.
-    pub answered: BTreeMap<GroupId, Timestamp>,
     /// Schedules that ended in this reign, the newest two of each group.
     pub closed: BTreeMap<GridId, ClosedGrid>,
     /// The last grid number given.
