@@ -7,6 +7,7 @@
 //!   anything is refused, and with `drop-oldest` what any of them has not; each by record, with cursors moved in the same
 //!   apply.
 //! - A full disk refuses in either mode: what fills it may be somebody else's, and giving up samples would not help.
+//!   What was delivered is not kept on one.
 //! - Samples alone are refused. Acknowledgements and truncation pass, because they are the way out.
 
 mod count;
