@@ -286,9 +286,9 @@ impl<E: Engine> Keeper<E> {
         Ok(Some(at))
     }
 
-    /// For a disk without room, to be asked again and again: cuts a checkpoint as soon as nothing is undelivered, if what it
-    /// lets go is [`WORTHWHILE`]. That may take two: what is flushed while the first is purged to can share a file with
-    /// entries behind it, and goes with the second.
+    /// For a disk without room, to be asked again and again: cuts a checkpoint as soon as nothing is undelivered, if that lets
+    /// go of some MiB. It may take two: what is flushed while the first is purged to can share a file with entries behind
+    /// it, and goes with the second.
     pub fn cut_for_room(&self) -> Result<Relief, EngineError> {
         if self.read(|state| state.last_deliverable > state.horizon) {
             return Ok(Relief::Undelivered);
