@@ -23,6 +23,7 @@
 //! | a node whose disk forgot what it had acknowledged | `amnesia.rs` |
 //! | a learner from a checkpoint, whose leader dies, and again once it votes; removal, drain, failback | `membership.rs` |
 //! | what draining refuses; only drained nodes are left | `draining.rs` |
+//! | the disks of all nodes full of a backlog | `full_disks.rs` |
 //! | a node that cannot start: its file, its ports, whose directory it is | `starting.rs` |
 //! | a node stopped where nobody can take over | `stopping.rs` |
 //! | wrong clocks across a failover | `clock.rs` |

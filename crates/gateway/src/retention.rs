@@ -7,6 +7,7 @@
 //!   anything is refused, and with `drop-oldest` what any of them has not; each by record, with cursors moved in the same
 //!   apply.
 //! - A full disk refuses in either mode: what fills it may be somebody else's, and giving up samples would not help.
+//!   What was delivered is not kept on one.
 //! - Samples alone are refused. Acknowledgements and truncation pass, because they are the way out.
 
 mod count;
@@ -75,8 +76,10 @@ pub(crate) fn decide(state: &State, now: Duration, room: u64, before: Option<Ful
         true => 0,
         false => state.fill.bytes_behind(horizon, applied),
     };
+    let needed = if before == Some(Full::Disk) { ROOM_AGAIN } else { ROOM_FOR_SAMPLES };
+    let has_room = room >= needed && behind(kept.max(state.horizon)) < retention.max_bytes;
     // What was delivered is kept only while there is room for it.
-    let reachable = if behind(kept.max(state.horizon)) >= retention.max_bytes { delivered } else { kept };
+    let reachable = if has_room { kept } else { delivered };
     let mut horizon = reachable.max(state.horizon);
     // Nothing but our own bookkeeping lies between: moving the horizon would only make more of it.
     let worthwhile = state.last_deliverable > state.horizon && reachable > state.horizon;
@@ -99,7 +102,6 @@ pub(crate) fn decide(state: &State, now: Duration, room: u64, before: Option<Ful
         Some(Full::Buffer) => retention.max_bytes / 100 * 95,
         _ => retention.max_bytes,
     };
-    let needed = if before == Some(Full::Disk) { ROOM_AGAIN } else { ROOM_FOR_SAMPLES };
     let full = if room < needed {
         Some(Full::Disk)
     } else if behind(horizon) >= limit {

@@ -8,6 +8,9 @@
 //!   What fills it is most likely the backlog in its own log, and the `Truncate` that would let it go is an entry like any
 //!   other. So it takes a snapshot as long as that leaves [`LAST`]: installing it removes the log below it.
 //! - A leader without room hands over to a voter that has some.
+//! - What comes back of a delivered backlog must reach the marks from where samples are taken again. On a small disk it
+//!   does because a replica below [`ROOM_AGAIN`] lets go of all that was delivered without waiting for its schedule of
+//!   checkpoints; only what others keep on the disk can be too much.
 //! - What is free is asked of a [`Probe`], so that a test can fill a disk without having one.
 
 use std::fs::{self, File};

@@ -114,8 +114,10 @@ pub trait Engine: Send + Sync + 'static {
     fn last(&self, family: Family) -> Result<Option<(Vec<u8>, Bytes)>, EngineError>;
 
     /// Gives back the disk space of keys below `key`, as far as that is cheap: those keys may stay readable or
-    /// vanish, at any time. Runs beside commits and may take seconds.
-    fn drop_below(&self, family: Family, key: &[u8]) -> impl Future<Output = Result<(), EngineError>> + Send;
+    /// vanish, at any time. Runs beside commits and may take seconds. Returns the bytes that the family still has on
+    /// disk; what shares a file with a needed key counts among them.
+    fn drop_below(&self, family: Family, key: &[u8])
+    -> impl Future<Output = Result<u64, EngineError>> + Send;
 
     /// Bytes on disk.
     fn disk_usage(&self) -> Result<u64, EngineError>;

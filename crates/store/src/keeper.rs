@@ -4,7 +4,8 @@
 //! - Rows that changed are queued behind the entries they cover, at most every [`FLUSH_EVERY`] or when a floor needs
 //!   them, with the applied position in the same commit.
 //! - While applying, a checkpoint is cut every [`CHECKPOINT_BYTES`] of entries or [`CHECKPOINT_EVERY`]; one that the
-//!   horizon has passed can become a snapshot, and what lies below it can be purged.
+//!   horizon has passed can become a snapshot, and what lies below it can be purged. What the schedule leaves lying is too
+//!   much for a small disk: [`Keeper::cut_for_room`] does not wait for it.
 //! - For a checkpoint the ledger is held only while it is copied, which shares what is large. The keeper's task encodes it.
 //! - What another node sent is kept while somebody holds it, who may install it. What nobody holds any more goes, unless
 //!   the ledger has come up to it: from then on it is a checkpoint like any other.
@@ -41,6 +42,8 @@ const FLUSH_EVERY: Duration = Duration::from_secs(1);
 const CHECKPOINT_BYTES: usize = 64 << 20;
 /// Time from one checkpoint to the next, if anything was applied.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(600);
+/// Bytes of entries that are worth a checkpoint where the disk has no room.
+const WORTHWHILE: u64 = 4 << 20;
 
 /// Owns the ledger and its checkpoints. Cheap to clone.
 pub struct Keeper<E> {
@@ -109,11 +112,25 @@ struct Errands {
     /// Checkpoints that were received, and whether anybody may still install them.
     received: Vec<(LogId, Weak<()>)>,
     bytes_since_cut: usize,
+    /// Bytes that entries had on disk when bytes were given back last (at the opening: no more than so many), and that no
+    /// checkpoint cut since will let go.
+    left: u64,
     cut_at: Option<Instant>,
     /// The durable floor up to which bytes may be given back.
     droppable: Option<LogId>,
     /// The task has ended: nothing is written any more.
     ended: bool,
+}
+
+/// What a disk without room can still hope for from this store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relief {
+    /// Nothing before more is delivered.
+    Undelivered,
+    /// A checkpoint is being written; once it is purged to, bytes come back.
+    Coming,
+    /// Nothing: what was delivered is gone, or goes with the last checkpoint.
+    Spent,
 }
 
 /// A ledger checkpoint that can be sent or installed: the snapshot of a cluster.
@@ -286,8 +303,29 @@ impl<E: Engine> Keeper<E> {
             let chain = self.shared.log.chain_or_none(at.index)?;
             (Box::new(ledger.clone()), at, chain)
         };
+        self.errands().left = 0;
         self.hand_over(Cut::Ledger(ledger, at, chain), written);
         Ok(Some(at))
+    }
+
+    /// For a disk without room, to be asked again and again: cuts a checkpoint as soon as nothing is undelivered, if that lets
+    /// go of some MiB. It may take two: what is flushed while the first is purged to can share a file with entries behind
+    /// it, and goes with the second.
+    pub fn cut_for_room(&self) -> Result<Relief, EngineError> {
+        if self.read(|state| state.last_deliverable > state.horizon) {
+            return Ok(Relief::Undelivered);
+        }
+        let (held, is_cutting) = {
+            let errands = self.errands();
+            (errands.left.saturating_add(errands.bytes_since_cut as u64), !errands.cut.is_empty())
+        };
+        if held < WORTHWHILE {
+            return Ok(Relief::Spent);
+        }
+        if !is_cutting {
+            self.cut_checkpoint()?;
+        }
+        Ok(Relief::Coming)
     }
 
     /// Gives a checkpoint to the keeper's task; `written` is dropped unanswered if that has ended.
@@ -432,6 +470,8 @@ impl<E: Engine> Keeper<E> {
 
     async fn keep(&self, stop: CancellationToken) -> Result<(), EngineError> {
         self.shared.checkpoints.remove_leftovers().await?;
+        // Entries from before this opening are not counted as they are applied.
+        self.errands().left = self.shared.engine.disk_usage()?;
         let mut ticks = tokio::time::interval(FLUSH_EVERY);
         loop {
             tokio::select! {
@@ -454,7 +494,8 @@ impl<E: Engine> Keeper<E> {
     /// Deletes what lies below the floor: entries, and checkpoints older than the one that covers it.
     async fn give_back(&self) -> Result<(), EngineError> {
         let Some(floor) = self.errands().droppable.take() else { return Ok(()) };
-        self.shared.engine.drop_below(Family::Entries, &index_key(floor.index.0 + 1)).await?;
+        let left = self.shared.engine.drop_below(Family::Entries, &index_key(floor.index.0 + 1)).await?;
+        self.errands().left = left;
         self.shared.checkpoints.remove_below(floor.index).await
     }
 }

@@ -31,7 +31,7 @@ mod store;
 pub use checkpoint::{Checkpoint, CheckpointHeader};
 pub use commit::Done;
 pub use entry::{ChainHash, Entry};
-pub use keeper::{Keeper, Received, Snapshot};
+pub use keeper::{Keeper, Received, Relief, Snapshot};
 pub use ledger::{Body, LogId, Membership};
 pub use log::{Log, LogEnds, Vote};
 pub use outcome::{BatchOutcome, Outcome, Refusal, Thing};

@@ -140,4 +140,8 @@ fn what_was_delivered_is_kept_for_as_long_as_was_asked_and_there_is_room() {
         Decision { full: None, give_up: Some(GiveUp::Delivered(Position(100))) },
         "nothing is refused for the sake of what was delivered"
     );
+    for (room, before) in [(ROOM_FOR_SAMPLES - 1, None), (ROOM_AGAIN - 1, Some(Full::Disk))] {
+        let expected = Decision { full: Some(Full::Disk), give_up: Some(GiveUp::Delivered(Position(50))) };
+        assert_eq!(decide(&kept, now(&kept), room, before), expected, "nor for its sake kept on a full disk");
+    }
 }

@@ -98,6 +98,29 @@ async fn a_full_disk_refuses_samples_and_lets_its_way_out_pass() {
     node.push(2).await.expect("there is room again");
 }
 
+#[tokio::test]
+async fn a_full_disk_has_the_log_given_back_once_it_is_delivered_without_waiting_for_the_schedule() {
+    let nodes = cluster(1).await;
+    let node = &nodes[leader(&nodes).await];
+    node.configure(plant(64 * MIB, WhenFull::Refuse)).await;
+    node.retain();
+    for sequence in 1..=60 {
+        node.push(sequence).await.expect("there is room");
+    }
+    let last = node.read(|state| state.last_deliverable);
+    node.free.store(space::ROOM_FOR_SAMPLES - 1, Ordering::Relaxed);
+    node.until_closed(true).await;
+    let next = node.read(|state| Cursor::at(state.applied_position().next()));
+    node.propose(Command::Acknowledge { destination: HISTORIAN, next, rejected: Vec::new() }).await;
+    let store = node.replica.store();
+    let given_back = async {
+        while store.log().ends().floor.is_none_or(|floor| floor.index < last) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, given_back).await.expect("a checkpoint of the schedule would take ten minutes");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_below_its_reserve_stays_up() {
     let nodes = cluster(3).await;

@@ -295,9 +295,10 @@ impl Engine for RocksEngine {
         Ok(last)
     }
 
-    fn drop_below(&self, family: Family, key: &[u8]) -> impl Future<Output = Result<(), EngineError>> + Send {
+    async fn drop_below(&self, family: Family, key: &[u8]) -> Result<u64, EngineError> {
         let key = key.to_vec();
-        self.change(&self.space, "drop_below", move |shared| shared.give_back(family, &key))
+        self.change(&self.space, "drop_below", move |shared| shared.give_back(family, &key)).await?;
+        self.shared.bytes_in_files(family)
     }
 
     fn disk_usage(&self) -> Result<u64, EngineError> {

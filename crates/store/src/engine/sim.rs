@@ -216,7 +216,7 @@ impl Engine for SimEngine {
         Ok(Some((key.clone(), value.clone())))
     }
 
-    async fn drop_below(&self, family: Family, key: &[u8]) -> Result<(), EngineError> {
+    async fn drop_below(&self, family: Family, key: &[u8]) -> Result<u64, EngineError> {
         self.step("drop_below", |platter| platter.drop_below(family, key))
     }
 

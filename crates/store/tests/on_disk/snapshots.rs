@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_store::Entry;
+use holdfast_store::engine::rocks::{RocksEngine, RocksOptions};
 use holdfast_store::engine::sim::{Operation, SimDisk, SimEngine};
 use holdfast_store::engine::{Engine, EngineError};
+use holdfast_store::{Entry, Relief};
 use model::Position;
 use rand::{Rng, RngCore};
 use runtime::random::generator;
@@ -435,6 +436,80 @@ fn the_disk_comes_back_after_a_purge() {
         let opened = open(rocks(folder.path()), 1 << 20).await.unwrap();
         let left = opened.store.log().read(0, 100, usize::MAX).unwrap();
         assert_eq!(left.len(), 3, "what is behind the floor is there after reopening");
+        opened.stop().await;
+    });
+}
+
+/// A small backlog, all of it in one memtable, and then delivered: 10 MiB up to entry 43.
+async fn backlog(opened: &Opened<RocksEngine>) {
+    const ENTRY: usize = 256 << 10;
+    opened.commit(&beginning()).await;
+    for index in 4..=43 {
+        opened.commit(&[entry(1, index, noise(1, index - 3, ENTRY))]).await;
+    }
+    let keeper = opened.store.keeper();
+    assert_eq!(keeper.cut_for_room().unwrap(), Relief::Undelivered);
+    opened.commit(&[entry(1, 44, acknowledge(44)), entry(1, 45, truncate(44))]).await;
+    assert_eq!(keeper.newest_snapshot_position(), None, "the schedule has cut no checkpoint");
+}
+
+/// Does as the replica does on a disk without room, until the backlog is gone. Behind each checkpoint comes a little more at
+/// once, so that it shares a file with what goes. Returns how many checkpoints it took.
+async fn make_room(opened: &Opened<RocksEngine>) -> u64 {
+    let (store, keeper) = (&opened.store, opened.store.keeper());
+    let (mut last, mut purged) = (45, None);
+    eventually("less than 2 MiB are used", || {
+        // Only once its task has begun does the store know what lies on its disk.
+        let relief = keeper.cut_for_room().expect("the log can be read");
+        assert_ne!(relief, Relief::Undelivered);
+        let newest = keeper.newest_snapshot_position();
+        if let Some(at) = newest.filter(|at| purged < Some(*at)) {
+            last += 1;
+            let more = [entry(1, last, acknowledge(44))];
+            store.log().append(more.clone(), Box::new(|_| ()));
+            opened.apply(&more);
+            keeper.purge(at).expect("a checkpoint covers it");
+            purged = newest;
+        }
+        store.disk_usage().expect("it can be read") < 2 << 20
+    })
+    .await;
+    last - 45
+}
+
+#[test]
+fn a_disk_without_room_gets_back_what_was_delivered_before_the_schedule_would_give_it() {
+    let folder = tempfile::tempdir().unwrap();
+    life(false, async {
+        let engine = RocksEngine::open(folder.path(), &RocksOptions::default()).unwrap();
+        let opened = open(engine, 1 << 20).await.unwrap();
+        backlog(&opened).await;
+        assert_eq!(make_room(&opened).await, 2, "and one more for the file that the first had to leave");
+        // There is nothing to gain any more, so nothing more is written, however often that is asked.
+        let keeper = opened.store.keeper();
+        let newest = keeper.newest_snapshot_position();
+        opened.commit(&[entry(1, 48, acknowledge(44))]).await;
+        assert_eq!(keeper.cut_for_room().unwrap(), Relief::Spent);
+        opened.flush().await;
+        assert_eq!(keeper.newest_snapshot_position(), newest);
+        opened.stop().await;
+    });
+}
+
+#[test]
+fn a_disk_without_room_gets_back_what_was_delivered_before_the_node_was_restarted() {
+    let folder = tempfile::tempdir().unwrap();
+    let rocks = || RocksEngine::open(folder.path(), &RocksOptions::default()).unwrap();
+    life(false, async {
+        let opened = open(rocks(), 1 << 20).await.unwrap();
+        backlog(&opened).await;
+        opened.stop().await;
+    });
+    life(false, async {
+        let opened = open(rocks(), 1 << 20).await.unwrap();
+        opened.apply_missing().await;
+        let cut = make_room(&opened).await;
+        assert!(cut >= 1, "nothing was applied since the opening, and it goes");
         opened.stop().await;
     });
 }

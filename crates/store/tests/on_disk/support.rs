@@ -401,7 +401,11 @@ impl<E: Engine> Engine for Counting<E> {
         Ok(last)
     }
 
-    fn drop_below(&self, family: Family, key: &[u8]) -> impl Future<Output = Result<(), EngineError>> + Send {
+    fn drop_below(
+        &self,
+        family: Family,
+        key: &[u8],
+    ) -> impl Future<Output = Result<u64, EngineError>> + Send {
         self.inner.drop_below(family, key)
     }
 

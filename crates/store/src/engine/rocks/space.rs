@@ -2,7 +2,8 @@
 //!
 //! - Whole files go; nothing is rewritten. What shares a file with a needed key stays until that key goes too.
 //! - Files can only be deleted below level 0, and the write-ahead log only when the memtables of all families that
-//!   it covers are flushed: so flush, move down, delete.
+//!   it covers are flushed: so flush, move down, delete. The flush comes also where no memtable holds anything that may
+//!   go, because the write-ahead log may; each entry is flushed once all the same.
 //! - A key at or above the limit is never touched.
 
 use rocksdb::{CompactOptions, FlushOptions, LiveFile};
@@ -13,12 +14,10 @@ use crate::engine::Family;
 impl Shared {
     /// Deletes the files of a family that hold only keys below `key`.
     pub(super) fn give_back(&self, family: Family, key: &[u8]) -> Result<(), EngineError> {
-        if self.memtable_reaches_below(family, key)? {
-            let mut options = FlushOptions::default();
-            options.set_wait(true);
-            let families = Family::ALL.map(|family| self.family(family));
-            self.db.flush_cfs_opt(&families, &options).map_err(|error| engine_error("flush", error))?;
-        }
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        let families = Family::ALL.map(|family| self.family(family));
+        self.db.flush_cfs_opt(&families, &options).map_err(|error| engine_error("flush", error))?;
         let files = self.files_below(family, key)?;
         let on_top: Vec<&LiveFile> = files.iter().filter(|file| file.level == 0).collect();
         if let (Some(first), Some(last)) = (
@@ -41,21 +40,9 @@ impl Shared {
         }
     }
 
-    /// Whether a key below `key` lies beyond all files. Keys come in ascending order, so what lies between the files
-    /// was rewritten, and follows with a later flush.
-    fn memtable_reaches_below(&self, family: Family, key: &[u8]) -> Result<bool, EngineError> {
-        let files = self.live_files(family)?;
-        let from = files.iter().filter_map(|file| file.end_key.as_deref()).max().unwrap_or_default();
-        if from >= key {
-            return Ok(false);
-        }
-        let mut options = Self::read_options(family);
-        options.set_iterate_upper_bound(key);
-        let mut iterator = self.db.raw_iterator_cf_opt(self.family(family), options);
-        iterator.seek([from, &[0]].concat());
-        let found = iterator.valid();
-        iterator.status().map_err(|error| engine_error("drop_below", error))?;
-        Ok(found)
+    /// What is left of a family in files.
+    pub(super) fn bytes_in_files(&self, family: Family) -> Result<u64, EngineError> {
+        Ok(self.live_files(family)?.iter().map(|file| file.size as u64).sum())
     }
 
     fn files_below(&self, family: Family, key: &[u8]) -> Result<Vec<LiveFile>, EngineError> {

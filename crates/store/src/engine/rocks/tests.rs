@@ -130,6 +130,35 @@ async fn a_little_that_was_delivered_leaves_the_memtable_too() {
     usage_below(&engine, MIB as u64).await;
 }
 
+#[tokio::test]
+async fn the_write_ahead_log_goes_although_no_memtable_holds_anything_that_may_go() {
+    let place = TempDir::new().unwrap();
+    let options = RocksOptions { entries_memtable_bytes: 512 * 1024, ..RocksOptions::default() };
+    let engine = RocksEngine::open(place.path(), &options).unwrap();
+    // All logs are kept by what only the first one holds of the ledger.
+    engine.commit(vec![put(Family::Ledger, "k", "v")], Durability::Lazy).await.unwrap();
+    for index in 1..=20 {
+        engine.commit(vec![entry(index, noise(index, 100_000))], Durability::Lazy).await.unwrap();
+    }
+    let until = async |what: &str, holds: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !holds() {
+            assert!(Instant::now() < deadline, "expected: {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let bytes_of = |ending| -> u64 {
+        let files = database_files(place.path(), ending);
+        files.iter().filter_map(|file| fs::metadata(file).ok()).map(|file| file.len()).sum()
+    };
+    until("the first entries lie in a file", &|| bytes_of("sst") > 0).await;
+    assert!(bytes_of("log") > 2_000_000, "{} bytes of log", bytes_of("log"));
+    let left = engine.drop_below(Family::Entries, &index_key(2)).await.unwrap();
+    assert!(left >= 19 * 100_000, "all but one are needed, and {left} bytes are left");
+    until("the log is gone", &|| bytes_of("log") < 10_000).await;
+    assert_eq!(engine.get(Family::Ledger, b"k").unwrap(), Some(Bytes::from("v")));
+}
+
 #[test]
 fn a_directory_in_use_is_refused_by_name() {
     let place = TempDir::new().unwrap();

@@ -201,7 +201,8 @@ impl Platter {
         }
     }
 
-    pub(super) fn drop_below(&mut self, family: Family, key: &[u8]) -> Result<(), EngineError> {
+    /// Returns the bytes that are left of the family.
+    pub(super) fn drop_below(&mut self, family: Family, key: &[u8]) -> Result<u64, EngineError> {
         self.strike(Operation::DropBelow, "drop_below")?;
         let stay = self.random.random_range(0..=STRAGGLERS);
         for rows in [&mut self.current, &mut self.base] {
@@ -211,7 +212,7 @@ impl Platter {
                 rows.remove(key);
             }
         }
-        Ok(())
+        Ok(bytes_of(&self.current[&family]))
     }
 
     pub(super) fn family(&self, family: Family) -> &Rows {
@@ -227,9 +228,9 @@ impl Platter {
     }
 
     pub(super) fn usage(&self) -> u64 {
-        let rows = self.current.values().flatten().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        let rows = self.current.values().map(bytes_of).sum::<u64>();
         let files = self.files.values().chain(self.leftovers.values()).map(Bytes::len).sum::<usize>();
-        (rows + files + self.slots.len() * 2 * SLOT_BYTES) as u64
+        rows + (files + self.slots.len() * 2 * SLOT_BYTES) as u64
     }
 
     /// How long the next write takes.
@@ -351,6 +352,10 @@ fn apply(families: &mut Families, write: &Write) {
         }
         Write::DeleteRange(_, from, to) => rows.retain(|key, _| key < from || key >= to),
     }
+}
+
+fn bytes_of(rows: &Rows) -> u64 {
+    rows.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()
 }
 
 fn size_of_write(write: &Write) -> usize {
