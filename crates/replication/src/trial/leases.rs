@@ -132,9 +132,14 @@ async fn a_failed_transfer_leaves_no_leadership_in_its_term() {
     let mut cluster = Cluster::found([LAN; 3]).await;
     let (leader, target, _) = cluster.three();
     let held = cluster.leadership(leader);
+    cluster
+        .until("the target need not be waited for", |cluster| {
+            cluster.replica(leader).status().behind(NodeId(target)) == Some(0)
+        })
+        .await;
     cluster.wires.cut(leader, target, true);
     let replica = cluster.replica(leader).clone();
-    let handing = tokio::spawn(async move { replica.transfer_leadership(NodeId(target)).await });
+    let handing = tokio::spawn(async move { replica.transfer_leadership(Some(NodeId(target))).await });
     tokio::task::yield_now().await;
     while cluster.leader().is_none_or(|now| cluster.leadership(now).term() == held.term()) {
         assert!(held.check().is_err(), "term {} is over, whether the transfer succeeds or not", held.term());
@@ -151,7 +156,12 @@ async fn a_transfer_succeeds_at_once() {
     let mut cluster = Cluster::found([LAN; 3]).await;
     let (leader, target, _) = cluster.three();
     let began = Instant::now();
-    cluster.replica(leader).clone().transfer_leadership(NodeId(target)).await.expect("it can take over");
+    cluster
+        .replica(leader)
+        .clone()
+        .transfer_leadership(Some(NodeId(target)))
+        .await
+        .expect("it can take over");
     assert_eq!(cluster.until_another_leads(leader).await, target);
     assert!(began.elapsed() < L / 2, "after {:?}", began.elapsed());
 }
@@ -163,7 +173,7 @@ async fn a_hand_over_that_takes_longer_than_a_lease_is_a_switchover_all_the_same
     let (leader, target, _) = cluster.three();
     cluster.mischief(target).let_apply(false);
     let replica = cluster.replica(leader).clone();
-    let handing = tokio::spawn(async move { replica.transfer_leadership(NodeId(target)).await });
+    let handing = tokio::spawn(async move { replica.transfer_leadership(Some(NodeId(target))).await });
     cluster.run_for(L * 2).await;
     assert_eq!(cluster.leader(), None, "its reign begins when what came before it is applied");
     cluster.mischief(target).let_apply(true);
@@ -180,7 +190,12 @@ async fn who_hands_over_is_there_until_its_successor_reigns() {
     let (leader, target, third) = cluster.three();
     // Nobody else confirms what the successor begins with.
     cluster.isolate(third, true);
-    cluster.replica(leader).clone().transfer_leadership(NodeId(target)).await.expect("it can take over");
+    cluster
+        .replica(leader)
+        .clone()
+        .transfer_leadership(Some(NodeId(target)))
+        .await
+        .expect("it can take over");
     cluster.isolate(leader, true);
     assert_eq!(cluster.until_another_leads(leader).await, target);
 }
