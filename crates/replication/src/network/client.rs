@@ -5,6 +5,9 @@
 //! - Errors are openraft's classes: `Unreachable` (back off) for everything that will not pass at once, `Network`
 //!   for a connection that broke and may be replaced.
 //! - A failed pre-vote is a failure, never a grant.
+//! - Votes and transfers may take all the time that openraft gives them: whoever is asked waits for its disk, and a try that
+//!   is given up costs a hand-over its order. All other calls end before openraft drops them, so that the table learns
+//!   whom they did not reach.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -311,7 +314,7 @@ impl<RT: AsyncRuntime> NetVote<TypeConfig<RT>> for PeerNetwork<RT> {
         request: VoteRequest<TypeConfig<RT>>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig<RT>>, RPCError<TypeConfig<RT>>> {
-        self.ask_for_vote(request, option.soft_ttl(), |mut client, message| async move {
+        self.ask_for_vote(request, option.hard_ttl(), |mut client, message| async move {
             client.vote(message).await
         })
         .await
@@ -322,7 +325,7 @@ impl<RT: AsyncRuntime> NetVote<TypeConfig<RT>> for PeerNetwork<RT> {
         request: VoteRequest<TypeConfig<RT>>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig<RT>>, RPCError<TypeConfig<RT>>> {
-        self.ask_for_vote(request, option.soft_ttl(), |mut client, message| async move {
+        self.ask_for_vote(request, option.hard_ttl(), |mut client, message| async move {
             client.pre_vote(message).await
         })
         .await
@@ -337,7 +340,7 @@ impl<RT: AsyncRuntime> NetTransferLeader<TypeConfig<RT>> for PeerNetwork<RT> {
     ) -> Result<TransferLeaderResponse<TypeConfig<RT>>, RPCError<TypeConfig<RT>>> {
         let message = convert::transfer_to_proto(self.peer.envelope(), &request);
         let call =
-            self.peer.control.call_again(message, option.soft_ttl(), |mut client, message| async move {
+            self.peer.control.call_again(message, option.hard_ttl(), |mut client, message| async move {
                 client.transfer_leader(message).await
             });
         let answer = call.await.map_err(CallFailure::into_rpc)?;

@@ -10,6 +10,7 @@ use openraft::raft::VoteRequest;
 
 use super::*;
 use crate::network::{PeerStanding, Refusal};
+use crate::replica::Standing;
 use crate::type_config::Vote;
 
 const LAN: LeaseTimes = LeaseTimes::LAN;
@@ -181,6 +182,25 @@ async fn a_hand_over_that_takes_longer_than_a_lease_is_a_switchover_all_the_same
     assert_eq!(handing.await.expect("no panic"), Ok(NodeId(target)));
     let cause = cluster.replica(target).store().keeper().read(|state| state.reign().map(|reign| reign.cause));
     assert_eq!(cause, Some(Cause::Switchover));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vote_that_a_slow_disk_delays_counts_for_as_long_as_it_is_waited_for() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    cluster.until_all_applied_alike().await;
+    cluster.run_for(L * 2).await;
+    let (leader, target, third) = cluster.three();
+    let term = cluster.term(leader);
+    // Only the leader's own vote is left, which two writes delay, one after the other: a try lasts 0.8 L.
+    cluster.isolate(third, true);
+    cluster.disk(leader).set_latency(L * 7 / 20, L * 7 / 20);
+    let replica = cluster.replica(leader).clone();
+    let handing = tokio::spawn(async move { replica.transfer_leadership(Some(NodeId(target))).await });
+    let leads = |cluster: &Cluster| cluster.replica(target).status().standing == Standing::Leader;
+    cluster.until("it is elected", leads).await;
+    assert_eq!(cluster.term(target), term + 1, "the first try was given up");
+    cluster.disk(leader).set_latency(Duration::ZERO, Duration::from_millis(1));
+    assert_eq!(handing.await.expect("no panic"), Ok(NodeId(target)));
 }
 
 #[tokio::test(start_paused = true)]
