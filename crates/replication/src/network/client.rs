@@ -1,7 +1,7 @@
 //! The calling side: what openraft uses to reach peers.
 //!
 //! - A client made by the factory is a handle: it never connects by itself, and all clients of one peer share its
-//!   two links. A member whose address or store changed gets new links.
+//!   two links, with whoever keeps these warm. A member whose address or store changed gets new links.
 //! - Errors are openraft's classes: `Unreachable` (back off) for everything that will not pass at once, `Network`
 //!   for a connection that broke and may be replaced.
 //! - A failed pre-vote is a failure, never a grant.
@@ -178,6 +178,32 @@ impl<RT: AsyncRuntime> PeerNetworkFactory<RT> {
             Ok(Err(CallFailure::Refused { refusal, .. })) => Err(AskError::Refused(refusal)),
             Ok(Err(failure)) => Err(AskError::Unreachable(failure.to_string())),
             Err(_) => Err(AskError::Unreachable(format!("{address}: no answer in time"))),
+        }
+    }
+
+    /// Calls a member on both connections, so that they stand when they are needed: one that turns out to be broken is made
+    /// anew. Whom that does not reach is for the table to know.
+    pub(crate) async fn keep_warm(&self, node: NodeId, member: &Member) {
+        let peer = self.peer(node, member);
+        let hello = pb::HelloRequest {
+            introduction: Some(self.context.identity.borrow().to_proto()),
+            target: node.0,
+            target_store: convert::id_to_bytes(member.store.as_bytes()),
+        };
+        let patience = self.context.options.connect_timeout;
+        for link in [&peer.control, &peer.bulk] {
+            let (sent, started) = (self.context.clock.now(), Instant::now());
+            let call = link.call_again(hello.clone(), patience, |mut client, hello| async move {
+                client.hello(hello).await
+            });
+            match call.await {
+                Ok(answer) => {
+                    let theirs = convert::timestamp_from_bits(answer.clock);
+                    let exchange = Exchange { sent, theirs, round_trip: started.elapsed() };
+                    self.context.table.told(node, exchange, answer.free_bytes);
+                }
+                Err(failure) => tracing::debug!(%node, %failure, "a connection is not kept up"),
+            }
         }
     }
 
