@@ -137,8 +137,10 @@ pub(crate) async fn run<E: Engine>(
             announce(decision);
             announced = decision;
         }
-        if let Decision::HandOver(to, _) = decision {
-            match switchover.request(Some(to)).await {
+        if let Decision::HandOver(to, reason) = decision {
+            // Whoever is best placed in the end may take over from a drained leader.
+            let wanted = (reason == Reason::Preferred).then_some(to);
+            match switchover.request(wanted).await {
                 Ok(leader) => info!(%leader, "leadership has gone where it belongs"),
                 Err(error) => warn!(%to, %error, "leadership did not go where it belongs"),
             }

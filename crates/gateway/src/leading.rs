@@ -2,8 +2,8 @@
 //!
 //! - One task follows this node's leadership. A reign begins with forwarding; acquisition is opened last.
 //! - A planned switchover ends deliveries while devices are still read, then acquisition between two slots, waits until what
-//!   was read is committed, and hands over. Leadership is given up only when the sockets of all devices are closed: a node
-//!   that cannot close them ends instead.
+//!   was read is committed, and hands over to whoever is best placed then. Leadership is given up only when the sockets of
+//!   all devices are closed: a node that cannot close them ends instead.
 //! - A hand-over that is broken off costs devices no more than the time it took: they are read again at once, and only
 //!   forwarding waits until what was delivered before is decided.
 //! - An orderly end that needs a majority is broken off when none has answered for a lease after this node's own ran out.
@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::acquisition::{self, AcquisitionParts};
 use crate::field::FieldDoor;
@@ -101,8 +101,8 @@ enum End {
     AtOnce,
     /// The replica is gone.
     Stopped,
-    /// Leadership goes to that node.
-    HandOver(HandOver, NodeId),
+    /// Leadership goes to another node.
+    HandOver(HandOver),
     /// The node stops.
     InOrder,
 }
@@ -152,9 +152,7 @@ impl<E: Engine> Leading<E> {
                     Ok(()) => End::AtOnce,
                     Err(_) => End::Stopped,
                 },
-                (request, to) = next_hand_over(&mut self.requests, &self.parts.replica) => {
-                    End::HandOver(request, to)
-                }
+                request = next_hand_over(&mut self.requests, &self.parts.replica) => End::HandOver(request),
                 () = stop.cancelled() => End::InOrder,
             };
             match end {
@@ -163,14 +161,15 @@ impl<E: Engine> Leading<E> {
                     reign.end_at_once().await;
                     return Ok(());
                 }
-                End::HandOver(request, to) => {
+                End::HandOver(request) => {
                     let ended = tokio::select! {
                         ended = self.end_for_another(&reign) => { ended?; true }
                         () = reign.leadership.lost(self.parts.replica.times().lease) => false,
                     };
                     let outcome = if ended {
-                        // Given up already: who leads next is all that is waited for.
-                        let handed_over = stop.run_until_cancelled(self.hand_over(to)).await;
+                        // All has ended: whom leadership goes to, and who leads then, is all that is waited for.
+                        let handed_over = self.parts.replica.transfer_leadership(request.to);
+                        let handed_over = stop.run_until_cancelled(handed_over).await;
                         handed_over.unwrap_or_else(|| Err(stopping()))
                     } else {
                         if stop.run_until_cancelled(reign.end_at_once()).await.is_none() {
@@ -247,15 +246,6 @@ impl<E: Engine> Leading<E> {
         reign
     }
 
-    async fn hand_over(&self, to: NodeId) -> Result<NodeId, MembershipError> {
-        info!(%to, "handing leadership over");
-        let leader = self.parts.replica.transfer_leadership(to).await?;
-        if leader != to {
-            warn!(%to, %leader, "leadership went elsewhere");
-        }
-        Ok(leader)
-    }
-
     fn refuse(&self, request: HandOver) {
         let leader = self.parts.replica.status().leader;
         if request.answer.send(Err(MembershipError::NotLeader { leader })).is_err() {
@@ -264,14 +254,14 @@ impl<E: Engine> Leading<E> {
     }
 }
 
-/// The next request that can be fulfilled, and with whom. The others are refused while this node goes on leading.
+/// The next request that can be fulfilled. The others are refused while this node goes on leading.
 async fn next_hand_over<E: Engine>(
     requests: &mut mpsc::Receiver<HandOver>,
     replica: &Replica<E>,
-) -> (HandOver, NodeId) {
+) -> HandOver {
     while let Some(request) = requests.recv().await {
         match replica.successor(request.to) {
-            Ok(to) => return (request, to),
+            Ok(_) => return request,
             Err(nobody) => {
                 if request.answer.send(Err(nobody.into())).is_err() {
                     warn!("nobody waits for the answer to a switchover any more");

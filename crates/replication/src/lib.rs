@@ -23,6 +23,7 @@ mod suite;
 #[cfg(test)]
 mod trial;
 mod type_config;
+mod warming;
 
 pub use amnesia::{AmnesicParts, answer_amnesic};
 pub use draining::{DrainError, DrainRefused};

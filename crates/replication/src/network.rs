@@ -6,8 +6,8 @@
 //!
 //! - Two connections per peer, shared by all who talk to it: *bulk* (appends, snapshots, proposals) and *control*
 //!   (heartbeats, votes, transfer), so that a large message cannot delay a heartbeat.
-//! - A connection is made when it is first needed, one attempt at a time, and opens with `Hello`: a peer that is
-//!   not the node, cluster or data directory meant is refused there and again in each message.
+//! - A connection is made when it is first needed, or before by [`crate::warming`], one attempt at a time, and opens with
+//!   `Hello`: a peer that is not the node, cluster or data directory meant is refused there and again in each message.
 //! - Every call has a deadline; an outstanding append without an answer ends its stream.
 //! - An acknowledgement never vouches for a request sent after the one it answers ([`hold_back`]).
 //! - A follower that no longer holds what it acknowledged is refused before openraft sees it ([`tripwire`]).

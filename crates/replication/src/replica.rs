@@ -332,12 +332,19 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         }
     }
 
-    /// Hands leadership to `to`, if that may lead now, and says who reigns then. Leadership ends at once, for the rest of
-    /// this term: stop and drain before. After a failed transfer the members elect another. Whoever goes afterwards goes
-    /// when the next reign has begun: its first entries may need this node's confirmation.
-    pub async fn transfer_leadership(&self, to: NodeId) -> Result<NodeId, MembershipError> {
+    /// Hands leadership to `wanted`, if that may lead now, or to the best, and says who reigns then. Stop and drain before:
+    /// once the successor is found, leadership ends for the rest of this term; if nobody is, nothing has changed. After a
+    /// failed transfer the members elect another. Whoever goes afterwards goes when the next reign has begun: its first
+    /// entries may need this node's confirmation.
+    pub async fn transfer_leadership(&self, wanted: Option<NodeId>) -> Result<NodeId, MembershipError> {
         let leadership = self.own_leadership()?;
-        self.successor(Some(to))?;
+        let to = tokio::select! {
+            biased;
+            // A later term of this node's own has no barrier yet.
+            () = leadership.over() => return Err(MembershipError::NotLeader { leader: self.status().leader }),
+            to = self.ready_successor(wanted) => to?,
+        };
+        tracing::info!(%to, "handing leadership over");
         self.give_up(&leadership);
         let stopped = |_| MembershipError::Refused("this node is stopping".to_owned());
         self.inner.raft.trigger().transfer_leader(to.0).await.map_err(stopped)?;
@@ -360,7 +367,12 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             }
         };
         match timeout(MEMBERSHIP_PATIENCE, moved).await {
-            Ok(Some(leader)) => Ok(leader),
+            Ok(Some(leader)) => {
+                if leader != to {
+                    tracing::warn!(%to, %leader, "leadership went elsewhere");
+                }
+                Ok(leader)
+            }
             Ok(None) => Err(MembershipError::Refused("this node is stopping".to_owned())),
             Err(_) => Err(MembershipError::Unknown(MEMBERSHIP_PATIENCE)),
         }

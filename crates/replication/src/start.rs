@@ -195,6 +195,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         spawner.spawn("elections", self.clone().campaign(stop.clone(), for_elections));
         spawner.spawn("snapshots", self.clone().purge_behind_horizon(stop.clone()));
         spawner.spawn("membership", self.clone().mend_membership(stop.clone()));
+        spawner.spawn("links", self.clone().keep_links_warm(stop.clone()));
     }
 }
 

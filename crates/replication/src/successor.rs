@@ -1,18 +1,21 @@
 //! Who may lead next: whom a planned switchover, a drain or a failback hands leadership to.
 //!
-//! - Asked before anything is given up: a leader that finds nobody goes on leading.
+//! - Asked before anything is given up: a leader that finds nobody goes on leading. Asked again at the moment of the
+//!   transfer, when all that was read is committed: whoever has confirmed that can stand for election at once, and one
+//!   that has not is waited for only briefly.
 //! - Leadership goes only to a voting gateway that has answered lately, votes at present (not in quarantine), is caught
 //!   up, not drained and has room for samples; of those to the most preferred, then to the one furthest on. One without
 //!   room gets it only where nobody else may lead: it would hand over again to whoever has some.
-//! - [`choose`] is a pure function of what is known; [`Replica::candidates`] gathers that.
+//! - [`choose`] and [`choose_ready`] are pure functions of what is known; [`Replica::candidates`] gathers that.
 
 use std::fmt;
 use std::time::Duration;
 
 use model::{NodeId, Position, Role};
 use openraft::AsyncRuntime;
+use openraft::async_runtime::WatchReceiver as _;
 use store::engine::Engine;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::network::{PeerInfo, PeerStanding};
 use crate::replica::{Replica, Status};
@@ -21,6 +24,8 @@ use crate::replica::{Replica, Status};
 const SILENT_LEASES: u32 = 2;
 /// Entries that a successor may still lack; the transfer waits for them.
 const MAY_LACK: u64 = 1_000;
+/// How long a transfer waits for the best successor to confirm what was read. Devices are not read meanwhile.
+const READY_WITHIN: Duration = Duration::from_millis(100);
 
 /// A node with less room than this, in bytes above its reserve, is handed nothing as long as another may lead.
 pub const ROOM_TO_LEAD: u64 = 80 << 20;
@@ -97,6 +102,28 @@ impl fmt::Display for Candidate {
 
 /// Whom leadership goes to: the one asked for, if it may lead, else the best.
 pub fn choose(candidates: &[Candidate], wanted: Option<NodeId>) -> Result<NodeId, NoSuccessor> {
+    best(candidates, wanted, Position::default()).map(|candidate| candidate.node)
+}
+
+/// The same at the moment of the transfer; `None` while it is worth waiting for the best to confirm the log up to `last`.
+/// When it is late, whoever has confirmed that goes before the others.
+fn choose_ready(
+    candidates: &[Candidate],
+    wanted: Option<NodeId>,
+    last: Position,
+    is_late: bool,
+) -> Result<Option<NodeId>, NoSuccessor> {
+    let best = best(candidates, wanted, if is_late { last } else { Position::default() })?;
+    Ok((is_late || best.confirmed >= last).then_some(best.node))
+}
+
+/// The one asked for, if it may lead, else the best of those that have confirmed the log up to `confirmed`, else of the
+/// others.
+fn best(
+    candidates: &[Candidate],
+    wanted: Option<NodeId>,
+    confirmed: Position,
+) -> Result<&Candidate, NoSuccessor> {
     let some_are_fit = candidates.iter().any(|candidate| candidate.unfit.is_none());
     let may_lead = |candidate: &&Candidate| match some_are_fit {
         true => candidate.unfit.is_none(),
@@ -104,16 +131,16 @@ pub fn choose(candidates: &[Candidate], wanted: Option<NodeId>) -> Result<NodeId
     };
     if let Some(wanted) = wanted {
         return match candidates.iter().find(|candidate| candidate.node == wanted) {
-            Some(candidate) if may_lead(&candidate) => Ok(candidate.node),
+            Some(candidate) if may_lead(&candidate) => Ok(candidate),
             Some(candidate) => Err(NoSuccessor(candidate.to_string())),
             None => Err(NoSuccessor("it leads already, or is no member".to_owned())),
         };
     }
     let best = candidates.iter().filter(may_lead).min_by_key(|candidate| {
         let preference = candidate.preference.unwrap_or(usize::MAX);
-        (preference, std::cmp::Reverse(candidate.confirmed), candidate.node)
+        (candidate.confirmed < confirmed, preference, std::cmp::Reverse(candidate.confirmed), candidate.node)
     });
-    best.map(|candidate| candidate.node).ok_or_else(|| {
+    best.ok_or_else(|| {
         let why: Vec<String> = candidates.iter().map(ToString::to_string).collect();
         NoSuccessor(format!("no other member may lead now ({})", why.join("; ")))
     })
@@ -192,6 +219,25 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     pub fn successor(&self, wanted: Option<NodeId>) -> Result<NodeId, NoSuccessor> {
         choose(&self.candidates(), wanted)
     }
+
+    /// Whom leadership goes to at this moment, once that has confirmed all that is in the log now, or is not waited for
+    /// any longer.
+    pub(crate) async fn ready_successor(&self, wanted: Option<NodeId>) -> Result<NodeId, NoSuccessor> {
+        let last = self.inner.store.log().ends().last.map_or(Position::default(), |last| last.index);
+        let mut metrics = self.inner.raft.metrics();
+        let until = Instant::now() + READY_WITHIN;
+        loop {
+            drop(metrics.borrow_and_update());
+            let is_late = Instant::now() >= until;
+            if let Some(to) = choose_ready(&self.candidates(), wanted, last, is_late)? {
+                return Ok(to);
+            }
+            if let Ok(Err(_)) = timeout_at(until, metrics.changed()).await {
+                // Raft has ended, which whoever asks it to hand over is told.
+                return self.successor(wanted);
+            }
+        }
+    }
 }
 
 impl Status {
@@ -238,6 +284,39 @@ mod tests {
         assert_eq!(choose(&all, Some(NodeId(2))), Err(NoSuccessor("node-2 is drained".into())));
         let refused = choose(&all[..1], None).expect_err("nobody is left");
         assert!(refused.to_string().contains("node-2 is drained"), "{refused}");
+    }
+
+    #[test]
+    fn whoever_has_all_that_was_read_goes_first_when_the_preferred_one_was_waited_for_in_vain() {
+        let last = Position(91);
+        let slow = candidate(2, Some(0), 90, None);
+        let all = [slow.clone(), candidate(3, None, 91, None), candidate(4, Some(1), 91, None)];
+        assert_eq!(choose_ready(&all, None, last, false), Ok(None), "it is waited for");
+        assert_eq!(
+            choose_ready(&all, None, last, true),
+            Ok(Some(NodeId(4))),
+            "the most preferred of the others"
+        );
+        let ready = [candidate(2, Some(0), 92, None), all[1].clone()];
+        assert_eq!(choose_ready(&ready, None, last, false), Ok(Some(NodeId(2))));
+        let full = [slow.clone(), candidate(3, None, 91, Some(Unfit::Full))];
+        assert_eq!(
+            choose_ready(&full, None, last, true),
+            Ok(Some(NodeId(2))),
+            "the other would hand over again"
+        );
+        assert_eq!(choose_ready(&[slow], None, last, true), Ok(Some(NodeId(2))), "nobody else may lead");
+    }
+
+    #[test]
+    fn the_one_asked_for_is_waited_for_and_then_taken_as_it_is() {
+        let last = Position(91);
+        let all = [candidate(2, None, 90, None), candidate(3, Some(0), 91, None)];
+        assert_eq!(choose_ready(&all, Some(NodeId(2)), last, false), Ok(None));
+        assert_eq!(choose_ready(&all, Some(NodeId(2)), last, true), Ok(Some(NodeId(2))));
+        let gone = [candidate(2, None, 90, Some(Unfit::Unreachable)), all[1].clone()];
+        assert!(choose_ready(&gone, Some(NodeId(2)), last, false).is_err(), "and nobody instead of it");
+        assert_eq!(choose_ready(&gone, None, last, false), Ok(Some(NodeId(3))));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod drained;
 mod faults;
 mod leases;
 mod phases;
+mod warming;
 mod wires;
 
 use std::collections::BTreeSet;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use model::command::{Command, Event, Severity};
 use model::ids::NodeId;
 use model::plant::Failback;
-use replication::{Joiner, MEMBERSHIP_PATIENCE, NoSuccessor, Status, check_removal, choose};
+use replication::{Joiner, MEMBERSHIP_PATIENCE, Status, check_removal, choose};
 use store::Outcome;
 use store::engine::Engine;
 use tokio::time::{Instant, sleep};
@@ -150,10 +150,11 @@ impl<E: Engine> AdminService<E> {
         if wanted == Some(before.node) {
             return Ok(pb::TransferLeadershipResponse { from: from.clone(), to: from, term: before.term.0 });
         }
-        let successor = choose(&self.replica().candidates(), wanted)?;
-        let what = format!("leadership is handed from {from} to {}", self.name_of(successor));
+        choose(&self.replica().candidates(), wanted)?;
+        let whom = wanted.map_or_else(|| "whoever is best placed".to_owned(), |node| self.name_of(node));
+        let what = format!("leadership is handed from {from} to {whom}");
         self.write_down(&from, what, principal, reason).await?;
-        let leader = self.hand_over(Some(successor)).await?;
+        let leader = self.hand_over(wanted).await?;
         let after = self.replica().status();
         Ok(pb::TransferLeadershipResponse { from, to: self.name_of(leader), term: after.term.0 })
     }
@@ -242,14 +243,7 @@ impl<E: Engine> AdminService<E> {
     /// Hands leadership over and says who leads then. A drained leader may be handing over by itself already.
     async fn hand_over(&self, to: Option<NodeId>) -> Result<NodeId, Failure> {
         let me = self.replica().node();
-        let to = match to {
-            Some(to) => Ok(to),
-            None => self.replica().successor(None),
-        };
-        let asked = match to {
-            Ok(to) => self.switchover.request(Some(to)).await.map_err(Failure::from),
-            Err(NoSuccessor(why)) => Err(Failure::NoSuccessor(why)),
-        };
+        let asked = self.switchover.request(to).await.map_err(Failure::from);
         let until = Instant::now() + HAND_OVER;
         loop {
             let status = self.replica().status();

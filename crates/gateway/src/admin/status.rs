@@ -162,13 +162,16 @@ fn member(status: &Status, state: &State, id: NodeId, peer: Option<&PeerInfo>, a
     let leads = status.leader == Some(status.node);
     let (reach, since, reason) = match peer.map(|peer| &peer.standing) {
         _ if id == status.node => (Reach::Itself, None, String::new()),
-        Some(PeerStanding::Unreachable { since, reason }) => {
-            (Reach::Unreachable, Some(views::moment(at, since.elapsed())), reason.clone())
-        }
         Some(PeerStanding::Refused { since, refusal }) => {
             (Reach::Refused, Some(views::moment(at, since.elapsed())), why_refused(*refusal, known))
         }
-        // Followers have no reason to talk to each other: what one heard of another says nothing of now.
+        // Followers seldom talk to each other: what one knows of another says little of now, and the leader knows more.
+        _ if status.leader.is_some_and(|leader| leader != status.node && leader != id) => {
+            (Reach::Unspecified, None, String::new())
+        }
+        Some(PeerStanding::Unreachable { since, reason }) => {
+            (Reach::Unreachable, Some(views::moment(at, since.elapsed())), reason.clone())
+        }
         Some(_) if leads || status.leader == Some(id) => (Reach::Reachable, None, String::new()),
         Some(_) => (Reach::Unspecified, None, String::new()),
         None if leads => (Reach::Unreachable, None, "never met".to_owned()),

@@ -17,7 +17,7 @@ async fn a_node_that_stops_hears_of_the_reign_that_decides_what_it_had_in_flight
     let mut reign = log.reign();
     let before = *reign.borrow_and_update();
     spawner.token().cancel();
-    let to = next.replica.node();
+    let to = Some(next.replica.node());
     let hand_over = async {
         // Until it is known to be caught up.
         while let Err(MembershipError::NoSuccessor(_)) = nodes[leading].replica.transfer_leadership(to).await

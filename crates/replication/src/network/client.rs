@@ -1,10 +1,13 @@
 //! The calling side: what openraft uses to reach peers.
 //!
 //! - A client made by the factory is a handle: it never connects by itself, and all clients of one peer share its
-//!   two links. A member whose address or store changed gets new links.
+//!   two links, with whoever keeps these warm. A member whose address or store changed gets new links.
 //! - Errors are openraft's classes: `Unreachable` (back off) for everything that will not pass at once, `Network`
 //!   for a connection that broke and may be replaced.
 //! - A failed pre-vote is a failure, never a grant.
+//! - Votes and transfers may take all the time that openraft gives them: whoever is asked waits for its disk, and a try that
+//!   is given up costs a hand-over its order. All other calls end before openraft drops them, so that the table learns
+//!   whom they did not reach.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -178,6 +181,32 @@ impl<RT: AsyncRuntime> PeerNetworkFactory<RT> {
         }
     }
 
+    /// Calls a member on both connections, so that they stand when they are needed: one that turns out to be broken is made
+    /// anew. Whom that does not reach is for the table to know.
+    pub(crate) async fn keep_warm(&self, node: NodeId, member: &Member) {
+        let peer = self.peer(node, member);
+        let hello = pb::HelloRequest {
+            introduction: Some(self.context.identity.borrow().to_proto()),
+            target: node.0,
+            target_store: convert::id_to_bytes(member.store.as_bytes()),
+        };
+        let patience = self.context.options.connect_timeout;
+        for link in [&peer.control, &peer.bulk] {
+            let (sent, started) = (self.context.clock.now(), Instant::now());
+            let call = link.call_again(hello.clone(), patience, |mut client, hello| async move {
+                client.hello(hello).await
+            });
+            match call.await {
+                Ok(answer) => {
+                    let theirs = convert::timestamp_from_bits(answer.clock);
+                    let exchange = Exchange { sent, theirs, round_trip: started.elapsed() };
+                    self.context.table.told(node, exchange, answer.free_bytes);
+                }
+                Err(failure) => tracing::debug!(%node, %failure, "a connection is not kept up"),
+            }
+        }
+    }
+
     /// The shared links of a peer.
     pub(super) fn peer(&self, node: NodeId, member: &Member) -> Arc<Peer> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -311,7 +340,7 @@ impl<RT: AsyncRuntime> NetVote<TypeConfig<RT>> for PeerNetwork<RT> {
         request: VoteRequest<TypeConfig<RT>>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig<RT>>, RPCError<TypeConfig<RT>>> {
-        self.ask_for_vote(request, option.soft_ttl(), |mut client, message| async move {
+        self.ask_for_vote(request, option.hard_ttl(), |mut client, message| async move {
             client.vote(message).await
         })
         .await
@@ -322,7 +351,7 @@ impl<RT: AsyncRuntime> NetVote<TypeConfig<RT>> for PeerNetwork<RT> {
         request: VoteRequest<TypeConfig<RT>>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig<RT>>, RPCError<TypeConfig<RT>>> {
-        self.ask_for_vote(request, option.soft_ttl(), |mut client, message| async move {
+        self.ask_for_vote(request, option.hard_ttl(), |mut client, message| async move {
             client.pre_vote(message).await
         })
         .await
@@ -337,7 +366,7 @@ impl<RT: AsyncRuntime> NetTransferLeader<TypeConfig<RT>> for PeerNetwork<RT> {
     ) -> Result<TransferLeaderResponse<TypeConfig<RT>>, RPCError<TypeConfig<RT>>> {
         let message = convert::transfer_to_proto(self.peer.envelope(), &request);
         let call =
-            self.peer.control.call_again(message, option.soft_ttl(), |mut client, message| async move {
+            self.peer.control.call_again(message, option.hard_ttl(), |mut client, message| async move {
                 client.transfer_leader(message).await
             });
         let answer = call.await.map_err(CallFailure::into_rpc)?;

@@ -215,8 +215,8 @@ impl Link {
         }
     }
 
-    /// The same for what may be said twice: if the connection turns out to be broken, once more on a new one. Nobody uses it
-    /// but who stands for election, so it may have been broken for days.
+    /// The same for what may be said twice: if the connection turns out to be broken, once more on a new one. A follower uses
+    /// it seldom, and nobody notices before when it breaks.
     pub(super) async fn call_again<M: Clone, T, F>(
         &self,
         message: M,

@@ -1,6 +1,6 @@
 //! What peers said of themselves, and when: the source of `status`, alarms, admission and the effective lease.
 //!
-//! - Written by handshakes (both directions) and heartbeat answers; read through a watch.
+//! - Written by handshakes (both directions), heartbeat answers and calls that keep connections up; read through a watch.
 //! - A peer that was never met is not in the table; one that was stays in it, with the time it was last seen.
 
 use std::collections::BTreeMap;
@@ -139,12 +139,18 @@ impl PeerTable {
 
     /// The peer answered a call that carried its clock and free space.
     pub(super) fn answered(&self, node: NodeId, exchange: Exchange, free_bytes: u64) {
+        self.told(node, exchange, free_bytes);
+        self.update(node, |peer| peer.last_seen = Some(Instant::now()));
+    }
+
+    /// The same of a call that only keeps a connection up. It does not count as seen: a follower sees a leader as long as
+    /// that leads, not as long as it answers.
+    pub(super) fn told(&self, node: NodeId, exchange: Exchange, free_bytes: u64) {
         let now = Instant::now();
         self.update(node, |peer| {
             let newer = exchange.estimate(now);
             peer.clock = Some(peer.clock.map_or(newer, |older| older.or_newer(newer)));
             peer.free_bytes = Some(free_bytes);
-            peer.last_seen = Some(now);
             peer.standing = PeerStanding::Reachable;
         });
     }
@@ -284,6 +290,20 @@ mod tests {
         assert_eq!(peer.identity, Some(identity(2)));
         table.spoke(PEER, None);
         assert_eq!(table.get(PEER).expect("met").standing, PeerStanding::Heard);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_only_answers_is_not_seen() {
+        let table = PeerTable::new();
+        let grace = Duration::from_millis(500);
+        table.heard(PEER, identity(2));
+        let seen = table.get(PEER).expect("met").last_seen;
+        tokio::time::advance(grace).await;
+        table.unreachable(PEER, "late", grace);
+        table.told(PEER, exchange(1_000, 1_000, 2), 7);
+        let peer = table.get(PEER).expect("met");
+        assert_eq!((peer.standing, peer.free_bytes), (PeerStanding::Reachable, Some(7)));
+        assert_eq!(peer.last_seen, seen);
     }
 
     #[test]

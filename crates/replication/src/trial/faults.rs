@@ -250,6 +250,25 @@ async fn one_second_of_flush_stall_on_both_followers_elects_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn leadership_goes_to_whoever_has_what_was_read_and_not_to_one_whose_disk_is_slow() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    cluster.run_for(LAN.lease * 2).await;
+    // Where both have the same, the slow one comes first, by its number.
+    let (leader, slow, third) = cluster.three();
+    cluster.disk(slow).set_latency(LAN.lease / 2, LAN.lease / 2);
+    cluster.disk(third).set_latency(LAN.lease / 50, LAN.lease / 50);
+    let ends = |cluster: &Cluster| cluster.replica(leader).store().log().ends().last;
+    let before = ends(&cluster);
+    let pushing = cluster.push_unseen(leader, 1, 1);
+    cluster.until("it is in the log, and nobody has confirmed it", |cluster| ends(cluster) > before).await;
+    let began = Instant::now();
+    let handed_over = cluster.replica(leader).clone().transfer_leadership(None).await;
+    assert_eq!(handed_over, Ok(NodeId(third)), "{}", cluster.account());
+    assert!(began.elapsed() < LAN.lease / 2, "it was asked in vain: after {:?}", began.elapsed());
+    cluster.until("it is decided", |_| pushing.is_finished()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stalled_disk_of_the_leader_does_not_depose_it() {
     let mut cluster = Cluster::found([LAN; 3]).await;
     cluster.run_for(LAN.lease * 2).await;

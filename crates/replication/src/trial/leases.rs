@@ -10,6 +10,7 @@ use openraft::raft::VoteRequest;
 
 use super::*;
 use crate::network::{PeerStanding, Refusal};
+use crate::replica::Standing;
 use crate::type_config::Vote;
 
 const LAN: LeaseTimes = LeaseTimes::LAN;
@@ -132,9 +133,14 @@ async fn a_failed_transfer_leaves_no_leadership_in_its_term() {
     let mut cluster = Cluster::found([LAN; 3]).await;
     let (leader, target, _) = cluster.three();
     let held = cluster.leadership(leader);
+    cluster
+        .until("the target need not be waited for", |cluster| {
+            cluster.replica(leader).status().behind(NodeId(target)) == Some(0)
+        })
+        .await;
     cluster.wires.cut(leader, target, true);
     let replica = cluster.replica(leader).clone();
-    let handing = tokio::spawn(async move { replica.transfer_leadership(NodeId(target)).await });
+    let handing = tokio::spawn(async move { replica.transfer_leadership(Some(NodeId(target))).await });
     tokio::task::yield_now().await;
     while cluster.leader().is_none_or(|now| cluster.leadership(now).term() == held.term()) {
         assert!(held.check().is_err(), "term {} is over, whether the transfer succeeds or not", held.term());
@@ -151,7 +157,12 @@ async fn a_transfer_succeeds_at_once() {
     let mut cluster = Cluster::found([LAN; 3]).await;
     let (leader, target, _) = cluster.three();
     let began = Instant::now();
-    cluster.replica(leader).clone().transfer_leadership(NodeId(target)).await.expect("it can take over");
+    cluster
+        .replica(leader)
+        .clone()
+        .transfer_leadership(Some(NodeId(target)))
+        .await
+        .expect("it can take over");
     assert_eq!(cluster.until_another_leads(leader).await, target);
     assert!(began.elapsed() < L / 2, "after {:?}", began.elapsed());
 }
@@ -163,7 +174,7 @@ async fn a_hand_over_that_takes_longer_than_a_lease_is_a_switchover_all_the_same
     let (leader, target, _) = cluster.three();
     cluster.mischief(target).let_apply(false);
     let replica = cluster.replica(leader).clone();
-    let handing = tokio::spawn(async move { replica.transfer_leadership(NodeId(target)).await });
+    let handing = tokio::spawn(async move { replica.transfer_leadership(Some(NodeId(target))).await });
     cluster.run_for(L * 2).await;
     assert_eq!(cluster.leader(), None, "its reign begins when what came before it is applied");
     cluster.mischief(target).let_apply(true);
@@ -174,13 +185,37 @@ async fn a_hand_over_that_takes_longer_than_a_lease_is_a_switchover_all_the_same
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_vote_that_a_slow_disk_delays_counts_for_as_long_as_it_is_waited_for() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    cluster.until_all_applied_alike().await;
+    cluster.run_for(L * 2).await;
+    let (leader, target, third) = cluster.three();
+    let term = cluster.term(leader);
+    // Only the leader's own vote is left, which two writes delay, one after the other: a try lasts 0.8 L.
+    cluster.isolate(third, true);
+    cluster.disk(leader).set_latency(L * 7 / 20, L * 7 / 20);
+    let replica = cluster.replica(leader).clone();
+    let handing = tokio::spawn(async move { replica.transfer_leadership(Some(NodeId(target))).await });
+    let leads = |cluster: &Cluster| cluster.replica(target).status().standing == Standing::Leader;
+    cluster.until("it is elected", leads).await;
+    assert_eq!(cluster.term(target), term + 1, "the first try was given up");
+    cluster.disk(leader).set_latency(Duration::ZERO, Duration::from_millis(1));
+    assert_eq!(handing.await.expect("no panic"), Ok(NodeId(target)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_hands_over_is_there_until_its_successor_reigns() {
     let mut cluster = Cluster::found([LAN; 3]).await;
     cluster.until_all_applied_alike().await;
     let (leader, target, third) = cluster.three();
     // Nobody else confirms what the successor begins with.
     cluster.isolate(third, true);
-    cluster.replica(leader).clone().transfer_leadership(NodeId(target)).await.expect("it can take over");
+    cluster
+        .replica(leader)
+        .clone()
+        .transfer_leadership(Some(NodeId(target)))
+        .await
+        .expect("it can take over");
     cluster.isolate(leader, true);
     assert_eq!(cluster.until_another_leads(leader).await, target);
 }

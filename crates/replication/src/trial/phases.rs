@@ -100,7 +100,7 @@ impl Cluster {
     async fn hand_over(&mut self, from: u64, to: u64) {
         self.until("it may take over", |cluster| cluster.replica(from).successor(Some(NodeId(to))).is_ok())
             .await;
-        self.replica(from).clone().transfer_leadership(NodeId(to)).await.expect("it can take over");
+        self.replica(from).clone().transfer_leadership(Some(NodeId(to))).await.expect("it can take over");
         assert_eq!(self.until_another_leads(from).await, to);
     }
 

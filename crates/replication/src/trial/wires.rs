@@ -31,6 +31,8 @@ pub(super) struct Wires {
 struct State {
     sockets: BTreeMap<String, (u64, SocketAddr)>,
     cut: BTreeSet<(u64, u64)>,
+    /// How often each node has tried to connect where.
+    dialled: BTreeMap<(u64, String), usize>,
     /// How often each node was unplugged.
     unplugged: BTreeMap<u64, u64>,
 }
@@ -69,6 +71,11 @@ impl Wires {
         };
     }
 
+    /// How often a node has tried to connect to an address.
+    pub(super) fn dialled(&self, from: u64, address: &str) -> usize {
+        self.state().dialled.get(&(from, address.to_owned())).copied().unwrap_or(0)
+    }
+
     fn is_cut(&self, from: u64, to: u64) -> bool {
         self.state().cut.contains(&(from, to))
     }
@@ -90,6 +97,7 @@ impl Wire {
 impl Connector for Wire {
     async fn connect(&self, address: &str, _: Option<&str>) -> Result<PeerConnection, ConnectError> {
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        *self.wires.state().dialled.entry((self.from, address.to_owned())).or_default() += 1;
         let (to, socket) = self.wires.state().sockets.get(address).copied().ok_or_else(refused)?;
         // A handshake needs both directions.
         while self.wires.is_cut(self.from, to) || self.wires.is_cut(to, self.from) {
