@@ -27,6 +27,7 @@ use drivers::modbus::{ModbusDevice, NotPolled, WarmConnections};
 use model::Clock;
 use model::ids::{GridId, Revision};
 use replication::{Leadership, Replica};
+use runtime::random::Random;
 use runtime::{Failure, Spawner};
 use store::engine::Engine;
 use store::ledger::State;
@@ -57,6 +58,8 @@ pub(crate) struct AcquisitionParts<E: Engine> {
     pub(crate) field: FieldDoor,
     /// Bytes of readings that may wait to be proposed.
     pub(crate) readings: usize,
+    /// For the jitter of pauses.
+    pub(crate) random: Random,
     pub(crate) spawner: Spawner,
 }
 

@@ -23,7 +23,7 @@ use model::plant;
 use model::time::nanos;
 use model::{Clock, Cursor, Delivery, Position, Record, Timestamp};
 use replication::{Leadership, Replica};
-use runtime::random::{Random, generator};
+use runtime::random::{Random, branch};
 use runtime::{Failure, Spawner, sleep_until};
 use store::engine::Engine;
 use tokio::sync::watch;
@@ -50,6 +50,8 @@ pub(crate) struct ForwardingParts<E: Engine> {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) live: Live,
     pub(crate) facts: NodeFacts,
+    /// For the jitter of pauses.
+    pub(crate) random: Random,
     pub(crate) spawner: Spawner,
 }
 
@@ -63,7 +65,7 @@ struct Running {
 
 /// Delivers to every destination until `stop`, or until leadership has ended.
 pub(crate) async fn run<E: Engine>(
-    parts: Arc<ForwardingParts<E>>,
+    mut parts: ForwardingParts<E>,
     leadership: Leadership,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
@@ -95,7 +97,7 @@ pub(crate) async fn run<E: Engine>(
             }
             let (token, ended) = (stop.child_token(), CancellationToken::new());
             running.insert(id, Running { spec: spec.clone(), stop: token.clone(), ended: ended.clone() });
-            let forwarder = Forwarder::new(&parts, id, spec, leadership.clone());
+            let forwarder = Forwarder::new(&mut parts, id, spec, leadership.clone());
             let (name, guarded, before) =
                 (forwarder.name.to_string(), leadership.clone(), ending.remove(&id));
             parts.spawner.spawn(
@@ -162,7 +164,7 @@ struct Forwarder<E: Engine> {
 
 impl<E: Engine> Forwarder<E> {
     fn new(
-        parts: &ForwardingParts<E>,
+        parts: &mut ForwardingParts<E>,
         id: DestinationId,
         spec: plant::Destination,
         leadership: Leadership,
@@ -170,7 +172,9 @@ impl<E: Engine> Forwarder<E> {
         let (name, cluster): (Arc<str>, Arc<str>) =
             (spec.id.as_str().into(), parts.facts.cluster.as_str().into());
         let names = (Arc::clone(&cluster), Arc::clone(&name));
-        let retries = Retries::new(parts.replica.clone(), leadership.clone(), id, names);
+        let mut random = branch(&mut parts.random);
+        let for_retries = branch(&mut random);
+        let retries = Retries::new(parts.replica.clone(), leadership.clone(), id, names, for_retries);
         Self {
             id,
             name,
@@ -182,7 +186,7 @@ impl<E: Engine> Forwarder<E> {
             facts: parts.facts.clone(),
             leadership,
             spawner: parts.spawner.clone(),
-            random: generator(None),
+            random,
             failures: 0,
             retries,
         }

@@ -20,6 +20,7 @@ use destinations::NodeFacts;
 use drivers::modbus::WarmConnections;
 use model::{Clock, NodeId};
 use replication::{Leadership, MembershipError, Replica};
+use runtime::random::{Random, branch};
 use runtime::{Failure, Spawner};
 use store::engine::Engine;
 use tokio::sync::{mpsc, oneshot};
@@ -53,6 +54,8 @@ pub(crate) struct LeadingParts<E: Engine> {
     /// Bytes of readings that may wait to be proposed.
     pub(crate) readings: usize,
     pub(crate) hooks: HookHandle,
+    /// What each reign and the time before it draw from.
+    pub(crate) random: Random,
     pub(crate) spawner: Spawner,
 }
 
@@ -118,10 +121,11 @@ pub(crate) struct Reign {
 }
 
 impl<E: Engine> Leading<E> {
-    pub(crate) fn new(parts: LeadingParts<E>) -> (Self, Switchover) {
+    pub(crate) fn new(mut parts: LeadingParts<E>) -> (Self, Switchover) {
         // One switchover at a time; more requests wait their turn.
         let (sender, requests) = mpsc::channel(4);
-        let standby = Standby::new(parts.replica.clone(), parts.bind, parts.spawner.clone());
+        let random = branch(&mut parts.random);
+        let standby = Standby::new(parts.replica.clone(), parts.bind, random, parts.spawner.clone());
         (Self { parts, requests, standby }, Switchover { requests: sender })
     }
 
@@ -211,17 +215,18 @@ impl<E: Engine> Leading<E> {
     }
 
     /// Begins everything but forwarding at once; that when what was delivered in the reign before is decided.
-    fn begin(&self, leadership: Leadership, warm: WarmConnections, before: Option<Reign>) -> Reign {
-        let parts = &self.parts;
+    fn begin(&mut self, leadership: Leadership, warm: WarmConnections, before: Option<Reign>) -> Reign {
+        let parts = &mut self.parts;
         parts.hooks.begin(leadership.clone());
         let reign = Reign::without_parts(leadership.clone());
-        let forwarding = Arc::new(ForwardingParts {
+        let forwarding = ForwardingParts {
             replica: parts.replica.clone(),
             clock: Arc::clone(&parts.clock),
             live: parts.live.clone(),
             facts: parts.facts.clone(),
+            random: branch(&mut parts.random),
             spawner: parts.spawner.clone(),
-        });
+        };
         let (held, stop) = (leadership.clone(), reign.stop_forwarding.clone());
         let run = async move {
             // Not broken off: what is undecided of that reign is undecided of this one.
@@ -239,6 +244,7 @@ impl<E: Engine> Leading<E> {
             bind: parts.bind,
             field: parts.field.clone(),
             readings: parts.readings,
+            random: branch(&mut parts.random),
             spawner: parts.spawner.clone(),
         });
         let run = acquisition::run(acquisition, leadership, warm, reign.stop_acquisition.clone());

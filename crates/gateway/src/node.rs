@@ -15,8 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use destinations::NodeFacts;
-use model::Clock;
+use model::{Clock, SessionId};
 use replication::{Replica, StartError};
+use runtime::random::{Random, branch, id_bits};
 use runtime::{Failure, Spawner, Supervisor};
 use store::OpenError;
 use store::engine::rocks::{self, RocksEngine};
@@ -108,19 +109,22 @@ struct Part {
 
 impl RunningNode {
     /// Starts a node; resolves when its replica runs, or with the first thing that is wrong. `stop` gives up waiting. A node
-    /// whose directory lost what it had acknowledged runs as well, and does nothing but say so.
+    /// whose directory lost what it had acknowledged runs as well, and does nothing but say so. All that it draws is drawn
+    /// from `random`.
     pub async fn start(
         config: NodeConfig,
         clock: Arc<dyn Clock>,
+        random: Random,
         stop: CancellationToken,
     ) -> Result<Self, NodeError> {
         let listeners = Listeners::bind(&config).await?;
         let (raft_runtime, on_raft) = RaftRuntime::start()?;
         let (inner, inner_spawner) = Supervisor::new();
         let (outer, outer_spawner) = Supervisor::new();
-        let starting = Starting {
+        let mut starting = Starting {
             config: &config,
             clock: &clock,
+            random,
             raft: inner_spawner.on(on_raft.clone()),
             on_raft,
             inner: inner_spawner,
@@ -139,7 +143,8 @@ impl RunningNode {
         };
         let replica = starting.replica(store, space, &security, (peers, boards), &stop).await?;
         let (live, field) = (Live::default(), FieldDoor::default());
-        let switchover = start_leading(&config, &replica, &clock, &live, &field, &outer_spawner);
+        let random = branch(&mut starting.random);
+        let switchover = start_leading(&config, &replica, &clock, &live, &field, random, &outer_spawner);
         let stop = outer_spawner.token().clone();
         let yielding = space::hand_over_when_full(replica.clone(), switchover.clone(), stop);
         outer_spawner.spawn("room", yielding);
@@ -154,7 +159,8 @@ impl RunningNode {
         .with_memory(config.memory)
         .with_field(field);
         let doors = Doors { admin, health, security };
-        serving::serve(service, &config, &clock, doors, &outer_spawner);
+        let session = SessionId::from(id_bits(&mut starting.random));
+        serving::serve(service, &config, &clock, doors, session, &outer_spawner);
         info!(node = %replica.node(), name = config.name, cluster = config.cluster, "node is running");
         let part = Some(Part { replica, switchover, hook_limit: config.hooks.timeout });
         Ok(Self { part, outer, inner, _raft_runtime: raft_runtime })
@@ -221,6 +227,7 @@ fn start_leading(
     clock: &Arc<dyn Clock>,
     live: &Live,
     field: &FieldDoor,
+    random: Random,
     spawner: &Spawner,
 ) -> Switchover {
     let hooks = hooks::start(config.hooks.clone(), &config.cluster, replica, spawner);
@@ -233,6 +240,7 @@ fn start_leading(
         field: field.clone(),
         readings: config.memory.readings(),
         hooks,
+        random,
         spawner: spawner.clone(),
     });
     spawner.spawn("leading", leading.run());

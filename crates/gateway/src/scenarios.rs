@@ -220,6 +220,7 @@ impl Node {
             field: FieldDoor::default(),
             readings: READINGS,
             hooks: hooks::start(Hooks::default(), "plant-7", &self.replica, &self.spawner),
+            random: generator(Some(7)),
             spawner: self.spawner.clone(),
         });
         self.spawner.spawn("leading", leading.run());
@@ -246,6 +247,7 @@ impl Node {
             bind: None,
             field: FieldDoor::default(),
             readings: READINGS,
+            random: generator(Some(7)),
             spawner: self.spawner.clone(),
         };
         let stop = self.spawner.token().child_token();

@@ -12,7 +12,7 @@ use model::ids::Revision;
 use model::plant::{Device, Link, Standby as Wanted};
 use replication::Replica;
 use runtime::Spawner;
-use runtime::random::generator;
+use runtime::random::{Random, branch};
 use store::engine::Engine;
 use store::ledger::State;
 
@@ -20,6 +20,7 @@ use store::ledger::State;
 pub(crate) struct Standby<E: Engine> {
     replica: Replica<E>,
     bind: Option<IpAddr>,
+    random: Random,
     spawner: Spawner,
     held: Option<Held>,
 }
@@ -30,8 +31,8 @@ struct Held {
 }
 
 impl<E: Engine> Standby<E> {
-    pub(crate) fn new(replica: Replica<E>, bind: Option<IpAddr>, spawner: Spawner) -> Self {
-        Self { replica, bind, spawner, held: None }
+    pub(crate) fn new(replica: Replica<E>, bind: Option<IpAddr>, random: Random, spawner: Spawner) -> Self {
+        Self { replica, bind, random, spawner, held: None }
     }
 
     /// Holds what the plant wants, as it changes. Ends with the replica; may be dropped and begun again.
@@ -61,7 +62,7 @@ impl<E: Engine> Standby<E> {
         if devices.is_empty() {
             return;
         }
-        let mut connections = WarmStandby::new(self.spawner.clone(), self.bind, generator(None));
+        let mut connections = WarmStandby::new(self.spawner.clone(), self.bind, branch(&mut self.random));
         devices.iter().for_each(|device| connections.hold(device));
         self.held = Some(Held { devices, connections });
     }

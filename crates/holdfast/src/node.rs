@@ -13,6 +13,7 @@ use anyhow::Context;
 use gateway::{NodeConfig, RunningNode};
 use model::Clock;
 use runtime::SystemClock;
+use runtime::random::generator;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -42,7 +43,9 @@ pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
     end_on_panic();
     let config = NodeConfig::read(&args.config)?;
     stop_on_signals(stop.clone())?;
-    let node = RunningNode::start(config, clock(), stop.clone()).await.context("the node does not start")?;
+    let random = generator(None);
+    let node = RunningNode::start(config, clock(), random, stop.clone()).await;
+    let node = node.context("the node does not start")?;
     node.run(stop).await.context("the node has ended")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,11 @@
 //!
 //! - Nobody has a place in a queue for it. A stream is not polled while its client does not read its answers: it would be
 //!   given what the others free, would not take it, and would never give it back.
-//! - So who waits looks again whenever something was given back, and takes nothing before it can go on.
+//! - So who waits looks again whenever something was given back, and takes nothing before it can go on. Who has waited
+//!   longest is woken first.
+//! - Who has not waited gives way, once: those who wait have been woken, and look before it goes on. A stream whose
+//!   client always has more would else take again what its own answers free, before anybody else has looked.
+//! - No stream reads before there is room for the largest message, so small ones do not slip in before a large one.
 
 use std::sync::Arc;
 
@@ -13,6 +17,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 pub(crate) struct Memory {
     bytes: Arc<Semaphore>,
     freed: Arc<Notify>,
+    /// One reference here, and one for each who waits.
+    waiting: Arc<()>,
 }
 
 /// A part of it, given back when dropped.
@@ -24,7 +30,11 @@ pub(crate) struct Room {
 
 impl Memory {
     pub(crate) fn new(bytes: u32) -> Self {
-        Self { bytes: Arc::new(Semaphore::new(bytes as usize)), freed: Arc::default() }
+        Self {
+            bytes: Arc::new(Semaphore::new(bytes as usize)),
+            freed: Arc::default(),
+            waiting: Arc::default(),
+        }
     }
 
     /// Bytes that nobody has.
@@ -43,6 +53,13 @@ impl Memory {
         Some(Room { permit: Some(permit), freed: Arc::clone(&self.freed) })
     }
 
+    /// Lets those who wait look first, if anybody does. Who waits and is not polled holds nobody up.
+    pub(crate) async fn give_way(&self) {
+        if Arc::strong_count(&self.waiting) > 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Waits until so many are free.
     pub(crate) async fn wait_for(&self, bytes: u32) {
         self.wait_until(|| self.has(bytes).then_some(())).await;
@@ -54,6 +71,7 @@ impl Memory {
     }
 
     async fn wait_until<T>(&self, look: impl Fn() -> Option<T>) -> T {
+        let _waits = Arc::clone(&self.waiting);
         loop {
             // Made before the look, it resolves by whatever is given back after it.
             let freed = self.freed.notified();

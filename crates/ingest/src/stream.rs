@@ -74,6 +74,8 @@ pub(crate) struct PushStream<R: TagResolver, I> {
     pending_bytes: usize,
     /// The newest of them may still wait for memory that another stream took while it was read.
     parked: Option<Parked>,
+    /// There was no room for its next message, and now there is: it gives way to nobody.
+    has_waited: bool,
     replies: mpsc::Receiver<Settled>,
     to_replies: mpsc::Sender<Settled>,
     buffer: Vec<Settled>,
@@ -135,6 +137,7 @@ where
             pending: VecDeque::new(),
             pending_bytes: 0,
             parked: None,
+            has_waited: false,
             replies,
             to_replies,
             buffer: Vec::new(),
@@ -181,6 +184,7 @@ where
                 Happening::Full => {}
                 // Whatever it would have said was not read.
                 Happening::NotFull => {
+                    self.has_waited = true;
                     self.idle_at = self.idle_at.max(Instant::now() + self.shared.config.first_message);
                 }
                 Happening::Request(request) => self.handle(request),
@@ -208,7 +212,8 @@ where
             room = wait_for_room(memory, parked) => Happening::Room(room),
             () = self.shared.token.cancelled(), if is_open => Happening::Stopping,
             () = memory.wait_for(largest), if can_read && is_full => Happening::NotFull,
-            happening = next_request(&mut self.requests, memory, largest), if can_read && !is_full => happening,
+            happening = next_request(&mut self.requests, memory, largest, self.has_waited), if can_read && !is_full =>
+                happening,
             () = tokio::time::sleep_until(self.idle_at), if is_open && is_quiet && !is_full => Happening::Idle,
         }
     }
@@ -229,6 +234,7 @@ where
 
     fn handle(&mut self, request: Option<Result<PushRequest, Status>>) {
         self.idle_at = Instant::now() + self.shared.config.idle;
+        self.has_waited = false;
         let content = match request {
             None => return self.end(Ok(())),
             Some(Err(status)) => return self.end(Err(status)),
@@ -411,11 +417,14 @@ impl<R: TagResolver, I> Drop for PushStream<R, I> {
     }
 }
 
-/// The next request, not read while there is no room for the largest message.
-async fn next_request<I>(requests: &mut I, memory: &Memory, largest: u32) -> Happening
+/// The next request, not read while there is no room for the largest message, nor before those who wait for room.
+async fn next_request<I>(requests: &mut I, memory: &Memory, largest: u32, has_waited: bool) -> Happening
 where
     I: Stream<Item = Result<PushRequest, Status>> + Unpin,
 {
+    if !has_waited {
+        memory.give_way().await;
+    }
     // Asked again each time that a part of a message has come: memory may have become full meanwhile.
     poll_fn(|context| match memory.has(largest) {
         true => requests.poll_next_unpin(context).map(Happening::Request),

@@ -13,9 +13,8 @@ use model::ids::ClusterId;
 use model::{BootId, Clock, Member, NodeId, Role};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{AsyncRuntime, Config, SnapshotPolicy};
-use rand::Rng as _;
 use runtime::Spawner;
-use runtime::random::{Random, generator};
+use runtime::random::{Random, branch};
 use store::Store;
 use store::engine::Engine;
 use tokio::net::TcpListener;
@@ -78,7 +77,7 @@ pub struct ReplicaParts<E> {
     pub events: PeerEvents,
     /// Starts tasks on Raft's own runtime.
     pub spawner: Spawner,
-    /// For ids.
+    /// For ids, and for when a candidate stands again.
     pub random: Random,
     /// What goes wrong inside.
     #[cfg(test)]
@@ -187,7 +186,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     }
 
     fn start_tasks(&self, mut random: Random) {
-        let for_elections = generator(Some(random.random()));
+        let for_elections = branch(&mut random);
         let spawner = &self.inner.spawner;
         let stop = spawner.token();
         spawner.spawn("lease", self.clone().keep_lease(stop.clone()));

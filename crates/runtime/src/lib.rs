@@ -6,7 +6,7 @@
 //! - [`SystemClock`]: the wall clock of this machine. Monotonic time is tokio's; it stands still while the machine is
 //!   [`suspended`].
 //! - [`resident_bytes`]: what this process holds in memory.
-//! - [`random`]: one seed for a whole process, so that a run can be repeated.
+//! - [`random`]: one seed for a whole process, from which each part draws by itself, so that a run can be repeated.
 
 mod backoff;
 pub mod random;

@@ -150,35 +150,50 @@ fn made(steady: &Steady) -> Timestamp {
 /// leader's clock.
 ///
 /// A follower that catches up gets entries faster than they were made, so each shows that those before were later than it
-/// seemed. A leader's clock that is set forward makes entries seem later than they were, never less late. With one that is
-/// set back, what came before cannot be compared: it begins anew, as with a reign.
+/// seemed. A leader's clock that is set forward makes entries seem later than they were, never less late.
+///
+/// With one that is set back, what came before cannot be compared: it begins anew, as with a reign. But the first entry
+/// was made after the one before it, of which it is known how late it was, so there is a most that it can be late. That is
+/// what is believed, less what passes by the leader's clock from then on: a follower that catches up finds it out, and one
+/// that has kept pace for as long is not behind. Only what shows more than that says anything of the entries before.
 #[derive(Debug, Default)]
 struct Lateness {
     reign: Position,
     /// The entry with the least delay: when it was made, and when it was applied.
     least: Option<(Timestamp, Instant)>,
-    seen: Timestamp,
+    /// The last entry: when it was made, and when it was applied.
+    last: Option<(Timestamp, Instant)>,
     late: Duration,
+    /// When the first entry was made on a clock that was set back, and how late that can have been at most.
+    doubt: (Timestamp, Duration),
 }
 
 impl Lateness {
     /// Takes note of an entry that was applied at `now`. Gives by how much all before it were later than they seemed.
     fn follow(&mut self, reign: Position, made: Timestamp, now: Instant) -> Duration {
-        let goes_on = self.reign == reign && self.seen.since(made) <= SET_BACK;
-        let (least, applied) = match self.least.filter(|_| goes_on) {
+        let last = self.last.filter(|_| self.reign == reign);
+        let seen = last.map_or(made, |(seen, _)| seen);
+        let (least, applied) = match self.least.filter(|_| last.is_some()) {
             // What another node stamped does not move command time, and is as late as what came before it.
-            Some(_) if made == self.seen => return Duration::ZERO,
-            Some(least) => least,
-            None => (made, now),
+            Some(_) if made == seen => return Duration::ZERO,
+            Some(least) if seen.since(made) <= SET_BACK => least,
+            _ => {
+                let at_most = last.map(|(_, applied)| self.late + now.saturating_duration_since(applied));
+                self.doubt = (made, at_most.unwrap_or_default());
+                (made, now)
+            }
         };
         let passed = made.since(least);
         let expected = (applied + passed).checked_sub(least.since(made)).unwrap_or(applied);
-        (self.reign, self.seen) = (reign, made);
-        self.late = now.saturating_duration_since(expected + passed / LEAK);
-        if self.late.is_zero() {
+        let late = now.saturating_duration_since(expected + passed / LEAK);
+        if late.is_zero() {
             self.least = Some((made, now));
         }
-        expected.saturating_duration_since(now)
+        let (since, at_most) = self.doubt;
+        let doubt = |made: Timestamp| at_most.saturating_sub(made.since(since));
+        let revised = expected.saturating_duration_since(now).saturating_sub(doubt(seen));
+        (self.reign, self.last, self.late) = (reign, Some((made, now)), late + doubt(made));
+        revised
     }
 }
 

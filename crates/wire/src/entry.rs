@@ -6,6 +6,7 @@
 //! - [`open`] gives back exactly what [`encode`] or [`encode_append`] was given; payloads are slices of the entry.
 //! - A kind, field, value or format that this version does not know is [`OpenError::Newer`], never skipped and never
 //!   taken for damage: the node must stop, and be upgraded. Damage is found first, by the checksum.
+//! - The samples of an entry are fewer than 2³¹, where the ordinals of other records begin; no two have the same.
 //! - Opening allocates at most a small multiple of the entry's length (about a hundred bytes for each batch that two
 //!   bytes of a hostile header can claim), and two documents of 64 MiB for a `Configure`.
 //!
@@ -27,9 +28,9 @@
 mod command;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use model::Timestamp;
 use model::batch::BatchHeader;
 use model::command::{Command, Stamp};
+use model::{Ordinal, Timestamp};
 use prost::Message as _;
 
 use crate::convert::{ConvertError, required};
@@ -390,7 +391,7 @@ impl Header {
     /// Finds the payloads behind it; they must fill the entry.
     fn payloads(&self, content: &Bytes) -> Result<Payloads, OpenError> {
         let mut rest = content.slice(self.end..);
-        let mut batches = Vec::new();
+        let (mut batches, mut samples) = (Vec::new(), 0_u64);
         if let Some(Body::Append(append)) = &self.message.command {
             batches.reserve(append.batches.len());
             for batch in &append.batches {
@@ -399,8 +400,12 @@ impl Header {
                     return Err(OpenError::Corrupt { what: "the length of a payload" });
                 }
                 let header = BatchHeader::try_from(batch.clone()).map_err(self.refuse())?;
+                samples += u64::from(header.count);
                 batches.push(EncodedBatch { header, payload: rest.split_to(length) });
             }
+        }
+        if samples >= u64::from(Ordinal::FIRST_EFFECT.0) {
+            return Err(OpenError::Corrupt { what: "the number of its samples" });
         }
         if rest.is_empty() {
             Ok(Payloads { batches })

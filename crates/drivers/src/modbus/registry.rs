@@ -12,9 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use model::plant::{Device, Link};
 use model::{Clock, Permit};
-use rand::{Rng, SeedableRng};
 use runtime::Spawner;
-use runtime::random::Random;
+use runtime::random::{Random, branch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -102,7 +101,7 @@ impl Endpoints {
             permit: Arc::clone(&setup.permit),
             clock: Arc::clone(&setup.clock),
             bind: setup.bind,
-            random: Random::seed_from_u64(setup.random.random()),
+            random: branch(&mut setup.random),
             token: self.token.clone(),
         };
         let name = format!("modbus {remote}");

@@ -10,9 +10,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use model::plant::{Device, Link, Standby};
-use rand::{Rng, SeedableRng};
 use runtime::Spawner;
-use runtime::random::Random;
+use runtime::random::{Random, branch};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -68,7 +67,7 @@ impl WarmStandby {
             remote: remote.clone(),
             bind: self.bind,
             cap: link.timeout,
-            random: Random::seed_from_u64(self.random.random()),
+            random: branch(&mut self.random),
             token: self.token.clone(),
         };
         let (hand_over, connection) = oneshot::channel();

@@ -18,7 +18,6 @@ use model::command::Command;
 use model::ids::{GridId, GroupId};
 use model::plant::Device;
 use replication::{Leadership, Replica};
-use runtime::random::generator;
 use runtime::{Failure, Spawner};
 use store::engine::Engine;
 use store::ledger::Grid;
@@ -73,7 +72,8 @@ impl<E: Engine> Groups<E> {
             clock: Arc::clone(&parts.clock),
             spawner: spawner.clone(),
             bind: parts.bind,
-            random: generator(None),
+            // Nobody else draws from it.
+            random: parts.random.clone(),
             warm,
         });
         Self {

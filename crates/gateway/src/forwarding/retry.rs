@@ -16,7 +16,7 @@ use model::command::{Command, RefusedAgain};
 use model::ids::DestinationId;
 use model::{Delivery, Ordinal, Position, Record, SampleKey, Timestamp};
 use replication::{Leadership, Replica};
-use runtime::random::{Random, generator};
+use runtime::random::Random;
 use store::engine::Engine;
 use store::ledger::{QuarantineKey, Quarantined, State};
 use tokio::time::{Instant, sleep};
@@ -69,9 +69,9 @@ impl<E: Engine> Retries<E> {
         leadership: Leadership,
         id: DestinationId,
         (cluster, destination): (Arc<str>, Arc<str>),
+        random: Random,
     ) -> Self {
-        let (random, look_at, failures) = (generator(None), None, 0);
-        Self { replica, leadership, id, destination, cluster, random, look_at, failures }
+        Self { replica, leadership, id, destination, cluster, random, look_at: None, failures: 0 }
     }
 
     /// Resolves when [`Retries::offer`] has something to look for; never, while nothing is in quarantine.

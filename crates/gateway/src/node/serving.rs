@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use model::{Clock, SessionId};
 use runtime::Spawner;
-use runtime::random::{generator, id_bits};
 use store::engine::rocks::RocksEngine;
 use tokio::net::TcpListener;
 use tonic_health::server::HealthReporter;
@@ -27,16 +26,16 @@ pub(super) struct Doors {
     pub(super) security: Security,
 }
 
-/// Opens the API and, where it is wanted, the health listener.
+/// Opens the API and, where it is wanted, the health listener. What is pushed is numbered in `session`.
 pub(super) fn serve(
     service: AdminService<RocksEngine>,
     config: &NodeConfig,
     clock: &Arc<dyn Clock>,
     Doors { admin, health, security }: Doors,
+    session: SessionId,
     spawner: &Spawner,
 ) {
     let replica = service.replica().clone();
-    let session = SessionId::from(id_bits(&mut generator(None)));
     let log = Arc::new(ReplicatedLog::start(replica.clone(), spawner));
     let node = replica.node();
     let tags = Arc::new(PushedTags(replica));

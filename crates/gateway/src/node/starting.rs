@@ -13,7 +13,7 @@ use replication::{
     Belonging, PeerEvent, PeerEvents, Refusal, Replica, ReplicaParts, StartError, TcpConnector,
 };
 use runtime::Spawner;
-use runtime::random::{generator, id_bits};
+use runtime::random::{Random, branch, id_bits};
 use store::engine::rocks::{Claim, RocksEngine};
 use store::{OpenError, Store, StoreOptions};
 use tls::Keeper;
@@ -80,6 +80,8 @@ impl Listeners {
 pub(super) struct Starting<'a> {
     pub(super) config: &'a NodeConfig,
     pub(super) clock: &'a Arc<dyn Clock>,
+    /// What all parts of the node draw from.
+    pub(super) random: Random,
     /// Starts the tasks of Raft and the store.
     pub(super) raft: Spawner,
     pub(super) on_raft: Handle,
@@ -101,7 +103,7 @@ pub(super) struct Ground {
 
 impl Starting<'_> {
     /// Opens the disk, the certificates and the store.
-    pub(super) async fn open(&self) -> Result<Ground, NodeError> {
+    pub(super) async fn open(&mut self) -> Result<Ground, NodeError> {
         let config = self.config;
         // Nothing is written there before: it may be somebody else's, or another node's that runs.
         let claim = Claim::take(&config.data_dir)?;
@@ -112,7 +114,7 @@ impl Starting<'_> {
         let follow = security.clone().follow_files(self.outer.token().clone());
         self.outer.spawn("certificates", follow);
         let engine = Arc::new(RocksEngine::open_claimed(claim, &config.memory.database())?);
-        let birth = StoreId::from(id_bits(&mut generator(None)));
+        let birth = StoreId::from(id_bits(&mut self.random));
         let options = StoreOptions { tail_bytes: config.memory.tail(), birth };
         let store = match Store::open(engine, options, &self.raft).await {
             Ok(store) => Ok(store),
@@ -124,7 +126,7 @@ impl Starting<'_> {
 
     /// Starts the replica, which founds its cluster, finds it again or joins it; `stop` gives up waiting.
     pub(super) async fn replica(
-        &self,
+        &mut self,
         store: Store<RocksEngine>,
         space: Space,
         security: &Security,
@@ -149,7 +151,7 @@ impl Starting<'_> {
             cluster_name: config.cluster.clone(),
             name: config.name.clone(),
             role: config.role,
-            boot: BootId::from(id_bits(&mut generator(None))),
+            boot: BootId::from(id_bits(&mut self.random)),
             members: config.members.clone(),
             belonging,
             times: config.times,
@@ -170,7 +172,7 @@ impl Starting<'_> {
             snapshot_bytes: Arc::new(move || space.snapshot_bytes()),
             events: PeerEvents::new(report),
             spawner: self.raft.clone(),
-            random: generator(None),
+            random: branch(&mut self.random),
         };
         #[allow(clippy::disallowed_methods, reason = "its end is awaited in the next line")]
         let starting = self.on_raft.spawn(Replica::start(parts));

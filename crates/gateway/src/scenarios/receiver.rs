@@ -129,9 +129,10 @@ impl Node {
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             live: Live::default(),
             facts,
+            random: generator(Some(7)),
             spawner: self.spawner.clone(),
         };
         let stop = self.spawner.token().clone();
-        self.spawner.spawn("forwarding", forwarding::run(Arc::new(parts), self.leads(), stop));
+        self.spawner.spawn("forwarding", forwarding::run(parts, self.leads(), stop));
     }
 }

@@ -23,7 +23,8 @@ async fn a_follower_holds_a_silent_connection_to_a_warm_device_and_takes_it_alon
     let device = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = device.local_addr().expect("bound");
     node.configure(warm_plant(address, Wanted::Warm)).await;
-    let mut standby = Standby::new(node.replica.clone(), None, node.spawner.clone());
+    let random = generator(Some(7));
+    let mut standby = Standby::new(node.replica.clone(), None, random, node.spawner.clone());
     let accepted = async |standby: &mut Standby<SimEngine>| {
         tokio::select! {
             () = standby.follow() => panic!("it follows until it is dropped"),

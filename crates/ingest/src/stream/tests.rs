@@ -374,6 +374,27 @@ async fn a_client_that_does_not_read_its_answers_keeps_no_memory_from_the_others
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_large_message_waits_for_one_message_of_a_client_that_always_has_more() {
+    let large = Samples { tags: vec![0; 3], floats: vec![1_000.0; 3], ..message(1) };
+    let size = u32::try_from(size_of(&large)).expect("small");
+    let config = IngestConfig { memory_bytes: size, max_message_bytes: size, ..IngestConfig::default() };
+    let node = Node::start(Mood::Hang, config);
+    let (mut busy, mut other) = (node.connect_and_declare().await, node.connect_and_declare().await);
+    busy.push(1..=60).await;
+    assert!(busy.is_silent().await, "the first is queued");
+    other.send(Asked::Samples(large)).await;
+    assert!(other.is_silent().await, "there is no room for it");
+    node.log.mood.send_replace(Mood::Commit);
+    let busy = tokio::spawn(async move { busy.acknowledged_to(60).await });
+    let other = tokio::spawn(async move { other.acknowledged_to(1).await });
+    busy.await.expect("all is acknowledged");
+    other.await.expect("it is acknowledged");
+    let values = node.log.values();
+    let before = values.iter().take_while(|value| **value < 1_000.0).count();
+    assert!(before <= 2, "{before} messages of the other client went before it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_is_not_read_for_want_of_memory_is_not_silent() {
     let node = Node::start(Mood::Commit, IngestConfig::default());
     let IngestConfig { memory_bytes, first_message, .. } = node.shared.config;

@@ -2,6 +2,8 @@
 //!
 //! - Each slot of a grid is said exactly once: by a batch, or inside one gap.
 //! - Nothing but `next` of the open grid decides whether a batch is new; clocks have no say here.
+//! - Nor has the number of its samples: each names its tag, so none is taken for another's, and the tags of a group may
+//!   have changed since it was read. Who reads a device sees to one sample for each tag.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -379,6 +381,22 @@ mod tests {
         );
         change.append(Position(21), 100, &[polled(grid, 5)], false);
         assert_eq!(gaps(&state), [(5, 5, Cause::Configuration)]);
+    }
+
+    #[test]
+    fn a_slot_is_taken_whatever_number_of_samples_its_batch_has() {
+        let (mut state, grid) = reading();
+        let before = state.fill.samples;
+        let mut dirty = BTreeSet::new();
+        let mut change = Change { state: &mut state, dirty: &mut dirty };
+        // An entry with so many cannot be read; still nothing overflows here.
+        let batch = |(slot, count)| BatchHeader { count, ..polled(grid, slot) };
+        let batches = [(5, 7), (6, 1), (7, u32::MAX), (8, u32::MAX)].map(batch);
+        let outcome = change.append(Position(21), 100, &batches, false);
+        let accepted = vec![BatchOutcome::Accepted; 4];
+        assert_eq!(outcome, Outcome::Appended { position: Position(21), batches: accepted });
+        assert_eq!(state.fill.samples - before, 8 + 2 * u64::from(u32::MAX));
+        assert_eq!((state.grids[&GROUP].next, gaps(&state)), (9, Vec::new()));
     }
 
     #[test]

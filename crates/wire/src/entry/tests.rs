@@ -1,5 +1,5 @@
-use model::batch::Batch;
-use model::{BootId, Cause, NodeId, Position};
+use model::batch::{Batch, Sample, Source};
+use model::{BootId, Cause, NodeId, Position, Reading, Revision, SessionId, StatusCode, TagId};
 use proptest::prelude::*;
 
 use super::*;
@@ -231,4 +231,24 @@ fn any_batch_of_one() -> EncodedBatch {
 fn a_lead_is_small() {
     let entry = encode(&stamp(), &lead()).expect("representable");
     assert!(entry.len() < 64, "{} bytes", entry.len());
+}
+
+#[test]
+fn an_append_of_more_samples_than_there_are_ordinals_for_is_corrupt() {
+    let source = Source::Pushed { session: SessionId::from(7), sequence: 1 };
+    let reading = Reading::Bad(StatusCode::BAD);
+    let sample = Sample { tag: TagId(1), source_time: stamp().at, reading };
+    let batch = Batch::new(source, NodeId(1), Revision(3), stamp().at, vec![sample]).expect("not empty");
+    let one = EncodedBatch::encode(&batch).expect("within the bounds");
+    let opened = |counts: [u32; 2]| {
+        let batches = counts.map(|count| EncodedBatch {
+            header: BatchHeader { count, ..one.header },
+            payload: one.payload.clone(),
+        });
+        open(encode_append(&stamp(), &batches)).map(|opened| opened.payloads.len())
+    };
+    let corrupt = Err(OpenError::Corrupt { what: "the number of its samples" });
+    assert_eq!(opened([1 << 30, (1 << 30) - 1]), Ok(2));
+    assert_eq!(opened([1 << 30, 1 << 30]), corrupt);
+    assert_eq!(opened([u32::MAX, 1]), corrupt, "in 32 bits the sum would be 0");
 }
