@@ -316,7 +316,11 @@ impl<E: Engine> Forwarder<E> {
         if next.position <= upto {
             return Ok(true);
         }
-        self.live.destination(&self.name).waiting(None, self.clock.now());
+        let (entry, now) = (self.live.destination(&self.name), self.clock.now());
+        entry.waiting(None, now);
+        // What was the matter with it is over: its session stands, and nothing is left that it has not taken.
+        entry.set(DestinationState::Accepting, now, None);
+        self.failures = 0;
         tokio::select! {
             changed = applied.changed() => return Ok(changed.is_ok()),
             () = self.retries.due() => {}

@@ -9,6 +9,9 @@
 //! - A drained node campaigns in two cases only. When it has just refused a candidate whose log is shorter than its own:
 //!   it leads then to hand over ([`crate::reign`]), because nobody else could win. And as the last resort, when nobody has
 //!   led for [`LAST_RESORT`] leases and nobody who may lead answers: without a leader it could not even be resumed.
+//! - A leader that has given up and is not taken over from within as many leases, although another voter answers, stands in
+//!   the way: it is silent for the rest of its term, and openraft lets no leader stand for election. Its process ends; as a
+//!   follower it may stand again.
 //! - Who stood in vain stands again after a random time: candidates that were cut off from each other would otherwise go
 //!   on standing at the same moments when they are not any more.
 //! - Policy is two pure functions, [`rank`] and [`turn`]; the loop only looks at the clock.
@@ -47,6 +50,8 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         let mut voted = Voted::default();
         // When somebody last answered whom this node must not forestall.
         let mut answered = None;
+        // Since when it has led nobody, and let nobody lead.
+        let mut spent_since = None;
         // How often it has stood in vain since somebody led.
         let mut in_vain = 0;
         loop {
@@ -67,7 +72,15 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                 inner.store.grant_lease(inner.times.lease).await.map_err(|error| error.to_string())?;
             }
             inner.raft.runtime_config().elect(self.may_lead());
-            let Some(part) = part else { continue };
+            let Some(part) = part else {
+                spent_since = self.is_spent().then(|| spent_since.unwrap_or(now));
+                if spent_since.is_some_and(|since| now >= since + inner.times.lease * LAST_RESORT)
+                    && stop.run_until_cancelled(self.any_voter_answers()).await == Some(true)
+                {
+                    return Err("leadership was given up and nobody has taken it over".to_owned());
+                }
+                continue;
+            };
             let silent_since = voted_at.max(Some(inner.contact.last_leader())).max(answered);
             let my_turn = part.turn(silent_since.unwrap_or(now), &inner.times);
             if my_turn > now {
@@ -92,6 +105,20 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             next = Instant::now() + until_again(in_vain, &mut random);
             in_vain += 1;
         }
+    }
+
+    /// Whether this node still leads by the term, and has given its leadership up.
+    fn is_spent(&self) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let seen = metrics.borrow_watched();
+        seen.state == ServerState::Leader && self.inner.cell.is_barred(Term(seen.current_term))
+    }
+
+    async fn any_voter_answers(&self) -> bool {
+        let status = self.status();
+        let others = status.members.iter().filter(|(node, _)| **node != status.node && status.votes(**node));
+        let others: Vec<_> = others.map(|(_, member)| (member.address.clone(), member.store)).collect();
+        self.any_answers(&others).await
     }
 
     /// Whether one of these members answers, with the data directory that it votes with.

@@ -38,6 +38,6 @@ pub use network::{
     PeerEvents, PeerInfo, PeerIo, PeerStanding, PeerTable, PlainAcceptor, ProposeError, Refusal,
     TcpConnector, Windows,
 };
-pub use replica::{Replica, Standing, Status};
+pub use replica::{Placed, Replica, Standing, Status};
 pub use start::{ReplicaParts, StartError};
 pub use successor::{Candidate, NoSuccessor, ROOM_TO_LEAD, Unfit, choose};

@@ -20,7 +20,7 @@ use runtime::Spawner;
 use store::Store;
 use store::engine::Engine;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use wire::entry::EncodedBatch;
 
 use crate::contact::Contact;
@@ -28,7 +28,7 @@ use crate::joiners::Joiners;
 use crate::lease::{Leadership, LeaseCell, LeaseTimes};
 use crate::membership::{MEMBERSHIP_PATIENCE, MembershipError};
 use crate::network::{Applied, PeerNetworkFactory, PeerTable, Proposals, ProposeError};
-use crate::proposer::Proposer;
+use crate::proposer::{Pending, Proposer};
 use crate::storage::StateMachine;
 use crate::type_config::TypeConfig;
 
@@ -73,6 +73,26 @@ pub(crate) struct Inner<E: Engine, RT: AsyncRuntime> {
     /// Bytes free here above the reserve.
     pub(crate) free_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
     pub(crate) spawner: Spawner,
+}
+
+/// A proposal that has its place in the order, and is not decided.
+pub struct Placed {
+    pending: Pending,
+    leadership: Leadership,
+    until: Instant,
+}
+
+impl Placed {
+    /// What becomes of it; not waited for when the reign is over, or for longer than was said.
+    pub async fn outcome(self) -> Result<Applied, ProposeError> {
+        let Self { pending, leadership, until } = self;
+        tokio::select! {
+            biased;
+            outcome = timeout_at(until, pending.answer()) => outcome.unwrap_or(Err(ProposeError::Unknown)),
+            // The next `Lead` decides it.
+            () = leadership.over() => Err(ProposeError::Unknown),
+        }
+    }
 }
 
 /// What a node is in its cluster.
@@ -256,8 +276,18 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         batches: &[EncodedBatch],
         patience: Duration,
     ) -> Result<Applied, ProposeError> {
+        self.place_in(leadership, batches, patience).await?.outcome().await
+    }
+
+    /// The same in two steps: when this returns, the entry has its place in the order of proposals.
+    pub async fn place_in(
+        &self,
+        leadership: &Leadership,
+        batches: &[EncodedBatch],
+        patience: Duration,
+    ) -> Result<Placed, ProposeError> {
         let bytes = wire::entry::encode_append(&self.stamp(), batches);
-        self.propose_within(leadership, bytes, patience).await
+        self.place_within(leadership, bytes, patience).await
     }
 
     /// A command as it is proposed now. What closes schedules says how far they can have come by this moment: whoever asks
@@ -276,14 +306,22 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         command: Bytes,
         patience: Duration,
     ) -> Result<Applied, ProposeError> {
-        if leadership.is_over() {
-            return Err(ProposeError::NotLeader { leader: self.status().leader });
-        }
+        self.place_within(leadership, command, patience).await?.outcome().await
+    }
+
+    async fn place_within(
+        &self,
+        leadership: &Leadership,
+        command: Bytes,
+        patience: Duration,
+    ) -> Result<Placed, ProposeError> {
+        let until = Instant::now() + patience;
         tokio::select! {
             biased;
-            outcome = self.propose_at(leadership.term(), command, patience) => outcome,
-            // The next `Lead` decides it.
-            () = leadership.over() => Err(ProposeError::Unknown),
+            () = leadership.over() => Err(ProposeError::NotLeader { leader: self.status().leader }),
+            placed = self.place(leadership.term(), command, until) => {
+                placed.map(|pending| Placed { pending, leadership: leadership.clone(), until })
+            }
         }
     }
 
@@ -294,10 +332,13 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         patience: Duration,
     ) -> Result<Applied, ProposeError> {
         let until = Instant::now() + patience;
-        let overloaded = || ProposeError::Overloaded { retry_after: Duration::from_millis(100) };
-        let queued = tokio::time::timeout_at(until, self.inner.proposer.propose(term, command)).await;
-        let pending = queued.map_err(|_| overloaded())??;
-        tokio::time::timeout_at(until, pending.answer()).await.unwrap_or(Err(ProposeError::Unknown))
+        let pending = self.place(term, command, until).await?;
+        timeout_at(until, pending.answer()).await.unwrap_or(Err(ProposeError::Unknown))
+    }
+
+    async fn place(&self, term: Term, command: Bytes, until: Instant) -> Result<Pending, ProposeError> {
+        let overloaded = ProposeError::Overloaded { retry_after: Duration::from_millis(100) };
+        timeout_at(until, self.inner.proposer.propose(term, command)).await.unwrap_or(Err(overloaded))
     }
 
     /// What this node knows of the agreement.

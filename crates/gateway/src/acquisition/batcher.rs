@@ -9,8 +9,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::Cause;
 use model::batch::{Batch, Source};
+use model::{Cause, GridId};
 use replication::{Applied, Leadership, ProposeError, Replica};
 use runtime::{Failure, Spawner};
 use store::engine::Engine;
@@ -89,6 +89,11 @@ impl Batcher {
         })
     }
 
+    /// Whether something of this grid was refused, and nothing behind it is in the buffer yet.
+    pub(crate) fn has_lost(&self, grid: GridId) -> bool {
+        self.losses.has(grid)
+    }
+
     fn queue(&self, batch: EncodedBatch) -> Option<()> {
         let bytes = u32::try_from(batch.encoded_len()).ok()?;
         let room = Arc::clone(&self.room).try_acquire_many_owned(bytes).ok()?;
@@ -124,20 +129,18 @@ impl<E: Engine> BatcherTask<E> {
             // The others have a proposal in flight already when they give up their room.
             let Waiting { batch, _room } = first;
             let entry = self.collect(batch).await;
-            let (replica, leadership) = (self.replica.clone(), self.leadership.clone());
+            // In order: it has its place before the next one is collected.
+            let placed = self.replica.place_in(&self.leadership, &entry, PATIENCE).await;
             let losses = self.losses.clone();
-            // In order: the proposal takes its place when it is first polled, before the next one is collected.
-            let mut proposal = Box::pin(async move {
-                let outcome = replica.append_in(&leadership, &entry, PATIENCE).await;
+            self.spawner.spawn("polled proposal", async move {
+                let outcome = match placed {
+                    Ok(placed) => placed.outcome().await,
+                    Err(error) => Err(error),
+                };
                 note(&outcome, &entry, &losses);
                 drop(room);
+                Ok::<(), Failure>(())
             });
-            if futures::poll!(&mut proposal).is_pending() {
-                self.spawner.spawn("polled proposal", async move {
-                    proposal.await;
-                    Ok::<(), Failure>(())
-                });
-            }
         }
         Ok(())
     }

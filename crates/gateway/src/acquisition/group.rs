@@ -209,6 +209,10 @@ impl<E: Engine> GroupTask<E> {
     }
 
     async fn say_silent(&mut self, slot: u64, status: StatusCode) {
+        if self.batcher.has_lost(self.grid.id) {
+            // Perhaps it was the batch of bad readings, and the far side still takes the last value for good.
+            self.silence = Silence::default();
+        }
         match self.silence.failed(Instant::now()) {
             Say::Nothing => {}
             Say::Bad => {

@@ -7,7 +7,7 @@
 //! - The end has an order: scans, sockets, then what was read. From when the sockets are closed nothing is said to a
 //!   device.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use drivers::modbus::{Endpoints, ModbusDevice, NotPolled, Setup, WarmConnections};
@@ -100,7 +100,6 @@ impl<E: Engine> Groups<E> {
 
     /// Reads what is in the catalog and has a grid, and nothing else.
     pub(super) fn renew(&mut self, catalog: &Catalog, grids: &BTreeMap<GroupId, Grid>, timeline: &Timeline) {
-        self.devices.retain(|_, (device, _)| catalog.plant().devices.contains(device));
         let mut predecessors = self.stop_changed(catalog, grids);
         for (entry, device, _) in catalog.groups() {
             let Some(grid) = grids.get(&entry.id).filter(|_| !self.running.contains_key(&entry.id)) else {
@@ -124,6 +123,10 @@ impl<E: Engine> Groups<E> {
             let reading = read(task, predecessors.remove(&entry.id), stop);
             self.start(format!("group {}/{}", entry.device, entry.name), reading, say);
         }
+        // With its driver a device that nothing is read of any more loses its connection: it may bear only one, and be
+        // wanted by whoever put it out of service.
+        let read: BTreeSet<&str> = self.running.values().map(|task| task.device.id.as_str()).collect();
+        self.devices.retain(|id, _| read.contains(id.as_str()));
     }
 
     /// Stops the groups whose grid or device is not what it was. Gives those that go on on the same grid.

@@ -72,6 +72,11 @@ impl Losses {
         self.noted.notify_one();
     }
 
+    /// Whether something of `grid` is lost that is not said yet.
+    pub(super) fn has(&self, grid: GridId) -> bool {
+        self.grids().contains_key(&grid)
+    }
+
     /// This batch is in the buffer, and with it the gap before it.
     pub(super) fn accepted(&self, header: &BatchHeader) {
         let Source::Polled { grid, slot, .. } = header.source else { return };

@@ -219,7 +219,7 @@ impl Facts {
     /// sees its own directory alone. One that leads now, or is no member any more, has nothing to see there.
     fn is_still_said(&self, destination: &str, text: &str) -> bool {
         let by = complainant(text);
-        self.destinations.iter().any(|known| known.id == destination)
+        self.destinations.iter().any(|known| known.id == destination && known.kind == "csv")
             && self.members.iter().any(|member| member.name == by && !member.leader)
     }
 
@@ -242,7 +242,9 @@ impl Facts {
     }
 
     fn certificate_alarms(&self, alarms: &mut Vec<pb::Alarm>) {
-        for dates in &self.notices.certificates {
+        // Of a member that was removed nobody takes its certificate back.
+        let is_member = |dates: &&CertificateDates| self.members.iter().any(|known| known.name == dates.name);
+        for dates in self.notices.certificates.iter().filter(is_member) {
             let left = dates.until.nanos_since(self.at);
             let (text, severe) = match dates.standing(self.at) {
                 Standing::NotYet => {

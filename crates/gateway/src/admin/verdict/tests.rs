@@ -145,13 +145,19 @@ fn what_a_node_notices_is_told() {
         tls::CertificateDates { name: name.to_owned(), from: at(from), until: at(until) }
     };
     let notices = Notices {
-        certificates: vec![dates("a", -9, 12), dates("b", -9, 200), dates("c", -9, -1), dates("d", 1, 200)],
+        // The last is that of a node that was a member once.
+        certificates: vec![dates("a", -9, 12), dates("c", -9, -1), dates("b", 1, 200), dates("d", -9, -1)],
         clock_step: Some((well().at, 3_000_000_000)),
     };
     let unshared = |id: &str| ((AlarmKind::FilesNotOnAShare, id.to_owned()), standing(0));
-    // The second destination is gone, and its alarm with it.
-    let standing = BTreeMap::from([unshared("files"), unshared("removed")]);
-    let destinations = vec![pb::Destination { id: "files".into(), ..pb::Destination::default() }];
+    // The second destination is gone, and the third is one of another kind now: their alarms went with them.
+    let standing = BTreeMap::from([unshared("files"), unshared("removed"), unshared("replaced")]);
+    let destination = |id: &str, kind: &str| pb::Destination {
+        id: id.into(),
+        kind: kind.into(),
+        ..pb::Destination::default()
+    };
+    let destinations = vec![destination("files", "csv"), destination("replaced", "http")];
     let mut facts = Facts { notices, standing, destinations, ..well() };
     facts.members[0].lease = Some(nanos_to_proto(3_000_000_000));
     assert_eq!(
@@ -168,11 +174,11 @@ fn what_a_node_notices_is_told() {
     let alarms = facts.alarms();
     assert_eq!(
         (alarms[0].subject.as_str(), alarms[1].subject.as_str()),
-        ("c", "d"),
+        ("b", "c"),
         "the gravest come first"
     );
-    assert!(alarms[0].text.starts_with("its certificate ended at"), "{}", alarms[0].text);
-    assert!(alarms[1].text.ends_with("is a clock wrong?"), "{}", alarms[1].text);
+    assert!(alarms[0].text.ends_with("is a clock wrong?"), "{}", alarms[0].text);
+    assert!(alarms[1].text.starts_with("its certificate ended at"), "{}", alarms[1].text);
     assert_eq!(alarms[3].text, "its certificate ends in 12 days");
 }
 
@@ -234,7 +240,7 @@ fn what_a_new_leader_does_not_know_yet_is_neither_raised_nor_over() {
 #[test]
 fn a_complaint_about_files_ends_with_its_follower_whoever_leads() {
     let key = (AlarmKind::FilesNotOnAShare, "reports".to_owned());
-    let reports = pb::Destination { id: "reports".into(), ..pb::Destination::default() };
+    let reports = pb::Destination { id: "reports".into(), kind: "csv".into(), ..pb::Destination::default() };
     let mut facts = Facts { destinations: vec![reports], ..well() };
     facts.standing.insert(key.clone(), standing(7));
     let stands = |facts: &Facts| !kinds(facts).is_empty() || facts.is_undecided(&key);
