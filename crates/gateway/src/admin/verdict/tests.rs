@@ -174,11 +174,11 @@ fn what_a_node_notices_is_told() {
     let alarms = facts.alarms();
     assert_eq!(
         (alarms[0].subject.as_str(), alarms[1].subject.as_str()),
-        ("b", "c"),
+        ("c", "b"),
         "the gravest come first"
     );
-    assert!(alarms[0].text.ends_with("is a clock wrong?"), "{}", alarms[0].text);
-    assert!(alarms[1].text.starts_with("its certificate ended at"), "{}", alarms[1].text);
+    assert!(alarms[0].text.starts_with("its certificate ended at"), "{}", alarms[0].text);
+    assert!(alarms[1].text.ends_with("is a clock wrong?"), "{}", alarms[1].text);
     assert_eq!(alarms[3].text, "its certificate ends in 12 days");
 }
 
