@@ -76,6 +76,23 @@ async fn a_device_that_went_silent_while_there_was_no_room_is_bad_as_soon_as_the
 }
 
 #[tokio::test]
+async fn what_finds_the_queue_full_is_lost_until_something_behind_it_is_in() {
+    let nodes = cluster(1).await;
+    let node = &nodes[leader(&nodes).await];
+    node.configure(plant(64 * MIB, WhenFull::Refuse)).await;
+    let (group, grid) = node.grid();
+    let batcher = Batcher::start(node.replica.clone(), node.leads(), 1_000, &node.spawner);
+    let source = Source::Polled { group, grid, slot: 0, skipped: Cause::Late };
+    assert_eq!(batcher.push(&node.batch(source, 1, 10_000)), Err(Cause::Overload));
+    assert!(batcher.has_lost(grid));
+    batcher.push(&node.polled(group, grid, 1)).expect("there is room in the queue");
+    node.until("slot 1 is in", |state| state.grids[&group].next == 2).await;
+    batcher.drain().await;
+    assert!(!batcher.has_lost(grid));
+    assert_eq!(node.gaps()[&grid], [(0, 1, Cause::Overload)]);
+}
+
+#[tokio::test]
 async fn drop_oldest_records_what_it_dropped() {
     let nodes = cluster(1).await;
     let node = &nodes[leader(&nodes).await];
