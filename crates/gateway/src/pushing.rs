@@ -66,27 +66,9 @@ impl<E: Engine> Log for ReplicatedLog<E> {
         let store::Outcome::Appended { position, batches } = applied.outcome else {
             return Err(ProposeError::Unknown);
         };
-        if batches.contains(&BatchOutcome::Fenced) {
-            // The whole entry did nothing, and never will.
-            return Err(ProposeError::NoLeader);
-        }
+        let outcomes = outcomes(&batches, &counts)?;
         let lineage = self.replica.store().keeper().read(|state| state.lineage_at(position));
-        let mut first = 0;
-        let outcomes = batches.iter().zip(counts).map(|(outcome, count)| {
-            let first_ordinal = Ordinal(first);
-            first += count;
-            match *outcome {
-                BatchOutcome::Accepted => Outcome::Accepted { first_ordinal },
-                BatchOutcome::Expected { sequence } => Outcome::Expected { sequence },
-                BatchOutcome::RevisionGone => Outcome::RevisionGone,
-                BatchOutcome::Already | BatchOutcome::Stale { .. } | BatchOutcome::Fenced => Outcome::Already,
-            }
-        });
-        Ok(Proposed {
-            position,
-            lineage: lineage.unwrap_or_else(|| Lineage::from_random(0)),
-            outcomes: outcomes.collect(),
-        })
+        Ok(Proposed { position, lineage: lineage.unwrap_or_else(|| Lineage::from_random(0)), outcomes })
     }
 
     fn applied(&self, session: SessionId) -> u64 {
@@ -96,6 +78,24 @@ impl<E: Engine> Log for ReplicatedLog<E> {
     fn reign(&self) -> watch::Receiver<Term> {
         self.reign.clone()
     }
+}
+
+/// What `apply` said to the batches of one entry, which have so many samples each.
+fn outcomes(batches: &[BatchOutcome], counts: &[u32]) -> Result<Vec<Outcome>, ProposeError> {
+    let mut first = 0;
+    let outcomes = batches.iter().zip(counts).map(|(outcome, count)| {
+        let first_ordinal = Ordinal(first);
+        first += count;
+        match *outcome {
+            BatchOutcome::Accepted => Ok(Outcome::Accepted { first_ordinal }),
+            BatchOutcome::Expected { sequence } => Ok(Outcome::Expected { sequence }),
+            BatchOutcome::RevisionGone => Ok(Outcome::RevisionGone),
+            BatchOutcome::Already | BatchOutcome::Stale { .. } => Ok(Outcome::Already),
+            // The whole entry did nothing, and never will.
+            BatchOutcome::Fenced => Err(ProposeError::NoLeader),
+        }
+    });
+    outcomes.collect()
 }
 
 /// Resolves tags in the revision in force on this node.
@@ -112,5 +112,19 @@ impl<E: Engine> TagResolver for PushedTags<E> {
 
     fn revision(&self) -> Revision {
         self.0.store().keeper().read(State::revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_fenced_is_not_taken_to_be_there_already() {
+        let fenced = [BatchOutcome::Fenced, BatchOutcome::Fenced];
+        assert_eq!(outcomes(&fenced, &[2, 1]), Err(ProposeError::NoLeader));
+        let stored = [BatchOutcome::Already, BatchOutcome::Accepted, BatchOutcome::Accepted];
+        let accepted = |first| Outcome::Accepted { first_ordinal: Ordinal(first) };
+        assert_eq!(outcomes(&stored, &[2, 1, 4]), Ok(vec![Outcome::Already, accepted(2), accepted(3)]));
     }
 }

@@ -63,6 +63,7 @@ scripts!(
     a_new_destination_begins_now_or_with_the_oldest,
     a_pushed_batch_is_accepted_once_and_in_order,
     a_push_of_unknown_outcome_survives_a_failover_once,
+    pushed_samples_whose_catalog_is_gone_are_refused,
     a_session_ends_after_a_day_without_use,
     a_clock_that_is_set_ends_no_session,
     a_clock_that_goes_to_and_fro_passes_no_time_twice,

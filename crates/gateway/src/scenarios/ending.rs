@@ -46,7 +46,7 @@ async fn appears(folder: &Path, begins: &str, ends: &str) -> PathBuf {
 
 /// A Modbus device of so many connections, one after the other, that answers every request for two registers with zeros, and
 /// counts its answers; the count ends with the last connection.
-async fn device(connections: usize) -> (std::net::SocketAddr, watch::Receiver<u64>) {
+pub(super) async fn device(connections: usize) -> (std::net::SocketAddr, watch::Receiver<u64>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let (answered, answers) = watch::channel(0);

@@ -1,5 +1,7 @@
 //! The limits of the buffer and the disk: what is refused, what is dropped, and what passes.
 
+use model::plant::Link;
+
 use super::*;
 
 #[tokio::test]
@@ -46,6 +48,48 @@ async fn a_full_buffer_refuses_and_accounts() {
     batcher.push(&node.polled(group, grid, 3)).expect("there is room in the queue");
     node.until("slot 3 is in", |state| state.grids[&group].next == 4).await;
     assert_eq!(node.gaps()[&grid], [(1, 2, Cause::DiskFull)], "one gap, with its cause");
+}
+
+#[tokio::test]
+async fn a_device_that_went_silent_while_there_was_no_room_is_bad_as_soon_as_there_is() {
+    let nodes = cluster(1).await;
+    let node = &nodes[leader(&nodes).await];
+    let device = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let mut plant = plant(64 * MIB, WhenFull::Refuse);
+    let Link::ModbusTcp(link) = &mut plant.devices[0].link else { panic!("it is polled") };
+    link.port = device.local_addr().expect("bound").port();
+    node.configure(plant).await;
+    let (group, grid) = node.grid();
+    node.replica.close_to_samples(true);
+    node.acquire();
+    // It hangs up. Asked once more, it has been said to be silent, and that was refused.
+    for _ in 0..3 {
+        drop(timeout(SOON, device.accept()).await.expect("it is asked").expect("it is connected to"));
+    }
+    drop(device);
+    assert_eq!(node.read(|state| state.grids[&group].next), 0, "no slot was committed");
+    node.replica.close_to_samples(false);
+    // Long before a piece of its gap would be said.
+    node.until("a batch of bad readings is in", |state| state.grids[&group].next > 0).await;
+    let gaps = &node.gaps()[&grid];
+    assert!(matches!(gaps[..], [(0, _, Cause::DiskFull), ..]), "{gaps:?}");
+}
+
+#[tokio::test]
+async fn what_finds_the_queue_full_is_lost_until_something_behind_it_is_in() {
+    let nodes = cluster(1).await;
+    let node = &nodes[leader(&nodes).await];
+    node.configure(plant(64 * MIB, WhenFull::Refuse)).await;
+    let (group, grid) = node.grid();
+    let batcher = Batcher::start(node.replica.clone(), node.leads(), 1_000, &node.spawner);
+    let source = Source::Polled { group, grid, slot: 0, skipped: Cause::Late };
+    assert_eq!(batcher.push(&node.batch(source, 1, 10_000)), Err(Cause::Overload));
+    assert!(batcher.has_lost(grid));
+    batcher.push(&node.polled(group, grid, 1)).expect("there is room in the queue");
+    node.until("slot 1 is in", |state| state.grids[&group].next == 2).await;
+    batcher.drain().await;
+    assert!(!batcher.has_lost(grid));
+    assert_eq!(node.gaps()[&grid], [(0, 1, Cause::Overload)]);
 }
 
 #[tokio::test]

@@ -29,3 +29,25 @@ async fn a_node_that_stops_hears_of_the_reign_that_decides_what_it_had_in_flight
     let told = timeout(SOON, reign.wait_for(|term| *term > before)).await.expect("in time");
     assert!(told.is_ok(), "nobody tells of reigns any more");
 }
+
+#[tokio::test]
+async fn what_was_made_under_a_revision_that_is_gone_is_refused_as_that() {
+    let nodes = cluster(1).await;
+    let node = &nodes[leader(&nodes).await];
+    for _ in 0..5 {
+        node.configure(plant(64 * MIB, WhenFull::Refuse)).await;
+    }
+    let below = node.read(State::applied_position).next();
+    let overrun = Some(vec![(HISTORIAN, 0)]);
+    assert_eq!(node.propose(Command::Truncate { below, overrun }).await, store::Outcome::Done);
+    let log = ReplicatedLog::start(node.replica.clone(), &node.spawner);
+    let source = Source::Pushed { session: SessionId::from(7), sequence: 1 };
+    let batch = EncodedBatch::encode(&node.batch(source, 1, 8)).expect("it is small");
+    let proposed = loop {
+        match log.propose(vec![batch.clone()]).await {
+            Err(ingest::ProposeError::NoQuorum) => tokio::time::sleep(Duration::from_millis(20)).await,
+            other => break other.expect("it is committed"),
+        }
+    };
+    assert_eq!(proposed.outcomes, [ingest::Outcome::RevisionGone]);
+}

@@ -122,17 +122,19 @@ pub(super) fn delivering_to(receivers: &[&Receiver]) -> Plant {
 }
 
 impl Node {
-    /// Starts to deliver; `facts` say what the plant document leaves open.
-    pub(super) fn forward(&self, facts: NodeFacts) {
+    /// Starts to deliver, and to say how destinations do; `facts` say what the plant document leaves open.
+    pub(super) fn forward(&self, facts: NodeFacts) -> Live {
+        let live = Live::default();
         let parts = ForwardingParts {
             replica: self.replica.clone(),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
-            live: Live::default(),
+            live: live.clone(),
             facts,
             random: generator(Some(7)),
             spawner: self.spawner.clone(),
         };
         let stop = self.spawner.token().clone();
         self.spawner.spawn("forwarding", forwarding::run(parts, self.leads(), stop));
+        live
     }
 }

@@ -1,8 +1,10 @@
-//! Schedules that end, and devices that move: no slot is left unaccounted, and each gap has its cause.
+//! Schedules that end, and devices that move or go out of service: no slot is left unaccounted, each gap has its cause, and
+//! no connection outlives its use.
 
 use model::plant::Link;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::ending::device;
 use super::*;
 
 #[tokio::test]
@@ -105,4 +107,26 @@ async fn a_device_that_answers_at_another_address_was_down_until_then() {
     let gaps = &node.gaps()[&grid];
     assert!(gaps.iter().any(|(first, ..)| *first == said), "{gaps:?}");
     assert!(gaps.iter().all(|(.., cause)| *cause == Cause::DeviceDown), "{gaps:?}");
+}
+
+#[tokio::test]
+async fn a_device_that_is_taken_out_of_service_loses_its_connection() {
+    let nodes = cluster(1).await;
+    let node = &nodes[leader(&nodes).await];
+    let (address, mut answers) = device(1).await;
+    let document = PLANT.replace("127.0.0.1:9", &address.to_string());
+    node.configure(read_bundle(&Bundle::of_document(document)).expect("it is valid").plant).await;
+    let (group, _) = node.grid();
+    node.acquire();
+    node.until("it is read", |state| state.grids[&group].next > 1).await;
+    let disable = Command::SetDeviceEnabled {
+        device: "press".to_owned(),
+        enabled: false,
+        until: None,
+        elapsed: Vec::new(),
+        request: Request::default(),
+    };
+    assert_eq!(node.propose(disable).await, store::Outcome::Done);
+    let closed = async { while answers.changed().await.is_ok() {} };
+    timeout(SOON, closed).await.expect("the connection ends");
 }

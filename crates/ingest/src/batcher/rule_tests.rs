@@ -264,6 +264,28 @@ fn a_forgotten_session_begins_anew() {
 }
 
 #[test]
+fn a_stream_that_has_ended_gets_nothing_into_a_new_session() {
+    const ENDED: StreamId = StreamId(2);
+    let mut bench = Bench::new();
+    bench.batcher.open(ENDED);
+    let first = bench.fly().flight;
+    bench.settle(first, at(1, vec![accepted()]));
+    let content = Content { stream: ENDED.0, number: 9 };
+    let queued = bench.batcher.enqueue(bench.now, ENDED, Generation::default(), content.batch(), content);
+    assert!(queued.is_ok());
+    bench.push().expect("it waits");
+    let second = bench.propose().expect("work");
+    assert_eq!(sequences(&second), [2, 3]);
+    bench.batcher.close(ENDED);
+    let forgotten = Outcome::Expected { sequence: 1 };
+    assert_eq!(bench.settle(second.flight, at(8, vec![forgotten, forgotten])), []);
+    bench.pass(Duration::from_secs(1));
+    let again = bench.propose().expect("proposed in the new session");
+    assert_eq!(sequences(&again), [1], "only that of the stream that goes on");
+    assert_eq!(again.batches[0].payload, second.batches[1].payload);
+}
+
+#[test]
 fn a_message_whose_revision_is_gone_is_refused_and_others_go_on_in_a_new_session() {
     const OTHER: StreamId = StreamId(2);
     /// Its message is of the same revision.

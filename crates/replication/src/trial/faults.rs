@@ -1,4 +1,4 @@
-//! Stalls, crashes and lost answers, on real replicas.
+//! Stalls, crashes, lost answers and the order of proposals, on real replicas.
 
 #![allow(clippy::disallowed_methods, reason = "a test is the end that everything it spawned comes to")]
 
@@ -191,6 +191,19 @@ async fn a_leader_that_has_ended_says_nothing_of_the_logs_of_others() {
     cluster.crash(old);
     cluster.until_another_leads(old).await;
     assert_eq!(cluster.push(follower, 1, 2).await, Ok(BatchOutcome::Accepted));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_placed_has_its_place_whoever_is_waited_for_first() {
+    let cluster = Cluster::found([LAN; 3]).await;
+    let (leader, ..) = cluster.three();
+    let (replica, leadership) = (cluster.replica(leader), cluster.leadership(leader));
+    let first = replica.place_in(&leadership, &[pushed(1, 1)], BRIEFLY).await.expect("there is room");
+    let second = replica.place_in(&leadership, &[pushed(1, 2)], BRIEFLY).await.expect("there is room");
+    let second = second.outcome().await.expect("a majority is there");
+    let first = first.outcome().await.expect("a majority is there");
+    assert!(first.position < second.position, "{} and {}", first.position, second.position);
+    assert_eq!(cluster.push(leader, 1, 3).await, Ok(BatchOutcome::Accepted), "neither was refused");
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,8 +13,8 @@ use runtime::Supervisor;
 use runtime::random::generator;
 
 use crate::support::{
-    GRID, acknowledge, amnesia, append, beginning, entry, id, life, open_sim, polled, polls_up_to, raw,
-    tamper, truncate, until_promised,
+    GRID, acknowledge, amnesia, append, beginning, entry, id, life, open, open_sim, polled, polls_up_to, raw,
+    rocks, tamper, truncate, until_promised,
 };
 
 fn vote(term: u64, node: u64, committed: bool) -> Vote {
@@ -62,6 +62,41 @@ fn a_shortened_log_is_refused_before_openraft_sees_it() {
         assert_eq!(disk.forget_last(1), 1, "there is something left to forget");
     }
     assert!(amnesia(&disk).contains("acknowledged entry 20"), "{}", amnesia(&disk));
+}
+
+#[test]
+fn another_log_of_the_promised_length_is_refused() {
+    let (disk, other) = (disk_with_a_log(), SimDisk::new(2));
+    life(true, async {
+        let opened = open_sim(&other).await.unwrap();
+        opened.commit(&polls_up_to(19)).await;
+        opened.commit(&[entry(1, 20, Body::Blank)]).await;
+        opened.stop().await;
+    });
+    life(true, open_sim(&other)).expect("it is whole");
+    let promised = holdfast_store::engine::sim::SimEngine::open(&disk).unwrap().read_slots("floor").unwrap();
+    let engine = holdfast_store::engine::sim::SimEngine::open(&other).unwrap();
+    for (number, slot) in promised.expect("it was written").into_iter().enumerate() {
+        life(true, engine.write_slot("floor", number, slot)).unwrap();
+    }
+    drop(engine);
+    assert!(amnesia(&other).contains("entry 20 is not the one it acknowledged"), "{}", amnesia(&other));
+}
+
+#[test]
+fn a_log_whose_floor_file_is_missing_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    life(false, async {
+        let opened = open(rocks(folder.path()), 1 << 20).await.unwrap();
+        opened.commit(&polls_up_to(20)).await;
+        opened.stop().await;
+    });
+    std::fs::remove_file(folder.path().join("slots/floor")).unwrap();
+    let opened = life(false, open(rocks(folder.path()), 1 << 20));
+    assert!(
+        matches!(&opened, Err(OpenError::Amnesic { reason }) if reason.contains("floor file is missing")),
+        "{opened:?}"
+    );
 }
 
 #[test]
