@@ -64,9 +64,6 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             let part = self.own_part();
             // Looked at after the part, so that no vote given in between is overlooked.
             let voted_at = voted.look(self.vote(), now);
-            if now < inner.contact.quarantine_ends() {
-                continue;
-            }
             if let Some(longer) = longer_lease.take() {
                 debug!(?longer, lease = ?inner.times.lease, "no lease of an earlier process is left");
                 inner.store.grant_lease(inner.times.lease).await.map_err(|error| error.to_string())?;

@@ -269,15 +269,17 @@ fn on_our_clock(
 
 #[cfg(test)]
 mod tests {
-    use model::Timestamp;
     use model::command::Request;
     use model::ids::{DocumentId, Revision};
+    use model::{Lineage, Position, Timestamp};
     use openraft_rt_tokio::TokioRuntime;
     use runtime::Supervisor;
     use store::engine::sim::{SimDisk, SimEngine};
-    use store::{Store, StoreOptions};
+    use store::{Body, Store, StoreOptions};
 
     use super::*;
+    use crate::lease::LeaseTimes;
+    use crate::trial::Cluster;
 
     const NOW: Timestamp = Timestamp(1_000_000_000_000);
     const OURS: u128 = 9;
@@ -353,6 +355,42 @@ mod tests {
         let meta = SnapshotMeta { last_log_id: Some(LogId::new(1.into(), 9)), ..SnapshotMeta::default() };
         let received = handler.receive(&meta, SnapshotFile::Path(path)).await;
         assert!(matches!(received, Err(Refusal::DamagedSnapshot)), "{received:?}");
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_is_not_the_one_announced_is_refused() {
+        let (sender, _senders) = starting(u64::MAX, u64::MAX).await;
+        let found =
+            Command::Found { cluster: 7.into(), name: String::new(), lineage: Lineage::from_random(7) };
+        let bytes =
+            wire::entry::encode(&Stamp { at: NOW, boot: 3.into() }, &found).expect("it can be encoded");
+        let at = store::LogId { term: Term(1), index: Position(9) };
+        sender.keeper.apply(at, &Body::Command(bytes)).expect("it can be read");
+        sender.keeper.write_checkpoint().await.expect("the disk works");
+        let snapshot = sender.keeper.newest_snapshot().expect("it can be read").expect("it was just written");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("staged");
+        std::fs::write(&path, &snapshot.bytes).expect("writable");
+
+        let (handler, _supervisor) = starting(u64::MAX, u64::MAX).await;
+        for (announced, is_it) in [(10, false), (9, true)] {
+            let last_log_id = Some(LogId::new(1.into(), announced));
+            let meta = SnapshotMeta { last_log_id, ..SnapshotMeta::default() };
+            let received = handler.receive(&meta, SnapshotFile::Path(path.clone())).await;
+            assert_eq!(received.is_ok(), is_it, "announced: {announced}, found {received:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_of_a_leader_whose_term_is_over_is_no_sign_of_one() {
+        let cluster = Cluster::found([LeaseTimes::LAN]).await;
+        let (handler, _supervisor) = starting(u64::MAX, u64::MAX).await;
+        assert!(handler.replica.set(cluster.replica(1).clone()).is_ok(), "nobody else has set it");
+        let vote = Vote::new_committed(0, 2);
+        let answer =
+            handler.install_snapshot(vote, SnapshotMeta::default(), SnapshotFile::Bytes(Bytes::new())).await;
+        assert!(matches!(answer, Ok(later) if later != vote), "expected a later vote, found {answer:?}");
+        assert_eq!(cluster.replica(1).inner.contact.heard(), None);
     }
 
     #[tokio::test]

@@ -503,8 +503,8 @@ mod tests {
     async fn a_leadership_that_ends_early_keeps_its_vote_until_its_operations_have_ended() {
         let (cell, leadership) = leading();
         advance(TIMES.lease / 5).await;
-        cell.update(News { leads: None, acknowledged: None, lease: TIMES.lease });
-        assert_eq!(leadership.check(), Err(Fenced), "a higher vote was seen");
+        cell.update(News { leads: None, ..news(3, Instant::now()) });
+        assert_eq!(leadership.check(), Err(Fenced), "a higher vote was seen, whoever acknowledged what");
         assert!(!cell.is_over(), "a request may be under way");
         advance(TIMES.lease * 4 / 5).await;
         assert!(cell.is_over());

@@ -171,3 +171,28 @@ fn answer_of<RT: AsyncRuntime>(result: ClientWriteResult<TypeConfig<RT>>) -> Res
         Err(other) => Err(ProposeError::Invalid(other.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use model::command::{Command, Request};
+
+    use super::*;
+    use crate::lease::LeaseTimes;
+    use crate::trial::Cluster;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_queued_in_an_earlier_reign_of_the_same_node_is_refused() {
+        let cluster = Cluster::found([LeaseTimes::LAN]).await;
+        let replica = cluster.replica(1);
+        let order = Command::SetDrained { node: NodeId(1), drained: false, request: Request::default() };
+        let bytes = wire::entry::encode(&replica.stamp(), &order).expect("it can be encoded");
+        let propose = async |term: Term| {
+            let pending = replica.inner.proposer.try_propose(term, bytes.clone()).expect("there is room");
+            pending.answer().await
+        };
+        let term = replica.status().term;
+        let earlier = propose(Term(term.0 - 1)).await;
+        assert!(matches!(earlier, Err(ProposeError::NotLeader { .. })), "{earlier:?}");
+        assert!(propose(term).await.is_ok());
+    }
+}

@@ -273,18 +273,48 @@ fn to_instant<RT: AsyncRuntime>(at: openraft::alias::InstantOf<TypeConfig<RT>>) 
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Arc;
+
+    use openraft::{Membership, StoredMembership};
 
     use super::*;
+    use crate::lease::LeaseTimes;
+    use crate::trial::Cluster;
+
+    fn membership(voters: Vec<BTreeSet<u64>>) -> Membership<u64, Member> {
+        let nodes: BTreeMap<u64, Member> = [(1, Member::default()), (2, Member::default())].into();
+        Membership::new(voters, nodes).expect("each voter is a member")
+    }
 
     #[test]
     fn a_learner_does_not_keep_a_voter_from_being_alone() {
-        let nodes: BTreeMap<u64, Member> = [(1, Member::default()), (2, Member::default())].into();
-        let membership = |voters: Vec<std::collections::BTreeSet<u64>>| {
-            openraft::Membership::new(voters, nodes.clone()).expect("each voter is a member")
-        };
         assert!(is_alone(&membership(vec![[1].into()]), NodeId(1)));
         assert!(!is_alone(&membership(vec![[1].into(), [1, 2].into()]), NodeId(1)));
         assert!(!is_alone(&membership(vec![[2].into()]), NodeId(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_alone_before_that_is_committed() {
+        let cluster = Cluster::found([LeaseTimes::LAN]).await;
+        let replica = cluster.replica(1);
+        let mut seen = replica.inner.raft.metrics().borrow_watched().clone();
+        seen.last_quorum_acked = None;
+        assert!(replica.news(&seen).acknowledged.is_some(), "there is nobody to ask");
+        let before = membership(vec![[1, 2].into()]);
+        seen.committed_membership_config = Arc::new(StoredMembership::new(None, before));
+        assert_eq!(replica.news(&seen).acknowledged, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_begins_a_reign_is_proposed_in_that_term_or_not_at_all() {
+        let cluster = Cluster::found([LeaseTimes::LAN]).await;
+        let replica = cluster.replica(1);
+        let before = replica.store().log().ends().last;
+        let earlier = Term(replica.status().term.0 - 1);
+        let (node, name) = (replica.node(), replica.name().to_owned());
+        let lead = Command::Lead { node, name, cause: Cause::Failover, leaderless: None };
+        assert!(!replica.insist(earlier, &lead).await, "it leads in a later term");
+        assert_eq!(replica.store().log().ends().last, before);
     }
 }

@@ -1,8 +1,10 @@
-//! Drained nodes, on real replicas: they vote, pass on what they alone have, and lead only where nobody else could.
+//! Drained nodes, on real replicas: they vote, pass on what they alone have, and lead only where nobody else could. A leader
+//! that has given up in vain, and that they wait for, makes way.
 
 #![allow(clippy::disallowed_methods, reason = "a test is the end that everything it spawned comes to")]
 
 use model::command::{Command, Request};
+use tokio::time::timeout;
 
 use super::*;
 use crate::replica::Standing;
@@ -96,4 +98,59 @@ async fn a_drained_node_that_was_elected_hands_over_to_one_that_comes_back() {
     cluster.restart(leader).await;
     cluster.until("somebody reigns", |cluster| cluster.leader().is_some()).await;
     assert_eq!(cluster.leader(), Some(leader), "{}", cluster.account());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_node_passes_on_what_it_alone_has() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    cluster.run_for(L * 2).await;
+    let (leader, drained, third) = cluster.three();
+    cluster.order(drained, true).await;
+    cluster.until_all_applied_alike().await;
+    cluster.isolate(third, true);
+    // The same again: what matters is that the third does not get it.
+    cluster.order(drained, true).await;
+    cluster.crash(leader);
+    let last = |node: u64| cluster.replica(node).store().log().ends().last;
+    assert!(last(drained) > last(third), "nobody votes for the third");
+    cluster.isolate(third, false);
+    assert_eq!(cluster.until_another_leads(leader).await, third);
+}
+
+/// A cluster whose leader has given up for a successor that is cut off; the third is drained and waits for both. The leader
+/// comes first, then the third.
+async fn with_spent_leader() -> (Cluster, u64, u64) {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    cluster.run_for(L * 2).await;
+    let (leader, successor, third) = cluster.three();
+    cluster.order(third, true).await;
+    cluster.until_all_applied_alike().await;
+    cluster.isolate(successor, true);
+    let replica = cluster.replica(leader).clone();
+    replica.give_up(&cluster.leadership(leader));
+    replica.inner.raft.trigger().transfer_leader(successor).await.expect("raft runs");
+    (cluster, leader, third)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_gave_up_in_vain_ends_and_leads_when_it_is_back() {
+    let (mut cluster, leader, _) = with_spent_leader().await;
+    let mut running = cluster.nodes[leader as usize - 1].running.take().expect("it runs");
+    let began = Instant::now();
+    let failure = timeout(L * 15, running.supervisor.failure()).await.expect("it stands in the way");
+    assert_eq!(failure.task, "elections", "{failure}");
+    assert!(began.elapsed() > L * 10, "its successor had only {:?}", began.elapsed());
+    cluster.nodes[leader as usize - 1].running = Some(running);
+    cluster.crash(leader);
+    cluster.restart(leader).await;
+    cluster.until("it leads again", |cluster| cluster.leader() == Some(leader)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_gave_up_in_vain_does_not_end_while_no_other_voter_answers() {
+    let (mut cluster, leader, third) = with_spent_leader().await;
+    cluster.crash(third);
+    let running = cluster.nodes[leader as usize - 1].running.as_mut().expect("it runs");
+    let failure = timeout(L * 15, running.supervisor.failure()).await;
+    assert!(failure.is_err(), "it would be back in vain: {failure:?}");
 }
