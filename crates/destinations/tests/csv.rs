@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -210,8 +211,18 @@ async fn what_was_published_is_not_written_twice_in_one_reign() {
     let mut destination = begun(&folder, "gateway-a", 1, at(1, 0), 10).await;
     let delivery = one_entry(1, 14);
     destination.deliver(&delivery, &Granted).await.expect("taken");
+    let inodes = || -> Vec<u64> {
+        let of = |name| std::fs::metadata(folder.path().join(name)).expect("a file").ino();
+        finished(&folder).into_iter().map(of).collect()
+    };
+    let published = inodes();
     // The acknowledgement was not committed; the caller begins where it knows.
     let receipt = destination.deliver(&delivery, &Granted).await.expect("taken again");
+    assert_eq!(
+        (published.len(), &inodes()),
+        (1, &published),
+        "who reads it sees one file, not another of its name"
+    );
     assert_eq!((receipt.acknowledged, receipt.taken), (at(1, 10), at(2, 0)));
     destination.flush(&Granted).await.expect("written");
     assert_eq!(keys(&folder), each_once(&delivery.records));

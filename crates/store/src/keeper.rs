@@ -397,7 +397,8 @@ impl<E: Engine> Keeper<E> {
 
     /// Purges the log up to `floor`, which must be covered by a checkpoint; bytes are given back in the background.
     pub fn purge(&self, floor: LogId) -> Result<(), EngineError> {
-        // The rows first: the floor must not become durable before the ledger that covers it.
+        // The rows first: the floor must not become durable before the ledger that covers it. Those of a checkpoint that was
+        // cut here are on their way already, those of one that was received need not be.
         self.flush();
         // Weak, because the queue that holds the callback belongs to what it would keep alive.
         let shared = Arc::downgrade(&self.shared);

@@ -191,6 +191,8 @@ fn one_slot_of_a_gap_excuses_one_read() {
     run.account.answered(PRESS, 9, A, 750 * MS);
     run.gap(7, 7);
     assert_eq!(run.account.settle().lost, 20, "two reads, one slot");
+    run.slots(9..=9, 2);
+    assert_eq!(run.account.settle().lost, 20, "nor before a later sample");
 }
 
 #[test]

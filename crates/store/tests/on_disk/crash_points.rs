@@ -210,6 +210,31 @@ fn a_crash_while_a_snapshot_comes_or_goes_leaves_what_was_there_before() {
 }
 
 #[test]
+fn a_floor_at_a_checkpoint_that_was_received_comes_behind_the_rows_that_cover_it() {
+    let log = delivered(15);
+    let snapshot = snapshot_of(&log);
+    for seed in 0..50 {
+        let mut random = generator(Some(seed));
+        let disk = SimDisk::new(seed);
+        life(true, async {
+            let opened = open_sim(&disk).await.unwrap();
+            begin(&opened, &log).await;
+            let received = opened.store.keeper().receive(&snapshot).await.unwrap();
+            // The log brings what it would have brought: now it is a checkpoint like those that are cut here.
+            opened.commit(&log[2..]).await;
+            drop(received);
+            let at = opened.store.keeper().newest_snapshot_position().expect("all is delivered");
+            assert_eq!(at, id(1, 17));
+            disk.set_latency(Duration::from_millis(1), Duration::from_millis(8));
+            opened.store.keeper().purge(at).unwrap();
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..40))).await;
+            disk.crash(&mut random);
+        });
+        life(true, async { open_sim(&disk).await.expect("it has lost nothing").stop().await });
+    }
+}
+
+#[test]
 fn where_a_tail_stays_behind_a_snapshot_so_does_its_chain() {
     let log = delivered(15);
     // A node whose log was moved in whole knows no chain from before; what it writes goes on from there.
