@@ -318,9 +318,12 @@ impl<E: Engine> Forwarder<E> {
         }
         let (entry, now) = (self.live.destination(&self.name), self.clock.now());
         entry.waiting(None, now);
-        // What was the matter with it is over: its session stands, and nothing is left that it has not taken.
-        entry.set(DestinationState::Accepting, now, None);
-        self.failures = 0;
+        if held.is_none() {
+            // What was the matter with it is over: its session stands, and nothing is left for it. What it holds back may
+            // fail yet.
+            entry.set(DestinationState::Accepting, now, None);
+            self.failures = 0;
+        }
         tokio::select! {
             changed = applied.changed() => return Ok(changed.is_ok()),
             () = self.retries.due() => {}

@@ -74,8 +74,6 @@ pub(crate) struct PushStream<R: TagResolver, I> {
     pending_bytes: usize,
     /// The newest of them may still wait for memory that another stream took while it was read.
     parked: Option<Parked>,
-    /// There was no room for its next message, and now there is: it gives way to nobody.
-    has_waited: bool,
     replies: mpsc::Receiver<Settled>,
     to_replies: mpsc::Sender<Settled>,
     buffer: Vec<Settled>,
@@ -108,7 +106,7 @@ enum Happening {
     Room(Room),
     /// There is no room for another message, so none is read.
     Full,
-    /// There is again.
+    /// There is again, and none has come.
     NotFull,
     Request(Option<Result<PushRequest, Status>>),
     Stopping,
@@ -137,7 +135,6 @@ where
             pending: VecDeque::new(),
             pending_bytes: 0,
             parked: None,
-            has_waited: false,
             replies,
             to_replies,
             buffer: Vec::new(),
@@ -184,7 +181,6 @@ where
                 Happening::Full => {}
                 // Whatever it would have said was not read.
                 Happening::NotFull => {
-                    self.has_waited = true;
                     self.idle_at = self.idle_at.max(Instant::now() + self.shared.config.first_message);
                 }
                 Happening::Request(request) => self.handle(request),
@@ -211,9 +207,7 @@ where
             _ = self.replies.recv_many(&mut self.buffer, ANSWERS) => Happening::Answers,
             room = wait_for_room(memory, parked) => Happening::Room(room),
             () = self.shared.token.cancelled(), if is_open => Happening::Stopping,
-            () = memory.wait_for(largest), if can_read && is_full => Happening::NotFull,
-            happening = next_request(&mut self.requests, memory, largest, self.has_waited), if can_read && !is_full =>
-                happening,
+            happening = next_request(&mut self.requests, memory, largest, is_full), if can_read => happening,
             () = tokio::time::sleep_until(self.idle_at), if is_open && is_quiet && !is_full => Happening::Idle,
         }
     }
@@ -234,7 +228,6 @@ where
 
     fn handle(&mut self, request: Option<Result<PushRequest, Status>>) {
         self.idle_at = Instant::now() + self.shared.config.idle;
-        self.has_waited = false;
         let content = match request {
             None => return self.end(Ok(())),
             Some(Err(status)) => return self.end(Err(status)),
@@ -417,17 +410,23 @@ impl<R: TagResolver, I> Drop for PushStream<R, I> {
     }
 }
 
-/// The next request, not read while there is no room for the largest message, nor before those who wait for room.
-async fn next_request<I>(requests: &mut I, memory: &Memory, largest: u32, has_waited: bool) -> Happening
+/// The next request, not read while there is no room for the largest message, nor before those who wait for room. Where
+/// memory `is_full`, it waits for room itself, and gives way to nobody then.
+async fn next_request<I>(requests: &mut I, memory: &Memory, largest: u32, is_full: bool) -> Happening
 where
     I: Stream<Item = Result<PushRequest, Status>> + Unpin,
 {
-    if !has_waited {
+    if is_full {
+        memory.wait_for(largest).await;
+    } else {
         memory.give_way().await;
     }
     // Asked again each time that a part of a message has come: memory may have become full meanwhile.
     poll_fn(|context| match memory.has(largest) {
-        true => requests.poll_next_unpin(context).map(Happening::Request),
+        true => match requests.poll_next_unpin(context) {
+            Poll::Pending if is_full => Poll::Ready(Happening::NotFull),
+            polled => polled.map(Happening::Request),
+        },
         false => Poll::Ready(Happening::Full),
     })
     .await

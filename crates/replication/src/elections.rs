@@ -69,8 +69,9 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                 inner.store.grant_lease(inner.times.lease).await.map_err(|error| error.to_string())?;
             }
             inner.raft.runtime_config().elect(self.may_lead());
+            // Whatever its part is: once it follows, it was taken over from.
+            spent_since = self.is_spent().then(|| spent_since.unwrap_or(now));
             let Some(part) = part else {
-                spent_since = self.is_spent().then(|| spent_since.unwrap_or(now));
                 if spent_since.is_some_and(|since| now >= since + inner.times.lease * LAST_RESORT)
                     && stop.run_until_cancelled(self.any_voter_answers()).await == Some(true)
                 {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use model::command::{Command, Event, Severity};
 use model::ids::NodeId;
 use model::plant::Failback;
-use replication::{Joiner, MEMBERSHIP_PATIENCE, Status, check_removal, choose};
+use replication::{Joiner, MEMBERSHIP_PATIENCE, Status, check_removal};
 use store::Outcome;
 use store::engine::Engine;
 use tokio::time::{Instant, sleep};
@@ -150,7 +150,7 @@ impl<E: Engine> AdminService<E> {
         if wanted == Some(before.node) {
             return Ok(pb::TransferLeadershipResponse { from: from.clone(), to: from, term: before.term.0 });
         }
-        choose(&self.replica().candidates(), wanted)?;
+        self.replica().successor(wanted)?;
         let whom = wanted.map_or_else(|| "whoever is best placed".to_owned(), |node| self.name_of(node));
         let what = format!("leadership is handed from {from} to {whom}");
         self.write_down(&from, what, principal, reason).await?;
@@ -233,7 +233,7 @@ impl<E: Engine> AdminService<E> {
         if goes != status.node {
             return Ok(());
         }
-        choose(&self.replica().candidates(), None)?;
+        self.replica().successor(None)?;
         let command = Command::SetDrained { node: goes, drained: true, request: request(principal, reason) };
         self.change(&command).await?;
         let leader = self.hand_over(None).await?;

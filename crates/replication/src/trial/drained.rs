@@ -19,6 +19,14 @@ impl Cluster {
         let order = Command::SetDrained { node: NodeId(node), drained, request: Request::default() };
         self.replica(leader).propose(&order, PATIENCE).await.expect("a majority is there");
     }
+
+    /// A leader gives up for a successor that is cut off.
+    async fn give_up_in_vain(&self, leader: u64, successor: u64) {
+        self.isolate(successor, true);
+        let replica = self.replica(leader);
+        replica.give_up(&self.leadership(leader));
+        replica.inner.raft.trigger().transfer_leader(successor).await.expect("raft runs");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,11 +133,27 @@ async fn with_spent_leader() -> (Cluster, u64, u64) {
     let (leader, successor, third) = cluster.three();
     cluster.order(third, true).await;
     cluster.until_all_applied_alike().await;
-    cluster.isolate(successor, true);
-    let replica = cluster.replica(leader).clone();
-    replica.give_up(&cluster.leadership(leader));
-    replica.inner.raft.trigger().transfer_leader(successor).await.expect("raft runs");
+    cluster.give_up_in_vain(leader, successor).await;
     (cluster, leader, third)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_gave_up_long_ago_has_all_its_time_when_it_does_so_again() {
+    let mut cluster = Cluster::found([LAN; 3]).await;
+    cluster.run_for(L * 2).await;
+    let (leader, successor, third) = cluster.three();
+    cluster.give_up_in_vain(leader, successor).await;
+    assert_eq!(cluster.until_another_leads(leader).await, third);
+    cluster.run_for(L * 10).await;
+    let may_take_over = |cluster: &Cluster| cluster.replica(third).successor(Some(NodeId(leader))).is_ok();
+    cluster.until("it may take over again", may_take_over).await;
+    let handed_over = cluster.replica(third).clone().transfer_leadership(Some(NodeId(leader))).await;
+    assert_eq!(handed_over, Ok(NodeId(leader)));
+    assert_eq!(cluster.until_another_leads(third).await, leader);
+    cluster.give_up_in_vain(leader, successor).await;
+    let running = cluster.nodes[leader as usize - 1].running.as_mut().expect("it runs");
+    let failure = timeout(L * 5, running.supervisor.failure()).await;
+    assert!(failure.is_err(), "it was taken over from the first time: {failure:?}");
 }
 
 #[tokio::test(start_paused = true)]
