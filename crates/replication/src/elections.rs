@@ -72,10 +72,11 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             // Whatever its part is: once it follows, it was taken over from.
             spent_since = self.is_spent().then(|| spent_since.unwrap_or(now));
             let Some(part) = part else {
-                if spent_since.is_some_and(|since| now >= since + inner.times.lease * LAST_RESORT)
-                    && stop.run_until_cancelled(self.any_voter_answers()).await == Some(true)
-                {
-                    return Err("leadership was given up and nobody has taken it over".to_owned());
+                if spent_since.is_some_and(|since| now >= since + inner.times.lease * LAST_RESORT) {
+                    if stop.run_until_cancelled(self.any_voter_answers()).await == Some(true) {
+                        return Err("leadership was given up and nobody has taken it over".to_owned());
+                    }
+                    next = Instant::now() + inner.times.lease;
                 }
                 continue;
             };

@@ -150,7 +150,8 @@ fn made(steady: &Steady) -> Timestamp {
 /// leader's clock.
 ///
 /// A follower that catches up gets entries faster than they were made, so each shows that those before were later than it
-/// seemed. A leader's clock that is set forward makes entries seem later than they were, never less late.
+/// seemed. A leader's clock that is set forward makes entries seem later than they were; only where this node stood still
+/// meanwhile, the first entry behind the step seems just made until a later one shows otherwise.
 ///
 /// With one that is set back, what came before cannot be compared: it begins anew, as with a reign. But the first entry
 /// was made after the one before it, of which it is known how late it was, so there is a most that it can be late. That is

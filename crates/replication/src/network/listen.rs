@@ -61,9 +61,9 @@ impl FarEnd {
         self.proven.as_deref()
     }
 
-    /// It introduced itself; the first time counts.
-    pub(super) fn introduced(&self, introduction: Identity) {
-        self.introduction.get_or_init(|| introduction);
+    /// It introduced itself. `true` the first time, which counts.
+    pub(super) fn introduced(&self, introduction: Identity) -> bool {
+        self.introduction.set(introduction).is_ok()
     }
 
     /// How it introduced itself, if it is `sender`.

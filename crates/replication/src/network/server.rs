@@ -289,11 +289,11 @@ impl<RT: AsyncRuntime> Shared<RT> {
         me.check_introduction(&peer, Target { node: peer.node, store })?;
         let sender = Sender { node: peer.node, store: peer.store };
         sender.check(member.as_ref(), far_end.proven())?;
-        if member.is_some() {
-            // Only members, so that strangers cannot fill the table.
-            self.parts.table.heard(peer.node, peer.clone());
+        // Only members, so that strangers cannot fill the table; and only a new connection, because one that is kept up says
+        // nothing of who leads.
+        if far_end.introduced(peer.clone()) && member.is_some() {
+            self.parts.table.heard(peer.node, peer);
         }
-        far_end.introduced(peer);
         Ok(())
     }
 
