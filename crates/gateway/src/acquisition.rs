@@ -3,7 +3,7 @@
 //! - One task a group; which groups and grids there are is the ledger's say, compared again whenever the
 //!   configuration or the grids change.
 //! - Every slot becomes a batch, or part of a gap: a batch carries the cause of the slots that were skipped before it,
-//!   and a silent device's slots are proposed as missed, in pieces.
+//!   and a silent device's slots are proposed as missed, in pieces of at most a minute.
 //! - Nothing is retried: what was not committed is a gap, said by the next batch that is.
 //! - The end has an order: scans, sockets, then what was read is committed. Whoever waits for it may give leadership up.
 //! - A run of missed slots that goes on when leadership is handed over is committed first, with its own cause.

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::silence::{Say, Silence};
+use super::silence::Silence;
 use super::timeline::Timeline;
 use super::{AcquisitionParts, Batcher, PATIENCE};
 use crate::live::{DeviceState, Live};
@@ -116,6 +116,9 @@ impl<E: Engine> GroupTask<E> {
             if !self.read(slot, start).await {
                 return None;
             }
+            if self.is_unsaid {
+                self.say_missed((slot + 1).max(self.slots_begun())).await;
+            }
             let next = (slot + 1).max(self.slots_begun());
             if next > slot + 1 {
                 self.is_unsaid = true;
@@ -189,7 +192,7 @@ impl<E: Engine> GroupTask<E> {
                 if before != Some(DeviceState::Silent) {
                     warn!(device = self.device, %reason, "device does not answer");
                 }
-                self.say_silent(slot, status).await;
+                self.say_silent(slot, status);
                 true
             }
             Err(ScanError::Late) => {
@@ -208,29 +211,30 @@ impl<E: Engine> GroupTask<E> {
         }
     }
 
-    async fn say_silent(&mut self, slot: u64, status: StatusCode) {
+    fn say_silent(&mut self, slot: u64, status: StatusCode) {
         if self.batcher.has_lost(self.grid.id) {
             // Perhaps it was the batch of bad readings, and the far side still takes the last value for good.
             self.silence = Silence::default();
         }
-        match self.silence.failed(Instant::now()) {
-            Say::Nothing => {}
-            Say::Bad => {
-                let samples = all_bad(&self.tags, self.clock.now(), status);
-                self.push(slot, samples);
-                self.skip(Cause::DeviceDown);
+        if self.silence.failed(slot) {
+            let samples = all_bad(&self.tags, self.clock.now(), status);
+            self.push(slot, samples);
+            self.skip(Cause::DeviceDown);
+        }
+    }
+
+    /// Proposes what is due of a silent device's slots before `next`. Not in the step in which its bad readings were handed
+    /// over: the proposal could overtake them.
+    async fn say_missed(&mut self, next: u64) {
+        while let Some(last) = self.silence.due(next, self.grid.line.period) {
+            let (group, grid) = (self.group, self.grid.id);
+            let missed = Command::Missed { group, grid, last, cause: Cause::DeviceDown };
+            if let Err(error) = self.replica.propose_in(&self.leadership, &missed, PATIENCE).await {
+                // Perhaps it will be: proposed again after the next slot, it says nothing a second time.
+                debug!(%error, device = self.device, "a piece of a gap was not committed");
+                return;
             }
-            Say::Missed => {
-                let missed = Command::Missed {
-                    group: self.group,
-                    grid: self.grid.id,
-                    last: slot,
-                    cause: Cause::DeviceDown,
-                };
-                if let Err(error) = self.replica.propose_in(&self.leadership, &missed, PATIENCE).await {
-                    debug!(%error, device = self.device, "a piece of a gap was not committed");
-                }
-            }
+            self.silence.committed(last);
         }
     }
 
