@@ -174,6 +174,25 @@ mod tests {
     }
 
     #[test]
+    fn clocks_agree_within_half_a_period_or_100_ms() {
+        // Slot 4 began 50 ms ago; the wall clock is `off` from what it should show then.
+        let elapsed = Duration::from_millis(50);
+        let resumed = |period: Duration, off: i64| {
+            let line = GridLine { first: at(10.0), period };
+            let now = line.nominal(4).plus(elapsed).plus_nanos(off * 1_000_000);
+            resume(&line, 5, now, Elapsed::exactly(elapsed))
+        };
+        let reclock = Resumption::Reclock { elapsed };
+        let tenth = Duration::from_millis(100);
+        assert_eq!(resumed(tenth, 90), Resumption::Continue { slot: 6 }, "slot 5 has passed");
+        assert_eq!(resumed(tenth, -90), Resumption::Continue { slot: 5 });
+        assert_eq!((resumed(tenth, 110), resumed(tenth, -110)), (reclock, reclock));
+        assert_eq!(resumed(SECOND, 490), Resumption::Continue { slot: 5 });
+        assert_eq!(resumed(SECOND, -490), Resumption::Continue { slot: 5 });
+        assert_eq!((resumed(SECOND, 510), resumed(SECOND, -510)), (reclock, reclock));
+    }
+
+    #[test]
     fn a_new_leader_one_hour_behind_is_not_blind() {
         let elapsed = Duration::from_millis(700);
         let behind = |elapsed| resume(&line(), 4_000, at(500.0), elapsed);
