@@ -502,6 +502,17 @@ mod tests {
     }
 
     #[test]
+    fn a_position_is_of_the_last_lineage_that_began_at_or_before_it() {
+        let (first, second) = (Lineage::from_random(1), Lineage::from_random(2));
+        let lineages = vec![(Position(3), first), (Position(10), second)];
+        let state = State { lineages, ..State::default() };
+        let at = |position| state.lineage_at(Position(position));
+        assert_eq!((at(0), at(2)), (None, None), "before the cluster was founded");
+        assert_eq!((at(3), at(9)), (Some(first), Some(first)));
+        assert_eq!((at(10), at(1_000)), (Some(second), Some(second)));
+    }
+
+    #[test]
     fn what_a_clock_owes_is_kept_in_the_rows() {
         let row = |state: &State| Row::Applied.encode(state).expect("there is always one");
         let before = State { steady: followed(&[1_000, 990]), ..State::default() };
