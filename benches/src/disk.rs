@@ -2,7 +2,7 @@
 //!
 //! - Three replicas in this process; nothing is delivered, so nothing is deleted.
 //! - Bytes on disk: the files of a data directory after it was opened again, when the write-ahead log has become
-//!   files, divided by the samples in it. A running node has up to 128 MiB of write-ahead log besides.
+//!   files, divided by the samples in it. A running node has about 64 MiB of write-ahead log besides.
 //! - Bytes written: what the kernel counted for this process (`write_bytes`), a third of it for each node, from the
 //!   first proposal until everything lies in files.
 

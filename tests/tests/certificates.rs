@@ -68,6 +68,12 @@ async fn a_cluster_made_by_init_obeys_its_admin_and_nobody_else() -> Result<()> 
     let second = cluster.node(1).admin;
     let looked = certificates.run_as("anna", second, &["device", "list", "-o", "json"]).await?;
     ensure!(looked.output.contains("press-1") || looked.errors.contains("HF-3101"), "{looked:?}");
+    // A renewed certificate says the same of the same key.
+    let held = cluster.folder().join("anna/client.pem");
+    let before = std::fs::read(&held)?;
+    let renew = ["pki", "renew", "anna/client.pem", "--authority", "plant-7/authority", "--days", "30"];
+    certificates.run(&renew).await?.done()?;
+    ensure!(std::fs::read(&held)? != before, "it is the old one");
     let refused = certificates.run_as("anna", second, &["config", "apply", "plant.toml"]).await?;
     ensure!(refused.code == 1, "{refused:?}");
     for word in ["HF-8103", "admin", "viewer anna"] {

@@ -207,16 +207,11 @@ async fn a_removed_leader_hands_over_first() -> Result<()> {
     let cluster = Cluster::start().await?;
     let leader = cluster.leader().await?;
     let (name, address) = (cluster.node(leader).name.clone(), cluster.node(leader).peers);
-    let question =
-        |force| pb::RemoveMemberRequest { name: name.clone(), reason: "scenario".to_owned(), force };
-    let cautious =
-        cluster.ask(question(false), async |admin, question| admin.remove_member(question).await).await;
-    refused_with(cautious, "HF-3113")?;
+    let remove = ["member", "remove", name.as_str(), "--reason", "scenario"];
+    cluster.cli(&remove).await?.refused(1, "HF-3113");
     ensure!(cluster.leader().await? == leader, "nothing was given up");
 
-    let forced =
-        cluster.ask(question(true), async |admin, question| admin.remove_member(question).await).await;
-    forced?;
+    cluster.cli_done(&[&remove[..], &["--force"]].concat()).await?;
     let members = cluster.members().await?;
     ensure!(members.len() == 2 && members.iter().all(|member| member.name != name), "{members:?}");
     let next = cluster.leader().await?;

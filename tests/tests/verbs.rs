@@ -293,8 +293,19 @@ async fn what_happened(cluster: &Cluster, follower: SocketAddr) {
     for gap in gaps["gaps"].as_array().into_iter().flatten() {
         assert!(number(&gap["slots"]) > 0 && gap["cause"].is_string() && gap["device"] == "press", "{gap}");
     }
+    let at = follower.to_string();
+    let mut watching = command(&["status", "--watch", "--endpoints", &at]).expect("the program");
+    let mut watching = watching.stdout(Stdio::piped()).spawn().expect("started");
     ask(follower, &["event", "list"]).await.json();
     ask(follower, &["event", "tail", "--for", "1s"]).await.lines();
+    // It looks again and again, until somebody ends it.
+    let (mut pictures, mut seen) = (watching.stdout.take().expect("piped"), Vec::<u8>::new());
+    while String::from_utf8_lossy(&seen).matches("reads run on").count() < 2 {
+        let read =
+            timeout(SOON, pictures.read_buf(&mut seen)).await.expect("it looks in time").expect("readable");
+        assert!(read > 0, "it ends by itself: {}", String::from_utf8_lossy(&seen));
+    }
+    watching.kill().await.expect("ended");
 }
 
 async fn leadership(cluster: &Cluster, follower: SocketAddr, leader: &str) -> (String, SocketAddr) {

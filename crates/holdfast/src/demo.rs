@@ -3,7 +3,7 @@
 //! - On a terminal: a live screen with keys. Otherwise, or with `--drill`: every fault in turn, plain lines, an exit
 //!   code by the account.
 //! - `simulator::account` judges from what the simulated parts saw; nothing in it comes from a node.
-//! - Every way out ends the nodes and removes the folder, unless it is to be kept or there is something to look at.
+//! - Every way out ends the nodes and removes the folder, unless it is to be kept or the verdict is not PASS.
 
 mod drill;
 mod journal;
@@ -28,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 use journal::{Journal, print};
 use stage::Stage;
 
-/// A drill takes less than this, start and end included.
+/// A drill that is not over then, counted from before the start of the nodes, is broken off. The start is not broken off,
+/// and the account is settled afterwards: both have bounds of their own.
 const DRILL_LIMIT: Duration = Duration::from_secs(180);
 
 /// Try it: three nodes on this machine, a simulated plant, and keys to break things.
@@ -36,15 +37,16 @@ const DRILL_LIMIT: Duration = Duration::from_secs(180);
 #[command(
     long_about = "Run three real nodes on this machine, with a simulated plant and local receivers.\n\n\
     On a terminal, keys kill, pause and cut the leader; in the end the account is shown: what devices answered and \
-    pushers were promised, against what arrived. Without a terminal, or with --drill, every fault is done in turn \
-    (at most three minutes), and the exit code is 0 only if the account adds up.\n\n\
+    pushers were promised, against what arrived. Without a terminal, or with --drill, every fault is done in turn; \
+    three minutes after the start what is left of them is broken off, and settling the account comes on top. The exit \
+    code is 0 only if the account adds up; otherwise the folder is left, with --keep or without.\n\n\
     Examples:\n  holdfast demo\n  holdfast demo --drill --report account.json"
 )]
 pub(crate) struct DemoArgs {
     /// Do every fault in turn, without keys.
     #[arg(long)]
     drill: bool,
-    /// Leave the folder with node files, logs, data and histories.
+    /// Leave the folder with node files, logs, data and histories even if the account adds up.
     #[arg(long)]
     keep: bool,
     /// Write the account to this file, as JSON.

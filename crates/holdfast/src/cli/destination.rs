@@ -16,9 +16,11 @@ pub(crate) enum DestinationCommand {
         /// Its id.
         id: String,
     },
-    /// Hold deliveries; what is committed meanwhile waits.
+    /// Hold deliveries; what is committed meanwhile waits while the buffer has room.
     #[command(
-        long_about = "Hold deliveries to a destination. What is committed meanwhile waits in the buffer.\n\n\
+        long_about = "Hold deliveries to a destination. What is committed meanwhile waits while the buffer has room. \
+        When that reaches max-bytes, a required destination keeps what waits, and new samples are refused. An optional \
+        one (required = false), and with when-full = \"drop-oldest\" any, loses its oldest instead, by record.\n\n\
         Example:\n  holdfast destination pause historian --reason 'upgrade of the historian'"
     )]
     Pause {
@@ -80,7 +82,11 @@ async fn set_paused(
     let done =
         client.change(question, async |admin, question| admin.set_destination_paused(question).await).await?;
     output.show(&done, || match paused {
-        true => format!("{id} is held until `holdfast destination resume {id}`; nothing is lost meanwhile."),
+        true => format!(
+            "{id} is held until `holdfast destination resume {id}`. What is committed waits while the buffer has room; \
+             when it is full, new samples are refused, but with `required = false` or `when-full = \"drop-oldest\"` the \
+             oldest are given up, by record."
+        ),
         false => format!("{id} is released."),
     })?;
     Ok(())
