@@ -49,7 +49,15 @@ async fn look(client: &mut Client) -> Result<pb::ClusterStatus, CliError> {
     client.look(question, async |admin, question| admin.get_status(question).await).await
 }
 
-async fn watch(mut client: Client, output: Output) -> Result<Done, CliError> {
+async fn watch(client: Client, output: Output) -> Result<Done, CliError> {
+    // Also while nobody answers, which may take long.
+    tokio::select! {
+        ended = show_again_and_again(client, output) => ended,
+        _ = tokio::signal::ctrl_c() => Ok(Done::Well),
+    }
+}
+
+async fn show_again_and_again(mut client: Client, output: Output) -> Result<Done, CliError> {
     loop {
         // Somebody who watches wants to see it come back: a cluster that cannot be reached is a state like another.
         let seen = look(&mut client).await;
@@ -63,10 +71,7 @@ async fn watch(mut client: Client, output: Output) -> Result<Done, CliError> {
             }
             Err(error) => return Err(error),
         }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(Done::Well),
-        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
