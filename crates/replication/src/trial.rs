@@ -5,11 +5,14 @@
 //! - While a test lets time pass ([`Cluster::until`], [`Cluster::run_for`]) it is watched at each millisecond that no two
 //!   nodes may act at once: what a lease had promised to an operation holds, whatever becomes of its holder.
 //! - A crash is a power cut: the links break, the disk keeps what was durable, and nobody cleans up.
+//! - All that is drawn comes from fixed seeds, in openraft too ([`SeededRuntime`]). A run does not repeat to the millisecond
+//!   for that: its connections are the machine's.
 
 mod drained;
 mod faults;
 mod leases;
 mod phases;
+mod seeds;
 mod warming;
 mod wires;
 
@@ -18,8 +21,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use model::{BootId, Clock, NodeId, Permit as _, Position, Role, StoreId, Timestamp};
+use openraft::AsyncRuntime;
 use openraft::async_runtime::WatchReceiver as _;
+use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
 use runtime::Supervisor;
 use runtime::random::{Random, generator};
@@ -41,7 +47,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a test looks.
 const LOOK: Duration = Duration::from_millis(1);
 
-type TestReplica = Replica<SimEngine, TokioRuntime>;
+/// Tokio, with openraft's own generator seeded: each task that openraft spawns draws by itself.
+pub(crate) type SeededRuntime = DeterministicRng<TokioRuntime>;
+/// What openraft draws from.
+type Generator = <SeededRuntime as AsyncRuntime>::ThreadLocalRng;
+type TestReplica = Replica<SimEngine, SeededRuntime>;
+
+/// A seeded openraft spawns tasks from seeded ones only. This lets it spawn one that draws nothing from anywhere.
+pub(crate) fn seeded<T>(spawn: impl FnOnce() -> T) -> T {
+    SeededRuntime::scope(0, async { spawn() }).now_or_never().expect("it waits for nothing")
+}
+
+/// The seed of a node's process.
+fn seed(number: u64, boot: u64) -> u64 {
+    number << 8 | boot
+}
 
 /// What goes wrong inside a replica. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -107,6 +127,8 @@ struct Running {
     replica: TestReplica,
     supervisor: Supervisor,
     mischief: Mischief,
+    /// What openraft would have drawn from next when it had started.
+    drawn: Generator,
 }
 
 /// A cluster of real replicas. Nodes are meant by their number, from 1.
@@ -312,6 +334,7 @@ impl Node {
     async fn start(&mut self, members: &[(String, String)], wires: &Arc<Wires>, clock: &Arc<TrialClock>) {
         self.boots += 1;
         let number = self.number;
+        let seed = seed(number, self.boots);
         let (supervisor, spawner) = Supervisor::new();
         let engine = Arc::new(SimEngine::open(&self.disk).expect("the disk is not in use"));
         let options = StoreOptions { tail_bytes: 1 << 20, birth: StoreId::from(u128::from(number)) };
@@ -342,11 +365,13 @@ impl Node {
             snapshot_bytes: Arc::new(|| 1 << 30),
             events: PeerEvents::new(|_| {}),
             spawner,
-            random: generator(Some(number << 8 | self.boots)),
+            random: generator(Some(seed)),
             mischief: mischief.clone(),
         };
-        let replica = Replica::start(parts).await.expect("the replica starts");
-        self.running = Some(Running { replica, supervisor, mischief });
+        let starting = TestReplica::start(parts).map(|started| (started, SeededRuntime::thread_rng()));
+        let (started, drawn) = SeededRuntime::scope(seed, starting).await;
+        let replica = started.expect("the replica starts");
+        self.running = Some(Running { replica, supervisor, mischief, drawn });
     }
 }
 

@@ -23,6 +23,22 @@ impl Cluster {
         self.leader().expect("just seen")
     }
 
+    /// When a node last heard from its leader.
+    fn heard(&self, node: u64) -> Instant {
+        self.replica(node).inner.contact.last_leader()
+    }
+
+    /// Lets time pass to between two heartbeats, so that all followers have heard the same.
+    pub(super) async fn until_nothing_is_under_way(&mut self, followers: &[u64]) {
+        self.until("nothing is under way", |cluster| {
+            followers.iter().all(|node| {
+                let ago = cluster.heard(*node).elapsed();
+                ago > LAN.heartbeat / 10 && ago < LAN.heartbeat / 2
+            })
+        })
+        .await;
+    }
+
     /// The lease of `leader` comes to rest on `voter` alone, whose log is that of `third`; then the leader is cut off.
     async fn leave_lease_to(&mut self, leader: u64, third: u64) {
         self.isolate(third, true);
@@ -77,18 +93,9 @@ async fn leads_in_its_turn<const N: usize>(rank: usize) {
     cluster.run_for(L * 2).await;
     let leader = cluster.leader().expect("somebody leads");
     let followers = cluster.others(leader);
-    let heard = |cluster: &Cluster, node: u64| cluster.replica(node).inner.contact.last_leader();
-    // Between two heartbeats, so that all have heard the same.
-    cluster
-        .until("nothing is under way", |cluster| {
-            followers.iter().all(|node| {
-                let ago = heard(cluster, *node).elapsed();
-                ago > LAN.heartbeat / 10 && ago < LAN.heartbeat / 2
-            })
-        })
-        .await;
+    cluster.until_nothing_is_under_way(&followers).await;
     let next = followers[rank];
-    let last = heard(&cluster, next);
+    let last = cluster.heard(next);
     cluster.crash(leader);
     followers[..rank].iter().for_each(|node| cluster.crash(*node));
     assert_eq!(cluster.until_another_leads(leader).await, next);
