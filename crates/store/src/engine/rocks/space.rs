@@ -3,18 +3,13 @@
 //! - Whole files go; nothing is rewritten. What shares a file with a needed key stays until that key goes too.
 //! - Files can only be deleted below level 0, and the write-ahead log only when the memtables of all families that
 //!   it covers are flushed: so flush, move down, delete. The flush comes also where no memtable holds anything that may
-//!   go, because the write-ahead log may; each entry is flushed once all the same. A file that RocksDB is moving down by
-//!   itself at that moment cannot be deleted either, so it is waited for.
+//!   go, because the write-ahead log may; each entry is flushed once all the same.
 //! - A key at or above the limit is never touched.
 
-use rocksdb::{CompactOptions, ErrorKind, FlushOptions, LiveFile, WaitForCompactOptions};
+use rocksdb::{CompactOptions, FlushOptions, LiveFile};
 
 use super::{EngineError, Shared, engine_error};
 use crate::engine::Family;
-
-/// How long files that are being moved are waited for, in microseconds; they only change their level. What is not at rest
-/// by then stays until more is given back.
-const AT_REST_WITHIN: u64 = 5_000_000;
 
 impl Shared {
     /// Deletes the files of a family that hold only keys below `key`.
@@ -35,7 +30,6 @@ impl Shared {
             self.db.compact_range_cf_opt(self.family(family), Some(first), Some(last), &options);
             self.check_background("compact")?;
         }
-        self.wait_until_at_rest()?;
         // The end of the range belongs to it, so it must be a key that may go.
         match self.files_below(family, key)?.iter().filter_map(|file| file.end_key.as_deref()).max() {
             Some(last) => self
@@ -43,15 +37,6 @@ impl Shared {
                 .delete_file_in_range_cf(self.family(family), &[][..], last)
                 .map_err(|error| engine_error("delete_files", error)),
             None => Ok(()),
-        }
-    }
-
-    fn wait_until_at_rest(&self) -> Result<(), EngineError> {
-        let mut options = WaitForCompactOptions::default();
-        options.set_timeout(AT_REST_WITHIN);
-        match self.db.wait_for_compact(&options) {
-            Err(error) if error.kind() != ErrorKind::TimedOut => Err(engine_error("compact", error)),
-            Ok(()) | Err(_) => Ok(()),
         }
     }
 
