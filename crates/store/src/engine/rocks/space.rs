@@ -3,7 +3,8 @@
 //! - Whole files go; nothing is rewritten. What shares a file with a needed key stays until that key goes too.
 //! - Files can only be deleted below level 0, and the write-ahead log only when the memtables of all families that
 //!   it covers are flushed: so flush, move down, delete. The flush comes also where no memtable holds anything that may
-//!   go, because the write-ahead log may; each entry is flushed once all the same.
+//!   go, because the write-ahead log may; each entry is flushed once all the same. A file that RocksDB is moving down by
+//!   itself at that moment stays, and goes when space is given back the next time.
 //! - A key at or above the limit is never touched.
 
 use rocksdb::{CompactOptions, FlushOptions, LiveFile};
