@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::{BootId, Clock, StoreId};
 use replication::{
@@ -34,7 +35,11 @@ use crate::waiting;
 /// Threads of Raft's own runtime.
 const RAFT_THREADS: usize = 2;
 
-/// Raft's own runtime. It cannot be waited for where it is dropped; by then nothing of it matters any more.
+/// How long the end of Raft's runtime is waited for; longer only takes a disk that does not answer.
+const RAFT_ENDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Raft's own runtime. When it is dropped its tasks have ended, and with them what they held of the store: a process must not
+/// exit while RocksDB is still being closed.
 pub(super) struct RaftRuntime(Option<tokio::runtime::Runtime>);
 
 impl RaftRuntime {
@@ -52,9 +57,14 @@ impl RaftRuntime {
 
 impl Drop for RaftRuntime {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
+        let Some(runtime) = self.0.take() else { return };
+        // On a thread of its own: no runtime can be waited for where tasks of another one run.
+        let ending = std::thread::Builder::new().name("raft-end".to_owned());
+        let ended = ending.spawn(move || runtime.shutdown_timeout(RAFT_ENDS_WITHIN));
+        if ended.map(std::thread::JoinHandle::join).is_ok_and(|ended| ended.is_ok()) {
+            return;
         }
+        error!("the threads of Raft did not end in order");
     }
 }
 
