@@ -35,7 +35,7 @@ pub fn command(arguments: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// Runs a command to its end. One that does not end is killed, and the error says what it had written.
+/// Runs a command to its end. One that does not end is killed; if it was killed, the error says what it had written.
 pub async fn run(command: Command) -> Result<Said> {
     run_within(command, GIVES_UP).await
 }
@@ -50,16 +50,18 @@ async fn run_within(mut command: Command, limit: Duration) -> Result<Said> {
         child.wait().await
     };
     let ended = timeout(limit, ending).await;
-    let Ok(status) = ended else {
-        child.kill().await?;
-        let (output, errors) = (String::from_utf8_lossy(&output), String::from_utf8_lossy(&errors));
-        bail!("{command:?} does not end; so far it has written\n{output}\nand as errors\n{errors}");
+    let (code, how) = match ended {
+        Ok(status) => (status?.code(), "was killed by a signal"),
+        Err(_) => {
+            child.kill().await?;
+            (None, "does not end")
+        }
     };
-    Ok(Said {
-        code: status?.code().with_context(|| format!("{command:?} was killed"))?,
-        output: String::from_utf8(output)?,
-        errors: String::from_utf8(errors)?,
-    })
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let Some(code) = code else {
+        bail!("{command:?} {how}; it has written\n{}\nand as errors\n{}", text(&output), text(&errors));
+    };
+    Ok(Said { code, output: String::from_utf8(output)?, errors: String::from_utf8(errors)? })
 }
 
 /// Reads to the end. If it is broken off, `text` has what was read by then.
@@ -157,19 +159,26 @@ impl Said {
 mod tests {
     use super::*;
 
+    async fn of_killed(script: &str, within: Duration) -> String {
+        let mut command = process::command(Path::new("sh"));
+        command.args(["-c", script]);
+        run_within(command, within).await.expect_err("it is killed").to_string()
+    }
+
     #[tokio::test]
-    async fn a_command_that_does_not_end_has_said_something_by_then() {
+    async fn what_a_killed_command_wrote_is_told() {
+        // Of one that does not end: a busy machine may need longer until it writes anything.
         let mut said = String::new();
-        // A busy machine may need longer until it writes anything.
         for seconds in [1, 10, 60] {
-            let mut command = process::command(Path::new("sh"));
-            command.args(["-c", "echo so far; echo so bad >&2; exec sleep 600"]);
-            let error = run_within(command, Duration::from_secs(seconds)).await.expect_err("it goes on");
-            said = error.to_string();
-            if said.contains("written\nso far\n") && said.contains("errors\nso bad\n") {
-                return;
+            said =
+                of_killed("echo so far; echo so bad >&2; exec sleep 600", Duration::from_secs(seconds)).await;
+            if said.contains("written\nso far\n") {
+                break;
             }
         }
-        panic!("it is not told what it wrote: {said}");
+        let by_a_signal = of_killed("echo so far; echo so bad >&2; kill -ABRT $$", GIVES_UP).await;
+        for said in [said, by_a_signal] {
+            assert!(said.contains("written\nso far\n") && said.contains("errors\nso bad\n"), "{said}");
+        }
     }
 }

@@ -228,3 +228,27 @@ fn report(event: PeerEvent) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_has_dropped_the_runtime_of_raft_finds_nothing_of_it_left() {
+        let (runtime, on_raft) = RaftRuntime::start().expect("threads can be started");
+        let store = Arc::new(());
+        let (begins, begun) = oneshot::channel();
+        let held = Arc::clone(&store);
+        on_raft.spawn_blocking(move || {
+            begins.send(()).expect("the test waits for it");
+            // Closing a database takes its time.
+            std::thread::sleep(Duration::from_millis(100));
+            drop(held);
+        });
+        begun.await.expect("it begins");
+        drop(runtime);
+        assert_eq!(Arc::strong_count(&store), 1);
+    }
+}

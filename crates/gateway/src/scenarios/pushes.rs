@@ -43,11 +43,14 @@ async fn what_was_made_under_a_revision_that_is_gone_is_refused_as_that() {
     let log = ReplicatedLog::start(node.replica.clone(), &node.spawner);
     let source = Source::Pushed { session: SessionId::from(7), sequence: 1 };
     let batch = EncodedBatch::encode(&node.batch(source, 1, 8)).expect("it is small");
-    let proposed = loop {
-        match log.propose(vec![batch.clone()]).await {
-            Err(ingest::ProposeError::NoQuorum) => tokio::time::sleep(Duration::from_millis(20)).await,
-            other => break other.expect("it is committed"),
+    let proposing = async {
+        loop {
+            match log.propose(vec![batch.clone()]).await {
+                Err(ingest::ProposeError::NoQuorum) => tokio::time::sleep(Duration::from_millis(20)).await,
+                other => break other.expect("it is committed"),
+            }
         }
     };
+    let proposed = timeout(SOON, proposing).await.expect("the log is led");
     assert_eq!(proposed.outcomes, [ingest::Outcome::RevisionGone]);
 }

@@ -8,8 +8,11 @@ use openraft::network::{NetVote as _, RPCOption, RaftNetworkFactory as _};
 use openraft::raft::VoteRequest;
 use openraft::{ChangeMembers, ServerState};
 
+use tokio::task::JoinHandle;
+
 use super::*;
 use crate::lease::quarantine;
+use crate::membership::MembershipError;
 use crate::network::{PeerStanding, Refusal};
 use crate::replica::Standing;
 use crate::type_config::Vote;
@@ -57,6 +60,12 @@ impl Cluster {
         self.crash(node);
         self.nodes[node as usize - 1].times = times;
         self.restart(node).await;
+    }
+
+    /// Begins to hand leadership over.
+    fn hands_over(&self, from: u64, to: u64) -> JoinHandle<Result<NodeId, MembershipError>> {
+        let replica = self.replica(from).clone();
+        tokio::spawn(async move { replica.transfer_leadership(Some(NodeId(to))).await })
     }
 
     /// Why the last reign began that `node` knows of.
@@ -177,8 +186,7 @@ async fn a_failed_transfer_leaves_no_leadership_in_its_term() {
         })
         .await;
     cluster.wires.cut(leader, target, true);
-    let replica = cluster.replica(leader).clone();
-    let handing = tokio::spawn(async move { replica.transfer_leadership(Some(NodeId(target))).await });
+    let handing = cluster.hands_over(leader, target);
     tokio::task::yield_now().await;
     while cluster.leader().is_none_or(|now| cluster.leadership(now).term() == held.term()) {
         assert!(held.check().is_err(), "term {} is over, whether the transfer succeeds or not", held.term());
@@ -195,12 +203,7 @@ async fn a_transfer_succeeds_at_once() {
     let mut cluster = Cluster::found([LAN; 3]).await;
     let (leader, target, _) = cluster.three();
     let began = Instant::now();
-    cluster
-        .replica(leader)
-        .clone()
-        .transfer_leadership(Some(NodeId(target)))
-        .await
-        .expect("it can take over");
+    cluster.hands_over(leader, target).await.expect("no panic").expect("it can take over");
     assert_eq!(cluster.until_another_leads(leader).await, target);
     assert!(began.elapsed() < L / 2, "after {:?}", began.elapsed());
 }
@@ -211,8 +214,7 @@ async fn a_hand_over_that_takes_longer_than_a_lease_is_a_switchover_all_the_same
     cluster.until_all_applied_alike().await;
     let (leader, target, _) = cluster.three();
     cluster.mischief(target).let_apply(false);
-    let replica = cluster.replica(leader).clone();
-    let handing = tokio::spawn(async move { replica.transfer_leadership(Some(NodeId(target))).await });
+    let handing = cluster.hands_over(leader, target);
     cluster.run_for(L * 2).await;
     assert_eq!(cluster.leader(), None, "its reign begins when what came before it is applied");
     cluster.mischief(target).let_apply(true);
@@ -231,8 +233,7 @@ async fn a_vote_that_a_slow_disk_delays_counts_for_as_long_as_it_is_waited_for()
     // Only the leader's own vote is left, which two writes delay, one after the other: a try lasts 0.8 L.
     cluster.isolate(third, true);
     cluster.disk(leader).set_latency(L * 7 / 20, L * 7 / 20);
-    let replica = cluster.replica(leader).clone();
-    let handing = tokio::spawn(async move { replica.transfer_leadership(Some(NodeId(target))).await });
+    let handing = cluster.hands_over(leader, target);
     let leads = |cluster: &Cluster| cluster.replica(target).status().standing == Standing::Leader;
     cluster.until("it is elected", leads).await;
     assert_eq!(cluster.term(target), term + 1, "the first try was given up");
@@ -247,12 +248,7 @@ async fn who_hands_over_is_there_until_its_successor_reigns() {
     let (leader, target, third) = cluster.three();
     // Nobody else confirms what the successor begins with.
     cluster.isolate(third, true);
-    cluster
-        .replica(leader)
-        .clone()
-        .transfer_leadership(Some(NodeId(target)))
-        .await
-        .expect("it can take over");
+    cluster.hands_over(leader, target).await.expect("no panic").expect("it can take over");
     cluster.isolate(leader, true);
     assert_eq!(cluster.until_another_leads(leader).await, target);
 }

@@ -69,6 +69,21 @@ async fn filled(entries: u64) -> TempDir {
     copy
 }
 
+/// A memtable is full after a few entries, and a log ends with it.
+fn small() -> RocksOptions {
+    RocksOptions { entries_memtable_bytes: 512 * 1024, ..RocksOptions::default() }
+}
+
+/// 20 entries of 100 kB in several write-ahead logs. All are kept by what only the first one holds of the ledger.
+async fn on_several_logs(path: &Path) -> RocksEngine {
+    let engine = RocksEngine::open(path, &small()).unwrap();
+    engine.commit(vec![put(Family::Ledger, "k", "v")], Durability::Lazy).await.unwrap();
+    for index in 1..=20 {
+        engine.commit(vec![entry(index, noise(index, 100_000))], Durability::Lazy).await.unwrap();
+    }
+    engine
+}
+
 #[tokio::test]
 async fn what_was_synced_survives_a_killed_process() {
     let place = filled(20).await;
@@ -132,13 +147,7 @@ async fn a_little_that_was_delivered_leaves_the_memtable_too() {
 #[tokio::test]
 async fn the_write_ahead_log_goes_although_no_memtable_holds_anything_that_may_go() {
     let place = TempDir::new().unwrap();
-    let options = RocksOptions { entries_memtable_bytes: 512 * 1024, ..RocksOptions::default() };
-    let engine = RocksEngine::open(place.path(), &options).unwrap();
-    // All logs are kept by what only the first one holds of the ledger.
-    engine.commit(vec![put(Family::Ledger, "k", "v")], Durability::Lazy).await.unwrap();
-    for index in 1..=20 {
-        engine.commit(vec![entry(index, noise(index, 100_000))], Durability::Lazy).await.unwrap();
-    }
+    let engine = on_several_logs(place.path()).await;
     let until = async |what: &str, holds: &dyn Fn() -> bool| {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !holds() {
@@ -195,20 +204,14 @@ async fn a_last_record_of_which_a_page_is_missing_is_dropped_and_nothing_before_
 #[tokio::test]
 async fn a_hole_between_two_write_ahead_logs_is_refused() {
     let place = TempDir::new().unwrap();
-    let options = RocksOptions { entries_memtable_bytes: 512 * 1024, ..RocksOptions::default() };
-    let engine = RocksEngine::open(place.path(), &options).unwrap();
-    // The first log is kept by what only it holds of the ledger; entries go on in later ones.
-    engine.commit(vec![put(Family::Ledger, "k", "v")], Durability::Lazy).await.unwrap();
-    for index in 1..=20 {
-        engine.commit(vec![entry(index, noise(index, 100_000))], Durability::Lazy).await.unwrap();
-    }
+    let engine = on_several_logs(place.path()).await;
     let killed = as_if_killed(place.path());
     drop(engine);
     let logs = database_files(killed.path(), "log");
     assert!(logs.len() > 1, "several logs are alive: {logs:?}");
     let length = fs::metadata(&logs[0]).unwrap().len();
     fs::File::options().write(true).open(&logs[0]).unwrap().set_len(length - 100).unwrap();
-    let error = RocksEngine::open(killed.path(), &options).unwrap_err();
+    let error = RocksEngine::open(killed.path(), &small()).unwrap_err();
     assert!(matches!(error, OpenError::Damaged { .. }), "seen: {error}");
 }
 
