@@ -15,7 +15,7 @@ deny := $(shell command -v cargo-deny 2>/dev/null)
 only_tests := --exclude holdfast-simulator --exclude holdfast-tests --exclude holdfast-benches
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench build release check check-format check-lints check-arrows check-docs test-deps clean setup
+.PHONY: help demo test bench race build release check check-format check-lints check-arrows check-docs test-deps clean setup
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,9 @@ endif
 
 bench: release ## the figures of docs/performance.md, in an optimised build (ARGS="--quick", ARGS="failover --kills 10")
 	@"$(target)/release/holdfast-benches" $(ARGS)
+
+race: release ## the same messages through NATS JetStream and etcd, which it installs (ARGS="--quick", ARGS="--numbers")
+	@"$(target)/release/holdfast-benches" race $(ARGS)
 
 release: setup ## the program, optimised, as boxes in a plant run it
 	cargo build --locked --release --workspace --bin holdfast --bin holdfast-benches
@@ -71,8 +74,9 @@ clean: ## remove ./bin and the build cache (the next build takes long)
 	rm -rf bin
 	cargo clean
 
-# As set-up for these, it looks for what tests need, too.
+# As set-up for these, it looks for what they need, too.
 test test-deps: purpose := tests
+race: purpose := race
 setup:
 	@scripts/setup $(purpose)
 

@@ -32,10 +32,16 @@ fn command_of(all: impl IntoIterator<Item = String>) -> String {
             None => arguments.push(argument),
         }
     }
+    // It has a target of its own, which installs what it needs.
+    let race = arguments.iter().position(|argument| argument == "race");
+    let target = if race.is_some() { "make race" } else { "make bench" };
+    if let Some(at) = race {
+        arguments.remove(at);
+    }
     if arguments.is_empty() {
-        "make bench".to_owned()
+        target.to_owned()
     } else {
-        format!("make bench ARGS=\"{}\"", arguments.join(" "))
+        format!("{target} ARGS=\"{}\"", arguments.join(" "))
     }
 }
 
@@ -75,12 +81,14 @@ mod tests {
         let told = |text: &str| command_of(text.split_whitespace().map(str::to_owned));
         assert_eq!(told("--write a.md --dir=/tmp/x"), "make bench");
         assert_eq!(told("failover --kills 3 --write a.md"), "make bench ARGS=\"failover --kills 3\"");
+        assert_eq!(told("race --quick"), "make race ARGS=\"--quick\"");
     }
 
     #[test]
     fn the_document_has_a_place_for_every_subject() {
         let text = include_str!("../../docs/performance.md");
-        for subject in crate::Subject::all() {
+        let race = crate::Subject::Race(crate::race::Args::default());
+        for subject in crate::Subject::all().into_iter().chain([race]) {
             let section = Section { subject: subject.name(), figures: Vec::new() };
             assert!(replaced(text, &section, "").is_ok(), "{}", subject.name());
         }

@@ -19,6 +19,7 @@ mod plant;
 mod polling;
 mod process;
 mod push;
+mod race;
 mod replicas;
 mod seen;
 mod signal;
@@ -39,7 +40,7 @@ use world::Bench;
 
 /// Measure what docs/performance.md promises.
 ///
-/// Without a subject all of them are measured, one after the other. Exit code 0 if every target is met.
+/// Without a subject all of them but the race are measured, one after the other. Exit code 0 if every target is met.
 #[derive(Debug, Parser)]
 #[command(name = "holdfast-benches", version, max_term_width = 110)]
 struct Arguments {
@@ -79,9 +80,12 @@ enum Subject {
     Drain(drain::Args),
     /// Memory of an idle node, restart with a backlog, disk given back.
     Footprint(footprint::Args),
+    /// The same messages through NATS JetStream and etcd: rates, latencies, their leaders killed. Needs both.
+    Race(race::Args),
 }
 
 impl Subject {
+    /// Those that need nothing but our own program.
     fn all() -> Vec<Self> {
         vec![
             Self::Commit(commit::Args::default()),
@@ -103,6 +107,7 @@ impl Subject {
             Self::Disk(_) => "disk",
             Self::Drain(_) => "drain",
             Self::Footprint(_) => "footprint",
+            Self::Race(_) => "race",
         }
     }
 
@@ -115,6 +120,7 @@ impl Subject {
             Self::Disk(args) => disk::run(bench, args).boxed(),
             Self::Drain(args) => drain::run(bench, args).boxed(),
             Self::Footprint(args) => footprint::run(bench, args).boxed(),
+            Self::Race(args) => race::run(bench, args).boxed(),
         }
     }
 }

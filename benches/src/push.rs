@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use runtime::SystemClock;
-use simulator::pusher::{Body, Content, Pusher, PusherConfig};
+use simulator::pusher::{Body, Content, Latencies, Pusher, PusherConfig, PusherReport, PusherStats};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
@@ -18,14 +18,16 @@ use crate::plant;
 use crate::table::{Figure, grouped, median, millis};
 use crate::world::{Bench, World};
 
-/// Samples of a message: with tags and times about 1.6 kB.
-const SAMPLES: usize = 100;
-const TAGS: usize = 20;
+/// Samples of a message.
+pub(crate) const SAMPLES: usize = 100;
+/// Tags that they are of.
+pub(crate) const TAGS: usize = 20;
 const IN_FLIGHT: [usize; 3] = [1, 64, 512];
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What is not counted at the beginning of a run.
 const WARM_UP: Duration = Duration::from_millis(500);
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an acknowledgement may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// In flight where only the end counts.
 const FLOOD: usize = 256;
 
@@ -76,13 +78,35 @@ pub(crate) async fn run(bench: &Bench, args: &Args) -> anyhow::Result<Vec<Figure
 }
 
 /// What one run has shown.
-struct Pushed {
-    rate: f64,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pushed {
+    /// Messages acknowledged a second.
+    pub(crate) rate: f64,
     p50: Duration,
-    p99: Duration,
+    /// From sending to acknowledgement.
+    pub(crate) p99: Duration,
 }
 
-fn summary(seen: &[Pushed]) -> String {
+/// What a client has seen so far.
+pub(crate) trait Progress: Send + Sync {
+    /// Messages acknowledged.
+    fn acknowledged(&self) -> u64;
+    /// From first sending to acknowledgement, since this was called before.
+    fn take_latencies(&self) -> Latencies;
+}
+
+impl Progress for PusherStats {
+    fn acknowledged(&self) -> u64 {
+        self.counts().acknowledged
+    }
+
+    fn take_latencies(&self) -> Latencies {
+        PusherStats::take_latencies(self)
+    }
+}
+
+/// Rate, p50 and p99: the median of each.
+pub(crate) fn summary(seen: &[Pushed]) -> String {
     let of = |value: fn(&Pushed) -> f64| median(seen.iter().map(value).collect());
     let time = |value: fn(&Pushed) -> f64| millis(Duration::from_secs_f64(of(value)));
     format!(
@@ -99,24 +123,31 @@ async fn push(
     window: usize,
     time: Duration,
 ) -> anyhow::Result<Pushed> {
-    let pusher = Pusher::new(config(endpoint, content, window, None), None);
-    let stats = pusher.stats();
-    let stop = CancellationToken::new();
-    let measured = async {
-        sleep(WARM_UP).await;
-        drop(stats.take_latencies());
-        let (began, before) = (Instant::now(), stats.counts().acknowledged);
-        sleep(time).await;
-        let rate = (stats.counts().acknowledged - before) as f64 / began.elapsed().as_secs_f64();
-        let latencies = stats.take_latencies();
-        stop.cancel();
-        (rate, latencies)
-    };
-    let ((rate, latencies), report) = futures::join!(measured, pusher.run(stop.clone()));
-    ensure!(rate > 0.0, "nothing was acknowledged: {report:?}");
+    let pusher = Pusher::new(config(vec![endpoint.clone()], content, window, None), None);
+    let (stats, stop) = (pusher.stats(), CancellationToken::new());
+    let (pushed, report) = futures::join!(measured(&*stats, time, &stop), pusher.run(stop.clone()));
+    ensure!(pushed.rate > 0.0, "nothing was acknowledged: {report:?}");
+    check_all_acknowledged(&report)?;
+    Ok(pushed)
+}
+
+/// Watches a client that has just begun, for so long, and tells it to stop.
+pub(crate) async fn measured(progress: &dyn Progress, time: Duration, stop: &CancellationToken) -> Pushed {
+    sleep(WARM_UP).await;
+    drop(progress.take_latencies());
+    let (began, before) = (Instant::now(), progress.acknowledged());
+    sleep(time).await;
+    let rate = (progress.acknowledged() - before) as f64 / began.elapsed().as_secs_f64();
+    let latencies = progress.take_latencies();
+    stop.cancel();
+    Pushed { rate, p50: latencies.quantile(0.5), p99: latencies.quantile(0.99) }
+}
+
+/// Nothing may have to be sent again where nothing is broken.
+pub(crate) fn check_all_acknowledged(report: &PusherReport) -> anyhow::Result<()> {
     let unanswered = report.counts.refused + report.counts.unanswered + report.unsettled;
     ensure!(unanswered == 0, "not everything was acknowledged at once: {report:?}");
-    Ok(Pushed { rate, p50: latencies.quantile(0.5), p99: latencies.quantile(0.99) })
+    Ok(())
 }
 
 /// A client that pushes a number of messages as fast as they are acknowledged.
@@ -134,17 +165,24 @@ impl<'a> Flood<'a> {
     /// Pushes so many messages: how many were acknowledged a second.
     pub(crate) async fn push(&self, messages: u64) -> anyhow::Result<f64> {
         let began = Instant::now();
-        let config = config(self.endpoint, self.content, FLOOD, Some(messages));
+        let endpoints = vec![self.endpoint.clone()];
+        let config = config(endpoints, self.content, FLOOD, Some(messages));
         let report = Pusher::new(config, None).run(CancellationToken::new()).await;
         ensure!(report.counts.acknowledged >= messages, "not everything was acknowledged: {report:?}");
         Ok(messages as f64 / began.elapsed().as_secs_f64())
     }
 }
 
-fn config(endpoint: &Endpoint, content: &Content, window: usize, messages: Option<u64>) -> PusherConfig {
+/// A pusher that pushes as fast as it is acknowledged, to the first of these nodes that takes its messages.
+pub(crate) fn config(
+    endpoints: Vec<Endpoint>,
+    content: &Content,
+    window: usize,
+    messages: Option<u64>,
+) -> PusherConfig {
     PusherConfig {
         name: "pusher".to_owned(),
-        endpoints: vec![endpoint.clone()],
+        endpoints,
         content: content.clone(),
         window,
         interval: None,
