@@ -326,7 +326,8 @@ mod tests {
 
     #[test]
     fn what_a_server_says_is_understood_however_it_is_cut() {
-        let text = b"INFO {\"a\":1} \r\nPING\r\nMSG _INBOX.a.17 1 26\r\n{\"stream\":\"RACE\", \"seq\":1}\r\n\
+        let text =
+            b"INFO {\"a\":1} \r\nPING\r\nMSG _INBOX.a.17 1  26\r\n{\"stream\":\"RACE\", \"seq\":1}\r\n\
                      MSG _INBOX.a.18 1 from.here 2\r\n\r\n\r\nPONG\r\n";
         let mut incoming = BytesMut::new();
         let mut seen = Vec::new();
