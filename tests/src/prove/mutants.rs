@@ -114,7 +114,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "applied-is-not-written-with-its-rows",
         breaks: "rows and the applied position are one commit",
-        killed_by: Scenario("store", "ledger_scripts", "a_batch_is_indivisible"),
+        killed_by: Scenario("store", "on_disk", MODEL),
     },
     Mutant {
         name: "ended-term-is-not-fenced",
