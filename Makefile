@@ -15,7 +15,8 @@ deny := $(shell command -v cargo-deny 2>/dev/null)
 only_tests := --exclude holdfast-simulator --exclude holdfast-tests --exclude holdfast-benches
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench race build release check check-format check-lints check-arrows check-docs test-deps clean setup
+.PHONY: help demo test prove-mutants bench race build release check check-format check-lints check-arrows check-docs test-deps \
+  clean setup
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -33,6 +34,15 @@ else
 	RUST_TEST_THREADS=1 cargo test --locked --workspace --test '*' --no-fail-fast
 endif
 	cargo test --locked --workspace --doc --quiet
+
+# Everything is built otherwise, into a folder of its own: but for RocksDB, which has no mutants and is taken from where the
+# tests have built it, if they have.
+prove-mutants: export CARGO_TARGET_DIR := $(target)/mutants
+prove-mutants: export RUSTFLAGS := $(RUSTFLAGS) --cfg mutants
+prove-mutants: setup ## each deliberate fault in the code is noticed by the test that must notice it (ARGS="--only NAME")
+	@archive=$$(ls -t "$(target)"/debug/build/librocksdb-sys-*/out/librocksdb.a 2>/dev/null | head -n 1); \
+	if [ -n "$$archive" ]; then export ROCKSDB_LIB_DIR="$${archive%/*}" ROCKSDB_STATIC=1; fi; \
+	cargo build --locked --workspace --bins --tests && "$(target)/mutants/debug/prove" mutants $(ARGS)
 
 bench: release ## the figures of docs/performance.md, in an optimised build (ARGS="--quick", ARGS="failover --kills 10")
 	@"$(target)/release/holdfast-benches" $(ARGS)

@@ -91,7 +91,9 @@ pub(crate) fn is_fenced(error: &io::Error) -> bool {
 impl<S: AsyncWrite + Unpin> AsyncWrite for FencedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let asked = Instant::now();
-        if let Err(fenced) = self.permit.check_for(self.facts.rest(asked)) {
+        if let Err(fenced) = self.permit.check_for(self.facts.rest(asked))
+            && !runtime::mutant("bytes-leave-without-a-permit")
+        {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::PermissionDenied, fenced)));
         }
         let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;

@@ -273,6 +273,9 @@ impl<E: Engine> Forwarder<E> {
             self.live.destination(&self.name).waiting(oldest, self.clock.now());
             reader.read_behind(&run);
             let delivery = self.delivery(session.taken, run);
+            if runtime::mutant("cursor-moves-before-the-answer") {
+                session.acknowledge(delivery.upto, Vec::new());
+            }
             let outcome = tokio::select! {
                 outcome = session.destination.deliver(&delivery, &session.permit) => outcome,
                 // In order: the far side's answer is not waited for longer than it takes to hand over.

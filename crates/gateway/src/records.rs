@@ -158,6 +158,7 @@ impl RecordMaker {
             Source::Pushed { .. } => None,
         };
         let mut taken_under = None;
+        let astray = if runtime::mutant("key-differs-by-process") { std::process::id() } else { 0 };
         for (ordinal, sample) in samples {
             let catalog = match catalog.tag(sample.tag) {
                 Some(_) => catalog,
@@ -171,7 +172,11 @@ impl RecordMaker {
             }
             let Some(tag) = catalog.tag(sample.tag) else { continue };
             made.push(Record::Sample(SampleRecord {
-                key: SampleKey { lineage: context.lineage, position: id.index, ordinal: Ordinal(ordinal) },
+                key: SampleKey {
+                    lineage: context.lineage,
+                    position: id.index,
+                    ordinal: Ordinal(ordinal + astray),
+                },
                 tag: Arc::clone(&tag.facts),
                 reading: sample.reading,
                 source_time: sample.source_time,

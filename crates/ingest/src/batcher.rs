@@ -215,6 +215,9 @@ impl<T> Batcher<T> {
             }
             // An answer about other batches than were proposed says nothing about these.
             Ok(_) => self.fail(now, flight, ProposeError::Unknown),
+            Err(_) if runtime::mutant("unknown-outcome-is-acknowledged") => {
+                self.applied = self.applied.max(flight.first + flight.count - 1);
+            }
             Err(error) => self.fail(now, flight, error),
         }
         let mut answers = self.collect_decided();
@@ -448,11 +451,13 @@ impl<T> Batcher<T> {
             self.begin_session(answers);
         }
         self.cursor = self.first;
-        while self.numbered.back().is_some_and(|last| !last.maybe) {
+        let is_dead = |last: &Numbered<T>| !last.maybe || runtime::mutant("number-changes-its-message");
+        while self.numbered.back().is_some_and(is_dead) {
             let numbered = self.numbered.pop_back().expect("just seen");
             // The stream may have ended meanwhile: its client will send the message elsewhere.
             if self.streams.contains_key(&numbered.message.stream) {
-                self.waiting.push_front(numbered.message);
+                let place = if runtime::mutant("order-is-lost-on-retry") { self.waiting.len() } else { 0 };
+                self.waiting.insert(place, numbered.message);
             }
         }
     }

@@ -132,7 +132,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     /// Campaigns now, unless this node's own lease or that of most others runs. `false` if Raft has ended.
     pub(crate) async fn stand(&self) -> bool {
         // With a pre-vote: without one a node would bypass the lease that it has granted.
-        self.inner.raft.trigger().elect(true).await.is_ok()
+        self.inner.raft.trigger().elect(!runtime::mutant("election-bypasses-the-lease")).await.is_ok()
     }
 
     /// The term this node is in, and whether it has voted there for another that does not lead yet.

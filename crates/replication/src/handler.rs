@@ -151,7 +151,8 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
 
     fn may_vote(&self) -> bool {
         self.replica.get().is_some_and(|replica| {
-            Instant::now() >= replica.inner.contact.quarantine_ends() && replica.inner.cell.is_over()
+            let is_over = replica.inner.cell.is_over() || runtime::mutant("live-leader-votes");
+            Instant::now() >= replica.inner.contact.quarantine_ends() && is_over
         })
     }
 
@@ -160,7 +161,8 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
     }
 
     fn may_install(&self, bytes: u64) -> Result<(), Refusal> {
-        if installing(bytes) > (self.snapshot_bytes)() { Err(Refusal::DiskFull) } else { Ok(()) }
+        let fits = installing(bytes) <= (self.snapshot_bytes)() || runtime::mutant("snapshot-is-not-bounded");
+        if fits { Ok(()) } else { Err(Refusal::DiskFull) }
     }
 
     fn staging(&self) -> &Path {

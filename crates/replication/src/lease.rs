@@ -80,7 +80,8 @@ pub(crate) fn shortest(
     voters: impl IntoIterator<Item = (Duration, Option<Duration>)>,
 ) -> Duration {
     let lease = |(configured, said): (Duration, Option<Duration>)| said.unwrap_or(configured);
-    voters.into_iter().map(lease).filter(|lease| !lease.is_zero()).fold(own, Duration::min)
+    let counts = |lease: &Duration| !lease.is_zero() && !runtime::mutant("shorter-lease-is-overlooked");
+    voters.into_iter().map(lease).filter(counts).fold(own, Duration::min)
 }
 
 /// How long this machine has been suspended in all.
@@ -189,7 +190,9 @@ impl LeaseCell {
                 (lease.suspended, lease.awake_since) = (suspended, Some(Instant::now()));
             }
             let proves = |at: &Instant| lease.awake_since.is_none_or(|since| *at >= since);
-            lease.acknowledged = news.acknowledged.filter(proves);
+            let is_late = runtime::mutant("lease-counts-from-the-answer");
+            let sent = news.acknowledged.map(|sent| if is_late { Instant::now() } else { sent });
+            lease.acknowledged = sent.filter(proves);
             (lease.leads, lease.length) = (news.leads, news.lease);
             if let (Some(term), Some(acknowledged)) = (lease.leads, lease.acknowledged) {
                 match lease.led {
@@ -216,7 +219,9 @@ impl LeaseCell {
     /// its vote no longer.
     pub(crate) fn raise_barrier(&self, term: Term) {
         self.lease.send_modify(|lease| {
-            lease.barrier = lease.barrier.max(Some(term));
+            if !runtime::mutant("barrier-is-not-raised") {
+                lease.barrier = lease.barrier.max(Some(term));
+            }
             if lease.handed_out == Some(term) {
                 lease.promised = None;
             }
@@ -266,7 +271,8 @@ impl LeaseCell {
 
     /// Whether the machine was suspended since the lease was last confirmed.
     fn has_overslept(&self) -> bool {
-        (self.suspension.0)() > self.lease.borrow().suspended + AWAKE
+        let is_known = runtime::mutant("suspension-is-overlooked");
+        !is_known && (self.suspension.0)() > self.lease.borrow().suspended + AWAKE
     }
 }
 
@@ -376,7 +382,8 @@ impl PartialEq for Leadership {
 
 impl Permit for Leadership {
     fn check(&self) -> Result<(), Fenced> {
-        if self.remaining().is_zero() { Err(Fenced) } else { Ok(()) }
+        let has_ended = self.remaining().is_zero() && !runtime::mutant("lease-is-ignored");
+        if has_ended { Err(Fenced) } else { Ok(()) }
     }
 
     fn remaining(&self) -> Duration {

@@ -155,7 +155,8 @@ pub fn check_removal(voters: Voters, force: bool) -> Result<(), RemovalRefused> 
 
 /// The number of the next member: one that nobody ever had.
 fn next_number(ever: impl IntoIterator<Item = u64>, now: impl IntoIterator<Item = u64>) -> NodeId {
-    NodeId(ever.into_iter().chain(now).max().unwrap_or(0) + 1)
+    let ever = ever.into_iter().filter(|_| !runtime::mutant("number-is-given-twice"));
+    NodeId(ever.chain(now).max().unwrap_or(0) + 1)
 }
 
 impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {

@@ -47,7 +47,7 @@ impl Muting {
             Some(_) => (self.waiting, self.until) = (Some((term, now)), None),
             None => {
                 let lost_at = acknowledged.map_or(waiting_since, |at| waiting_since.max(at + lease));
-                if now >= lost_at + MUTE_AFTER {
+                if now >= lost_at + MUTE_AFTER && !runtime::mutant("unanswered-leader-is-not-silent") {
                     self.until = Some(now + lease * 2);
                     return false;
                 }

@@ -86,7 +86,8 @@ impl Proposer {
 
     /// Refuses samples while the gate is closed.
     fn admit(&self, command: &Bytes) -> Result<(), ProposeError> {
-        let refused = self.is_closed_to_samples() && wire::entry::kind(command) == Some(Kind::Append);
+        let is_closed = self.is_closed_to_samples() && !runtime::mutant("closed-gate-lets-samples-pass");
+        let refused = is_closed && wire::entry::kind(command) == Some(Kind::Append);
         if refused { Err(ProposeError::NoSpace { retry_after: RETRY_FULL_AFTER }) } else { Ok(()) }
     }
 

@@ -141,7 +141,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         let cause = if self.was_handed_over(term) { Cause::Switchover } else { Cause::Failover };
         let leaderless = self.leaderless(term);
         let lead = Command::Lead { node: inner.node, name: inner.name.clone(), cause, leaderless };
-        if !self.insist(term, &lead).await {
+        if !runtime::mutant("reign-begins-without-lead") && !self.insist(term, &lead).await {
             return;
         }
         if inner.store.keeper().read(|state| state.cluster.is_none()) {

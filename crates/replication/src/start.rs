@@ -289,7 +289,7 @@ async fn quarantine<E: Engine>(parts: &ReplicaParts<E>, node: NodeId) -> Result<
         // Before the first one is granted.
         parts.store.grant_lease(longest).await.map_err(io::Error::from)?;
     }
-    if parts.store.is_pristine() {
+    if parts.store.is_pristine() || runtime::mutant("restarted-voter-votes-at-once") {
         return Ok(Duration::ZERO);
     }
     let recorded = parts.store.keeper().read(|state| Some(state.membership.nodes.get(&node.0)?.lease));

@@ -7,8 +7,10 @@
 //!   [`suspended`].
 //! - [`resident_bytes`]: what this process holds in memory.
 //! - [`random`]: one seed for a whole process, from which each part draws by itself, so that a run can be repeated.
+//! - [`mutant`]: which deliberate fault this process has, in a build that has any.
 
 mod backoff;
+mod mutants;
 pub mod random;
 mod supervise;
 
@@ -19,6 +21,7 @@ use model::{Clock, Timestamp};
 use tokio::time::Instant;
 
 pub use backoff::Backoff;
+pub use mutants::mutant;
 pub use supervise::{Failure, Spawner, Supervisor};
 
 /// The wall clock of this machine.

@@ -157,7 +157,7 @@ fn unseal(file: &Bytes) -> Result<([u8; 8], CheckpointHeader, &[u8]), EngineErro
         return Err(damaged("larger than any checkpoint"));
     }
     let (body, hash) = file.split_last_chunk::<HASH>().ok_or_else(|| damaged("too short"))?;
-    if blake3::hash(body).as_bytes() != hash {
+    if blake3::hash(body).as_bytes() != hash && !runtime::mutant("snapshot-is-not-checked") {
         return Err(damaged("checksum does not match"));
     }
     let parts = || {

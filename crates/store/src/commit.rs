@@ -75,6 +75,8 @@ impl Operation {
     fn durability(&self) -> Durability {
         match self {
             Self::Committed { .. } | Self::Rows { .. } => Durability::Lazy,
+            Self::Vote { .. } if runtime::mutant("vote-is-not-synced") => Durability::Lazy,
+            Self::Append { .. } if runtime::mutant("append-is-not-synced") => Durability::Lazy,
             _ => Durability::Sync,
         }
     }
@@ -269,6 +271,9 @@ impl<E: Engine> CommitLoop<E> {
                 for operation in group {
                     finish(operation, Err(error.clone()));
                 }
+                if runtime::mutant("failed-sync-is-not-final") {
+                    continue;
+                }
                 self.queue.fail(&error);
                 return Err(error);
             }
@@ -336,7 +341,8 @@ impl<E: Engine> CommitLoop<E> {
             self.written.up_to(index, branch);
         }
         let due = self.promised_at.elapsed() >= PROMISE_EVERY || self.bytes_since_promise >= PROMISE_BYTES;
-        if prepared.votes || prepared.lesser_promise.is_some() || (due && self.unpromised) {
+        let votes = prepared.votes && !runtime::mutant("vote-is-not-promised");
+        if votes || prepared.lesser_promise.is_some() || (due && self.unpromised) {
             self.write_promise().await?;
         }
         Ok(())

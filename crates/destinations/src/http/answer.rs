@@ -92,7 +92,9 @@ pub(super) fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8], sent: 
 
 fn judge_status(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Answer {
     match status {
-        status if status.is_success() => Answer::Accepted { rejected: Vec::new() },
+        status if status.is_success() || runtime::mutant("any-answer-is-taken-for-yes") => {
+            Answer::Accepted { rejected: Vec::new() }
+        }
         StatusCode::PAYLOAD_TOO_LARGE => Answer::TooLarge { reason: explain(status, body) },
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
             Answer::Failed(busy(status, headers, body))

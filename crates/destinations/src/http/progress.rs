@@ -96,7 +96,9 @@ impl Progress {
     /// A record was refused alone.
     pub(super) fn refused(&mut self, key: SampleKey, reason: String) {
         self.suspects += usize::from(!self.again);
-        self.rejected.push(Rejected { key, reason });
+        if !runtime::mutant("refused-record-is-dropped") {
+            self.rejected.push(Rejected { key, reason });
+        }
     }
 
     /// A record is larger than the receiver takes.

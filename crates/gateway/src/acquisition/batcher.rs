@@ -83,7 +83,8 @@ impl Batcher {
             Cause::Overload
         })?;
         let header = encoded.header;
-        self.queue(encoded).ok_or_else(|| {
+        let is_dropped = runtime::mutant("full-queue-drops-in-silence").then_some(());
+        self.queue(encoded).or(is_dropped).ok_or_else(|| {
             self.losses.lost(&header, Cause::Overload);
             Cause::Overload
         })

@@ -95,6 +95,9 @@ impl<E: Engine> Task<E> {
         while self.progress.changed().await.is_ok() {
             loop {
                 let wanted = self.progress.borrow_and_update().wanted;
+                if runtime::mutant("cursor-is-not-replicated") {
+                    break;
+                }
                 let (next, rejected) = {
                     let mut waiting = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
                     portion(&mut waiting, wanted, MOST_REJECTED)

@@ -44,7 +44,8 @@ impl<L: PartialOrd, T> HoldBack<L, T> {
     /// The next answer that may be given, in the order of the requests.
     pub(super) fn release(&mut self) -> Option<T> {
         let (matching, _) = self.held.front()?;
-        if self.unanswered.iter().any(|last| last <= matching) {
+        let vouches = self.unanswered.iter().any(|last| last <= matching);
+        if vouches && !runtime::mutant("answer-is-not-held-back") {
             return None;
         }
         self.held.pop_front().map(|(_, answer)| answer)

@@ -222,7 +222,7 @@ impl Shared {
             }
         }
         let mut options = WriteOptions::default();
-        options.set_sync(durability == Durability::Sync);
+        options.set_sync(durability == Durability::Sync && !runtime::mutant("database-is-not-synced"));
         self.db.write_opt(batch, &options).map_err(|error| engine_error("commit", error))
     }
 

@@ -66,7 +66,9 @@ impl Change<'_> {
             Work::Command { stamp, task } => self.task(id, stamp, task),
         };
         self.state.applied = Some(id);
-        self.touch(Row::Applied);
+        if !runtime::mutant("applied-is-not-written-with-its-rows") {
+            self.touch(Row::Applied);
+        }
         outcome
     }
 

@@ -25,7 +25,7 @@ impl Change<'_> {
         let Some(destination) = self.state.destinations.get_mut(&id) else {
             return Outcome::Refused(Refusal::Unknown { what: Thing::Destination, name: id.to_string() });
         };
-        if next > destination.cursor {
+        if next > destination.cursor || runtime::mutant("cursor-moves-back") {
             destination.cursor = next.min(limit);
             self.touch(Row::Destination(id));
         }
@@ -49,6 +49,7 @@ impl Change<'_> {
             .collect();
         if overrun.is_none()
             && let Some(id) = behind.first()
+            && !runtime::mutant("truncation-passes-a-cursor")
         {
             return Outcome::Refused(Refusal::Horizon { below, destination: *id });
         }

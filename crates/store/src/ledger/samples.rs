@@ -48,7 +48,7 @@ impl Change<'_> {
                 Source::Polled { group, grid, slot, skipped } => self.polled(at, group, grid, slot, skipped),
                 Source::Pushed { session, sequence } => {
                     let known = self.state.sessions.get(&session).map_or(0, |known| known.last);
-                    if sequence <= known {
+                    if sequence <= known && !runtime::mutant("message-is-taken-twice") {
                         BatchOutcome::Already
                     } else if sequence > known + 1 {
                         BatchOutcome::Expected { sequence: known + 1 }
@@ -99,12 +99,13 @@ impl Change<'_> {
             self.read_after_closing(at, grid, slot);
             return BatchOutcome::Stale { grid };
         };
-        if slot < open.next {
+        if slot < open.next && !runtime::mutant("slot-is-taken-twice") {
             return BatchOutcome::Already;
         }
-        if slot > open.next {
+        if slot > open.next && !runtime::mutant("gap-is-not-recorded") {
             let revision = self.state.revision();
-            self.gap(at, group, &open, slot - 1, self.cause_since(&open, skipped), revision);
+            let last = slot - u64::from(!runtime::mutant("gap-overlaps-a-sample"));
+            self.gap(at, group, &open, last, self.cause_since(&open, skipped), revision);
         }
         self.advance(at, group, slot + 1);
         BatchOutcome::Accepted

@@ -405,7 +405,8 @@ impl State {
 
     /// Whether an entry was proposed in another term than the one in which somebody reigns.
     pub fn is_fenced(&self, id: LogId) -> bool {
-        self.reign().map(|reign| reign.term).unwrap_or_default() != id.term
+        let reign = self.reign().map(|reign| reign.term).unwrap_or_default();
+        reign != id.term && !runtime::mutant("ended-term-is-not-fenced")
     }
 
     /// The reign in force at `position`.
@@ -466,7 +467,8 @@ impl State {
 
     /// No snapshot may lie above this: everything at or below it is delivered, or nothing is deliverable at all.
     pub fn snapshot_limit(&self) -> Position {
-        if self.last_deliverable <= self.horizon { self.applied_position() } else { self.horizon }
+        let all = self.last_deliverable <= self.horizon || runtime::mutant("snapshot-lies-above-the-horizon");
+        if all { self.applied_position() } else { self.horizon }
     }
 
     /// Position of the last entry applied.
