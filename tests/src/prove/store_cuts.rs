@@ -423,7 +423,7 @@ mod tests {
         }
         Writer {
             program: std::env::current_exe().unwrap(),
-            arguments: ["--exact", &test, "--ignored", "--nocapture"].map(str::to_owned).to_vec(),
+            arguments: ["--exact", test.as_str(), "--ignored", "--nocapture"].map(str::to_owned).to_vec(),
             environment,
         }
     }
