@@ -89,8 +89,9 @@ const CRATES: &[Crate] = &[
     },
     Crate {
         name: "tests",
-        leans_on: &["model", "wire", "tls", "simulator"],
-        why: "judges real processes from outside; where they ask for certificates, as a caller who has some",
+        leans_on: &["model", "runtime", "wire", "tls", "store", "simulator"],
+        why: "judges real processes from outside; where they ask for certificates, as a caller who has some; a store by \
+              itself under power cuts, with the seeds and the tasks of its house",
     },
     Crate {
         name: "benches",

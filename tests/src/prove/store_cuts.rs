@@ -1,0 +1,479 @@
+//! Power cuts of a single store: a real ext4 volume loses its power under a process that writes through the real store
+//! on RocksDB, and the next opening is held against what that process had said.
+//!
+//! - A writer says what it begins before it begins it, and what the store acknowledged: what may be found is known from
+//!   that alone ([`expected`]). It is killed once the power is off, or just before.
+//! - A volume goes on through many cuts, some of them while the store is opened, so that checkpoints, purged logs and
+//!   old files gather; then comes a fresh one.
+//! - A cut bites if the writer was alive and busy: it was opening the store, something was begun and not acknowledged,
+//!   or it had said something within [`BUSY`]. Of these, `cuts that took something` found less than had been begun.
+//! - `HOLDFAST_PROOF_UNSYNCED=1` is the control: the writer claims everything as acknowledged when it begins it, and
+//!   the checks must fail.
+//! - The device has no volatile cache: a flush that is missing below the file system is not seen.
+
+mod expected;
+mod said;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rand::Rng;
+use runtime::random::{Random, generator};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use self::expected::{CHECKS, Counts, DURABILITY, Expected, LEDGER, OPENS, VOTE, Wrong};
+use self::said::{Found, Said};
+pub use self::writer::child;
+use super::run::{Assignment, RunReport};
+use crate::machine::Unable;
+use crate::machine::volume::Volume;
+
+/// As reports name it.
+const CLASS: &str = "store-cuts";
+/// The first argument of a writer.
+const CHILD: &str = "store-child";
+/// Set to 1 for a writer that lies.
+const UNSYNCED: &str = "HOLDFAST_PROOF_UNSYNCED";
+const VOLUME_BYTES: u64 = 256 << 20;
+const CUTS_OF_A_VOLUME: u32 = 50;
+/// Who has said something within this time before a cut was busy.
+const BUSY: Duration = Duration::from_millis(100);
+/// An opening, and whatever else must come to its end.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often the power fails while the store is opened, and how often the writer is killed just before.
+const WHILE_OPENING: f64 = 0.1;
+const KILLED_BEFORE: f64 = 0.2;
+
+/// Cuts the power as often as it is assigned, or until a check does not hold. The program that runs now starts itself
+/// as the writer, which is [`child`].
+pub async fn run(assignment: &Assignment) -> Result<RunReport> {
+    let writer = Writer {
+        program: std::env::current_exe().context("who am I?")?,
+        arguments: vec![CHILD.to_owned()],
+        environment: Vec::new(),
+    };
+    match cut(assignment, writer).await? {
+        Ok(outcome) => Ok(outcome.report(assignment.seed)),
+        Err(why) => Ok(RunReport::unable(CLASS, assignment.seed, &why)),
+    }
+}
+
+/// How a writer is started; the data directory and its seed are the last arguments.
+#[derive(Debug)]
+struct Writer {
+    program: PathBuf,
+    arguments: Vec<String>,
+    environment: Vec<(&'static str, &'static str)>,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// Whether each cut bit.
+    bites: Vec<bool>,
+    counts: Counts,
+    /// Writers that lost their power while they opened the store.
+    while_opening: u64,
+    /// From a start to the volume with power again, for each cycle.
+    cycles: Vec<Duration>,
+    /// The first check that does not hold.
+    wrong: Option<Wrong>,
+}
+
+async fn cut(assignment: &Assignment, writer: Writer) -> Result<Result<Outcome, Unable>> {
+    let random = generator(Some(assignment.seed));
+    let mut cuts = Cuts { writer, random, cycle: 0, outcome: Outcome::default() };
+    let mut left = assignment.times;
+    while left > 0 && cuts.outcome.wrong.is_none() {
+        let times = left.min(CUTS_OF_A_VOLUME);
+        left -= times;
+        let name = assignment.folder.join(format!("volume-{left}"));
+        let volume = match Volume::make(&name.with_extension("ext4"), &name, VOLUME_BYTES) {
+            Ok(volume) => volume,
+            Err(why) => return Ok(Err(why)),
+        };
+        if let Some(wrong) = cuts.one_volume(&volume, times).await? {
+            let (seed, cycle) = (assignment.seed, cuts.cycle);
+            let kept = assignment.folder.join("kept");
+            keep(&directory(&volume), &kept).await?;
+            let text =
+                format!("seed {seed}, cycle {cycle}: {}; files kept in {}", wrong.text, kept.display());
+            cuts.outcome.wrong = Some(Wrong { text, ..wrong });
+        }
+    }
+    Ok(Ok(cuts.outcome))
+}
+
+/// Copies the files as the last opening left them.
+async fn keep(from: &Path, to: &Path) -> Result<()> {
+    if from.try_exists()? {
+        let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
+        let copied = timeout(PATIENCE, copied).await.context("copying takes too long")??;
+        ensure!(copied.success(), "the files could not be kept: {copied}");
+    }
+    Ok(())
+}
+
+fn directory(volume: &Volume) -> PathBuf {
+    volume.path().join("store")
+}
+
+struct Cuts {
+    writer: Writer,
+    random: Random,
+    /// The cut that is at hand, from 1 on.
+    cycle: u32,
+    outcome: Outcome,
+}
+
+/// When and how the power fails.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    /// Counted from the beginning of the opening, not from its end.
+    while_opening: bool,
+    after: Duration,
+    killed_before: bool,
+    /// How long the writer lives without power.
+    lives_on: Duration,
+}
+
+impl Plan {
+    fn draw(random: &mut Random) -> Self {
+        let while_opening = random.random_bool(WHILE_OPENING);
+        let after = if while_opening { random.random_range(0..80) } else { random.random_range(2..150) };
+        Self {
+            while_opening,
+            after: Duration::from_millis(after),
+            killed_before: random.random_bool(KILLED_BEFORE),
+            lives_on: Duration::from_millis(random.random_range(0..30)),
+        }
+    }
+}
+
+impl Cuts {
+    /// Cuts the power of a fresh volume, and looks at what is left after the last time.
+    async fn one_volume(&mut self, volume: &Volume, times: u32) -> Result<Option<Wrong>> {
+        let mut expected = Expected::default();
+        let mut wrong = None;
+        for _ in 0..times {
+            self.cycle += 1;
+            let began = Instant::now();
+            wrong = self.one_cut(volume, &mut expected).await?;
+            if wrong.is_some() {
+                break;
+            }
+            self.outcome.cycles.push(began.elapsed());
+        }
+        if wrong.is_none() {
+            wrong = self.look(volume, &mut expected).await?;
+        }
+        self.outcome.counts.add(expected.counts());
+        Ok(wrong)
+    }
+
+    async fn one_cut(&mut self, volume: &Volume, expected: &mut Expected) -> Result<Option<Wrong>> {
+        let plan = Plan::draw(&mut self.random);
+        let mut life = Life::start(&self.writer, &directory(volume), self.random.random())?;
+        let lived = self.live_and_lose_power(&mut life, plan, volume, expected).await;
+        // In any case, or the volume could not be taken away.
+        life.kill().await?;
+        if let Some(wrong) = lived? {
+            return Ok(Some(wrong));
+        }
+        // Whoever reads what is left has it all: the pipe outlives the writer.
+        while let Some(said) = life.hear().await? {
+            expected.hear(said);
+        }
+        volume.restore_power().context("the power does not come back")?;
+        Ok(None)
+    }
+
+    async fn live_and_lose_power(
+        &mut self,
+        life: &mut Life,
+        plan: Plan,
+        volume: &Volume,
+        expected: &mut Expected,
+    ) -> Result<Option<Wrong>> {
+        let opens = life.until(Instant::now() + PATIENCE).await?;
+        if opens != Some(Said::Opens {}) {
+            return Ok(Some(early_end(opens)));
+        }
+        let mut moment = Instant::now() + plan.after;
+        let patience = if plan.while_opening { moment } else { Instant::now() + PATIENCE };
+        let is_open = match life.until(patience).await? {
+            Some(Said::Found(found)) => {
+                if let Err(wrong) = expected.judge(&found) {
+                    return Ok(Some(wrong));
+                }
+                life.go_on().await?;
+                if !plan.while_opening {
+                    moment = Instant::now() + plan.after;
+                }
+                true
+            }
+            None if plan.while_opening && life.is_alive()? => false,
+            other => return Ok(Some(early_end(other))),
+        };
+        while is_open && let Some(said) = life.until(moment).await? {
+            match said {
+                Said::Failed(_) => return Ok(Some(early_end(Some(said)))),
+                said => expected.hear(said),
+            }
+        }
+        if !life.is_alive()? {
+            return Ok(Some(early_end(life.last().await?)));
+        }
+        // An opening writes new files from its beginning to its end.
+        let bit = !is_open || expected.is_pending() || life.heard.elapsed() <= BUSY;
+        if plan.killed_before {
+            life.kill().await?;
+        }
+        volume.cut_power().context("the power cannot be cut")?;
+        self.outcome.bites.push(bit);
+        self.outcome.while_opening += u64::from(!is_open);
+        let dies = Instant::now() + plan.lives_on;
+        while let Some(said) = life.until(dies).await? {
+            expected.hear(said);
+        }
+        Ok(None)
+    }
+
+    /// Opens the store and holds what is found against what may be.
+    async fn look(&mut self, volume: &Volume, expected: &mut Expected) -> Result<Option<Wrong>> {
+        let mut life = Life::start(&self.writer, &directory(volume), self.random.random())?;
+        let found = life.found().await;
+        life.kill().await?;
+        Ok(match found? {
+            Ok(found) => expected.judge(&found).err(),
+            Err(wrong) => Some(wrong),
+        })
+    }
+}
+
+/// What a writer said last that should not have ended, or not yet.
+fn early_end(said: Option<Said>) -> Wrong {
+    let text = match said {
+        Some(Said::Failed(reason)) => reason,
+        Some(said) => format!("the writer ended early or spoke out of turn: {said:?}"),
+        None => "the writer fell silent, or ended and said nothing".to_owned(),
+    };
+    Wrong::new(OPENS, text)
+}
+
+/// One process that writes. It dies with this.
+struct Life {
+    child: Child,
+    tells_to_go_on: ChildStdin,
+    lines: BufReader<ChildStdout>,
+    /// A line that is not whole yet.
+    line: Vec<u8>,
+    /// When it said something last.
+    heard: Instant,
+}
+
+impl Life {
+    fn start(writer: &Writer, directory: &Path, seed: u64) -> Result<Self> {
+        let mut child = Command::new(&writer.program)
+            .args(&writer.arguments)
+            .arg(directory)
+            .arg(seed.to_string())
+            .envs(writer.environment.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting {}", writer.program.display()))?;
+        let tells_to_go_on = child.stdin.take().context("its input was asked for")?;
+        let lines = child.stdout.take().context("its output was asked for")?;
+        let lines = BufReader::new(lines);
+        Ok(Self { child, tells_to_go_on, lines, line: Vec::new(), heard: Instant::now() })
+    }
+
+    /// What it says next before `moment`; nothing once that has come, or when it has ended.
+    async fn until(&mut self, moment: Instant) -> Result<Option<Said>> {
+        tokio::select! {
+            biased;
+            () = sleep_until(moment) => Ok(None),
+            said = self.next() => said,
+        }
+    }
+
+    /// What a dead one still said.
+    async fn hear(&mut self) -> Result<Option<Said>> {
+        timeout(PATIENCE, self.next()).await.context("somebody else holds the writer's output")?
+    }
+
+    /// The last that a dead one said.
+    async fn last(&mut self) -> Result<Option<Said>> {
+        let mut last = None;
+        while let Some(said) = self.hear().await? {
+            last = Some(said);
+        }
+        Ok(last)
+    }
+
+    /// May be dropped in between: a part of a line waits for the rest.
+    async fn next(&mut self) -> Result<Option<Said>> {
+        while self.lines.read_until(b'\n', &mut self.line).await? > 0 {
+            let line = std::mem::take(&mut self.line);
+            if let Some(said) = said::read(&line) {
+                self.heard = Instant::now();
+                let said = said.with_context(|| format!("reading {:?}", String::from_utf8_lossy(&line)))?;
+                return Ok(Some(said));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the store holds, or why it cannot be opened.
+    async fn found(&mut self) -> Result<Result<Found, Wrong>> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.until(deadline).await? {
+                Some(Said::Opens {}) => {}
+                Some(Said::Found(found)) => return Ok(Ok(found)),
+                other => return Ok(Err(early_end(other))),
+            }
+        }
+    }
+
+    async fn go_on(&mut self) -> Result<()> {
+        self.tells_to_go_on.write_all(b"\n").await?;
+        Ok(self.tells_to_go_on.flush().await?)
+    }
+
+    fn is_alive(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    async fn kill(&mut self) -> Result<()> {
+        match timeout(PATIENCE, self.child.kill()).await {
+            Ok(killed) => Ok(killed?),
+            Err(_) => bail!("a killed writer does not end"),
+        }
+    }
+}
+
+impl Outcome {
+    fn report(self, seed: u64) -> RunReport {
+        let mut report = RunReport::new(CLASS, seed);
+        self.bites.iter().for_each(|bit| report.injected(*bit));
+        for check in CHECKS {
+            match &self.wrong {
+                None => report.passed(check, self.words(check)),
+                Some(wrong) if wrong.check == check => report.failed(check, wrong.text.clone()),
+                Some(wrong) => report.skipped(check, format!("ended by {}", wrong.check)),
+            }
+        }
+        let Counts { entries, votes, lossy, .. } = self.counts;
+        let mut cycles = self.cycles;
+        cycles.sort();
+        let all = cycles.iter().sum::<Duration>();
+        let middle = cycles.get(cycles.len() / 2).copied().unwrap_or_default();
+        let minutes = all.as_secs_f64() / 60.0;
+        let each_minute = if all.is_zero() { 0.0 } else { cycles.len() as f64 / minutes };
+        for (name, figure) in [
+            ("acknowledged entries", entries as f64),
+            ("acknowledged votes", votes as f64),
+            ("cuts that took something", lossy as f64),
+            ("cuts while opening", self.while_opening as f64),
+            ("cycles per minute", each_minute),
+            ("p50 of the cycle, ms", middle.as_secs_f64() * 1_000.0),
+        ] {
+            report.figures.insert(name.to_owned(), figure);
+        }
+        report
+    }
+
+    fn words(&self, check: &str) -> String {
+        let Counts { entries, votes, truncations, purges, lossy } = self.counts;
+        let cuts = self.bites.len();
+        match check {
+            DURABILITY => format!(
+                "{entries} acknowledged entries and {truncations} truncations over {cuts} cuts, none lost; {lossy} \
+                 cuts took something that was not acknowledged"
+            ),
+            VOTE => format!("{votes} acknowledged votes, none forgotten"),
+            LEDGER => format!("the log gave the ledger that was found each time; {purges} purges"),
+            _ => format!("{cuts} openings after a cut, {} of them one more cut later", self.while_opening),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::able;
+
+    const STARTED_BY_A_TEST: &str = "HOLDFAST_PROOF_STORE_CHILD";
+
+    /// This test program can start itself, too: as the one test that is a writer.
+    fn writer(lies: bool) -> Writer {
+        let (_, module) = module_path!().split_once("::").expect("it lies in a crate");
+        let test = format!("{module}::a_writer_that_the_tests_beside_it_start");
+        let mut environment = vec![(STARTED_BY_A_TEST, "1")];
+        if lies {
+            environment.push((UNSYNCED, "1"));
+        }
+        Writer {
+            program: std::env::current_exe().unwrap(),
+            arguments: ["--exact", test.as_str(), "--ignored", "--nocapture"].map(str::to_owned).to_vec(),
+            environment,
+        }
+    }
+
+    #[test]
+    #[ignore = "is no test: it writes until it is killed"]
+    fn a_writer_that_the_tests_beside_it_start() {
+        if std::env::var_os(STARTED_BY_A_TEST).is_some() {
+            child(&std::env::args().collect::<Vec<_>>()).unwrap();
+        }
+    }
+
+    /// Cuts so many times; nothing where the machine cannot.
+    async fn cut_here(times: u32, lies: bool) -> Option<Outcome> {
+        let folder = tempfile::tempdir().unwrap();
+        let assignment = Assignment {
+            seed: 7,
+            times,
+            folder: folder.path().to_owned(),
+            program: PathBuf::from("no other program"),
+        };
+        able(cut(&assignment, writer(lies)).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_store_loses_nothing_that_it_acknowledged_when_the_power_fails() {
+        let Some(outcome) = cut_here(20, false).await else { return };
+        let Outcome { bites, counts, wrong, .. } = outcome;
+        assert_eq!(wrong, None);
+        assert_eq!(bites, vec![true; 20]);
+        assert!(counts.entries > 20 && counts.votes > 20, "{counts:?}");
+        assert!(counts.truncations > 0 && counts.lossy > 0, "{counts:?}");
+    }
+
+    #[tokio::test]
+    async fn a_store_that_acknowledges_before_it_syncs_is_found_out() {
+        let Some(outcome) = cut_here(30, true).await else { return };
+        let wrong = outcome.wrong.expect("a lie that nobody finds out");
+        assert!([DURABILITY, VOTE].contains(&wrong.check), "{wrong:?}");
+    }
+
+    #[test]
+    fn the_first_check_that_does_not_hold_is_the_only_one_that_failed() {
+        use crate::prove::run::Verdict;
+        let verdicts = |wrong| {
+            let report = Outcome { wrong, bites: vec![true], ..Outcome::default() }.report(7);
+            report.findings.iter().map(|finding| finding.verdict).collect::<Vec<_>>()
+        };
+        assert_eq!(verdicts(None), [Verdict::Passed; 4]);
+        let wrong = Some(Wrong::new(VOTE, "so"));
+        assert_eq!(verdicts(wrong), [Verdict::Skipped, Verdict::Failed, Verdict::Skipped, Verdict::Skipped]);
+    }
+}
