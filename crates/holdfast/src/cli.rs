@@ -28,6 +28,7 @@ mod tag;
 use std::process::ExitCode;
 use std::time::Duration;
 
+pub(crate) use access::Access;
 use client::Client;
 pub(crate) use error::complain;
 use error::{CliError, Done};
@@ -96,6 +97,11 @@ pub(crate) enum FilesCommand {
 /// Runs a command to its exit code; says on standard error what went wrong.
 pub(crate) async fn run(global: GlobalArgs, command: Command) -> ExitCode {
     ended(dispatch(global, command).await)
+}
+
+/// Where the nodes are, and our certificate for them.
+pub(crate) fn reached_by(global: &GlobalArgs) -> anyhow::Result<Access> {
+    global.access.resolve().map_err(|error| anyhow::Error::msg(error.to_string()))
 }
 
 /// Makes files, to an exit code; says on standard error what went wrong.
