@@ -1,8 +1,7 @@
 # The program in an image of its own: docs/deployment.md says how it is run.
 #
-#   make image                                                     build it whole
-#   docker build -f Dockerfile --target runtime-only --build-arg BINARY=holdfast FOLDER
-#                                                                  put a binary that was built elsewhere into the same runtime
+#   make image               build it whole
+#   make image BINARY=FILE   put a program that was built elsewhere into the same runtime
 #
 # Base images are parameters. Both must have the same C library, the second one not an older one than the first.
 ARG BUILD_IMAGE=rust:1.95-bookworm

@@ -48,8 +48,9 @@ image: ## the container image holdfast:local, built whole (BUILD_IMAGE=, RUNTIME
 compose-test: ## the cluster of compose.yaml, each node killed in turn, and the account; needs a container engine
 	@scripts/compose-test
 
-deb: release ## the Debian package
-	@command -v cargo-deb >/dev/null || { echo "cargo-deb is missing; type: cargo install --locked cargo-deb" >&2; exit 2; }
+deb: setup ## the Debian package
+	@command -v cargo-deb >/dev/null || { echo "cargo-deb is missing: cargo install --locked cargo-deb" >&2; exit 2; }
+	$(MAKE) release
 	cargo deb --package holdfast --no-build
 
 build: setup ## the program, as the tests and the demo use it

@@ -1,12 +1,15 @@
 //! What systemd, or another service manager, is told of this node (sd_notify(3)): that it is ready, in one line how it
 //! is, that it lives, and that it stops.
 //!
-//! - Ready means: the ports are bound and the data directory is open. A node that waits for its cluster is ready, and says
-//!   what it waits for: starting it again would help nobody.
+//! - Ready means: the ports are bound and the data directory is open. A node that waits for its cluster is ready, and
+//!   says what it waits for: starting it again would help nobody.
 //! - It lives if Raft's core answers, and a manager with a watchdog is told so twice in the time that it allows. A node
 //!   whose core stands still is better started again.
 //! - Nothing here holds up the node: what is not taken at once is told again at the next look.
 //! - Without `NOTIFY_SOCKET` nothing is told.
+//!
+//! The protocol is one datagram. The usual crate for it waits for the manager, and knows no names of the abstract
+//! namespace.
 
 use std::convert::Infallible;
 use std::ffi::OsStr;

@@ -55,8 +55,7 @@ fn main() -> ExitCode {
     let ended = match arguments.command {
         Command::Node(args) => runtime.block_on(Box::pin(node::run(args))),
         Command::Demo(args) => runtime.block_on(Box::pin(demo::run(args))),
-        Command::Simulate(args) => cli::reached_by(&arguments.global)
-            .and_then(|access| runtime.block_on(Box::pin(simulate::run(access, args)))),
+        Command::Simulate(args) => runtime.block_on(Box::pin(simulate::run(arguments.global, args))),
         Command::Health(args) => runtime.block_on(Box::pin(health::run(args))),
         Command::Cluster(command) => {
             return runtime.block_on(Box::pin(cli::run(arguments.global, command)));

@@ -1,9 +1,11 @@
-//! `holdfast simulate`: the demo's plant alone, for nodes that run elsewhere: devices, pushers, a receiver, and the account
-//! of what they saw.
+//! `holdfast simulate`: the demo's plant alone, for nodes that run elsewhere: devices, pushers, a receiver, and the
+//! account of what they saw.
 //!
 //! - It knows nothing of what is done to the nodes: no gap and no election counts as unexplained.
-//! - Told to stop, it ends what is pushed and read, waits until all of it is delivered, and exits by the account.
-//! - An account is one life's. What an earlier life in the same folder sent or answered is foreign to it, and it says so.
+//! - Told to stop, it ends what is pushed, takes its devices out of service for a while, waits until everything is
+//!   delivered, and exits by the account. Nothing else stands still long enough to be counted.
+//! - An account is one life's. What an earlier life in the same folder sent or answered is foreign to it, and it says
+//!   so.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,7 +17,6 @@ use anyhow::{Context, anyhow};
 use simulator::account::{Verdict, count_rows, enter_files};
 use simulator::field::Field;
 use simulator::history::monotonic_ns;
-use simulator::modbus::{Behaviour, Manner};
 use simulator::plant::Shape;
 use tls::Keeper;
 use tokio::io::copy_bidirectional;
@@ -25,7 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
-use crate::cli::Access;
+use crate::cli::{self, Access, GlobalArgs};
 use crate::demo::{print, show, told_twice};
 
 /// In the folder: the plant document, and the account at the end.
@@ -39,18 +40,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const DRAINING: Duration = Duration::from_secs(30);
 /// How long a node may take to let a pusher in.
 const CONNECT: Duration = Duration::from_secs(2);
-/// A device that is at rest answers so: "server device busy".
-const BUSY: u8 = 6;
+/// For how long devices are out of service at the end; they come back by themselves.
+const REST: Duration = Duration::from_secs(300);
 
 /// Run the demo's plant alone, for nodes elsewhere: devices, pushers, a receiver, an account.
 #[derive(Debug, clap::Args)]
 #[command(
     long_about = "Run the demo's plant alone, for nodes that run elsewhere: three Modbus devices, two pushers, an HTTP \
-    receiver. --endpoints and certificates say where the pushers push.\n\n\
-    The folder gets the plant document (plant.toml), which is yours to apply; the history of everything that was seen; what \
-    the CSV destination writes, so that all nodes must have this folder at the same path; and, when it is told to stop, the \
-    account (account.json). Stopping takes up to 70s; the exit code is 0 only if the account adds up.\n\n\
-    Example:\n  holdfast simulate --into plant --listen 0.0.0.0:5020 --advertise bench.example --endpoints gateway-a:7611"
+    receiver. --endpoints and certificates (of an admin) say where pushers push, and who takes the devices out of \
+    service in the end.\n\n\
+    The folder gets the plant document (plant.toml), which is yours to apply; the history of everything that was seen; \
+    what the CSV destination writes, so that all nodes must have this folder at the same path; and, when it is told to \
+    stop, the account (account.json). Stopping takes up to 90s; the exit code is 0 only if the account adds up.\n\n\
+    Example:\n  holdfast simulate --into plant --listen 0.0.0.0:5020 --advertise bench.example \
+    --endpoints gateway-a:7611"
 )]
 pub(crate) struct SimulateArgs {
     /// The folder; it is made.
@@ -65,15 +68,20 @@ pub(crate) struct SimulateArgs {
 }
 
 /// Runs the plant to its exit code.
-pub(crate) async fn run(access: Access, args: SimulateArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(global: GlobalArgs, args: SimulateArgs) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     tokio::select! {
-        ended = Box::pin(perform(access, args, &stop)) => ended,
+        ended = Box::pin(perform(&global, args, &stop)) => ended,
         () = told_twice(&stop) => Err(anyhow!("ended at once")),
     }
 }
 
-async fn perform(access: Access, args: SimulateArgs, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
+async fn perform(
+    global: &GlobalArgs,
+    args: SimulateArgs,
+    stop: &CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let access = cli::reached_by(global)?;
     let folder = std::path::absolute(&args.into)?;
     let document = folder.join(DOCUMENT);
     let has_lived = document.exists();
@@ -98,7 +106,7 @@ async fn perform(access: Access, args: SimulateArgs, stop: &CancellationToken) -
     while stop.run_until_cancelled(says.tick()).await.is_some() {
         print(&how_it_goes(&field));
     }
-    settle(&field, &folder.join(ACCOUNT)).await
+    settle(global, &field, &folder.join(ACCOUNT)).await
 }
 
 fn how_it_goes(field: &Field) -> String {
@@ -110,11 +118,13 @@ fn how_it_goes(field: &Field) -> String {
 }
 
 /// Ends what is pushed and read, waits until all of it is delivered, and settles the account.
-async fn settle(field: &Field, report_to: &Path) -> anyhow::Result<ExitCode> {
-    print("settling: pushers end, devices answer no more");
+async fn settle(global: &GlobalArgs, field: &Field, report_to: &Path) -> anyhow::Result<ExitCode> {
+    print("settling: pushers end, devices are taken out of service");
     field.stop_pushing().await;
-    for device in &field.devices {
-        device.behave(Behaviour { manner: Manner::Exception(BUSY), ..Behaviour::default() });
+    for device in &field.plant.devices {
+        if let Err(error) = cli::disable(global, &device.id, "the simulated plant ends", REST).await {
+            field.account.lock().doubt(format!("{} is still read: {error}", device.id));
+        }
     }
     let is_delivered = || {
         let figures = field.account.lock().figures();
