@@ -15,8 +15,8 @@ deny := $(shell command -v cargo-deny 2>/dev/null)
 only_tests := --exclude holdfast-simulator --exclude holdfast-tests --exclude holdfast-benches
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove-mutants bench race build release check check-format check-lints check-arrows check-docs test-deps \
-  clean setup
+.PHONY: help demo test prove-mutants bench race build release image compose-test deb
+.PHONY: check check-format check-lints check-arrows check-docs test-deps clean setup
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,17 @@ race: release ## the same messages through NATS JetStream and etcd, which it ins
 release: setup ## the program, optimised, as boxes in a plant run it
 	cargo build --locked --release --workspace --bin holdfast --bin holdfast-benches
 	@$(call link,release)
+
+image: ## the container image holdfast:local, built whole (BUILD_IMAGE=, RUNTIME_IMAGE= name other base images)
+	@scripts/image
+
+compose-test: ## the cluster of compose.yaml, each node killed in turn, and the account; needs a container engine
+	@scripts/compose-test
+
+deb: setup ## the Debian package
+	@command -v cargo-deb >/dev/null || { echo "cargo-deb is missing: cargo install --locked cargo-deb" >&2; exit 2; }
+	$(MAKE) release
+	cargo deb --package holdfast --no-build
 
 build: setup ## the program, as the tests and the demo use it
 	cargo build --locked --workspace --bin holdfast --test architecture

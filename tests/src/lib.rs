@@ -26,6 +26,8 @@
 //! | the disks of all nodes full of a backlog | `full_disks.rs` |
 //! | a node that cannot start: its file, its ports, whose directory it is | `starting.rs` |
 //! | a node stopped where nobody can take over | `stopping.rs` |
+//! | what systemd is told of a node | `service_manager.rs` |
+//! | the demo's plant alone, as containers have it | `simulate.rs` |
 //! | wrong clocks across a failover | `clock.rs` |
 //! | commands and pushes handed on over TLS across a failover | `followers_hand_on_over_tls_across_a_change_of_leader` |
 //! | who is let in, and who is not | `certificates.rs` |

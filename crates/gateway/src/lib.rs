@@ -13,6 +13,7 @@
 //! - [`space`]: room on this node's disk, and the reserve for the time when there is none; `memory`: what each part of a
 //!   node may hold of its memory; `steady`: time that no clock sets.
 //! - `hooks`: what lets programs outside follow the active node; `watching`: system tags, alarms, what has its time.
+//! - `systemd`: what the service manager is told.
 //! - [`admin`], [`health`]: what people and machines ask a node; [`live`]: what only the running node knows.
 
 mod acquisition;
@@ -41,6 +42,7 @@ pub mod security;
 mod space;
 mod standby;
 mod steady;
+mod systemd;
 mod waiting;
 mod watching;
 

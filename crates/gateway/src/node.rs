@@ -35,6 +35,7 @@ use crate::leading::{self, Leading, LeadingParts, Switchover};
 use crate::live::Live;
 use crate::notice::Boards;
 use crate::space;
+use crate::systemd::{Herald, Manager};
 use serving::Doors;
 use starting::{Amnesic, Ground, Listeners, RaftRuntime, Starting};
 
@@ -96,6 +97,7 @@ pub struct RunningNode {
     outer: Supervisor,
     /// Ends last: Raft and the store.
     inner: Supervisor,
+    herald: Herald,
     _raft_runtime: RaftRuntime,
 }
 
@@ -131,14 +133,15 @@ impl RunningNode {
             outer: outer_spawner.clone(),
         };
         let Ground { space, security, store } = starting.open().await?;
+        let herald = Herald::start(Manager::of_this_process(), &outer_spawner);
         let Listeners { peers, admin, health } = listeners;
-        let boards = Boards { admin: &admin, health: health.as_ref() };
+        let boards = Boards { admin: &admin, health: health.as_ref(), herald: &herald };
         let store = match store {
             Ok(store) => store,
             Err(Amnesic(reason)) => {
                 let clock = Arc::clone(&clock);
                 amnesia::stand_by(&config, &reason, (peers, boards), &security, clock, &outer_spawner)?;
-                return Ok(Self { part: None, outer, inner, _raft_runtime: raft_runtime });
+                return Ok(Self { part: None, outer, inner, herald, _raft_runtime: raft_runtime });
             }
         };
         let replica = starting.replica(store, space, &security, (peers, boards), &stop).await?;
@@ -160,10 +163,11 @@ impl RunningNode {
         .with_field(field);
         let doors = Doors { admin, health, security };
         let session = SessionId::from(id_bits(&mut starting.random));
+        herald.runs(service.clone());
         serving::serve(service, &config, &clock, doors, session, &outer_spawner);
         info!(node = %replica.node(), name = config.name, cluster = config.cluster, "node is running");
         let part = Some(Part { replica, switchover, hook_limit: config.hooks.timeout });
-        Ok(Self { part, outer, inner, _raft_runtime: raft_runtime })
+        Ok(Self { part, outer, inner, herald, _raft_runtime: raft_runtime })
     }
 
     /// Runs until `stop`, or until something essential fails. Ends in order either way.
@@ -175,8 +179,10 @@ impl RunningNode {
         };
         if let Some(failure) = &failed {
             error!(%failure, "the node ends");
+            self.herald.ends(&failure.to_string());
         } else {
             info!("stopping");
+            self.herald.ends("stopping");
             if let Some(part) = &self.part {
                 part.yield_leadership().await;
             }

@@ -1,4 +1,5 @@
-//! The one thing that a node says which cannot take part: on its API to every call, and on its health listener.
+//! The one thing that a node says which cannot take part: on its API to every call, on its health listener, and to its
+//! service manager.
 //!
 //! - It answers nothing else: there is no ledger, no leader and nobody to forward to.
 //! - `/healthz` is well: the process serves, and starting it again would help nobody.
@@ -19,11 +20,13 @@ use tonic::metadata::MetadataValue;
 
 use crate::admin::CODE;
 use crate::security::Security;
+use crate::systemd::Herald;
 
 /// Where it is said.
 pub(crate) struct Boards<'a> {
     pub(crate) admin: &'a TcpListener,
     pub(crate) health: Option<&'a TcpListener>,
+    pub(crate) herald: &'a Herald,
 }
 
 /// What is said. Cheap to clone.
@@ -63,6 +66,7 @@ pub(crate) fn serve(
     security: &Security,
     spawner: &Spawner,
 ) -> io::Result<CancellationToken> {
+    boards.herald.stands_apart(notice.clone());
     let stop = spawner.token().child_token();
     let (api, said) = (share(boards.admin)?, notice.clone());
     let router = Router::new().fallback(move || std::future::ready(said.as_grpc()));

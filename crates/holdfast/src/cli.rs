@@ -28,6 +28,7 @@ mod tag;
 use std::process::ExitCode;
 use std::time::Duration;
 
+pub(crate) use access::Access;
 use client::Client;
 pub(crate) use error::complain;
 use error::{CliError, Done};
@@ -96,6 +97,28 @@ pub(crate) enum FilesCommand {
 /// Runs a command to its exit code; says on standard error what went wrong.
 pub(crate) async fn run(global: GlobalArgs, command: Command) -> ExitCode {
     ended(dispatch(global, command).await)
+}
+
+/// Where the nodes are, and our certificate for them.
+pub(crate) fn reached_by(global: &GlobalArgs) -> anyhow::Result<Access> {
+    global.access.resolve().map_err(|error| anyhow::Error::msg(error.to_string()))
+}
+
+/// Takes a device out of service for a while.
+pub(crate) async fn disable(
+    global: &GlobalArgs,
+    id: &str,
+    reason: &str,
+    duration: Duration,
+) -> anyhow::Result<()> {
+    let disabling = async {
+        let client = Client::new(global.access.resolve()?, global.timeout)?;
+        let (id, reason, duration) = (id.to_owned(), reason.to_owned(), Some(duration));
+        let command = device::DeviceCommand::Disable { id, reason, duration };
+        Box::pin(device::run(client, Output::new(global.output), command)).await
+    };
+    let disabled: Result<Done, CliError> = disabling.await;
+    disabled.map(drop).map_err(|error| anyhow::Error::msg(error.to_string()))
 }
 
 /// Makes files, to an exit code; says on standard error what went wrong.

@@ -25,7 +25,8 @@ use simulator::nodes::layout::Layout;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use journal::{Journal, print};
+use journal::Journal;
+pub(crate) use journal::print;
 use stage::Stage;
 
 /// A drill that is not over then, counted from before the start of the nodes, is broken off. The start is not broken off,
@@ -124,7 +125,7 @@ async fn perform(folder: &Folder, is_live: bool, stop: &CancellationToken) -> an
 }
 
 /// Cancels `stop` when told to stop for the first time (Ctrl-C, SIGTERM, SIGHUP); resolves at the second time.
-async fn told_twice(stop: &CancellationToken) {
+pub(crate) async fn told_twice(stop: &CancellationToken) {
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
     let signals: Result<Vec<_>, _> = kinds.into_iter().map(signal).collect();
     let mut signals = match signals {
@@ -142,7 +143,7 @@ async fn told_twice(stop: &CancellationToken) {
 }
 
 /// Prints the account.
-fn show(report: &Report, field: &Field) {
+pub(crate) fn show(report: &Report, field: &Field) {
     let verdict = match report.verdict {
         Verdict::Pass if report.notes.is_empty() => "PASS: everything adds up",
         Verdict::Pass => "PASS: everything adds up, and there is something to look at",

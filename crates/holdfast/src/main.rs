@@ -1,10 +1,12 @@
-//! The program: `holdfast node`, `holdfast demo`, and the command line of the cluster.
+//! The program: `holdfast node`, `holdfast demo` and its parts, and the command line of the cluster.
 //!
 //! Owns the dispatch and the exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no quorum, 4 no node reached.
 
 mod cli;
 mod demo;
+mod health;
 mod node;
+mod simulate;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -29,6 +31,8 @@ struct Arguments {
 enum Command {
     Node(node::NodeArgs),
     Demo(demo::DemoArgs),
+    Simulate(simulate::SimulateArgs),
+    Health(health::HealthArgs),
     #[command(flatten)]
     Cluster(cli::Command),
     #[command(flatten)]
@@ -51,6 +55,8 @@ fn main() -> ExitCode {
     let ended = match arguments.command {
         Command::Node(args) => runtime.block_on(Box::pin(node::run(args))),
         Command::Demo(args) => runtime.block_on(Box::pin(demo::run(args))),
+        Command::Simulate(args) => runtime.block_on(Box::pin(simulate::run(arguments.global, args))),
+        Command::Health(args) => runtime.block_on(Box::pin(health::run(args))),
         Command::Cluster(command) => {
             return runtime.block_on(Box::pin(cli::run(arguments.global, command)));
         }

@@ -373,6 +373,11 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         }
     }
 
+    /// Asks Raft's core for a sign of life, and waits for it. `false`: it has ended.
+    pub async fn core_answers(&self) -> bool {
+        self.inner.raft.with_raft_state(|_| ()).await.is_ok()
+    }
+
     /// Hands leadership to `wanted`, if that may lead now, or to the best, and says who reigns then. Stop and drain before:
     /// once the successor is found, leadership ends for the rest of this term; if nobody is, nothing has changed. After a
     /// failed transfer the members elect another. Whoever goes afterwards goes when the next reign has begun: its first

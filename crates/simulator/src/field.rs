@@ -42,37 +42,47 @@ pub struct Field {
     pub receiver: Mutex<Receiver>,
     /// The polled devices, in the plant's order; they end when they are dropped.
     pub devices: Vec<ModbusServer>,
-    addresses: Addresses,
+    receives_at: SocketAddr,
     folder: PathBuf,
     pushers: Mutex<JoinSet<()>>,
     stop_pushing: CancellationToken,
 }
 
 impl Field {
-    /// Starts devices and receiver, which write to a history in `folder`; pushers begin with [`Field::push`].
+    /// Starts devices and receiver on this machine's loopback, which write to a history in `folder`; pushers begin with
+    /// [`Field::push`].
     pub async fn start(folder: &Path) -> io::Result<Self> {
+        Self::start_at(folder, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+    }
+
+    /// The same elsewhere: the first device at `first`, the others and then the receiver at the ports after it; at any free
+    /// ones if that of `first` is 0.
+    pub async fn start_at(folder: &Path, first: SocketAddr) -> io::Result<Self> {
+        let place = |offset: usize| match first.port() {
+            0 => first,
+            port => SocketAddr::new(first.ip(), port.saturating_add(offset as u16)),
+        };
         let plant = Plant::demo();
         let wall_offset = WallClock.now().0 - i64::try_from(monotonic_ns()).unwrap_or(i64::MAX);
         std::fs::create_dir_all(folder.join(FILES))?;
         let account = SharedAccount::start(Account::new(&plant, wall_offset), &folder.join(HISTORY))?;
         let mut devices = Vec::new();
-        for device in &plant.devices {
+        for (offset, device) in plant.devices.iter().enumerate() {
             let config = modbus::Config {
+                listen: place(offset),
                 history: Some(account.history()),
                 ..modbus::Config::new(device.id.clone(), device.source())
             };
             devices.push(ModbusServer::start(config).await?);
         }
         let mode = Mode::Recording(Some((account.history(), "historian".to_owned())));
-        let receiver = Receiver::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), mode).await?;
-        let addresses =
-            Addresses { devices: devices.iter().map(ModbusServer::address).collect(), url: receiver.url() };
+        let receiver = Receiver::start(place(plant.devices.len()), mode).await?;
         Ok(Self {
             plant,
             account,
+            receives_at: receiver.address(),
             receiver: Mutex::new(receiver),
             devices,
-            addresses,
             folder: folder.to_owned(),
             pushers: Mutex::new(JoinSet::new()),
             stop_pushing: CancellationToken::new(),
@@ -81,7 +91,20 @@ impl Field {
 
     /// The plant document.
     pub fn document(&self, shape: Shape) -> String {
-        self.plant.document(&self.addresses, &self.files(), shape)
+        self.plant.document(&self.addresses(|address| address.to_string()), &self.files(), shape)
+    }
+
+    /// The plant document for nodes that reach all of it under the name of one host.
+    pub fn document_at(&self, host: &str, shape: Shape) -> String {
+        let addresses = self.addresses(|address| format!("{host}:{}", address.port()));
+        self.plant.document(&addresses, &self.files(), shape)
+    }
+
+    fn addresses(&self, seen_as: impl Fn(SocketAddr) -> String) -> Addresses {
+        Addresses {
+            devices: self.devices.iter().map(|device| seen_as(device.address())).collect(),
+            url: format!("http://{}/ingest", seen_as(self.receives_at)),
+        }
     }
 
     /// Where the CSV destination writes.

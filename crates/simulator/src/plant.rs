@@ -77,8 +77,8 @@ impl Default for Shape {
 /// Where the parts of the plant are.
 #[derive(Debug, Clone)]
 pub struct Addresses {
-    /// Polled devices, in order.
-    pub devices: Vec<SocketAddr>,
+    /// Polled devices, in order, `host:port`.
+    pub devices: Vec<String>,
     /// The HTTP receiver.
     pub url: String,
 }
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn the_plant_document_is_valid_and_says_what_is_simulated() {
         let plant = Plant::demo();
-        let devices = (0..3).map(|port| SocketAddr::from(([127, 0, 0, 1], 5020 + port))).collect();
+        let devices = (0..3).map(|port| format!("127.0.0.1:{}", 5020 + port)).collect();
         let addresses = Addresses { devices, url: "http://127.0.0.1:8090/ingest".into() };
         for (has_later, expected) in [(false, 60), (true, 66)] {
             let shape = Shape { has_later, ..Shape::default() };

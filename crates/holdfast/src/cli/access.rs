@@ -66,11 +66,11 @@ struct TlsFile {
 }
 
 /// How the cluster is reached.
-pub(super) struct Access {
+pub(crate) struct Access {
     /// Nodes to ask.
-    pub(super) endpoints: Vec<String>,
+    pub(crate) endpoints: Vec<String>,
     /// Certificates, if there are any.
-    pub(super) keeper: Option<Keeper>,
+    pub(crate) keeper: Option<Keeper>,
 }
 
 impl AccessArgs {

@@ -25,6 +25,8 @@ const PORT_STEP: u16 = 10;
 const PORTS: u16 = 3;
 /// Where a box keeps what is made for it.
 const ON_A_BOX: &str = "/etc/holdfast";
+/// The unit that the Debian package installs.
+const UNIT: &str = include_str!("../../../../packaging/holdfast.service");
 
 /// Make everything that a new cluster needs: node files, certificates, systemd units.
 #[derive(Debug, clap::Args)]
@@ -275,35 +277,14 @@ fn profile(cluster: &str, endpoints: &[String]) -> String {
     )
 }
 
+/// The unit of the package, as this box has it.
 fn unit(cluster: &str, node: &Node, data_dir: &Path) -> String {
-    format!(
-        "[Unit]\n\
-         Description=Holdfast node {name} of {cluster}\n\
-         Wants=network-online.target\n\
-         After=network-online.target\n\n\
-         [Service]\n\
-         ExecStart=/usr/local/bin/holdfast node --config /etc/holdfast/node.toml\n\
-         # Certificates are read again.\n\
-         ExecReload=/bin/kill -HUP $MAINPID\n\
-         User=holdfast\n\
-         Group=holdfast\n\
-         Restart=always\n\
-         RestartSec=2\n\
-         # A leader hands over before it goes.\n\
-         TimeoutStopSec=45\n\
-         LimitNOFILE=65536\n\
-         StateDirectory=holdfast\n\
-         NoNewPrivileges=true\n\
-         PrivateTmp=true\n\
-         ProtectHome=true\n\
-         ProtectSystem=strict\n\
-         # Directories of CSV destinations have to be added here, separated by spaces.\n\
-         ReadWritePaths={data}\n\n\
-         [Install]\n\
-         WantedBy=multi-user.target\n",
-        name = node.name,
-        data = data_dir.display(),
+    UNIT.replace(
+        "Description=Holdfast node",
+        &format!("Description=Holdfast node {} of {cluster}", node.name),
     )
+    .replace("/usr/bin/holdfast", "/usr/local/bin/holdfast")
+    .replace("ReadWritePaths=/var/lib/holdfast", &format!("ReadWritePaths={}", data_dir.display()))
 }
 
 fn quoted(text: &str) -> String {
@@ -407,6 +388,21 @@ mod tests {
 
         let again = run(Output::new(Format::Json), &args);
         assert!(matches!(again, Err(CliError::File { .. })), "nothing is overwritten");
+    }
+
+    #[test]
+    fn a_box_gets_the_unit_of_the_package_for_its_own_program_and_data() {
+        let node = &nodes(&["gateway-a=10.0.9.11"]).expect("valid")[0];
+        let unit = unit("plant-7", node, Path::new("/mnt/data"));
+        for line in [
+            "Description=Holdfast node gateway-a of plant-7",
+            "Type=notify",
+            "ExecStart=/usr/local/bin/holdfast node --config /etc/holdfast/node.toml",
+            "ReadWritePaths=/mnt/data",
+        ] {
+            assert!(unit.lines().any(|said| said == line), "{line:?} is missing in\n{unit}");
+        }
+        assert!(!unit.contains("/usr/bin/holdfast"), "{unit}");
     }
 
     #[test]

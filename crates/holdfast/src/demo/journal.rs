@@ -53,7 +53,7 @@ impl Journal {
 }
 
 /// Prints a line. Whoever reads may have gone; that is no reason to stop.
-pub(super) fn print(line: &str) {
+pub(crate) fn print(line: &str) {
     let mut out = std::io::stdout().lock();
     if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
         tracing::debug!(%error, "nobody reads what is printed");
