@@ -15,7 +15,7 @@ deny := $(shell command -v cargo-deny 2>/dev/null)
 only_tests := --exclude holdfast-simulator --exclude holdfast-tests --exclude holdfast-benches
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench build release check check-format check-lints check-arrows check-docs test-deps clean setup
+.PHONY: help demo test prove bench build release check check-format check-lints check-arrows check-docs test-deps clean setup
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -33,6 +33,15 @@ else
 	RUST_TEST_THREADS=1 cargo test --locked --workspace --test '*' --no-fail-fast
 endif
 	cargo test --locked --workspace --doc --quiet
+
+# Which runs the proof kit makes, and what decides everything that is left to chance in them.
+PROFILE ?= quick
+SEED ?= 1
+
+prove: setup ## break real clusters and judge them from outside, as root (PROFILE=quick|nightly|release SEED=1; DO="replay DIR")
+	cargo build --locked --workspace --bins --test architecture
+	@$(call link,debug)
+	@"$(target)/debug/prove" $(or $(DO),profile $(PROFILE) --seed $(SEED)) $(ARGS)
 
 bench: release ## the figures of docs/performance.md, in an optimised build (ARGS="--quick", ARGS="failover --kills 10")
 	@"$(target)/release/holdfast-benches" $(ARGS)
@@ -73,6 +82,8 @@ clean: ## remove ./bin and the build cache (the next build takes long)
 
 # As set-up for these, it looks for what tests need, too.
 test test-deps: purpose := tests
+# And for this, for what makes networks and volumes.
+prove: purpose := proof
 setup:
 	@scripts/setup $(purpose)
 

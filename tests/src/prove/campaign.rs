@@ -66,7 +66,7 @@ impl Kept {
     /// What repeats it.
     pub fn command(&self) -> String {
         let RunReport { class, seed, .. } = &self.report;
-        format!("make prove RUN=\"{class} --seed {seed} --times {}\"", self.times)
+        format!("make prove DO=\"run {class} --seed {seed} --times {}\"", self.times)
     }
 }
 

@@ -133,7 +133,7 @@ fn faults(page: &mut String, runs: &[Kept]) {
     );
     page.push_str("|---|---|---|---|---|---|---|\n");
     for (class, runs) in by_class(runs) {
-        let ended = |verdict| runs.iter().filter(|run| run.report.verdict() == verdict).count();
+        let ended = |verdict: Verdict| runs.iter().filter(|run| run.report.verdict() == verdict).count();
         let injected: u64 = runs.iter().map(|run| run.report.injected).sum();
         let bit: u64 = runs.iter().map(|run| run.report.bit).sum();
         let failed = ended(Verdict::Failed);
@@ -197,7 +197,7 @@ fn short(figure: f64) -> String {
 }
 
 fn seeds(page: &mut String, runs: &[Kept]) {
-    page.push_str("\n## Seeds\n\n`make prove RUN=\"CLASS --seed SEED --times TIMES\"` repeats a run.\n\n");
+    page.push_str("\n## Seeds\n\n`make prove DO=\"run CLASS --seed SEED --times TIMES\"` repeats a run.\n\n");
     for (class, runs) in by_class(runs) {
         let mut seeds: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         for run in runs {
@@ -324,7 +324,7 @@ mod tests {
             "| kills | 2 | 6 | 6 | 1 | 0 |  |",
             "| power | 1 | 3 | 3 | 0 | 1 | fewer than 100.00 % |",
             "| I9 no overlap | 1 | 1 | 0 |",
-            "- kills, I9 no overlap: 2 seen (`make prove RUN=\"kills --seed 2 --times 3\"`)",
+            "- kills, I9 no overlap: 2 seen (`make prove DO=\"run kills --seed 2 --times 3\"`)",
             "- power, the run comes to its end: 3 seen",
             "| kills | samples | 10 | 20 | 20 | 30 |",
             "| kills | longest gap, ms | 700.50 | 700.50 | 700.50 |  |",
