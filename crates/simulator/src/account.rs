@@ -14,7 +14,7 @@
 //! - An election that nobody caused and slots missed at a switchover are *notes*: they lose nothing, and a machine that is
 //!   busy with other things can cause them, so they do not fail a run; whoever runs it reads of each one.
 //! - A gap's cause must be so: what was done to the cluster is told to the account for that.
-//! - A finished history can be judged again, without anything else: its last line is what the account was told ([`Told`]).
+//! - A finished history can be judged again, without anything else: it ends with what the account was told ([`Told`]).
 
 mod causes;
 mod histories;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand};
+use holdfast_tests::machine;
 use holdfast_tests::prove::campaign::{self, Again, Campaign, Circumstances, FILES, Kept, Made};
 use holdfast_tests::prove::profile::{Class, Profile, seed_of};
 use holdfast_tests::prove::report;
@@ -194,6 +195,8 @@ fn tell_what_is_skipped(profile: &Profile, may_skip: bool) {
 
 /// Makes runs, one after the other, until somebody ends this.
 async fn make(campaign: &Campaign, jobs: &[Job]) -> Result<Vec<Kept>> {
+    // What a run has left whose process was killed.
+    machine::clear(campaign.folder()).context("what is mounted there does not go")?;
     campaign.remove_broken_off()?;
     eprintln!("{} runs, kept in {}", jobs.len(), campaign.folder().display());
     let made = tokio::select! {
@@ -247,6 +250,10 @@ fn told(made: &Made) -> String {
 
 /// Removes the run that was broken off.
 async fn clear(campaign: &Campaign) {
+    if let Err(error) = machine::clear(campaign.folder()) {
+        eprintln!("what is mounted below {} does not go: {error}", campaign.folder().display());
+        return;
+    }
     for tried in 1..=CLEAR_TRIES {
         match campaign.remove_broken_off() {
             Ok(()) => return,

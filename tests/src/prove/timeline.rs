@@ -156,7 +156,9 @@ impl Timeline {
     /// Bands behind everything else, the names of faults at their top, in two rows by turns.
     fn draw_faults(&self, canvas: &mut Canvas) {
         for (from_ns, to_ns) in &self.disturbances {
-            canvas.band(*from_ns, *to_ns, QUIET, "something else was done to the cluster");
+            canvas.band(*from_ns, *to_ns, FAULT, "something was done to the cluster");
+            // Most of these are too short for a band.
+            canvas.bar((*from_ns, *to_ns), (TOP - 14.0, 8.0), FAULT, "something was done to the cluster");
         }
         for (number, fault) in self.faults.iter().enumerate() {
             let colour = if fault.effect == Effect::None { QUIET } else { FAULT };

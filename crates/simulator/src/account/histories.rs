@@ -17,7 +17,7 @@ use super::{Account, GapSeen, Number, OpeningSeen, SampleSeen, Told};
 use crate::history::{EachLine, Entry, History, Kind};
 use crate::plant::Plant;
 
-/// The last line of a history that is over.
+/// With this a history is over.
 const TOLD: &str = "told";
 
 /// An account that grows while the run goes on. Cheap to clone.
@@ -65,7 +65,8 @@ pub fn replay(plant: &Plant, history: &Path, files: Option<&Path>) -> io::Result
     let mut is_over = false;
     for line in BufReader::new(File::open(history)?).split(b'\n') {
         match enter_again(&line?, &mut account) {
-            Ok(is_last) => is_over = is_last,
+            // What was open then comes behind it.
+            Ok(is_end) => is_over |= is_end,
             Err(error) => account.misread(format!("a line of the history makes no sense: {error}")),
         }
     }
@@ -78,7 +79,7 @@ pub fn replay(plant: &Plant, history: &Path, files: Option<&Path>) -> io::Result
     Ok(account)
 }
 
-/// Enters one line of a history that is over. `true` if it was the last.
+/// Enters one line of a history that is over. `true` if it says so.
 fn enter_again(line: &[u8], account: &mut Account) -> Result<bool, Nonsense> {
     let head: Head<'_> = serde_json::from_slice(line)?;
     if head.op != TOLD {
@@ -421,6 +422,7 @@ mod tests {
         shared.lock().conflicted(2);
         shared.lock().doubt("it did not bite");
         shared.conclude();
+        shared.history().record("hall-1/press-1", Kind::Info, "read", &serde_json::json!({ "ordinal": 3 }));
         let (first, second) = (shared.lock(), again(&path));
         assert_eq!(second.told(), first.told());
         assert_eq!(second.settle(), first.settle());
