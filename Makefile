@@ -15,7 +15,7 @@ deny := $(shell command -v cargo-deny 2>/dev/null)
 only_tests := --exclude holdfast-simulator --exclude holdfast-tests --exclude holdfast-benches
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove-mutants bench race build release image compose-test deb
+.PHONY: help demo test prove prove-mutants bench race build release image compose-test deb
 .PHONY: check check-format check-lints check-arrows check-docs test-deps clean setup
 
 help: ## list the commands
@@ -34,6 +34,15 @@ else
 	RUST_TEST_THREADS=1 cargo test --locked --workspace --test '*' --no-fail-fast
 endif
 	cargo test --locked --workspace --doc --quiet
+
+# Which runs the proof kit makes, and what decides everything that is left to chance in them.
+PROFILE ?= quick
+SEED ?= 1
+
+prove: setup ## break real clusters and judge them from outside, as root (PROFILE=quick|nightly|release SEED=1; DO="replay DIR")
+	cargo build --locked --workspace --bins --test architecture
+	@$(call link,debug)
+	@"$(target)/debug/prove" $(or $(DO),profile $(PROFILE) --seed $(SEED)) $(ARGS)
 
 # Everything is built otherwise, into a folder of its own: but for RocksDB, which has no mutants and is taken from where the
 # tests have built it, if they have.
@@ -98,6 +107,8 @@ clean: ## remove ./bin and the build cache (the next build takes long)
 # As set-up for these, it looks for what they need, too.
 test test-deps: purpose := tests
 race: purpose := race
+# And for these, for what makes networks and volumes.
+prove prove-mutants: purpose := proof
 setup:
 	@scripts/setup $(purpose)
 

@@ -5,6 +5,7 @@
 //! - [`scene`]: a cluster at work in a simulated plant, ended with an account that must add up.
 //! - [`story`]: what devices, pushers and the receiver saw, to be read afterwards.
 //! - [`said`]: the program's command line, and what it said.
+//! - [`prove`]: the proof kit, which is a program of its own: `docs/proof/README.md`.
 //!
 //! Where each scenario lives (names without `.rs` are of modules of `tests/scenarios`):
 //!
@@ -38,6 +39,7 @@
 
 pub mod certificates;
 pub mod cluster;
+pub mod prove;
 pub mod said;
 pub mod scene;
 pub mod story;

@@ -178,9 +178,9 @@ const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         packages: &["clap*"],
-        owners: &["holdfast", "benches"],
+        owners: &["holdfast", "tests", "benches"],
         in_tests: &[],
-        why: "only what is run by a person has a command line",
+        why: "only what is run by a person has a command line: the program, the proof kit, the benches",
     },
     Foreign {
         packages: &["comfy-table", "crossterm", "tracing-subscriber"],

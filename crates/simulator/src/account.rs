@@ -14,6 +14,7 @@
 //! - An election that nobody caused and slots missed at a switchover are *notes*: they lose nothing, and a machine that is
 //!   busy with other things can cause them, so they do not fail a run; whoever runs it reads of each one.
 //! - A gap's cause must be so: what was done to the cluster is told to the account for that.
+//! - A finished history can be judged again, without anything else: it ends with what the account was told ([`Told`]).
 
 mod causes;
 mod histories;
@@ -21,19 +22,22 @@ mod polled;
 mod pushed;
 mod reigns;
 mod report;
+mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use model::{SampleKey, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use crate::plant::{Plant, Polled};
 use causes::Causes;
-pub use histories::{SharedAccount, count_rows, enter_files};
+pub use histories::{SharedAccount, count_rows, enter_files, replay};
 use polled::DeviceBook;
 use pushed::PusherBook;
 use reigns::{Reign, Reigns};
 pub use report::{FailoverSeen, Report, SwitchoverSeen, Verdict};
+pub use told::Told;
 
 /// What a value can be in the simulated plant.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -106,7 +110,8 @@ pub struct OpeningSeen {
 }
 
 /// What a fault is expected to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Effect {
     /// Another node takes over.
     Failover,
@@ -117,7 +122,7 @@ pub enum Effect {
 }
 
 /// Something that was done to the cluster.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// In words: `kill -9 node-1`.
     pub name: String,
@@ -155,11 +160,13 @@ pub struct Account {
     /// Records that came again with other bytes.
     conflicts: u64,
     doubts: Vec<String>,
+    /// Lines and rows that make no sense.
+    misread: Vec<String>,
     has_files: bool,
 }
 
 /// Something that is being done to the cluster.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Begun {
     effect: Effect,
     began_ns: u64,
@@ -203,6 +210,7 @@ impl Account {
             phantoms: 0,
             conflicts: 0,
             doubts: Vec::new(),
+            misread: Vec::new(),
             has_files: false,
         }
     }
@@ -327,6 +335,11 @@ impl Account {
     /// So many records came again with other bytes than the first time.
     pub fn conflicted(&mut self, records: u64) {
         self.conflicts += records;
+    }
+
+    /// A line or a row makes no sense, which is a doubt too: until it is read again by something that understands it.
+    fn misread(&mut self, doubt: String) {
+        self.misread.push(doubt);
     }
 
     /// Something keeps this run from proving anything.
@@ -468,7 +481,8 @@ impl Account {
         report.lost += unfiled;
         let gaps = self.judge_gaps(report.slots_expected, hidden);
         report.notes.extend(gaps.notes);
-        report.judge(wrong, unfiled, gaps.problems, &self.doubts);
+        let doubts = self.misread.iter().chain(&self.doubts).cloned().collect();
+        report.judge(wrong, unfiled, gaps.problems, doubts);
         report
     }
 }

@@ -148,5 +148,7 @@ pub async fn close(mut nodes: Nodes, field: &Field, end: End) -> Report {
     if let Err(error) = enter_files(&field.files(), &mut account) {
         account.doubt(format!("the CSV files cannot be read: {error}"));
     }
-    account.settle()
+    drop(account);
+    field.account.conclude();
+    field.account.lock().settle()
 }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,8 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use model::Timestamp;
 use serde::Deserialize;
 
-use super::{Account, GapSeen, Number, OpeningSeen, SampleSeen};
-use crate::history::{EachLine, History, Kind};
+use super::{Account, GapSeen, Number, OpeningSeen, SampleSeen, Told};
+use crate::history::{EachLine, Entry, History, Kind};
+use crate::plant::Plant;
+
+/// With this a history is over.
+const TOLD: &str = "told";
 
 /// An account that grows while the run goes on. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -46,6 +50,44 @@ impl SharedAccount {
         }
         account
     }
+
+    /// Ends the history with what the account was told: it can be judged again then ([`replay`]).
+    pub fn conclude(&self) {
+        let told = self.lock().told();
+        self.history.record("account", Kind::Info, TOLD, &told);
+        drop(self.lock());
+    }
+}
+
+/// The account of a history that is over, read from its file, and of the CSV files in `files`, if they were kept.
+pub fn replay(plant: &Plant, history: &Path, files: Option<&Path>) -> io::Result<Account> {
+    let mut account = Account::new(plant, 0);
+    let mut is_over = false;
+    for line in BufReader::new(File::open(history)?).split(b'\n') {
+        match enter_again(&line?, &mut account) {
+            // What was open then comes behind it.
+            Ok(is_end) => is_over |= is_end,
+            Err(error) => account.misread(format!("a line of the history makes no sense: {error}")),
+        }
+    }
+    if !is_over {
+        account.doubt("the history ends before its end: what was done to the cluster is not known");
+    }
+    if let Some(files) = files {
+        enter_files(files, &mut account)?;
+    }
+    Ok(account)
+}
+
+/// Enters one line of a history that is over. `true` if it says so.
+fn enter_again(line: &[u8], account: &mut Account) -> Result<bool, Nonsense> {
+    let head: Head<'_> = serde_json::from_slice(line)?;
+    if head.op != TOLD {
+        return enter(line, account).map(|()| false);
+    }
+    let told: Entry<Told> = serde_json::from_slice(line)?;
+    account.take(told.details);
+    Ok(true)
 }
 
 /// Writes lines to `inner` and into the account.
@@ -53,7 +95,7 @@ fn tap<W: Write>(inner: W, account: Arc<Mutex<Account>>) -> EachLine<W, impl FnM
     EachLine::new(inner, move |line| {
         let mut account = lock(&account);
         if let Err(error) = enter(line, &mut account) {
-            account.doubt(format!("a line of the history makes no sense: {error}"));
+            account.misread(format!("a line of the history makes no sense: {error}"));
         }
     })
 }
@@ -269,7 +311,7 @@ pub fn enter_files(folder: &Path, account: &mut Account) -> io::Result<()> {
         let text = std::fs::read_to_string(&path)?;
         for row in text.lines().skip(1) {
             if let Err(error) = enter_row(row, account) {
-                account.doubt(format!("{}: a row makes no sense: {error}", path.display()));
+                account.misread(format!("{}: a row makes no sense: {error}", path.display()));
             }
         }
     }
@@ -312,7 +354,7 @@ fn sample_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plant::Plant;
+    use crate::account::{Effect, Fault};
 
     const LINES: [&str; 8] = [
         r#"{"t_ns":5000,"process":"hall-1/press-1","kind":"ok","op":"read","peer":"127.0.0.11:40000","unit":1,"function":3,"start":0,"count":22,"ordinal":1,"first_byte_ns":1,"last_byte_ns":2,"hash":0}"#,
@@ -354,6 +396,37 @@ mod tests {
         shared.history().record("historian", Kind::Ok, "sample", &serde_json::json!({ "is_new": true }));
         let report = shared.lock().settle();
         assert!(report.problems.iter().any(|problem| problem.contains("makes no sense")), "{report:?}");
+    }
+
+    #[test]
+    fn a_history_that_is_over_is_judged_again_and_one_that_is_not_is_a_doubt() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("history.jsonl");
+        let plant = Plant::demo();
+        let shared = SharedAccount::start(Account::new(&plant, 77), &path).expect("a file");
+        for line in LINES {
+            let entry: Entry<serde_json::Value> = serde_json::from_str(line).expect("it makes sense");
+            shared.history().record_at(entry.t_ns, &entry.process, entry.kind, &entry.op, &entry.details);
+        }
+        let again = |path: &Path| replay(&plant, path, None).expect("readable");
+        drop(shared.lock());
+        let problems = again(&path).settle().problems;
+        assert!(problems.iter().any(|problem| problem.contains("before its end")), "{problems:?}");
+
+        let name = "kill -9 node-1".to_owned();
+        let effect = Effect::Failover;
+        shared.lock().suffered(Fault { name, effect, began_ns: 1, taken_over_ns: 2, ended_ns: 3 });
+        shared.lock().begins_to_suffer(Effect::Switchover, 4);
+        shared.lock().disturbed(5, 6);
+        shared.lock().allow(&["overload"]);
+        shared.lock().conflicted(2);
+        shared.lock().doubt("it did not bite");
+        shared.conclude();
+        shared.history().record("hall-1/press-1", Kind::Info, "read", &serde_json::json!({ "ordinal": 3 }));
+        let (first, second) = (shared.lock(), again(&path));
+        assert_eq!(second.told(), first.told());
+        assert_eq!(second.settle(), first.settle());
+        assert_eq!(second.settle().failovers.len(), 1);
     }
 
     #[test]

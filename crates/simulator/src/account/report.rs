@@ -72,8 +72,16 @@ pub struct Report {
     pub stale_reigns: u64,
     /// Records that came again with other bytes.
     pub conflicts: u64,
+    /// Samples that nobody produced, or that came with another value.
+    pub wrong: u64,
     /// Why it did not pass, a sentence each.
     pub problems: Vec<String>,
+    /// Of these: what is wrong with the causes of gaps.
+    #[serde(skip)]
+    pub gap_problems: Vec<String>,
+    /// Of these: why the run proves nothing.
+    #[serde(skip)]
+    pub doubts: Vec<String>,
     /// What should not happen, and alone fails no run: elections that nobody caused, slots missed at switchovers, and
     /// those that only a busy machine explains.
     pub notes: Vec<String>,
@@ -82,7 +90,8 @@ pub struct Report {
 impl Report {
     /// Comes to a verdict. `wrong`: samples that nobody produced or that were changed; `unfiled`: samples that only
     /// one destination has; `gaps`: what is wrong with the causes of gaps; `doubts`: why the run proves nothing.
-    pub(super) fn judge(&mut self, wrong: u64, unfiled: u64, gaps: Vec<String>, doubts: &[String]) {
+    pub(super) fn judge(&mut self, wrong: u64, unfiled: u64, gaps: Vec<String>, mut doubts: Vec<String>) {
+        self.wrong = wrong;
         let faults = [
             (self.lost, "samples were lost"),
             (unfiled, "samples of these were delivered over HTTP and stand in no CSV file"),
@@ -98,10 +107,9 @@ impl Report {
             .into_iter()
             .filter(|(count, _)| *count > 0)
             .map(|(count, what)| format!("{count} {what}"))
-            .chain(gaps)
+            .chain(gaps.iter().cloned())
             .collect();
         let has_failed = !self.problems.is_empty();
-        let mut doubts = doubts.to_vec();
         if self.reads_answered == 0 || self.pushed_acked == 0 || self.delivered == 0 {
             doubts.push("nothing was read, pushed or delivered".to_owned());
         }
@@ -110,6 +118,7 @@ impl Report {
             (false, true) => Verdict::Pass,
             (false, false) => Verdict::Unknown,
         };
-        self.problems.append(&mut doubts);
+        self.problems.extend(doubts.iter().cloned());
+        (self.gap_problems, self.doubts) = (gaps, doubts);
     }
 }

@@ -1,0 +1,48 @@
+//! What an account was told by whoever ran it, beside what the simulated parts saw: by it, a history that is over can be
+//! judged again.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Account, Begun, Fault};
+
+/// Everything that an account was told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// What was done to the cluster, and is over.
+    pub faults: Vec<Fault>,
+    /// When something else was done that may cost slots, and when that was over, in monotonic nanoseconds.
+    pub disturbances: Vec<(u64, u64)>,
+    pub(super) wall_offset: i64,
+    pub(super) begun: Vec<Begun>,
+    pub(super) allowed: BTreeSet<String>,
+    pub(super) conflicts: u64,
+    pub(super) doubts: Vec<String>,
+}
+
+impl Account {
+    /// What it was told until now.
+    pub fn told(&self) -> Told {
+        Told {
+            faults: self.faults.clone(),
+            disturbances: self.causes.disturbances.clone(),
+            wall_offset: self.wall_offset,
+            begun: self.begun.clone(),
+            allowed: self.causes.allowed.clone(),
+            conflicts: self.conflicts,
+            doubts: self.doubts.clone(),
+        }
+    }
+
+    /// Forgets what it was told, and is told this instead.
+    pub(super) fn take(&mut self, told: Told) {
+        self.faults = told.faults;
+        self.causes.disturbances = told.disturbances;
+        self.wall_offset = told.wall_offset;
+        self.begun = told.begun;
+        self.causes.allowed = told.allowed;
+        self.conflicts = told.conflicts;
+        self.doubts = told.doubts;
+    }
+}

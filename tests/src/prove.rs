@@ -1,0 +1,18 @@
+//! The proof kit: campaigns of runs with real faults, judged from outside, for whoever does not take our word for it.
+//!
+//! `docs/proof/README.md` says how it is run and what it cannot show; the program is `src/bin/prove.rs`.
+//!
+//! - [`run`]: what one run is asked to do, and what it found.
+//! - [`profile`]: how many runs of which class belong together, and what a lesser machine may leave out.
+//! - [`campaign`]: runs kept in a folder, so that a campaign can be interrupted and go on.
+//! - [`report`]: what several campaigns amount to.
+//! - [`timeline`]: a run as a picture.
+//! - [`classes`], [`store_cuts`]: the faults themselves.
+
+pub mod campaign;
+pub mod classes;
+pub mod profile;
+pub mod report;
+pub mod run;
+pub mod store_cuts;
+pub mod timeline;

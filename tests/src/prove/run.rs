@@ -1,0 +1,295 @@
+//! One run of a fault class: what it is asked to do, and what it found.
+//!
+//! - A check passed, failed or was skipped; there is no fourth. What is not known has failed: a run that proves nothing
+//!   fails the check on its faults (I22).
+//! - Checks bear the numbers of the invariants that they judge; one that judges a part of an invariant says which.
+//! - A run that does less than it was asked to has failed, unless the machine cannot do it at all.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use simulator::account;
+
+use crate::machine::Unable;
+
+const KEPT: &str = "I1 what was acknowledged or read is delivered, or inside a gap";
+const GENUINE: &str = "I2 I3 nothing arrives that nobody produced, or with another value";
+const ORDER: &str = "I4 first deliveries are in order";
+const REPEATED: &str = "I5 what comes again under one key is the same, and stands in files once";
+const SLOTS: &str = "I7 every slot is in exactly one record";
+const GAPS: &str = "I7 every gap has a cause that explains it";
+const OVERLAPS: &str = "I9 no two nodes ask one device at one time";
+const REIGNS: &str = "I9 one node polls in each term, and nothing of it stands behind a later one";
+/// The check on the faults themselves.
+pub const BIT: &str = "I22 every fault was injected, and bit";
+const WHOLE: &str = "the run comes to its end";
+
+/// What a run is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// Decides everything that is left to chance.
+    pub seed: u64,
+    /// How many faults are to be injected.
+    pub times: u32,
+    /// For everything that the run writes; it exists and is empty.
+    pub folder: PathBuf,
+    /// The program under test.
+    pub program: PathBuf,
+}
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It holds.
+    Passed,
+    /// It does not, or nobody knows.
+    Failed,
+    /// This machine cannot tell.
+    Skipped,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The check: first the invariant, then words.
+    pub check: String,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// What was seen.
+    pub text: String,
+}
+
+/// What a run found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// The fault class.
+    pub class: String,
+    /// The seed of this run.
+    pub seed: u64,
+    /// Faults injected.
+    pub injected: u64,
+    /// Of these, faults that provably did something.
+    pub bit: u64,
+    /// What the checks found, in the order in which they were made.
+    pub findings: Vec<Finding>,
+    /// What was counted and measured, by name; the unit stands in the name.
+    pub figures: BTreeMap<String, f64>,
+}
+
+impl RunReport {
+    /// A report without findings.
+    pub fn new(class: &str, seed: u64) -> Self {
+        Self {
+            class: class.to_owned(),
+            seed,
+            injected: 0,
+            bit: 0,
+            findings: Vec::new(),
+            figures: BTreeMap::new(),
+        }
+    }
+
+    /// The report of a run that this machine cannot do.
+    pub fn unable(class: &str, seed: u64, why: &Unable) -> Self {
+        let mut report = Self::new(class, seed);
+        report.skipped(WHOLE, why.0.clone());
+        report
+    }
+
+    /// The report of a run that broke off.
+    pub fn broken_off(class: &str, seed: u64, why: impl Into<String>) -> Self {
+        let mut report = Self::new(class, seed);
+        report.failed(WHOLE, why);
+        report
+    }
+
+    /// A check holds.
+    pub fn passed(&mut self, check: &str, text: impl Into<String>) {
+        self.found(check, Verdict::Passed, text);
+    }
+
+    /// A check does not hold, or it is not known.
+    pub fn failed(&mut self, check: &str, text: impl Into<String>) {
+        self.found(check, Verdict::Failed, text);
+    }
+
+    /// A check cannot be made on this machine.
+    pub fn skipped(&mut self, check: &str, text: impl Into<String>) {
+        self.found(check, Verdict::Skipped, text);
+    }
+
+    /// A check holds, or does not.
+    pub fn judge(&mut self, check: &str, holds: bool, text: impl Into<String>) {
+        self.found(check, if holds { Verdict::Passed } else { Verdict::Failed }, text);
+    }
+
+    fn found(&mut self, check: &str, verdict: Verdict, text: impl Into<String>) {
+        self.findings.push(Finding { check: check.to_owned(), verdict, text: text.into() });
+    }
+
+    /// A fault was injected, and `bit` if it provably did something.
+    pub fn injected(&mut self, bit: bool) {
+        self.injected += 1;
+        self.bit += u64::from(bit);
+    }
+
+    /// Enters what the account judges, and nothing that it does not.
+    pub fn account(&mut self, report: &account::Report) {
+        self.judge(
+            KEPT,
+            report.lost == 0,
+            format!(
+                "{} samples acknowledged, {} reads answered, {} samples delivered, {} lost",
+                report.pushed_acked, report.reads_answered, report.delivered, report.lost
+            ),
+        );
+        self.judge(GENUINE, report.wrong == 0, format!("{} wrong of {}", report.wrong, report.delivered));
+        self.judge(ORDER, report.out_of_order == 0, format!("{} out of order", report.out_of_order));
+        self.judge(
+            REPEATED,
+            report.conflicts == 0 && report.filed_twice == 0,
+            format!(
+                "{} records came again, {} of them with other bytes; {} rows stand in files twice",
+                report.duplicates, report.conflicts, report.filed_twice
+            ),
+        );
+        self.judge(
+            SLOTS,
+            report.slots_unaccounted == 0,
+            format!(
+                "{} slots: {} read, {} bad, {} in gaps, {} unaccounted",
+                report.slots_expected,
+                report.slots_sampled,
+                report.slots_bad,
+                report.slots_in_gaps,
+                report.slots_unaccounted
+            ),
+        );
+        self.judge(GAPS, report.gap_problems.is_empty(), report.gap_problems.join("; "));
+        self.judge(OVERLAPS, report.device_overlaps == 0, format!("{} times", report.device_overlaps));
+        self.judge(REIGNS, report.stale_reigns == 0, format!("{} terms", report.stale_reigns));
+        if !report.doubts.is_empty() {
+            self.failed(BIT, report.doubts.join("; "));
+        }
+        self.count_of(report);
+    }
+
+    fn count_of(&mut self, report: &account::Report) {
+        for (name, count) in [
+            ("reads answered", report.reads_answered),
+            ("samples acknowledged", report.pushed_acked),
+            ("samples delivered", report.delivered),
+            ("records that came again", report.duplicates),
+            ("slots", report.slots_expected),
+            ("slots in gaps", report.slots_in_gaps),
+            ("elections that nobody caused", report.spurious_elections),
+        ] {
+            *self.figures.entry(name.to_owned()).or_default() += count as f64;
+        }
+        if let Some(longest) = report.failovers.iter().map(|failover| failover.gap_ms).max() {
+            let figure = self.figures.entry("longest time without a read, ms".to_owned()).or_default();
+            *figure = figure.max(longest as f64);
+        }
+    }
+
+    /// What the run amounts to: one failed check fails it, and it was skipped if nothing was judged.
+    pub fn verdict(&self) -> Verdict {
+        let has = |verdict| self.findings.iter().any(|finding| finding.verdict == verdict);
+        match (has(Verdict::Failed), has(Verdict::Passed), has(Verdict::Skipped)) {
+            (false, true, _) => Verdict::Passed,
+            (false, false, true) => Verdict::Skipped,
+            _ => Verdict::Failed,
+        }
+    }
+
+    /// Judges whether the faults that were asked for were injected and bit: nothing else counts otherwise.
+    pub(super) fn conclude(&mut self, times: u32) {
+        if self.verdict() == Verdict::Skipped {
+            return;
+        }
+        let is_whole = self.bit == self.injected && self.injected >= u64::from(times);
+        let text = format!("{times} asked for, {} injected, {} bit", self.injected, self.bit);
+        self.judge(BIT, is_whole, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(report: &account::Report) -> RunReport {
+        let mut run = RunReport::new("kills", 7);
+        run.account(report);
+        run
+    }
+
+    fn failed(run: &RunReport) -> Vec<&str> {
+        let failed = run.findings.iter().filter(|finding| finding.verdict == Verdict::Failed);
+        failed.map(|finding| finding.check.as_str()).collect()
+    }
+
+    #[test]
+    fn every_figure_of_the_account_fails_the_check_that_is_there_for_it() {
+        type Spoil = fn(&mut account::Report);
+        let spoilt: [(Spoil, &str); 10] = [
+            (|report| report.lost = 1, KEPT),
+            (|report| report.wrong = 1, GENUINE),
+            (|report| report.out_of_order = 1, ORDER),
+            (|report| report.conflicts = 1, REPEATED),
+            (|report| report.filed_twice = 1, REPEATED),
+            (|report| report.slots_unaccounted = 1, SLOTS),
+            (|report| report.gap_problems.push("so".to_owned()), GAPS),
+            (|report| report.device_overlaps = 1, OVERLAPS),
+            (|report| report.stale_reigns = 1, REIGNS),
+            (|report| report.doubts.push("so".to_owned()), BIT),
+        ];
+        assert_eq!(judged(&account::Report::default()).verdict(), Verdict::Passed);
+        for (spoil, check) in spoilt {
+            let mut report = account::Report::default();
+            spoil(&mut report);
+            assert_eq!(failed(&judged(&report)), [check]);
+        }
+    }
+
+    #[test]
+    fn a_fault_that_is_missing_or_did_not_bite_fails_the_run() {
+        for (bites, verdict) in [
+            (vec![true, true], Verdict::Passed),
+            (vec![true, true, true], Verdict::Passed),
+            (vec![true], Verdict::Failed),
+            (vec![true, false], Verdict::Failed),
+            (vec![true, true, false], Verdict::Failed),
+        ] {
+            let mut run = judged(&account::Report::default());
+            bites.iter().for_each(|bit| run.injected(*bit));
+            run.conclude(2);
+            assert_eq!(run.verdict(), verdict, "{bites:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_without_findings_has_failed_and_one_that_cannot_be_done_is_skipped() {
+        assert_eq!(RunReport::new("kills", 7).verdict(), Verdict::Failed);
+        let mut run = RunReport::unable("kills", 7, &Unable("no root".to_owned()));
+        run.conclude(2);
+        assert_eq!((run.verdict(), run.findings.len()), (Verdict::Skipped, 1));
+        run.skipped("I12 equal state", "no volume");
+        run.passed("I15 no acknowledgements", "0");
+        assert_eq!(run.verdict(), Verdict::Passed);
+    }
+
+    #[test]
+    fn longest_times_are_not_added_up() {
+        let failover = |gap_ms| account::FailoverSeen { fault: "kill".to_owned(), gap_ms };
+        let report = account::Report {
+            delivered: 5,
+            failovers: vec![failover(700), failover(900)],
+            ..account::Report::default()
+        };
+        let mut run = judged(&report);
+        run.account(&report);
+        assert_eq!(run.figures["longest time without a read, ms"], 900.0);
+        assert_eq!(run.figures["samples delivered"], 10.0);
+    }
+}
