@@ -8,9 +8,11 @@
 //! - [`report`]: what several campaigns amount to.
 //! - [`timeline`]: a run as a picture.
 //! - [`classes`], [`store_cuts`]: the faults themselves.
+//! - [`mutants`]: faults in the product's own code, and what must notice each.
 
 pub mod campaign;
 pub mod classes;
+pub mod mutants;
 pub mod profile;
 pub mod report;
 pub mod run;

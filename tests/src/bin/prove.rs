@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use holdfast_tests::machine;
 use holdfast_tests::prove::campaign::{self, Again, Campaign, Circumstances, FILES, Kept, Made};
+use holdfast_tests::prove::mutants::{self, Fate};
 use holdfast_tests::prove::profile::{Class, Profile, seed_of};
 use holdfast_tests::prove::report;
 use holdfast_tests::prove::run::{Finding, RunReport, Verdict};
@@ -20,6 +21,7 @@ use holdfast_tests::prove::store_cuts;
 use holdfast_tests::said::program;
 use simulator::account;
 use simulator::plant::Plant;
+use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
@@ -28,6 +30,8 @@ const CHILD: &str = "store-child";
 /// Killed processes may write for a moment.
 const CLEAR_EVERY: Duration = Duration::from_millis(100);
 const CLEAR_TRIES: u32 = 50;
+/// Faults of a class in which a mutant must show.
+const CUTS_FOR_A_MUTANT: &str = "100";
 
 /// Break Holdfast in every way that this machine allows, and judge it from outside.
 #[derive(Debug, Parser)]
@@ -45,6 +49,12 @@ enum What {
     Run(RunArgs),
     /// What the runs in campaign folders amount to.
     Report(ReportArgs),
+    /// Whether each deliberate fault in the code is noticed: `make prove-mutants` makes a build that has them.
+    Mutants {
+        /// Only this one.
+        #[arg(long, value_name = "NAME")]
+        only: Option<String>,
+    },
     /// Judge old histories with the checks of today.
     Replay {
         /// The folder of a run or of a campaign.
@@ -122,6 +132,7 @@ fn main() -> ExitCode {
         What::Profile(args) => runtime.block_on(Box::pin(profile(&args))),
         What::Run(args) => runtime.block_on(Box::pin(run(&args))),
         What::Report(args) => merge(&args),
+        What::Mutants { only } => runtime.block_on(Box::pin(meet_mutants(only.as_deref()))),
         What::Replay { folder } => replay(&folder),
     }))
 }
@@ -261,6 +272,21 @@ async fn clear(campaign: &Campaign) {
             Err(_) => sleep(CLEAR_EVERY).await,
         }
     }
+}
+
+/// Has each mutant meet its killer. `false` unless all were killed.
+async fn meet_mutants(only: Option<&str>) -> Result<bool> {
+    let own = std::env::current_exe().context("the path of this program is not known")?;
+    let class = |class: &str| {
+        let mut command = Command::new(&own);
+        command.args(["run", class, "--seed", "1", "--times", CUTS_FOR_A_MUTANT]);
+        Some(command)
+    };
+    let results = tokio::select! {
+        results = mutants::run(only, class) => results?,
+        told = told_to_stop() => return Err(told),
+    };
+    Ok(results.iter().all(|result| result.fate == Fate::Killed))
 }
 
 /// Puts the runs of several campaigns on one page. `false` if one of them failed.
