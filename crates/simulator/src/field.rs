@@ -49,8 +49,15 @@ pub struct Field {
 }
 
 impl Field {
-    /// Starts devices and receiver, which write to a history in `folder`; pushers begin with [`Field::push`].
+    /// Starts devices and receiver on this machine's loopback, which write to a history in `folder`; pushers begin with
+    /// [`Field::push`].
     pub async fn start(folder: &Path) -> io::Result<Self> {
+        Self::start_at(folder, IpAddr::from(Ipv4Addr::LOCALHOST)).await
+    }
+
+    /// Starts devices and receiver at another address of this machine.
+    pub async fn start_at(folder: &Path, address: IpAddr) -> io::Result<Self> {
+        let any_port = SocketAddr::new(address, 0);
         let plant = Plant::demo();
         let wall_offset = WallClock.now().0 - i64::try_from(monotonic_ns()).unwrap_or(i64::MAX);
         std::fs::create_dir_all(folder.join(FILES))?;
@@ -58,13 +65,14 @@ impl Field {
         let mut devices = Vec::new();
         for device in &plant.devices {
             let config = modbus::Config {
+                listen: any_port,
                 history: Some(account.history()),
                 ..modbus::Config::new(device.id.clone(), device.source())
             };
             devices.push(ModbusServer::start(config).await?);
         }
         let mode = Mode::Recording(Some((account.history(), "historian".to_owned())));
-        let receiver = Receiver::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), mode).await?;
+        let receiver = Receiver::start(any_port, mode).await?;
         let addresses =
             Addresses { devices: devices.iter().map(ModbusServer::address).collect(), url: receiver.url() };
         Ok(Self {
