@@ -5,6 +5,7 @@
 //! - [`scene`]: a cluster at work in a simulated plant, ended with an account that must add up.
 //! - [`story`]: what devices, pushers and the receiver saw, to be read afterwards.
 //! - [`said`]: the program's command line, and what it said.
+//! - [`machine`]: hosts of their own for nodes, and what can be done to them that takes root.
 //!
 //! Where each scenario lives (names without `.rs` are of modules of `tests/scenarios`):
 //!
@@ -36,6 +37,7 @@
 
 pub mod certificates;
 pub mod cluster;
+pub mod machine;
 pub mod said;
 pub mod scene;
 pub mod story;

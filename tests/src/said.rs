@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -21,11 +21,12 @@ const GIVES_UP: Duration = Duration::from_secs(150);
 
 /// The program, built beside the tests.
 pub fn program() -> Result<PathBuf> {
-    let tests = std::env::current_exe()?;
-    let folder = tests.parent().and_then(Path::parent).context("tests lie in a folder below the programs")?;
-    let program = folder.join(format!("holdfast{}", std::env::consts::EXE_SUFFIX));
-    ensure!(program.is_file(), "{} is missing: build the workspace's programs first", program.display());
-    Ok(program)
+    let own = std::env::current_exe()?;
+    let name = format!("holdfast{}", std::env::consts::EXE_SUFFIX);
+    // A program lies beside it, a test in a folder below.
+    let mut places = own.ancestors().skip(1).take(2).map(|folder| folder.join(&name));
+    let program = places.find(|place| place.is_file());
+    program.with_context(|| format!("no {name} near {}: build the workspace's programs first", own.display()))
 }
 
 /// A command of the program, without what the surroundings say of nodes and profiles.
@@ -157,6 +158,8 @@ impl Said {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     async fn of_killed(script: &str, within: Duration) -> String {

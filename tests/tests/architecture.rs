@@ -95,7 +95,7 @@ const CRATES: &[Crate] = &[
     Crate {
         name: "tests",
         leans_on: &["model", "wire", "tls", "simulator", "power"],
-        why: "judges real processes from outside; where they ask for certificates, as a caller who has some",
+        why: "judges real processes from outside; where they ask for certificates, as a caller who has some; cuts power",
     },
     Crate {
         name: "benches",
