@@ -29,6 +29,7 @@
 //! | a node stopped where nobody can take over | `stopping.rs` |
 //! | wrong clocks across a failover | `clock.rs` |
 //! | commands and pushes handed on over TLS across a failover | `followers_hand_on_over_tls_across_a_change_of_leader` |
+//! | all hosts without power at once; the leader's host cut off, one way and both | `hosts.rs` |
 //! | who is let in, and who is not | `certificates.rs` |
 //! | the node files and the plant of `cluster-config/`, as a user takes them | `cluster_config.rs` |
 //! | every verb of the command line at a follower; no majority | `verbs.rs` |

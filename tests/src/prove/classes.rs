@@ -69,10 +69,17 @@ impl World {
         let began = Instant::now();
         self.scene.agreed().await?;
         self.scene.goes_on().await?;
-        let states = self.scene.process_states();
-        ensure!(states.iter().all(|state| *state == "running"), "the processes are {states:?}");
+        for node in 0..NODES {
+            ensure!(self.runs(node).await, "{} does not run", self.scene.name(node));
+        }
         self.longest_recovery = self.longest_recovery.max(began.elapsed());
         Ok(())
+    }
+
+    /// Whether a node's process runs, and does not stand still.
+    async fn runs(&self, node: usize) -> bool {
+        let process = self.scene.process(node).await;
+        process.is_running() && !process.is_paused()
     }
 
     /// Notes how fault number `number` ended. Whether the next one can begin.

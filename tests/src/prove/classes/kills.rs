@@ -26,8 +26,11 @@ async fn kill(world: &mut World) -> Result<()> {
     let others_go_on = world.random.random_bool(0.5);
     world.moment().await;
     try_join_all(victims.iter().map(|node| world.scene.kill(*node))).await?;
-    let states = world.scene.process_states();
-    world.report.injected(victims.iter().all(|node| states[*node] == "dead"));
+    let mut are_dead = true;
+    for node in &victims {
+        are_dead &= !world.runs(*node).await;
+    }
+    world.report.injected(are_dead);
     // Half of those that leave a majority come back to one that has gone on without them.
     if victims.len() == 1 && others_go_on {
         world.scene.trial().reads_go_on(HEALING).await?;
