@@ -19,14 +19,15 @@ use crate::SOON;
 /// Longer than the program itself waits for the longest change.
 const GIVES_UP: Duration = Duration::from_secs(150);
 
-/// The program, built beside the tests.
+/// The program, built with whatever runs this: beside it, or beside the folder in which tests lie.
 pub fn program() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let name = format!("holdfast{}", std::env::consts::EXE_SUFFIX);
-    // A program lies beside it, a test in a folder below.
-    let mut places = own.ancestors().skip(1).take(2).map(|folder| folder.join(&name));
-    let program = places.find(|place| place.is_file());
-    program.with_context(|| format!("no {name} near {}: build the workspace's programs first", own.display()))
+    let mut candidates = own.ancestors().skip(1).take(2).map(|folder| folder.join(&name));
+    let program = candidates.find(|path| path.is_file());
+    program.with_context(|| {
+        format!("{} has no {name} beside it: build the workspace's programs first", own.display())
+    })
 }
 
 /// A command of the program, without what the surroundings say of nodes and profiles.
