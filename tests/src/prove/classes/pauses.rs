@@ -6,10 +6,9 @@
 //! done right: it is started again.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::ExitStatus;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 use rustix::process::Signal;
@@ -38,18 +37,15 @@ async fn pause(world: &mut World) -> Result<()> {
     let time = length(&mut world.random);
     world.moment().await;
     let began_ns = monotonic_ns();
-    let ended = stand_still(world, leader, time).await;
+    let went_on = stand_still(world, leader, time).await;
     world.scene.field.account.lock().disturbed(began_ns, monotonic_ns());
-    let ended = ended?;
+    let went_on = went_on?;
     world.report.injected(true);
-    match ended {
-        None => world.whole().await,
-        Some(status) => {
-            ensure!(status.signal() == Some(Signal::KILL.as_raw()), "it ended by itself ({status})");
-            *world.report.figures.entry("leaders that ended themselves".to_owned()).or_default() += 1.0;
-            world.revive(&[leader]).await
-        }
+    if went_on {
+        return world.whole().await;
     }
+    *world.report.figures.entry("leaders that ended themselves".to_owned()).or_default() += 1.0;
+    world.revive(&[leader]).await
 }
 
 /// Most are short: about as long as a lease.
@@ -62,30 +58,38 @@ fn length(random: &mut SmallRng) -> Duration {
     Duration::from_millis(random.random_range(millis))
 }
 
-/// An error unless it stood still. How it has ended meanwhile, if it has.
-async fn stand_still(world: &World, node: usize, time: Duration) -> Result<Option<ExitStatus>> {
+/// An error unless it stood still. Whether it went on; it may have ended itself instead.
+async fn stand_still(world: &World, node: usize, time: Duration) -> Result<bool> {
     // Who watches it must not see it end by itself.
     let mut process = world.scene.process(node).await;
     process.pause(true)?;
-    let stands = until("the process to stand still", async || match state(&process) {
+    let stood = until("the process to stand still", async || match state(&process) {
         Some('T') => Ok(()),
-        state => Err(state),
-    });
-    let stood = stands.await;
+        other => Err(other),
+    })
+    .await;
     // How long it stands still is the fault itself.
     sleep(time).await;
-    let ended = process.has_ended()?;
+    let has_ended = ended_itself(&mut process);
     process.pause(false)?;
     stood?;
-    if ended.is_some() {
-        return Ok(ended);
+    if has_ended? {
+        return Ok(false);
     }
-    until("the process to answer again, or to have ended", async || match process.has_ended() {
-        Ok(None) => world.scene.status(node).await.map(|_| Ok(None)),
-        ended => Ok(ended),
+    until("the process to answer again, or to have ended", async || match ended_itself(&mut process) {
+        Ok(false) => world.scene.status(node).await.map(|_| Ok(true)),
+        Ok(true) => Ok(Ok(false)),
+        Err(error) => Ok(Err(error)),
     })
     .await?
-    .context("it cannot be watched")
+}
+
+/// Whether it has ended; an error if in any other way than it may.
+fn ended_itself(process: &mut Process) -> Result<bool> {
+    if let Some(status) = process.has_ended()? {
+        ensure!(status.signal() == Some(Signal::KILL.as_raw()), "it ended by itself ({status})");
+    }
+    Ok(!process.is_running())
 }
 
 /// The state of a process's first thread (proc(5)); `T` is stopped.
