@@ -6,7 +6,7 @@
 
 use std::fmt::Debug;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ use tonic::{Request, Response, Status};
 use wire::proto::v1 as pb;
 use wire::proto::v1::admin_client::AdminClient;
 
+use crate::certificates::Certificates;
+use crate::machine::hosts::Hosts;
 use crate::said::{self, Said, program};
 use crate::{LOOK_AGAIN, SOON, until};
 
@@ -37,7 +39,17 @@ const LAST_LINES: usize = 40;
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Nodes,
-    folder: TempDir,
+    ground: Ground,
+}
+
+/// What nodes stand on: it outlives them.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    folder: PathBuf,
+    /// Removes the folder, if it is nobody else's.
+    _temporary: Option<TempDir>,
+    /// The doors through which nodes are asked that speak TLS, unless the scenario holds them.
+    _certificates: Option<Certificates>,
 }
 
 impl Deref for Cluster {
@@ -66,19 +78,34 @@ impl Cluster {
         let folder = tempfile::tempdir()?;
         let mut layout = Layout::apart(folder.path(), "scenario")?;
         change(&mut layout).await?;
+        let path = folder.path().to_owned();
+        let ground = Ground { folder: path, _temporary: Some(folder), _certificates: None };
+        Self::begin(layout, program()?, ground).await
+    }
+
+    /// Three nodes on hosts of their own that have just been started. They speak TLS.
+    pub async fn begin_on(hosts: &Hosts) -> Result<Self> {
+        let mut layout = hosts.layout();
+        let certificates = Certificates::make(&mut layout).await?;
+        let folder = layout.folder.clone();
+        let ground = Ground { folder, _temporary: None, _certificates: Some(certificates) };
+        Self::begin(layout, hosts.program().to_owned(), ground).await
+    }
+
+    async fn begin(layout: Layout, program: PathBuf, ground: Ground) -> Result<Self> {
         let say = Arc::new(|text: &str| eprintln!("{text}"));
-        let config = NodesConfig { program: program()?, look_every: LOOK_EVERY, say };
-        Ok(Self { nodes: Nodes::start(layout, config).await?, folder })
+        let config = NodesConfig { program, look_every: LOOK_EVERY, say };
+        Ok(Self { nodes: Nodes::start(layout, config).await?, ground })
     }
 
     /// What stays when the nodes are taken away.
-    pub(crate) fn into_parts(self) -> (Nodes, TempDir) {
-        (self.nodes, self.folder)
+    pub(crate) fn into_parts(self) -> (Nodes, Ground) {
+        (self.nodes, self.ground)
     }
 
     /// The folder of everything.
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        &self.ground.folder
     }
 
     /// A node on paper.

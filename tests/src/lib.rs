@@ -5,6 +5,7 @@
 //! - [`scene`]: a cluster at work in a simulated plant, ended with an account that must add up.
 //! - [`story`]: what devices, pushers and the receiver saw, to be read afterwards.
 //! - [`said`]: the program's command line, and what it said.
+//! - [`machine`]: hosts of their own for nodes, and what can be done to them that takes root.
 //! - [`prove`]: the proof kit, which is a program of its own: `docs/proof/README.md`.
 //!
 //! Where each scenario lives (names without `.rs` are of modules of `tests/scenarios`):
@@ -31,6 +32,7 @@
 //! | the demo's plant alone, as containers have it | `simulate.rs` |
 //! | wrong clocks across a failover | `clock.rs` |
 //! | commands and pushes handed on over TLS across a failover | `followers_hand_on_over_tls_across_a_change_of_leader` |
+//! | all hosts without power at once; the leader's host cut off, one way and both | `hosts.rs` |
 //! | who is let in, and who is not | `certificates.rs` |
 //! | the node files and the plant of `cluster-config/`, as a user takes them | `cluster_config.rs` |
 //! | every verb of the command line at a follower; no majority | `verbs.rs` |
@@ -39,6 +41,7 @@
 
 pub mod certificates;
 pub mod cluster;
+pub mod machine;
 pub mod prove;
 pub mod said;
 pub mod scene;

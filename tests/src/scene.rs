@@ -2,6 +2,7 @@
 //! files. Judged at its end by an account of what they saw, which must add up.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Deref;
 
 use anyhow::{Context, Result, ensure};
@@ -10,9 +11,9 @@ use simulator::field::Field;
 use simulator::history::monotonic_ns;
 use simulator::nodes::layout::Layout;
 use simulator::trial::{self, End, HEALING, Trial};
-use tempfile::TempDir;
 
-use crate::cluster::{Cluster, logs_of};
+use crate::cluster::{Cluster, Ground, logs_of};
+use crate::machine::hosts::Hosts;
 use crate::story::Story;
 
 /// A scenario's world.
@@ -32,7 +33,7 @@ pub struct Ended {
     pub story: Story,
     /// The plant, whose account can still be asked.
     pub field: Field,
-    _folder: TempDir,
+    _ground: Ground,
 }
 
 impl Deref for Scene {
@@ -53,8 +54,20 @@ impl Scene {
 
     /// A cluster that reads, and that nobody pushes to yet; `change` is made to the layout before.
     pub async fn polled(change: impl AsyncFnOnce(&mut Layout) -> Result<()>) -> Result<Self> {
-        let cluster = Cluster::begin_with(change).await?;
-        let field = Field::start(cluster.folder()).await.context("the simulated plant does not start")?;
+        Self::open(Cluster::begin_with(change).await?, Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// A cluster on hosts of its own that reads and takes pushes at every node. The plant is beside the hosts: nothing that
+    /// is done between them touches it.
+    pub async fn on(hosts: &Hosts) -> Result<Self> {
+        let scene = Self::open(Cluster::begin_on(hosts).await?, hosts.network.outside()).await?;
+        scene.push_everywhere().await?;
+        Ok(scene)
+    }
+
+    async fn open(cluster: Cluster, plant: IpAddr) -> Result<Self> {
+        let field = Field::start_at(cluster.folder(), SocketAddr::new(plant, 0)).await;
+        let field = field.context("the simulated plant does not start")?;
         let scene = Self { cluster, field };
         let opened = scene.trial().open().await;
         scene.explain(opened.context("the plant is read"))?;
@@ -123,16 +136,23 @@ impl Scene {
         Story::read(&self.field.history())
     }
 
+    /// Ends it in order: everything is delivered. The account, whether it adds up or not; its history is in the folder.
+    pub async fn settle(self) -> Report {
+        let Self { cluster, field } = self;
+        let (nodes, _ground) = cluster.into_parts();
+        trial::close(nodes, &field, End::AtOnce).await
+    }
+
     /// Ends it in order: everything is delivered, and the account adds up. Its notes are told, and fail nothing.
     pub async fn end(self) -> Result<Ended> {
         let Self { cluster, field } = self;
-        let (nodes, folder) = cluster.into_parts();
+        let (nodes, ground) = cluster.into_parts();
         let layout = nodes.layout.clone();
         let report = trial::close(nodes, &field, End::AtOnce).await;
         let adds_up = report.verdict == Verdict::Pass;
         ensure!(adds_up, "the account does not add up: {report:#?}{}", logs_of(&layout));
         report.notes.iter().for_each(|note| eprintln!("note: {note}"));
         let story = Story::read(&field.history())?;
-        Ok(Ended { report, story, field, _folder: folder })
+        Ok(Ended { report, story, field, _ground: ground })
     }
 }

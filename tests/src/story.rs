@@ -1,9 +1,13 @@
 //! What devices, pushers and the receiver saw, read back from their common history.
 
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::Result;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use simulator::history::{self, Entry, Kind};
@@ -22,6 +26,13 @@ pub struct Story {
     pub records: Vec<Entry<Received<Value>>>,
 }
 
+/// What decides about a line.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    op: Cow<'a, str>,
+}
+
 impl Story {
     /// Reads a history.
     pub fn read(path: &Path) -> Result<Self> {
@@ -31,6 +42,20 @@ impl Story {
                 "read" => story.reads.push(typed(entry)?),
                 "push" => story.pushes.push(typed(entry)?),
                 "sample" | "gap" | "opening" | "expiry" => story.records.push(typed(entry)?),
+                _ => {}
+            }
+        }
+        Ok(story)
+    }
+
+    /// Reads of a history what devices and pushers saw: what the receiver got is most of it, and is left out.
+    pub fn of_sources(path: &Path) -> Result<Self> {
+        let mut story = Self::default();
+        for line in BufReader::new(File::open(path)?).lines() {
+            let line = line?;
+            match &*serde_json::from_str::<Head<'_>>(&line)?.op {
+                "read" => story.reads.push(serde_json::from_str(&line)?),
+                "push" => story.pushes.push(serde_json::from_str(&line)?),
                 _ => {}
             }
         }

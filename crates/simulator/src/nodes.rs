@@ -51,7 +51,7 @@ pub struct Nodes {
     pub layout: Layout,
     /// Their API.
     pub cluster: Cluster,
-    /// The wires between them.
+    /// The wires between them; none, if they are on hosts of their own.
     pub relay: Relay,
     processes: Arc<Vec<tokio::sync::Mutex<Process>>>,
     view: watch::Receiver<View>,
@@ -102,7 +102,7 @@ pub enum WaitError {
 impl Nodes {
     /// Writes the node files that are not there yet, and starts the nodes that do not wait.
     pub async fn start(layout: Layout, config: NodesConfig) -> Result<Self, StartError> {
-        let peers: Vec<_> = layout.nodes.iter().map(|node| node.peers).collect();
+        let peers: Vec<_> = layout.nodes.iter().filter(|_| layout.has_relay).map(|node| node.peers).collect();
         let relay = Relay::start(&peers).await.map_err(StartError::Relay)?;
         let mut processes = Vec::new();
         for (index, node) in layout.nodes.iter().enumerate() {
@@ -184,7 +184,7 @@ impl Nodes {
         self.process(index).await.pause(false)
     }
 
-    /// Cuts everything between a node and its peers.
+    /// Cuts everything between a node and its peers; nothing, where no relay runs between them.
     pub fn cut(&self, index: usize) {
         self.relay.set_all_of(index, false);
     }

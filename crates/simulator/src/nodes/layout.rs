@@ -2,7 +2,8 @@
 //!
 //! - The usual local ports if all of them are free, others if not; never a mixture. A node's ports follow each other.
 //! - Each node's field connections come from a loopback address of its own, so that devices can tell nodes apart.
-//! - A node dials its peers at the relay; the membership holds their real addresses.
+//! - A node dials its peers at the relay; the membership holds their real addresses. Nodes on hosts of their own dial each
+//!   other: what lies between them is the hosts'.
 //! - The first three found the cluster; a node that is added asks them to belong.
 
 use std::fmt::Write as _;
@@ -53,6 +54,9 @@ pub struct NodePlan {
     pub tables: String,
     /// Environment of its process.
     pub variables: Vec<(String, String)>,
+    /// A command line that runs the program, put before it. It must become the program (`exec`): whoever kills or pauses
+    /// the process means the node.
+    pub launcher: Vec<String>,
 }
 
 /// Nodes on paper.
@@ -66,6 +70,8 @@ pub struct Layout {
     pub nodes: Vec<NodePlan>,
     /// Whether the ports are the usual ones.
     pub has_usual_ports: bool,
+    /// Whether wires that can be cut run between the nodes.
+    pub has_relay: bool,
 }
 
 impl Layout {
@@ -82,6 +88,23 @@ impl Layout {
         Ok(Self::at(folder, cluster, &others(NODES, &[])?, false))
     }
 
+    /// Nodes on hosts of their own, at the usual ports of these addresses. Whoever made the hosts says how a program is
+    /// run there.
+    pub fn on_hosts(folder: &Path, cluster: &str, hosts: &[IpAddr]) -> Self {
+        let node = |(index, host): (usize, &IpAddr)| {
+            let at = |port| SocketAddr::new(*host, FIRST_PORT + port);
+            let plan = NodePlan::new(folder, &format!("node-{}", index + 1), index, FIRST_PORT);
+            NodePlan { peers: at(0), admin: at(1), api: at(1), health: at(2), field: *host, ..plan }
+        };
+        Self {
+            cluster: cluster.to_owned(),
+            folder: folder.to_owned(),
+            nodes: hosts.iter().enumerate().map(node).collect(),
+            has_usual_ports: true,
+            has_relay: false,
+        }
+    }
+
     fn at(folder: &Path, cluster: &str, firsts: &[u16], has_usual_ports: bool) -> Self {
         let node = |(index, first): (usize, &u16)| {
             NodePlan::new(folder, &format!("node-{}", index + 1), index, *first)
@@ -91,6 +114,7 @@ impl Layout {
             folder: folder.to_owned(),
             nodes: firsts.iter().enumerate().map(node).collect(),
             has_usual_ports,
+            has_relay: true,
         }
     }
 
@@ -114,8 +138,7 @@ impl Layout {
         let others: Vec<String> = others.iter().map(|other| toml_text(other)).collect();
         let mut text = format!(
             "# One of several nodes on one machine.\nname = {}\ndata-dir = {}\n{}\n[cluster]\nname = {}\n\
-             {key} = [{}]\n\n[listen]\npeers = \"{}\"\nadmin = \"{}\"\nhealth = \"{}\"\n\n[field]\nbind = \"{}\"\n\n{}\n\
-             # The wires between the nodes run through a relay, which can cut them.\n[dial]\n",
+             {key} = [{}]\n\n[listen]\npeers = \"{}\"\nadmin = \"{}\"\nhealth = \"{}\"\n\n[field]\nbind = \"{}\"\n\n{}",
             toml_text(&node.name),
             toml_text(&node.data.display().to_string()),
             node.head,
@@ -127,6 +150,11 @@ impl Layout {
             node.field,
             node.tables,
         );
+        if self.has_relay {
+            text.push_str(
+                "\n# The wires between the nodes run through a relay, which can cut them.\n[dial]\n",
+            );
+        }
         for (other, peer) in self.nodes.iter().enumerate() {
             if let Some(address) = relay.address(index, other) {
                 let _ = writeln!(text, "\"{}\" = \"{address}\"", peer.peers);
@@ -170,6 +198,7 @@ impl NodePlan {
             head: "insecure = true\n".to_owned(),
             tables: String::new(),
             variables: Vec::new(),
+            launcher: Vec::new(),
         }
     }
 }
@@ -208,6 +237,17 @@ mod tests {
         let layout = Layout::plan(Path::new("/nowhere"), "here").expect("free ports");
         assert!(!layout.has_usual_ports, "{taken:?} is not free");
         assert_eq!(layout.endpoints().split(',').count(), NODES);
+    }
+
+    #[tokio::test]
+    async fn nodes_on_hosts_of_their_own_dial_each_other() {
+        let hosts = [11, 12, 13].map(|last| IpAddr::from([10, 130, 7, last]));
+        let layout = Layout::on_hosts(Path::new("/nowhere"), "here", &hosts);
+        assert_eq!(layout.nodes[1].admin, SocketAddr::new(hosts[1], FIRST_PORT + 1));
+        assert_eq!(layout.node_at(hosts[2]).map(|node| node.name.as_str()), Some("node-3"));
+        let relay = Relay::start(&[]).await.expect("it needs no port");
+        let text = layout.node_file(0, &relay);
+        assert!(text.contains("\"node-2=10.130.7.12:7610\"") && !text.contains("[dial]"), "{text}");
     }
 
     #[test]

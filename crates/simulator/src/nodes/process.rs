@@ -50,7 +50,14 @@ impl Process {
     /// Starts it; its outputs are appended to its log.
     pub fn start(&mut self) -> io::Result<()> {
         let log = OpenOptions::new().create(true).append(true).open(&self.plan.log)?;
-        let mut command = command(&self.program);
+        let mut command = match self.plan.launcher.split_first() {
+            None => command(&self.program),
+            Some((launcher, arguments)) => {
+                let mut command = command(Path::new(launcher));
+                command.args(arguments).arg(&self.program);
+                command
+            }
+        };
         command.arg("node").arg("--config").arg(&self.plan.file);
         command.envs(self.plan.variables.iter().map(|(name, value)| (name, value)));
         command.stdout(log.try_clone()?).stderr(log);

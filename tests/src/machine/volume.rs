@@ -1,0 +1,178 @@
+//! A disk of a node's own, whose power can be cut: an ext4 file system in a file on a loop device.
+//!
+//! - Its journal is written by itself only every five minutes, so that it saves nobody by luck.
+//! - Nobody may have a file open on it when its power is restored: its users are dead by then.
+//! - The loop device goes with the mount, so that only mounts can be left by a process that was killed ([`unmount_below`]).
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::{Unable, must_be_root, run};
+
+/// The kernel lets go of what a killed process had open within milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+const TRY_EVERY: Duration = Duration::from_millis(20);
+/// More than a node has files, and soon made.
+const INODES: &str = "4096";
+
+/// An ext4 file system of its own, in a file on a loop device.
+#[derive(Debug)]
+pub struct Volume {
+    file: PathBuf,
+    mount: PathBuf,
+    is_kept: AtomicBool,
+}
+
+impl Volume {
+    /// Makes a file system of so many bytes in a new file, and mounts it on a folder that is made, too.
+    pub fn make(file: &Path, mount: &Path, bytes: u64) -> Result<Self, Unable> {
+        must_be_root()?;
+        let unable = |error: io::Error| Unable(format!("a file system of its own cannot be made: {error}"));
+        // From here on the file is ours to remove.
+        let space = File::create_new(file).map_err(unable)?;
+        let (file, mount) = (file.to_owned(), mount.to_owned());
+        let volume = Self { file, mount, is_kept: AtomicBool::new(false) };
+        space.set_len(bytes).and_then(|()| volume.set_up()).map_err(unable)?;
+        Ok(volume)
+    }
+
+    fn set_up(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.mount)?;
+        let file = text(&self.file)?;
+        // Nothing is left to a thread of the kernel, which would write at any time.
+        let at_once = "lazy_itable_init=0,lazy_journal_init=0";
+        run("mkfs.ext4", &["-q", "-F", "-m", "0", "-N", INODES, "-E", at_once, file], "")?;
+        self.mount()
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.mount
+    }
+
+    /// Leaves its file where it is at the end: it is evidence.
+    pub fn keep(&self) {
+        self.is_kept.store(true, Ordering::Relaxed);
+    }
+
+    /// Cuts its power: every later write fails, and what was not synced is gone. An error if writes do not fail.
+    pub fn cut_power(&self) -> io::Result<()> {
+        power::shut_down(&self.mount)?;
+        match self.takes_writes() {
+            Ok(()) => Err(io::Error::other(format!("{} still takes writes", self.mount.display()))),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Gives it power again: it is mounted anew, and its journal is replayed.
+    pub fn restore_power(&self) -> io::Result<()> {
+        // A mount namespace of somebody else may hold the dead one for a moment longer, and it would come back as it is.
+        patiently(|| {
+            unmount_below(&self.mount)?;
+            self.mount()?;
+            self.takes_writes()
+        })
+    }
+
+    fn mount(&self) -> io::Result<()> {
+        let options = "loop,commit=300";
+        run("mount", &["-t", "ext4", "-o", options, text(&self.file)?, text(&self.mount)?], "").map(drop)
+    }
+
+    fn takes_writes(&self) -> io::Result<()> {
+        let path = self.mount.join(".takes-writes");
+        File::create(&path)?.sync_all()?;
+        fs::remove_file(path)
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        if let Err(error) = unmount_below(&self.mount) {
+            eprintln!("{} stays mounted: {error}", self.mount.display());
+            return;
+        }
+        if !self.is_kept.load(Ordering::Relaxed)
+            && let Err(error) = fs::remove_file(&self.file)
+        {
+            eprintln!("{} stays: {error}", self.file.display());
+        }
+    }
+}
+
+/// Unmounts what is mounted on a folder and below it.
+pub fn unmount_below(folder: &Path) -> io::Result<()> {
+    // Mounts bear the names that are no links.
+    let folder = fs::canonicalize(folder).or_else(|_| std::path::absolute(folder))?;
+    patiently(|| {
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        // Mounted later is mounted deeper, or on top.
+        for point in points.map(|point| point.replace("\\040", " ")).rev() {
+            if Path::new(&point).starts_with(&folder) {
+                run("umount", &[&point], "")?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Tries until it is done, or has failed for too long.
+fn patiently(mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => sleep(TRY_EVERY),
+        }
+    }
+}
+
+fn text(path: &Path) -> io::Result<&str> {
+    path.to_str().ok_or_else(|| io::Error::other(format!("{} is no text", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::super::able;
+    use super::*;
+
+    const BYTES: u64 = 64 << 20;
+    const WRITES: usize = 10;
+
+    #[test]
+    fn a_power_cut_takes_what_was_not_synced_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = Volume::make(&folder.path().join("disk.ext4"), &folder.path().join("disk"), BYTES);
+        let Some(volume) = able(made) else { return };
+        for round in 1..=3 {
+            let (log, unsynced) = (volume.path().join("log"), volume.path().join("unsynced"));
+            let mut file = File::options().create(true).append(true).open(&log).expect("a file");
+            for _ in 0..WRITES {
+                file.write_all(&[b'S'; 1000]).expect("room");
+                file.sync_all().expect("a disk");
+            }
+            for _ in 0..WRITES {
+                file.write_all(&[b'U'; 1000]).expect("room");
+            }
+            fs::write(&unsynced, "x").expect("room");
+            volume.cut_power().expect("power to cut");
+            assert!(file.write_all(b"z").and_then(|()| file.sync_all()).is_err(), "it has no power");
+            drop(file);
+            volume.restore_power().expect("its journal is whole");
+            let found = fs::read(&log).expect("it was synced");
+            assert!(found == vec![b'S'; round * WRITES * 1000], "{} bytes after cut {round}", found.len());
+            assert!(!unsynced.exists(), "it was never synced");
+        }
+        let file = volume.file.clone();
+        drop(volume);
+        assert!(!file.exists(), "it is removed");
+    }
+}

@@ -1,0 +1,239 @@
+//! The six directed edges between three nodes form each of the 64 graphs, in an order by seed, under load.
+//!
+//! - Where two nodes hear each other (37 graphs), pushes are acknowledged and every device is read again within five
+//!   seconds, and leadership changes hands twice at most.
+//! - Where no two do (27), nothing is acknowledged once calls that were under way have ended, and nothing is read once the
+//!   lease has.
+//! - Judged from what devices and pushers saw, which are beside the nodes and never cut off.
+//! - A graph has bitten if a packet was dropped on each edge that it lacks. The whole graph lacks none: it is the control.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rand::seq::SliceRandom as _;
+use simulator::history::{Kind, monotonic_ns};
+use tokio::time::sleep;
+
+use super::World;
+use crate::machine::network::{GRAPHS, WHOLE, is_live};
+use crate::prove::run::{Assignment, RunReport};
+use crate::story::Story;
+
+/// How long a graph stays, where two nodes must find each other and where none can.
+const HOLD_LIVE: Duration = Duration::from_secs(5);
+const HOLD_DEAD: Duration = Duration::from_secs(4);
+/// The lease of the nodes' profile, and a read that had just been sent when it ended.
+const LEASE_ENDS: Duration = Duration::from_millis(500 + 200);
+/// The same, and how long a pusher waits for an answer at most.
+const CALLS_END: Duration = Duration::from_millis(500 + 1_000 + 500);
+/// Changes of leader while two nodes hear each other.
+const CHANGES: usize = 2;
+
+const LIVE: &str = "I10 acknowledged and read again within 5 s wherever two nodes hear each other";
+const STEADY: &str = "I10 two changes of leader at most wherever two nodes hear each other";
+const SILENT: &str = "I15 nothing is acknowledged where no two nodes hear each other";
+const STILL: &str = "I9 nothing is read after the lease where no two nodes hear each other";
+
+/// A graph that the nodes were under, in monotonic nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    graph: u8,
+    /// When all of it was in force.
+    set_ns: u64,
+    /// When it began to be healed.
+    healed_ns: u64,
+}
+
+/// Puts the nodes under so many graphs: each of the 64 once, before any comes again.
+pub async fn run(assignment: &Assignment) -> Result<RunReport> {
+    let mut world = World::open("graphs", assignment).await?;
+    let mut all = Vec::new();
+    let mut order: Vec<u8> = Vec::new();
+    for number in 1..=assignment.times {
+        if order.is_empty() {
+            order = (0..GRAPHS).collect();
+            order.shuffle(&mut world.random);
+        }
+        let graph = order.pop().context("it was filled")?;
+        let held = hold(&mut world, graph).await;
+        let held = held.with_context(|| format!("graph {graph:06b}")).map(|held| all.push(held));
+        if !world.is_over(number, held) {
+            break;
+        }
+    }
+    let devices: Vec<String> =
+        world.scene.field.plant.devices.iter().map(|device| device.id.clone()).collect();
+    let history = world.scene.field.history();
+    let mut report = world.close().await;
+    judge(&mut report, &all, &devices, &Story::of_sources(&history)?);
+    Ok(report)
+}
+
+async fn hold(world: &mut World, graph: u8) -> Result<Held> {
+    world.moment().await;
+    let began_ns = monotonic_ns();
+    let held = set(world, graph).await;
+    // Whatever went wrong, the end of the run needs a whole network.
+    let mended = world.hosts.network.set_graph(WHOLE);
+    world.scene.field.account.lock().disturbed(began_ns, monotonic_ns());
+    let held = held?;
+    mended?;
+    world.whole().await?;
+    Ok(held)
+}
+
+async fn set(world: &mut World, graph: u8) -> Result<Held> {
+    let network = &world.hosts.network;
+    network.set_graph(graph)?;
+    let set_ns = monotonic_ns();
+    let before = network.try_missing(graph)?;
+    // How long it stays is the fault itself.
+    sleep(if is_live(graph) { HOLD_LIVE } else { HOLD_DEAD }).await;
+    let after = network.dropped(graph)?;
+    world.report.injected(before.iter().zip(&after).all(|(before, after)| before < after));
+    Ok(Held { graph, set_ns, healed_ns: monotonic_ns() })
+}
+
+type IsWrong = fn(&Seen) -> bool;
+
+/// Enters what devices and pushers saw under each graph.
+fn judge(report: &mut RunReport, all: &[Held], devices: &[String], story: &Story) {
+    let seen = |held: &Held| Seen::of(held, devices, story);
+    let (live, dead): (Vec<&Held>, Vec<&Held>) = all.iter().partition(|held| is_live(held.graph));
+    let says = |wrong: Vec<String>, of: usize| {
+        (wrong.is_empty(), if wrong.is_empty() { format!("{of} graphs") } else { wrong.join("; ") })
+    };
+    let wrong = |held: &[&Held], is_wrong: IsWrong| {
+        let seen = held.iter().map(|held| (held.graph, seen(held)));
+        let wrong = seen.filter(|(_, seen)| is_wrong(seen));
+        wrong.map(|(graph, seen)| format!("{graph:06b}: {seen:?}")).collect::<Vec<String>>()
+    };
+    let checks: [(&str, &[&Held], IsWrong); 4] = [
+        (LIVE, &live, |seen| seen.acknowledged == 0 || seen.fewest_reads == 0),
+        (STEADY, &live, |seen| seen.changes > CHANGES),
+        (SILENT, &dead, |seen| seen.acknowledged > 0),
+        (STILL, &dead, |seen| seen.reads > 0),
+    ];
+    for (check, held, is_wrong) in checks {
+        // Nothing is said of what the order by seed left out.
+        if !held.is_empty() {
+            let (holds, text) = says(wrong(held, is_wrong), held.len());
+            report.judge(check, holds, text);
+        }
+    }
+    report.figures.insert("live graphs".to_owned(), live.len() as f64);
+    report.figures.insert("dead graphs".to_owned(), dead.len() as f64);
+}
+
+/// What was seen under a graph.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    /// Messages acknowledged after calls that were under way may have ended.
+    acknowledged: usize,
+    /// Reads answered after the lease may have ended.
+    reads: usize,
+    /// The same of the device that was read least.
+    fewest_reads: usize,
+    /// How often another node read a device than before, at most.
+    changes: usize,
+}
+
+impl Seen {
+    fn of(held: &Held, devices: &[String], story: &Story) -> Self {
+        let behind = |time: Duration| held.set_ns + u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2);
+        let (lease_ends, calls_end) = (behind(LEASE_ENDS), behind(CALLS_END));
+        let acknowledged = story.pushes.iter().filter(|push| push.kind == Kind::Ok);
+        let acknowledged =
+            acknowledged.filter(|push| (calls_end..held.healed_ns).contains(&push.t_ns)).count();
+        let (mut reads, mut changes) = (BTreeMap::<&str, usize>::new(), BTreeMap::<&str, usize>::new());
+        let mut readers = BTreeMap::new();
+        for read in story.reads.iter().filter(|read| read.kind == Kind::Ok) {
+            let (device, node, at) =
+                (read.process.as_str(), read.details.peer.ip(), read.details.first_byte_ns);
+            if !(held.set_ns..held.healed_ns).contains(&at) {
+                continue;
+            }
+            *reads.entry(device).or_default() += usize::from(at >= lease_ends);
+            let before = readers.insert(device, node);
+            *changes.entry(device).or_default() += usize::from(before.is_some_and(|before| before != node));
+        }
+        let of = |device: &String| reads.get(device.as_str()).copied().unwrap_or_default();
+        Self {
+            acknowledged,
+            reads: reads.values().sum(),
+            fewest_reads: devices.iter().map(of).min().unwrap_or_default(),
+            changes: changes.values().copied().max().unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use simulator::history::Entry;
+    use simulator::modbus::ReadSeen;
+    use simulator::pusher::PushNote;
+
+    use super::*;
+    use crate::prove::run::Verdict;
+
+    const SECOND: u64 = 1_000_000_000;
+    const RING: u8 = 0b01_1001;
+    const PAIR: u8 = 0b00_0101;
+
+    fn entry<D>(t_ns: u64, process: &str, op: &str, details: D) -> Entry<D> {
+        Entry { t_ns, process: process.to_owned(), kind: Kind::Ok, op: op.to_owned(), details }
+    }
+
+    fn read(at: u64, device: &str, node: u8) -> Entry<ReadSeen> {
+        let details = ReadSeen {
+            peer: SocketAddr::from(([10, 130, 0, node], 4711)),
+            unit: 1,
+            function: 3,
+            start: 0,
+            count: 24,
+            ordinal: 1,
+            first_byte_ns: at,
+            last_byte_ns: at + 1,
+            exception: None,
+            hash: 0,
+        };
+        entry(at + 1, device, "read", details)
+    }
+
+    fn push(at: u64) -> Entry<PushNote> {
+        entry(at, "robot", "push", PushNote::default())
+    }
+
+    /// Checks that fail, for one graph that stays from the tenth second to the fifteenth.
+    fn failed(graph: u8, reads: Vec<Entry<ReadSeen>>, pushes: Vec<Entry<PushNote>>) -> Vec<String> {
+        let held = Held { graph, set_ns: 10 * SECOND, healed_ns: 15 * SECOND };
+        let story = Story { reads, pushes, records: Vec::new() };
+        let mut report = RunReport::new("graphs", 1);
+        judge(&mut report, &[held], &["press-1".to_owned(), "press-2".to_owned()], &story);
+        let failed = report.findings.into_iter().filter(|finding| finding.verdict == Verdict::Failed);
+        failed.map(|finding| finding.check).collect()
+    }
+
+    #[test]
+    fn a_live_graph_must_acknowledge_read_every_device_and_keep_its_leader() {
+        let (second, fourth) = (12 * SECOND, 14 * SECOND);
+        let both = |node| vec![read(second, "press-1", node), read(fourth, "press-2", node)];
+        assert_eq!(failed(PAIR, both(11), vec![push(fourth)]), Vec::<String>::new());
+        assert_eq!(failed(PAIR, both(11), vec![push(9 * SECOND), push(16 * SECOND)]), [LIVE]);
+        assert_eq!(failed(PAIR, vec![read(second, "press-1", 11)], vec![push(fourth)]), [LIVE]);
+        let mut changing = both(11);
+        changing.extend([12, 11, 12].map(|node| read(fourth, "press-1", node)));
+        assert_eq!(failed(PAIR, changing, vec![push(fourth)]), [STEADY]);
+    }
+
+    #[test]
+    fn a_dead_graph_acknowledges_nothing_and_reads_nothing_once_what_was_under_way_has_ended() {
+        let under_way = 10 * SECOND + SECOND / 2;
+        assert!(failed(RING, vec![read(under_way, "press-1", 11)], vec![push(under_way)]).is_empty());
+        assert_eq!(failed(RING, Vec::new(), vec![push(13 * SECOND)]), [SILENT]);
+        assert_eq!(failed(RING, vec![read(11 * SECOND, "press-1", 11)], Vec::new()), [STILL]);
+    }
+}

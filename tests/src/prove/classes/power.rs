@@ -1,0 +1,53 @@
+//! The power of one, two or three nodes is cut under load: what their disks had not synced is gone, and so are they.
+//!
+//! The disk goes a moment before the process: what a node would still say meanwhile, it says without a disk.
+
+use anyhow::{Context, Result};
+use simulator::history::monotonic_ns;
+
+use super::{World, victims};
+use crate::prove::run::{Assignment, RunReport};
+
+/// Cuts power so often.
+pub async fn run(assignment: &Assignment) -> Result<RunReport> {
+    let mut world = World::open("power", assignment).await?;
+    for number in 1..=assignment.times {
+        let cut = cut(&mut world).await;
+        if !world.is_over(number, cut) {
+            break;
+        }
+    }
+    Ok(world.close().await)
+}
+
+async fn cut(world: &mut World) -> Result<()> {
+    let leader = world.scene.agreed().await?;
+    let victims = victims(&mut world.random, leader);
+    world.moment().await;
+    let began_ns = monotonic_ns();
+    let cut = cut_power(world, &victims).await;
+    world.scene.field.account.lock().disturbed(began_ns, monotonic_ns());
+    cut?;
+    world.report.injected(true);
+    for node in &victims {
+        let restored = world.hosts.restore_power(*node).await;
+        restored.with_context(|| format!("the disk of {}", world.scene.name(*node)))?;
+    }
+    world.revive(&victims).await
+}
+
+/// An error unless every later write to their disks fails.
+async fn cut_power(world: &World, victims: &[usize]) -> Result<()> {
+    // Who watches them must not see one end by itself, as it does when its disk fails.
+    let mut processes = Vec::new();
+    for node in victims {
+        processes.push(world.scene.process(*node).await);
+    }
+    for node in victims {
+        world.hosts.cut_power(*node)?;
+    }
+    for process in &mut processes {
+        process.kill().await?;
+    }
+    Ok(())
+}
