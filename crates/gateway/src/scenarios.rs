@@ -144,6 +144,7 @@ async fn node(number: u64, times: LeaseTimes, listener: TcpListener, members: Ve
         free_bytes: Arc::new(move || probed.load(Ordering::Relaxed)),
         snapshot_bytes: Arc::new(|| 1 << 40),
         events: PeerEvents::new(|_| ()),
+        lease_events: replication::LeaseEvents::default(),
         spawner: spawner.clone(),
         random: generator(Some(number)),
     };

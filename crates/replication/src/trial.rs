@@ -36,7 +36,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::founding::Belonging;
-use crate::lease::{Leadership, LeaseTimes};
+use crate::lease::{Leadership, LeaseEvents, LeaseTimes};
 use crate::network::{PeerEvents, PlainAcceptor, Windows};
 use crate::replica::Replica;
 use crate::start::ReplicaParts;
@@ -364,6 +364,7 @@ impl Node {
             },
             snapshot_bytes: Arc::new(|| 1 << 30),
             events: PeerEvents::new(|_| {}),
+            lease_events: LeaseEvents::default(),
             spawner,
             random: generator(Some(seed)),
             mischief: mischief.clone(),

@@ -73,6 +73,7 @@ async fn cluster() -> Cluster {
         free_bytes: Arc::new(|| 1 << 40),
         snapshot_bytes: Arc::new(|| 1 << 40),
         events: PeerEvents::new(|_| ()),
+        lease_events: replication::LeaseEvents::default(),
         spawner: spawner.clone(),
         random: generator(Some(7)),
     };
