@@ -80,6 +80,12 @@ pub enum NodeError {
     /// The replica does not start.
     #[error(transparent)]
     Replica(#[from] StartError),
+    /// The system has no timer that ends this process.
+    #[error(
+        "HF-1105: the system gives this node no timer that would end it if it stood still: {0}; raise its limit of pending \
+         signals (`ulimit -i`), or do without: `dead-man = false` in [fence]"
+    )]
+    DeadMan(#[source] io::Error),
     /// An essential task ended.
     #[error(transparent)]
     Failed(#[from] Failure),
@@ -111,6 +117,9 @@ impl RunningNode {
     /// Starts a node; resolves when its replica runs, or with the first thing that is wrong. `stop` gives up waiting. A node
     /// whose directory lost what it had acknowledged runs as well, and does nothing but say so. All that it draws is drawn
     /// from `random`.
+    ///
+    /// A node has its process for itself: with `[fence] dead-man`, which is the default, the kernel ends all of it when it
+    /// stands still.
     pub async fn start(
         config: NodeConfig,
         clock: Arc<dyn Clock>,
@@ -157,6 +166,7 @@ impl RunningNode {
         )
         .with_certificates(security.keeper().cloned())
         .with_memory(config.memory)
+        .with_fence(config.fence)
         .with_field(field);
         let doors = Doors { admin, health, security };
         let session = SessionId::from(id_bits(&mut starting.random));

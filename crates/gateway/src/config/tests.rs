@@ -194,6 +194,17 @@ fn hooks_are_programs_with_arguments_and_a_time() {
 }
 
 #[test]
+fn the_dead_man_timer_is_on_unless_the_file_says_otherwise() {
+    let fence =
+        |table: &str| NodeConfig::parse(&format!("{FILE}\n{table}"), nothing).map(|config| config.fence);
+    assert_eq!(fence(""), Ok(Fence { dead_man: true }));
+    assert_eq!(fence("[fence]\n"), Ok(Fence { dead_man: true }));
+    assert_eq!(fence("[fence]\ndead-man = false\n"), Ok(Fence::LEASE));
+    let problems = fence("[fence]\ndead-man = \"off\"\n").expect_err("no flag");
+    assert!(problems.len() == 1 && problems[0].contains("expected true or false"), "{problems:?}");
+}
+
+#[test]
 fn commands_and_variables_of_the_box_may_hold_what_the_plant_document_reserves() {
     let text =
         format!("{FILE}\n[hooks]\non-lead = [\"sh\", \"-c\", \"echo ${{HOME}}\"]\n[vars]\na = \"${{b}}\"\n");

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use model::{BootId, Clock, StoreId};
 use replication::{
-    Belonging, PeerEvent, PeerEvents, Refusal, Replica, ReplicaParts, StartError, TcpConnector,
+    Belonging, LeaseEvents, PeerEvent, PeerEvents, Refusal, Replica, ReplicaParts, StartError, TcpConnector,
 };
-use runtime::Spawner;
 use runtime::random::{Random, branch, id_bits};
+use runtime::{DeadMan, Spawner};
 use store::engine::rocks::{Claim, RocksEngine};
 use store::{OpenError, Store, StoreOptions};
 use tls::Keeper;
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::NodeError;
-use crate::config::NodeConfig;
+use crate::config::{Fence, NodeConfig};
 use crate::dialing::Redirecting;
 use crate::notice::{self, Boards};
 use crate::security::Security;
@@ -181,6 +181,7 @@ impl Starting<'_> {
             }),
             snapshot_bytes: Arc::new(move || space.snapshot_bytes()),
             events: PeerEvents::new(report),
+            lease_events: lease_events(config.fence).map_err(NodeError::DeadMan)?,
             spawner: self.raft.clone(),
             random: branch(&mut self.random),
         };
@@ -195,6 +196,16 @@ impl Starting<'_> {
         }
         Ok(replica)
     }
+}
+
+/// Whoever keeps this process from outliving its lease.
+fn lease_events(fence: Fence) -> io::Result<LeaseEvents> {
+    if !fence.dead_man {
+        info!("[fence] dead-man = false: the kernel lets this process go on however long it stood still");
+        return Ok(LeaseEvents::default());
+    }
+    let dead_man = DeadMan::start()?;
+    Ok(LeaseEvents::new(move |lapse| dead_man.follow(lapse)))
 }
 
 async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, NodeError> {
