@@ -131,9 +131,10 @@ fn watch(mut fuse: Fuse, orders: &Orders) {
             // What was told meanwhile was compared with what was set before.
             continue;
         }
-        let poisoned = PoisonError::into_inner;
         match relied_on {
-            Some(lapse) => drop(orders.changed.wait_timeout(state, lapse.at - now).unwrap_or_else(poisoned)),
+            Some(Lapse { at, .. }) => {
+                drop(orders.changed.wait_timeout(state, at - now).unwrap_or_else(PoisonError::into_inner));
+            }
             None => drop(orders.changed.wait(state).unwrap_or_else(PoisonError::into_inner)),
         }
     }
