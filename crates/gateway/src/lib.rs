@@ -13,6 +13,7 @@
 //! - [`space`]: room on this node's disk, and the reserve for the time when there is none; `memory`: what each part of a
 //!   node may hold of its memory; `steady`: time that no clock sets.
 //! - `hooks`: what lets programs outside follow the active node; `watching`: system tags, alarms, what has its time.
+//! - `egress`: what lets requests to devices out of the box only while the lease lasts.
 //! - [`admin`], [`health`]: what people and machines ask a node; [`live`]: what only the running node knows.
 
 mod acquisition;
@@ -21,6 +22,7 @@ mod amnesia;
 mod api;
 pub mod config;
 mod dialing;
+mod egress;
 mod failback;
 mod field;
 mod forwarding;

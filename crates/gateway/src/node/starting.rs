@@ -14,7 +14,7 @@ use replication::{
     Belonging, LeaseEvents, PeerEvent, PeerEvents, Refusal, Replica, ReplicaParts, StartError, TcpConnector,
 };
 use runtime::random::{Random, branch, id_bits};
-use runtime::{DeadMan, Spawner};
+use runtime::{DeadMan, Lapse, Spawner};
 use store::engine::rocks::{Claim, RocksEngine};
 use store::{OpenError, Store, StoreOptions};
 use tls::Keeper;
@@ -99,6 +99,8 @@ pub(super) struct Starting<'a> {
     pub(super) inner: Spawner,
     /// Starts what touches the outside world.
     pub(super) outer: Spawner,
+    /// Tells the egress lease, where there is one, what operations rely on.
+    pub(super) egress: Option<watch::Sender<Option<Lapse>>>,
 }
 
 /// Why this node takes part no more: it lost what it had acknowledged.
@@ -181,7 +183,7 @@ impl Starting<'_> {
             }),
             snapshot_bytes: Arc::new(move || space.snapshot_bytes()),
             events: PeerEvents::new(report),
-            lease_events: lease_events(config.fence).map_err(NodeError::DeadMan)?,
+            lease_events: lease_events(config.fence, self.egress.take()).map_err(NodeError::DeadMan)?,
             spawner: self.raft.clone(),
             random: branch(&mut self.random),
         };
@@ -198,14 +200,20 @@ impl Starting<'_> {
     }
 }
 
-/// Whoever keeps this process from outliving its lease.
-fn lease_events(fence: Fence) -> io::Result<LeaseEvents> {
+/// Whoever keeps this process, and what it has sent, from outliving its lease.
+fn lease_events(fence: Fence, egress: Option<watch::Sender<Option<Lapse>>>) -> io::Result<LeaseEvents> {
     if !fence.dead_man {
         info!("[fence] dead-man = false: the kernel lets this process go on however long it stood still");
-        return Ok(LeaseEvents::default());
     }
-    let dead_man = DeadMan::start()?;
-    Ok(LeaseEvents::new(move |lapse| dead_man.follow(lapse)))
+    let dead_man = fence.dead_man.then(DeadMan::start).transpose()?;
+    Ok(LeaseEvents::new(move |lapse| {
+        if let Some(dead_man) = &dead_man {
+            dead_man.follow(lapse);
+        }
+        if let Some(egress) = &egress {
+            egress.send_replace(lapse);
+        }
+    }))
 }
 
 async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, NodeError> {
