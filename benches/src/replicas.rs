@@ -141,6 +141,7 @@ impl One {
             free_bytes: Arc::new(|| u64::MAX),
             snapshot_bytes: Arc::new(|| u64::MAX),
             events: PeerEvents::new(|event| eprintln!("between replicas: {event:?}")),
+            lease_events: replication::LeaseEvents::default(),
             spawner,
             random,
         };

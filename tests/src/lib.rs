@@ -16,7 +16,9 @@
 //! | the demo's keys, on a terminal | `keys.rs` |
 //! | founding; all three nodes killed at once | `three_nodes_found_one_cluster_and_come_back_from_darkness` |
 //! | each node restarted under load, in order and with `kill -9` | `every_node_is_restarted_under_load` |
-//! | the leader paused for longer than its lease | `a_paused_leader_wakes_and_gives_up` |
+//! | the leader paused for longer than its lease | `a_paused_leader_is_ended_by_the_kernel_before_another_reads` |
+//! | the same without its dead-man timer | `a_paused_leader_wakes_and_gives_up` |
+//! | the leader paused where nftables holds requests back | `egress.rs` |
 //! | the leader cut off from its peers | `a_cut_off_leader_acts_no_more_and_acknowledges_nothing` |
 //! | planned switchovers | `a_planned_switchover_misses_no_slot` |
 //! | a receiver away for two minutes, in which the leader dies twice | `a_receiver_that_was_away_for_minutes_across_two_failovers_gets_everything_in_order` |

@@ -194,6 +194,12 @@ const FOREIGN: &[Foreign] = &[
         why: "only the program speaks to a person",
     },
     Foreign {
+        packages: &["nix"],
+        owners: &["runtime"],
+        in_tests: &[],
+        why: "the timer of the dead-man, docs/adr/0024; everything else of the system is asked through rustix or tokio",
+    },
+    Foreign {
         packages: &["anyhow"],
         owners: &["holdfast", "tests", "benches"],
         in_tests: &[],

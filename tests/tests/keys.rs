@@ -30,7 +30,8 @@ const GONE: &str = "HTTP RECEIVER IS GONE";
 /// process is meanwhile.
 const FAULTS: [(u8, &str, &str, &str); 3] = [
     (b'k', "kill -9 the leader", "kill -9 NODE", "dead"),
-    (b'p', "pause the leader", "pause NODE", "paused"),
+    // Its own timer ends it when it has stood still for as long as its lease.
+    (b'p', "pause the leader", "pause NODE", "dead"),
     (b'c', "cut the leader's wire", "cut NODE off", "running"),
 ];
 

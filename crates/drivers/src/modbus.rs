@@ -31,5 +31,6 @@ mod registry;
 mod standby;
 
 pub use device::ModbusDevice;
+pub use dial::Origin;
 pub use registry::{Endpoints, NotPolled, Setup};
 pub use standby::{WarmConnections, WarmStandby};

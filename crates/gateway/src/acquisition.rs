@@ -19,11 +19,10 @@ mod silence;
 mod timeline;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drivers::modbus::{ModbusDevice, NotPolled, WarmConnections};
+use drivers::modbus::{ModbusDevice, NotPolled, Origin, WarmConnections};
 use model::Clock;
 use model::ids::{GridId, Revision};
 use replication::{Leadership, Replica};
@@ -54,7 +53,7 @@ pub(crate) struct AcquisitionParts<E: Engine> {
     pub(crate) replica: Replica<E>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) live: Live,
-    pub(crate) bind: Option<IpAddr>,
+    pub(crate) origin: Origin,
     pub(crate) field: FieldDoor,
     /// Bytes of readings that may wait to be proposed.
     pub(crate) readings: usize,

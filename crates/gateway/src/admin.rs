@@ -45,6 +45,7 @@ pub use failure::{CODE, LEADER};
 pub(crate) use verdict::CERTIFICATE_LIMIT;
 pub(crate) use verdict::{Facts, complainant, has_grown, is_well, key as alarm_key, severity};
 
+use crate::config::Fence;
 use crate::field::FieldDoor;
 use crate::leading::Switchover;
 use crate::live::Live;
@@ -78,6 +79,7 @@ pub struct AdminService<E: Engine> {
     /// The cluster's name in the node file: what the ledger says once it is founded.
     cluster: Arc<str>,
     memory: Memory,
+    fence: Fence,
     gaps: GapJournal,
     certificates: Option<Keeper>,
     forwarder: Forwarder,
@@ -96,6 +98,7 @@ impl<E: Engine> Clone for AdminService<E> {
             clock: Arc::clone(&self.clock),
             cluster: Arc::clone(&self.cluster),
             memory: self.memory,
+            fence: self.fence,
             gaps: self.gaps.clone(),
             certificates: self.certificates.clone(),
             forwarder: self.forwarder.clone(),
@@ -123,6 +126,7 @@ impl<E: Engine> AdminService<E> {
             clock,
             cluster: cluster.into(),
             memory: Memory::default(),
+            fence: Fence::LEASE,
             gaps,
             certificates: None,
             forwarder: Forwarder::new(connector(None)),
@@ -145,6 +149,11 @@ impl<E: Engine> AdminService<E> {
     /// Says how much memory the node may use.
     pub fn with_memory(self, memory: Memory) -> Self {
         Self { memory, ..self }
+    }
+
+    /// Says what stands behind the lease.
+    pub fn with_fence(self, fence: Fence) -> Self {
+        Self { fence, ..self }
     }
 
     /// Starts the task that notes gaps as they are applied, and ends with `spawner` what somebody watches. Without it

@@ -10,6 +10,7 @@
 mod certificates;
 mod cluster;
 mod environment;
+mod fence;
 mod file;
 mod hooks;
 mod limits;
@@ -26,6 +27,7 @@ use replication::LeaseTimes;
 use tls::Credentials;
 
 use crate::memory::Memory;
+pub use fence::Fence;
 pub use hooks::Hooks;
 pub(crate) use hooks::LONGEST_HOOK;
 pub use listen::Listen;
@@ -65,6 +67,8 @@ pub struct NodeConfig {
     pub memory: Memory,
     /// What is run when this node begins or ceases to lead.
     pub hooks: Hooks,
+    /// What stands behind the lease.
+    pub fence: Fence,
 }
 
 /// A node file that cannot be used, with everything that is wrong with it.

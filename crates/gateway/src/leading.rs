@@ -12,12 +12,11 @@
 //!   disks, too. Nobody waits for it: whoever leads next decides anew from the ledger.
 //! - When leadership is lost instead, everything ends at once: nothing may be sent any more.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use destinations::NodeFacts;
-use drivers::modbus::WarmConnections;
+use drivers::modbus::{Origin, WarmConnections};
 use model::{Clock, NodeId};
 use replication::{Leadership, MembershipError, Replica};
 use runtime::random::{Random, branch};
@@ -30,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::acquisition::{self, AcquisitionParts};
+use crate::egress::Gate;
 use crate::field::FieldDoor;
 use crate::forwarding::{self, ForwardingParts};
 use crate::hooks::HookHandle;
@@ -49,7 +49,9 @@ pub(crate) struct LeadingParts<E: Engine> {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) live: Live,
     pub(crate) facts: NodeFacts,
-    pub(crate) bind: Option<IpAddr>,
+    pub(crate) origin: Origin,
+    /// Lets requests to devices out.
+    pub(crate) gate: Gate,
     pub(crate) field: FieldDoor,
     /// Bytes of readings that may wait to be proposed.
     pub(crate) readings: usize,
@@ -125,7 +127,7 @@ impl<E: Engine> Leading<E> {
         // One switchover at a time; more requests wait their turn.
         let (sender, requests) = mpsc::channel(4);
         let random = branch(&mut parts.random);
-        let standby = Standby::new(parts.replica.clone(), parts.bind, random, parts.spawner.clone());
+        let standby = Standby::new(parts.replica.clone(), parts.origin, random, parts.spawner.clone());
         (Self { parts, requests, standby }, Switchover { requests: sender })
     }
 
@@ -241,13 +243,18 @@ impl<E: Engine> Leading<E> {
             replica: parts.replica.clone(),
             clock: Arc::clone(&parts.clock),
             live: parts.live.clone(),
-            bind: parts.bind,
+            origin: parts.origin,
             field: parts.field.clone(),
             readings: parts.readings,
             random: branch(&mut parts.random),
             spawner: parts.spawner.clone(),
         });
-        let run = acquisition::run(acquisition, leadership, warm, reign.stop_acquisition.clone());
+        let (gate, stop) = (parts.gate.clone(), reign.stop_acquisition.clone());
+        let run = async move {
+            // A first request that is held back would have its answer too late.
+            gate.opened(&leadership, &stop).await;
+            acquisition::run(acquisition, leadership, warm, stop).await
+        };
         parts.spawner.spawn("acquisition", reign.acquisition.track_future(run));
         reign
     }

@@ -14,6 +14,7 @@
 //!   node may hold of its memory; `steady`: time that no clock sets.
 //! - `hooks`: what lets programs outside follow the active node; `watching`: system tags, alarms, what has its time.
 //! - `systemd`: what the service manager is told.
+//! - `egress`: what lets requests to devices out of the box only while the lease lasts.
 //! - [`admin`], [`health`]: what people and machines ask a node; [`live`]: what only the running node knows.
 
 mod acquisition;
@@ -22,6 +23,7 @@ mod amnesia;
 mod api;
 pub mod config;
 mod dialing;
+mod egress;
 mod failback;
 mod field;
 mod forwarding;

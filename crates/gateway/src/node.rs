@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use destinations::NodeFacts;
+use drivers::modbus::Origin;
 use model::{Clock, SessionId};
 use replication::{Replica, StartError};
 use runtime::random::{Random, branch, id_bits};
@@ -28,6 +29,7 @@ use tracing::{error, info, warn};
 use crate::admin::AdminService;
 use crate::amnesia;
 use crate::config::NodeConfig;
+use crate::egress::{self, Gate};
 use crate::failback;
 use crate::field::FieldDoor;
 use crate::hooks;
@@ -81,6 +83,18 @@ pub enum NodeError {
     /// The replica does not start.
     #[error(transparent)]
     Replica(#[from] StartError),
+    /// The system has no timer that ends this process.
+    #[error(
+        "HF-1105: the system gives this node no timer that would end it if it stood still: {0}; raise its limit of pending \
+         signals (`ulimit -i`), or do without: `dead-man = false` in [fence]"
+    )]
+    DeadMan(#[source] io::Error),
+    /// nftables does not do what it should.
+    #[error(
+        "HF-1106: nftables cannot hold back what this node would send to devices: {0}; give it CAP_NET_ADMIN and the program \
+         nft, or do without: `nftables = false` in [fence]"
+    )]
+    Egress(#[source] io::Error),
     /// An essential task ended.
     #[error(transparent)]
     Failed(#[from] Failure),
@@ -113,6 +127,9 @@ impl RunningNode {
     /// Starts a node; resolves when its replica runs, or with the first thing that is wrong. `stop` gives up waiting. A node
     /// whose directory lost what it had acknowledged runs as well, and does nothing but say so. All that it draws is drawn
     /// from `random`.
+    ///
+    /// A node has its process for itself: with `[fence] dead-man`, which is the default, the kernel ends all of it when it
+    /// stands still.
     pub async fn start(
         config: NodeConfig,
         clock: Arc<dyn Clock>,
@@ -130,6 +147,7 @@ impl RunningNode {
             raft: inner_spawner.on(on_raft.clone()),
             on_raft,
             inner: inner_spawner,
+            egress: None,
             outer: outer_spawner.clone(),
         };
         let Ground { space, security, store } = starting.open().await?;
@@ -144,10 +162,18 @@ impl RunningNode {
                 return Ok(Self { part: None, outer, inner, herald, _raft_runtime: raft_runtime });
             }
         };
+        let mut gate = Gate::default();
+        if config.fence.nftables {
+            let egress = egress::start(&config.name, egress_mark(&config), &starting.inner).await;
+            let egress = egress.map_err(NodeError::Egress)?;
+            starting.egress = Some(egress.told);
+            gate = egress.gate;
+        }
         let replica = starting.replica(store, space, &security, (peers, boards), &stop).await?;
         let (live, field) = (Live::default(), FieldDoor::default());
         let random = branch(&mut starting.random);
-        let switchover = start_leading(&config, &replica, &clock, &live, &field, random, &outer_spawner);
+        let switchover =
+            start_leading(&config, &replica, &clock, &live, (&field, gate), random, &outer_spawner);
         let stop = outer_spawner.token().clone();
         let yielding = space::hand_over_when_full(replica.clone(), switchover.clone(), stop);
         outer_spawner.spawn("room", yielding);
@@ -160,6 +186,7 @@ impl RunningNode {
         )
         .with_certificates(security.keeper().cloned())
         .with_memory(config.memory)
+        .with_fence(config.fence)
         .with_field(field);
         let doors = Doors { admin, health, security };
         let session = SessionId::from(id_bits(&mut starting.random));
@@ -232,7 +259,7 @@ fn start_leading(
     replica: &Replica<RocksEngine>,
     clock: &Arc<dyn Clock>,
     live: &Live,
-    field: &FieldDoor,
+    (field, gate): (&FieldDoor, Gate),
     random: Random,
     spawner: &Spawner,
 ) -> Switchover {
@@ -242,7 +269,8 @@ fn start_leading(
         clock: Arc::clone(clock),
         live: live.clone(),
         facts: node_facts(config),
-        bind: config.field_bind,
+        origin: Origin { bind: config.field_bind, mark: config.fence.nftables.then(|| egress_mark(config)) },
+        gate,
         field: field.clone(),
         readings: config.memory.readings(),
         hooks,
@@ -253,6 +281,10 @@ fn start_leading(
     let watching = failback::run(replica.clone(), switchover.clone(), spawner.token().clone());
     spawner.spawn("failback", watching);
     switchover
+}
+
+fn egress_mark(config: &NodeConfig) -> u32 {
+    egress::mark(config.listen.admin.port())
 }
 
 fn node_facts(config: &NodeConfig) -> NodeFacts {

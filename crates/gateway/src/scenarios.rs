@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use destinations::NodeFacts;
-use drivers::modbus::WarmConnections;
+use drivers::modbus::{Origin, WarmConnections};
 use model::batch::{Batch, Sample, Source};
 use model::command::{Command, Request};
 use model::plant::document::{Bundle, read_bundle};
@@ -45,6 +45,7 @@ use wire::EncodedBatch;
 
 use crate::acquisition::{self, AcquisitionParts, Batcher};
 use crate::config::Hooks;
+use crate::egress::Gate;
 use crate::field::FieldDoor;
 use crate::leading::{Leading, LeadingParts, Switchover};
 use crate::live::Live;
@@ -144,6 +145,7 @@ async fn node(number: u64, times: LeaseTimes, listener: TcpListener, members: Ve
         free_bytes: Arc::new(move || probed.load(Ordering::Relaxed)),
         snapshot_bytes: Arc::new(|| 1 << 40),
         events: PeerEvents::new(|_| ()),
+        lease_events: replication::LeaseEvents::default(),
         spawner: spawner.clone(),
         random: generator(Some(number)),
     };
@@ -216,7 +218,8 @@ impl Node {
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             live: Live::default(),
             facts: self.facts(),
-            bind: None,
+            origin: Origin::default(),
+            gate: Gate::default(),
             field: FieldDoor::default(),
             readings: READINGS,
             hooks: hooks::start(Hooks::default(), "plant-7", &self.replica, &self.spawner),
@@ -244,7 +247,7 @@ impl Node {
             replica: self.replica.clone(),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             live: Live::default(),
-            bind: None,
+            origin: Origin::default(),
             field: FieldDoor::default(),
             readings: READINGS,
             random: generator(Some(7)),

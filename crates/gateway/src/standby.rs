@@ -4,9 +4,7 @@
 //!   device out of service. Nothing is ever sent on them: they have no permit.
 //! - Only a node that may lead holds any: a learner or a drained node would wear devices for nothing.
 
-use std::net::IpAddr;
-
-use drivers::modbus::{WarmConnections, WarmStandby};
+use drivers::modbus::{Origin, WarmConnections, WarmStandby};
 use model::NodeId;
 use model::ids::Revision;
 use model::plant::{Device, Link, Standby as Wanted};
@@ -19,7 +17,7 @@ use store::ledger::State;
 /// What this follower holds.
 pub(crate) struct Standby<E: Engine> {
     replica: Replica<E>,
-    bind: Option<IpAddr>,
+    origin: Origin,
     random: Random,
     spawner: Spawner,
     held: Option<Held>,
@@ -31,8 +29,8 @@ struct Held {
 }
 
 impl<E: Engine> Standby<E> {
-    pub(crate) fn new(replica: Replica<E>, bind: Option<IpAddr>, random: Random, spawner: Spawner) -> Self {
-        Self { replica, bind, random, spawner, held: None }
+    pub(crate) fn new(replica: Replica<E>, origin: Origin, random: Random, spawner: Spawner) -> Self {
+        Self { replica, origin, random, spawner, held: None }
     }
 
     /// Holds what the plant wants, as it changes. Ends with the replica; may be dropped and begun again.
@@ -62,7 +60,7 @@ impl<E: Engine> Standby<E> {
         if devices.is_empty() {
             return;
         }
-        let mut connections = WarmStandby::new(self.spawner.clone(), self.bind, branch(&mut self.random));
+        let mut connections = WarmStandby::new(self.spawner.clone(), self.origin, branch(&mut self.random));
         devices.iter().for_each(|device| connections.hold(device));
         self.held = Some(Held { devices, connections });
     }

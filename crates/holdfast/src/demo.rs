@@ -37,7 +37,8 @@ const DRILL_LIMIT: Duration = Duration::from_secs(180);
 #[derive(Debug, clap::Args)]
 #[command(
     long_about = "Run three real nodes on this machine, with a simulated plant and local receivers.\n\n\
-    On a terminal, keys kill, pause and cut the leader; in the end the account is shown: what devices answered and \
+    On a terminal, keys kill, pause and cut the leader (one that stands still for longer than its lease is ended by the \
+    kernel); in the end the account is shown: what devices answered and \
     pushers were promised, against what arrived. Without a terminal, or with --drill, every fault is done in turn; \
     three minutes after the start what is left of them is broken off, and settling the account comes on top. The exit \
     code is 0 only if the account adds up; otherwise the folder is left, with --keep or without.\n\n\

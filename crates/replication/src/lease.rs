@@ -9,6 +9,8 @@
 //!   that it let an operation rely on. Only a barrier, raised when all operations have ended, releases it, and only for
 //!   its own term. Who never handed leadership out has promised nothing.
 //! - A barrier ends leadership for the rest of its term: it is raised before a transfer, whose failure cannot be seen.
+//! - Whoever must know what operations may rely on is told before they can ([`LeaseEvents`]). Leadership that ends without a
+//!   barrier is relied on until it lapses: an operation may have looked just before.
 //! - Monotonic clocks stand still while a machine is suspended, leases do not: acknowledgements of requests that were sent
 //!   before the machine woke up count for nothing.
 //! - A [`Leadership`] is made here and nowhere else, after the `Lead` of its term was applied.
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Fenced, Permit, Term};
+use runtime::Lapse;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -101,6 +104,31 @@ impl fmt::Debug for Suspension {
     }
 }
 
+/// Whoever must know what this node's operations may rely on: hears of each change before they can rely on it, and must
+/// not wait for anything.
+#[derive(Clone)]
+pub struct LeaseEvents(Arc<dyn Fn(Option<Lapse>) + Send + Sync>);
+
+impl LeaseEvents {
+    /// Changes are handed to `report`: when what operations rely on lapses; `None` if none can be acting.
+    pub fn new(report: impl Fn(Option<Lapse>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(report))
+    }
+}
+
+impl Default for LeaseEvents {
+    /// Nobody hears of them.
+    fn default() -> Self {
+        Self::new(|_| ())
+    }
+}
+
+impl fmt::Debug for LeaseEvents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LeaseEvents")
+    }
+}
+
 /// Suspension below this is the inexactness of comparing two clocks.
 const AWAKE: Duration = Duration::from_millis(1);
 
@@ -132,26 +160,49 @@ struct Lease {
     barrier: Option<Term>,
     /// The term whose leadership was handed out last.
     handed_out: Option<Term>,
-    /// Until when an operation may be acting under it.
-    promised: Option<Instant>,
-    /// Until when an operation may be acting under an earlier one.
-    promised_before: Option<Instant>,
+    /// What an operation may be relying on that acts under it.
+    promised: Option<Promise>,
+    /// What one may be relying on that acts under an earlier one.
+    promised_before: Option<Promise>,
+    /// What was reported last of what operations rely on.
+    reported: Option<Promise>,
     /// How long the machine had been suspended when somebody looked last.
     suspended: Duration,
     /// What was sent before proves nothing: the machine was suspended since.
     awake_since: Option<Instant>,
 }
 
+/// That nobody else leads before a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Promise {
+    until: Instant,
+    /// The lease from which it follows.
+    length: Duration,
+}
+
+impl Promise {
+    /// When it lapses for operations, by the slowest clock, and when for those who might not have noticed.
+    fn lapse(self, guard: Duration) -> Lapse {
+        let deadly = self.until - (self.length - shortened(self.length));
+        Lapse { at: deadly.checked_sub(guard).unwrap_or(deadly), deadly }
+    }
+}
+
 impl Lease {
     /// What operations may rely on from now on, if leadership of this term is in anybody's hands.
+    fn promise(&self) -> Option<Promise> {
+        let in_hands = self.leads.is_some() && self.leads == self.handed_out && self.leads > self.barrier;
+        let acknowledged = self.acknowledged.filter(|_| in_hands)?;
+        Some(Promise { until: acknowledged + self.length, length: self.length })
+    }
+
     fn note_promise(&mut self) {
-        if self.leads.is_some()
-            && self.leads == self.handed_out
-            && self.leads > self.barrier
-            && let Some(acknowledged) = self.acknowledged
-        {
-            self.promised = self.promised.max(Some(acknowledged + self.length));
-        }
+        self.promised = self.promised.max(self.promise());
+    }
+
+    /// What operations may have been relying on at the latest, whatever has ended since.
+    fn kept(&self) -> Option<Promise> {
+        self.promised.max(self.promised_before)
     }
 }
 
@@ -161,10 +212,11 @@ pub(crate) struct LeaseCell {
     lease: Arc<watch::Sender<Lease>>,
     times: LeaseTimes,
     suspension: Suspension,
+    events: LeaseEvents,
 }
 
 impl LeaseCell {
-    pub(crate) fn new(times: LeaseTimes, suspension: Suspension) -> Self {
+    pub(crate) fn new(times: LeaseTimes, suspension: Suspension, events: LeaseEvents) -> Self {
         let lease = Lease {
             leads: None,
             acknowledged: None,
@@ -175,10 +227,21 @@ impl LeaseCell {
             handed_out: None,
             promised: None,
             promised_before: None,
+            reported: None,
             suspended: (suspension.0)(),
             awake_since: None,
         };
-        Self { lease: Arc::new(watch::Sender::new(lease)), times, suspension }
+        Self { lease: Arc::new(watch::Sender::new(lease)), times, suspension, events }
+    }
+
+    /// Reports what operations rely on, if that has changed. Nobody sees `lease` before this returns.
+    fn report(&self, lease: &mut Lease) {
+        // What holds now may be shorter than what was promised once.
+        let relied_on = lease.promise().or(lease.kept());
+        if relied_on != lease.reported {
+            lease.reported = relied_on;
+            (self.events.0)(relied_on.map(|promise| promise.lapse(self.times.guard)));
+        }
     }
 
     /// Notes what openraft says.
@@ -202,6 +265,7 @@ impl LeaseCell {
                 lease.led = Some((term, acknowledged));
             }
             lease.note_promise();
+            self.report(lease);
             *lease != before
         });
     }
@@ -225,6 +289,7 @@ impl LeaseCell {
             if lease.handed_out == Some(term) {
                 lease.promised = None;
             }
+            self.report(lease);
         });
     }
 
@@ -241,14 +306,15 @@ impl LeaseCell {
                 lease.handed_out = Some(term);
             }
             lease.note_promise();
+            self.report(lease);
         });
         Leadership { term, since: Instant::now(), cell: self.clone() }
     }
 
     /// Whether no operation of this node can be acting under an unexpired lease: only then may it help to elect another.
     pub(crate) fn is_over(&self) -> bool {
-        let lease = *self.lease.borrow();
-        lease.promised.max(lease.promised_before).is_none_or(|until| Instant::now() >= until)
+        let kept = self.lease.borrow().kept();
+        kept.is_none_or(|promise| Instant::now() >= promise.until)
     }
 
     /// How long an operation on the outside world may usually take, by the shortest lease of all voters.
@@ -404,6 +470,7 @@ impl Permit for Leadership {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use tokio::time::advance;
@@ -416,8 +483,12 @@ mod tests {
         News { leads: Some(Term(term)), acknowledged: Some(acknowledged), lease: TIMES.lease }
     }
 
+    fn cell() -> LeaseCell {
+        LeaseCell::new(TIMES, Suspension(Arc::new(|| Duration::ZERO)), LeaseEvents::default())
+    }
+
     fn leading() -> (LeaseCell, Leadership) {
-        let cell = LeaseCell::new(TIMES, Suspension(Arc::new(|| Duration::ZERO)));
+        let cell = cell();
         cell.update(news(3, Instant::now()));
         let leadership = cell.hand_out(Term(3));
         (cell, leadership)
@@ -425,7 +496,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn leadership_that_no_majority_has_confirmed_yet_is_not_over() {
-        let cell = LeaseCell::new(TIMES, Suspension(Arc::new(|| Duration::ZERO)));
+        let cell = cell();
         cell.update(News { acknowledged: None, ..news(3, Instant::now()) });
         let leadership = cell.hand_out(Term(3));
         assert_eq!((leadership.deadline(), leadership.is_over()), (None, false), "what leads waits for it");
@@ -530,7 +601,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_leader_that_never_handed_leadership_out_may_vote_at_once() {
-        let cell = LeaseCell::new(TIMES, Suspension(Arc::new(|| Duration::ZERO)));
+        let cell = cell();
         cell.update(news(3, Instant::now()));
         assert!(cell.is_over(), "nobody can have relied on it");
         let leadership = cell.hand_out(Term(3));
@@ -574,7 +645,7 @@ mod tests {
         let slept = Arc::new(AtomicU64::new(7_000));
         let clock = Arc::clone(&slept);
         let suspension = Suspension(Arc::new(move || Duration::from_millis(clock.load(Ordering::SeqCst))));
-        let cell = LeaseCell::new(TIMES, suspension);
+        let cell = LeaseCell::new(TIMES, suspension, LeaseEvents::default());
         let before = Instant::now();
         cell.update(news(3, before));
         let leadership = cell.hand_out(Term(3));
@@ -586,5 +657,60 @@ mod tests {
         assert_eq!(leadership.check(), Err(Fenced), "sent before the machine slept");
         cell.update(news(3, Instant::now()));
         assert_eq!(leadership.check(), Ok(()));
+    }
+
+    /// A cell, and what it has reported since somebody looked.
+    fn reporting() -> (LeaseCell, impl Fn() -> Vec<Option<Lapse>>) {
+        let reported = Arc::<Mutex<Vec<_>>>::default();
+        let reports = Arc::clone(&reported);
+        let events = LeaseEvents::new(move |lapse| reports.lock().expect("not poisoned").push(lapse));
+        let cell = LeaseCell::new(TIMES, Suspension(Arc::new(|| Duration::ZERO)), events);
+        (cell, move || std::mem::take(&mut *reported.lock().expect("not poisoned")))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_operations_rely_on_is_reported_until_a_barrier_releases_it() {
+        let (cell, reported) = reporting();
+        cell.update(news(3, Instant::now()));
+        assert!(reported().is_empty(), "nobody can rely on it yet");
+        let leadership = cell.hand_out(Term(3));
+        let first = reported();
+        let [Some(lapse)] = first[..] else { panic!("expected when it lapses, saw {first:?}") };
+        assert_eq!(Some(lapse.at), leadership.deadline(), "then no operation acts any more");
+        assert_eq!(lapse.deadly, lapse.at + TIMES.guard);
+        assert!(lapse.deadly < Instant::now() + TIMES.lease, "another may be elected only later");
+        let before = Instant::now();
+        advance(Duration::from_millis(50)).await;
+        cell.update(news(3, before));
+        assert!(reported().is_empty(), "nothing has changed");
+        cell.update(news(3, Instant::now()));
+        let renewed = reported();
+        assert_eq!(renewed, vec![leadership.deadline().map(|at| Lapse { at, deadly: at + TIMES.guard })]);
+        cell.raise_barrier(Term(3));
+        assert_eq!(reported(), vec![None]);
+        cell.update(news(3, Instant::now()));
+        assert!(reported().is_empty(), "the term is over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leadership_that_ends_early_is_relied_on_until_it_lapses() {
+        let (cell, reported) = reporting();
+        cell.update(news(3, Instant::now()));
+        let _leadership = cell.hand_out(Term(3));
+        assert_eq!(reported().len(), 1);
+        advance(TIMES.lease / 5).await;
+        cell.update(News { leads: None, ..news(3, Instant::now()) });
+        assert!(reported().is_empty(), "an operation may have looked just before");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_becomes_shorter_lapses_sooner() {
+        let (cell, reported) = reporting();
+        cell.update(news(3, Instant::now()));
+        let leadership = cell.hand_out(Term(3));
+        drop(reported());
+        cell.update(News { lease: TIMES.lease / 2, ..news(3, Instant::now()) });
+        let at = reported().pop().flatten().map(|lapse| lapse.at);
+        assert_eq!(at, leadership.deadline());
     }
 }

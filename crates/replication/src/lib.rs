@@ -29,7 +29,7 @@ pub use amnesia::{AmnesicParts, answer_amnesic};
 pub use draining::{DrainError, DrainRefused};
 pub use founding::{Belonging, Waiting};
 pub use joiners::Joiner;
-pub use lease::{Leadership, LeaseTimes};
+pub use lease::{Leadership, LeaseEvents, LeaseTimes};
 pub use membership::{
     Added, Lag, MEMBERSHIP_PATIENCE, MembershipError, RemovalRefused, Voters, check_removal,
 };

@@ -25,7 +25,7 @@ use crate::contact::Contact;
 use crate::founding::{self, Belonging};
 use crate::handler::Handler;
 use crate::joiners::Joiners;
-use crate::lease::{self, LeaseCell, LeaseTimes, Suspension};
+use crate::lease::{self, LeaseCell, LeaseEvents, LeaseTimes, Suspension};
 use crate::network::{
     Acceptor, Connector, Identity, NetworkOptions, NetworkParts, PeerEvents, PeerNetworkFactory, PeerService,
     PeerTable, Proposals, ServiceParts, Windows, accept_peers, clear_staging, serve,
@@ -75,6 +75,8 @@ pub struct ReplicaParts<E> {
     pub snapshot_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Alarming news of peers.
     pub events: PeerEvents,
+    /// News of what this node's operations may rely on.
+    pub lease_events: LeaseEvents,
     /// Starts tasks on Raft's own runtime.
     pub spawner: Spawner,
     /// For ids, and for when a candidate stands again.
@@ -264,7 +266,7 @@ async fn assemble<E: Engine, RT: AsyncRuntime>(
         clock: Arc::clone(&parts.clock),
         store: parts.store.clone(),
         raft,
-        cell: LeaseCell::new(parts.times, Suspension::of_this_machine()),
+        cell: LeaseCell::new(parts.times, Suspension::of_this_machine(), parts.lease_events.clone()),
         leadership: watch::Sender::new(None),
         proposer,
         forward: Proposals::start(network.clone(), leader_seen, options, &parts.spawner),

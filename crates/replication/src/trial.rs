@@ -3,7 +3,8 @@
 //! - Everything between openraft and the disk's platter is what a node runs. Time is tokio's paused clock: no test waits,
 //!   and none depends on how fast the machine is.
 //! - While a test lets time pass ([`Cluster::until`], [`Cluster::run_for`]) it is watched at each millisecond that no two
-//!   nodes may act at once: what a lease had promised to an operation holds, whatever becomes of its holder.
+//!   nodes may act at once: what a lease had promised to an operation holds, whatever becomes of its holder. And that a node
+//!   which would be ended if it stood still is ended before another acts.
 //! - A crash is a power cut: the links break, the disk keeps what was durable, and nobody cleans up.
 //! - All that is drawn comes from fixed seeds, in openraft too ([`SeededRuntime`]). A run does not repeat to the millisecond
 //!   for that: its connections are the machine's.
@@ -17,8 +18,8 @@ mod warming;
 mod wires;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -27,8 +28,8 @@ use openraft::AsyncRuntime;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
-use runtime::Supervisor;
 use runtime::random::{Random, generator};
+use runtime::{Lapse, Supervisor};
 use store::engine::sim::{SimDisk, SimEngine};
 use store::{Store, StoreOptions};
 use tokio::net::TcpListener;
@@ -36,7 +37,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::founding::Belonging;
-use crate::lease::{Leadership, LeaseTimes};
+use crate::lease::{Leadership, LeaseEvents, LeaseTimes};
 use crate::network::{PeerEvents, PlainAcceptor, Windows};
 use crate::replica::Replica;
 use crate::start::ReplicaParts;
@@ -127,6 +128,8 @@ struct Running {
     replica: TestReplica,
     supervisor: Supervisor,
     mischief: Mischief,
+    /// When what its operations rely on lapses, as it reported last.
+    relied_on: Arc<Mutex<Option<Lapse>>>,
     /// What openraft would have drawn from next when it had started.
     drawn: Generator,
 }
@@ -279,6 +282,22 @@ impl Cluster {
         let acting: Vec<u64> =
             self.nodes.iter().filter(|node| node.promised.is_some()).map(|node| node.number).collect();
         assert!(acting.len() < 2, "nodes {acting:?} may act at once: {}", self.account());
+        for (node, running) in self.nodes.iter().filter_map(|node| Some((node, node.running.as_ref()?))) {
+            let relied_on = *running.relied_on.lock().expect("nobody panics with it");
+            let is_in_time = match node.leadership().filter(|held| held.check().is_ok()) {
+                Some(held) => relied_on.map(|lapse| lapse.at) >= held.deadline(),
+                None if acting.iter().any(|number| *number != node.number) => {
+                    relied_on.is_none_or(|lapse| lapse.deadly <= now)
+                }
+                None => true,
+            };
+            assert!(
+                is_in_time,
+                "{acting:?} acts, and node {} relies on {relied_on:?} at {now:?}: {}",
+                node.number,
+                self.account()
+            );
+        }
     }
 
     /// What is worth knowing when a test fails.
@@ -342,6 +361,8 @@ impl Node {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         wires.plug_in(number, &address(number), listener.local_addr().expect("bound"));
         let mischief = Mischief::default();
+        let relied_on = Arc::<Mutex<Option<Lapse>>>::default();
+        let reported = Arc::clone(&relied_on);
         let parts = ReplicaParts {
             store,
             cluster_name: "plant-7".to_owned(),
@@ -364,6 +385,9 @@ impl Node {
             },
             snapshot_bytes: Arc::new(|| 1 << 30),
             events: PeerEvents::new(|_| {}),
+            lease_events: LeaseEvents::new(move |lapse| {
+                *reported.lock().expect("nobody panics with it") = lapse
+            }),
             spawner,
             random: generator(Some(seed)),
             mischief: mischief.clone(),
@@ -371,7 +395,7 @@ impl Node {
         let starting = TestReplica::start(parts).map(|started| (started, SeededRuntime::thread_rng()));
         let (started, drawn) = SeededRuntime::scope(seed, starting).await;
         let replica = started.expect("the replica starts");
-        self.running = Some(Running { replica, supervisor, mischief, drawn });
+        self.running = Some(Running { replica, supervisor, mischief, relied_on, drawn });
     }
 }
 

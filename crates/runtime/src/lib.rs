@@ -6,10 +6,12 @@
 //! - [`SystemClock`]: the wall clock of this machine. Monotonic time is tokio's; it stands still while the machine is
 //!   [`suspended`].
 //! - [`resident_bytes`]: what this process holds in memory.
+//! - [`DeadMan`]: the kernel ends this process if it stands still for longer than others wait for it.
 //! - [`random`]: one seed for a whole process, from which each part draws by itself, so that a run can be repeated.
 //! - [`mutant`]: which deliberate fault this process has, in a build that has any.
 
 mod backoff;
+mod deadman;
 mod mutants;
 pub mod random;
 mod supervise;
@@ -21,6 +23,7 @@ use model::{Clock, Timestamp};
 use tokio::time::Instant;
 
 pub use backoff::Backoff;
+pub use deadman::{DeadMan, Lapse};
 pub use mutants::mutant;
 pub use supervise::{Failure, Spawner, Supervisor};
 

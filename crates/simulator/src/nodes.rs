@@ -179,9 +179,16 @@ impl Nodes {
         self.process(index).await.pause(true)
     }
 
-    /// Lets a node go on (`SIGCONT`).
-    pub async fn resume(&self, index: usize) -> io::Result<()> {
-        self.process(index).await.pause(false)
+    /// Lets a node go on (`SIGCONT`), or starts it again if its own timer ended it while it stood still; whether it went
+    /// on.
+    pub async fn resume(&self, index: usize) -> io::Result<bool> {
+        let mut process = self.process(index).await;
+        process.pause(false)?;
+        let was_ended = process.ended_by_timer();
+        if was_ended {
+            process.start()?;
+        }
+        Ok(!was_ended)
     }
 
     /// Cuts everything between a node and its peers; nothing, where no relay runs between them.
@@ -305,6 +312,8 @@ impl Watcher {
         let Ok(mut process) = process.try_lock() else { return false };
         match process.has_ended() {
             Ok(None) => process.is_running() && !process.is_paused(),
+            // Whoever let it stand still for so long knows.
+            Ok(Some(_)) if process.ended_by_timer() => false,
             Ok(Some(status)) => {
                 self.report(format!("{name} ended by itself ({status})"), &process);
                 false

@@ -1,4 +1,5 @@
-//! A leader stands still for longer than its lease (`SIGSTOP`), another takes over, and then it goes on (`SIGCONT`).
+//! A leader stands still for longer than its lease (`SIGSTOP`), another takes over, and then it goes on (`SIGCONT`). No timer
+//! ends it: what keeps it from acting is the lease alone.
 
 use anyhow::{Result, ensure};
 use holdfast_tests::scene::Scene;
@@ -10,7 +11,12 @@ const TIMES: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_leader_wakes_and_gives_up() -> Result<()> {
-    let scene = Scene::start().await?;
+    let scene = Scene::polled(async |layout| {
+        layout.nodes.iter_mut().for_each(|node| node.tables.push_str("[fence]\ndead-man = false\n"));
+        Ok(())
+    })
+    .await?;
+    scene.push_everywhere().await?;
     let trial = scene.trial();
     let mut wakings = Vec::new();
     for _ in 0..TIMES {
@@ -18,7 +24,7 @@ async fn a_paused_leader_wakes_and_gives_up() -> Result<()> {
         scene.pause(victim.index).await?;
         let taken_over = trial.taken_over(&victim).await?;
         let woke_ns = monotonic_ns();
-        scene.resume(victim.index).await?;
+        ensure!(scene.resume(victim.index).await?, "its process has ended");
         // It follows the new leader. That it costs another election is a note: a busy machine can do so, too.
         let name = format!("pause {}", victim.leader.name);
         trial.recovered(name, Effect::Failover, &victim, Some(taken_over)).await?;

@@ -2,6 +2,7 @@
 //! devices, pushers and receivers saw, which must add up: see `holdfast_tests::scene`.
 
 mod a_cut_off_leader_acts_no_more_and_acknowledges_nothing;
+mod a_paused_leader_is_ended_by_the_kernel_before_another_reads;
 mod a_paused_leader_wakes_and_gives_up;
 mod a_planned_switchover_misses_no_slot;
 mod a_receiver_that_was_away_for_minutes_across_two_failovers_gets_everything_in_order;

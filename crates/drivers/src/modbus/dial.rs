@@ -23,6 +23,15 @@ pub(super) struct HostPort {
     pub(super) port: u16,
 }
 
+/// What connections to devices are told apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// Their local address, where it is not the system's choice.
+    pub bind: Option<IpAddr>,
+    /// The mark of what they send, for packet filters of this machine; Linux only, and only with CAP_NET_ADMIN.
+    pub mark: Option<u32>,
+}
+
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
@@ -33,22 +42,24 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// Connects from the local address `bind`, if there is one, within `cap` (name resolution included). Sends nothing.
-pub(super) async fn dial(to: &HostPort, bind: Option<IpAddr>, cap: Duration) -> Result<TcpStream, Silence> {
-    match timeout(cap, try_addresses(to, bind, cap)).await {
+/// Connects within `cap` (name resolution included). Sends nothing.
+pub(super) async fn dial(to: &HostPort, origin: Origin, cap: Duration) -> Result<TcpStream, Silence> {
+    match timeout(cap, try_addresses(to, origin, cap)).await {
         Ok(outcome) => outcome,
         Err(_elapsed) => Err(Silence::ConnectTimeout { after: cap }),
     }
 }
 
-async fn try_addresses(to: &HostPort, bind: Option<IpAddr>, cap: Duration) -> Result<TcpStream, Silence> {
+async fn try_addresses(to: &HostPort, origin: Origin, cap: Duration) -> Result<TcpStream, Silence> {
     let addresses = lookup_host((to.host.as_str(), to.port))
         .await
         .map_err(|error| Silence::UnknownHost { reason: error.to_string() })?;
     let mut last =
         Silence::UnknownHost { reason: "no address of the family of the local address".to_owned() };
-    for address in addresses.filter(|address| bind.is_none_or(|bind| bind.is_ipv4() == address.is_ipv4())) {
-        match connect(address, bind, cap).await {
+    let is_of_family =
+        |address: &SocketAddr| origin.bind.is_none_or(|bind| bind.is_ipv4() == address.is_ipv4());
+    for address in addresses.filter(is_of_family) {
+        match connect(address, origin, cap).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = Silence::Unreachable { reason: format!("{address}: {error}") },
         }
@@ -56,7 +67,7 @@ async fn try_addresses(to: &HostPort, bind: Option<IpAddr>, cap: Duration) -> Re
     Err(last)
 }
 
-async fn connect(address: SocketAddr, bind: Option<IpAddr>, cap: Duration) -> io::Result<TcpStream> {
+async fn connect(address: SocketAddr, origin: Origin, cap: Duration) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
     socket.set_zero_linger()?;
@@ -64,10 +75,24 @@ async fn connect(address: SocketAddr, bind: Option<IpAddr>, cap: Duration) -> io
         TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(3));
     SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
     limit_unacknowledged(&socket, cap)?;
-    if let Some(bind) = bind {
+    if let Some(mark) = origin.mark {
+        set_mark(&socket, mark)?;
+    }
+    if let Some(bind) = origin.bind {
         socket.bind(SocketAddr::new(bind, 0))?;
     }
     socket.connect(address).await
+}
+
+#[cfg(target_os = "linux")]
+fn set_mark(socket: &TcpSocket, mark: u32) -> io::Result<()> {
+    SockRef::from(socket).set_mark(mark)
+}
+
+/// Not offered here, and nothing is sent without it.
+#[cfg(not(target_os = "linux"))]
+fn set_mark(_socket: &TcpSocket, _mark: u32) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// The kernel gives up a connection whose bytes stay unacknowledged for the response cap, so that nothing is

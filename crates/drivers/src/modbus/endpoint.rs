@@ -12,7 +12,6 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::connection::{Answer, Connection, Failure};
-use super::dial::{HostPort, dial};
+use super::dial::{HostPort, Origin, dial};
 use super::exception::{Verdict, verdict};
 use super::plan::Span;
 use crate::backoff::backoff;
@@ -66,7 +65,7 @@ pub(super) struct Ask {
 pub(super) struct Surroundings {
     pub(super) permit: Arc<dyn Permit>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) bind: Option<IpAddr>,
+    pub(super) origin: Origin,
     pub(super) random: Random,
     pub(super) token: CancellationToken,
 }
@@ -250,7 +249,7 @@ impl Endpoint {
     /// Connects. If the endpoint is known to be silent, other requests are turned away meanwhile.
     async fn connect(&mut self, cap: Duration) -> Result<Connection, Failure> {
         self.connected.store(false, Ordering::Relaxed);
-        let mut dialling = std::pin::pin!(dial(&self.remote, self.surroundings.bind, cap));
+        let mut dialling = std::pin::pin!(dial(&self.remote, self.surroundings.origin, cap));
         let outcome = loop {
             tokio::select! {
                 biased;

@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model::plant::{Device, Link};
@@ -19,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::Connection;
 use super::device::ModbusDevice;
-use super::dial::HostPort;
+use super::dial::{HostPort, Origin};
 use super::endpoint::{Endpoint, EndpointHandle, Surroundings, WeakEndpointHandle};
 use super::standby::WarmConnections;
 
@@ -31,8 +30,8 @@ pub struct Setup {
     pub clock: Arc<dyn Clock>,
     /// Runs the owner tasks.
     pub spawner: Spawner,
-    /// Local address of field connections.
-    pub bind: Option<IpAddr>,
+    /// Where field connections come from.
+    pub origin: Origin,
     /// For the jitter of pauses.
     pub random: Random,
     /// What a standby of this node held open.
@@ -100,7 +99,7 @@ impl Endpoints {
         let surroundings = Surroundings {
             permit: Arc::clone(&setup.permit),
             clock: Arc::clone(&setup.clock),
-            bind: setup.bind,
+            origin: setup.origin,
             random: branch(&mut setup.random),
             token: self.token.clone(),
         };

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use model::plant::{Device, Link, Standby};
@@ -18,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
-use super::dial::{HostPort, dial};
+use super::dial::{HostPort, Origin, dial};
 use crate::backoff::backoff;
 
 /// A connection that lasted so long was no failure; many devices end idle ones after a minute or more.
@@ -28,7 +27,7 @@ const STEADY: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct WarmStandby {
     spawner: Spawner,
-    bind: Option<IpAddr>,
+    origin: Origin,
     random: Random,
     token: CancellationToken,
     held: HashMap<HostPort, oneshot::Receiver<Option<TcpStream>>>,
@@ -42,18 +41,18 @@ pub struct WarmConnections(BTreeMap<HostPort, TcpStream>);
 /// Owns one idle connection.
 struct Holder {
     remote: HostPort,
-    bind: Option<IpAddr>,
+    origin: Origin,
     cap: Duration,
     random: Random,
     token: CancellationToken,
 }
 
 impl WarmStandby {
-    /// Holds nothing yet. Connections are made from the local address `bind`.
-    pub fn new(spawner: Spawner, bind: Option<IpAddr>, random: Random) -> Self {
+    /// Holds nothing yet.
+    pub fn new(spawner: Spawner, origin: Origin, random: Random) -> Self {
         let token = spawner.token().child_token();
         let guard = token.clone().drop_guard();
-        Self { spawner, bind, random, token, held: HashMap::new(), _cancel_on_drop: guard }
+        Self { spawner, origin, random, token, held: HashMap::new(), _cancel_on_drop: guard }
     }
 
     /// Connects to the device and stays connected, if it is enabled and its standby is warm.
@@ -65,7 +64,7 @@ impl WarmStandby {
         }
         let holder = Holder {
             remote: remote.clone(),
-            bind: self.bind,
+            origin: self.origin,
             cap: link.timeout,
             random: branch(&mut self.random),
             token: self.token.clone(),
@@ -116,7 +115,7 @@ impl Holder {
         let token = self.token.clone();
         let mut failures = 0;
         loop {
-            let stream = token.run_until_cancelled(dial(&self.remote, self.bind, self.cap)).await?;
+            let stream = token.run_until_cancelled(dial(&self.remote, self.origin, self.cap)).await?;
             match stream {
                 Ok(stream) => {
                     let connected = Instant::now();

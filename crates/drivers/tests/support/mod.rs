@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use holdfast_drivers::modbus::{Endpoints, ModbusDevice, Setup, WarmConnections};
+use holdfast_drivers::modbus::{Endpoints, ModbusDevice, Origin, Setup, WarmConnections};
 use holdfast_drivers::{Driver, GroupIndex, Scan, ScanError};
 use model::plant::address::{ModbusAddress, Table, WordOrder};
 use model::plant::{Device, Encoding, Group, Link, ModbusPoint, ModbusTcp, Schedule, Standby, Tag};
@@ -305,7 +305,7 @@ impl Bench {
             permit: permit.clone(),
             clock: Arc::new(SystemClock),
             spawner: spawner.clone(),
-            bind,
+            origin: Origin { bind, mark: None },
             random: runtime::random::generator(Some(1)),
             warm,
         });

@@ -48,6 +48,7 @@ impl<E: Engine> AdminService<E> {
             destinations: facts.destinations,
             buffer: Some(facts.buffer),
             memory: Some(self.memory()),
+            fences: self.fence.names(),
             waiting: self.waiting(),
             failback: self.failback(),
         }

@@ -73,6 +73,7 @@ async fn cluster() -> Cluster {
         free_bytes: Arc::new(|| 1 << 40),
         snapshot_bytes: Arc::new(|| 1 << 40),
         events: PeerEvents::new(|_| ()),
+        lease_events: replication::LeaseEvents::default(),
         spawner: spawner.clone(),
         random: generator(Some(7)),
     };
@@ -264,6 +265,7 @@ async fn a_node_alone_leads_and_hands_over_to_nobody() {
     let status = cluster.admin.get_status(pb::GetStatusRequest::default()).await.expect("asked").into_inner();
     assert_eq!(status.verdict(), pb::cluster_status::Verdict::Degraded);
     assert_eq!(status.leader.expect("it leads").name, "solo");
+    assert_eq!(status.fences, ["lease"], "a node in a test must not end the test");
     let kinds: Vec<_> = status.alarms.iter().map(pb::Alarm::kind).collect();
     assert_eq!(kinds, [pb::alarm::Kind::TwoVotersOnly]);
     let transfer = cluster.admin.transfer_leadership(pb::TransferLeadershipRequest::default()).await;

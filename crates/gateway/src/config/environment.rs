@@ -17,7 +17,7 @@ enum Kind {
 }
 
 /// Every key of the node file but those of `[dial]` and `[vars]`.
-const KEYS: [(&str, Kind); 22] = [
+const KEYS: [(&str, Kind); 24] = [
     ("name", Kind::Text),
     ("role", Kind::Text),
     ("data-dir", Kind::Text),
@@ -40,6 +40,8 @@ const KEYS: [(&str, Kind); 22] = [
     ("hooks.on-lead", Kind::List),
     ("hooks.on-yield", Kind::List),
     ("hooks.timeout", Kind::Text),
+    ("fence.dead-man", Kind::Flag),
+    ("fence.nftables", Kind::Flag),
 ];
 
 /// A variable that is set.
@@ -135,6 +137,8 @@ mod tests {
             ("HOLDFAST_HOOKS_ON_LEAD", "[\"/bin/sh\", \"-c\", \"echo a,b\"]"),
             ("HOLDFAST_HOOKS_ON_YIELD", "/bin/true"),
             ("HOLDFAST_HOOKS_TIMEOUT", "7s"),
+            ("HOLDFAST_FENCE_DEAD_MAN", "false"),
+            ("HOLDFAST_FENCE_NFTABLES", "true"),
             ("HOLDFAST_VARS_CSV_DIR", "/share"),
         ])
         .expect("it is valid");
@@ -147,6 +151,7 @@ mod tests {
         assert_eq!((config.disk_limit, config.memory.limit()), (Some(2 << 30), 1 << 30));
         assert_eq!(config.hooks.on_lead, ["/bin/sh", "-c", "echo a,b"]);
         assert_eq!((config.hooks.on_yield.len(), config.hooks.timeout.as_secs()), (1, 7));
+        assert!(!config.fence.dead_man && config.fence.nftables);
         assert_eq!(config.vars["csv-dir"], "/share");
 
         let joins = said(&[

@@ -9,7 +9,7 @@ use model::plant::document::{Diagnostic, Diagnostics, Fields, Notes, Spanned};
 use replication::LeaseTimes;
 use toml_edit::Document;
 
-use super::{NodeConfig, certificates, cluster, environment, hooks, limits, listen};
+use super::{NodeConfig, certificates, cluster, environment, fence, hooks, limits, listen};
 
 /// Reads a node file that lies at `path`, with what `environment` says instead of it.
 pub(super) fn read(
@@ -71,6 +71,7 @@ fn read_node(mut fields: Fields<'_>, folder: &Path) -> Option<NodeConfig> {
     let vars = fields.table("vars").map(read_vars).unwrap_or_default();
     let (disk_limit, memory) = fields.table("limits").map(limits::read).unwrap_or_default();
     let hooks = fields.table("hooks").map(hooks::read).unwrap_or_default();
+    let fence = fields.table("fence").map(fence::read).unwrap_or_default();
     fields.finish();
 
     let (name, cluster, (listen, advertised)) = (name?.value, cluster?, listen?);
@@ -92,6 +93,7 @@ fn read_node(mut fields: Fields<'_>, folder: &Path) -> Option<NodeConfig> {
         disk_limit,
         memory,
         hooks,
+        fence,
     })
 }
 

@@ -194,6 +194,18 @@ fn hooks_are_programs_with_arguments_and_a_time() {
 }
 
 #[test]
+fn the_dead_man_timer_is_on_and_nftables_is_off_unless_the_file_says_otherwise() {
+    let fence =
+        |table: &str| NodeConfig::parse(&format!("{FILE}\n{table}"), nothing).map(|config| config.fence);
+    let usual = Fence { dead_man: true, nftables: false };
+    assert_eq!((fence(""), fence("[fence]\n")), (Ok(usual), Ok(usual)));
+    assert_eq!(fence("[fence]\nnftables = true\n"), Ok(Fence { nftables: true, ..usual }));
+    assert_eq!(fence("[fence]\ndead-man = false\n"), Ok(Fence::LEASE));
+    let problems = fence("[fence]\ndead-man = \"off\"\n").expect_err("no flag");
+    assert!(problems.len() == 1 && problems[0].contains("expected true or false"), "{problems:?}");
+}
+
+#[test]
 fn commands_and_variables_of_the_box_may_hold_what_the_plant_document_reserves() {
     let text =
         format!("{FILE}\n[hooks]\non-lead = [\"sh\", \"-c\", \"echo ${{HOME}}\"]\n[vars]\na = \"${{b}}\"\n");

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use model::{BootId, Clock, StoreId};
 use replication::{
-    Belonging, PeerEvent, PeerEvents, Refusal, Replica, ReplicaParts, StartError, TcpConnector,
+    Belonging, LeaseEvents, PeerEvent, PeerEvents, Refusal, Replica, ReplicaParts, StartError, TcpConnector,
 };
-use runtime::Spawner;
 use runtime::random::{Random, branch, id_bits};
+use runtime::{DeadMan, Lapse, Spawner};
 use store::engine::rocks::{Claim, RocksEngine};
 use store::{OpenError, Store, StoreOptions};
 use tls::Keeper;
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::NodeError;
-use crate::config::NodeConfig;
+use crate::config::{Fence, NodeConfig};
 use crate::dialing::Redirecting;
 use crate::notice::{self, Boards};
 use crate::security::Security;
@@ -99,6 +99,8 @@ pub(super) struct Starting<'a> {
     pub(super) inner: Spawner,
     /// Starts what touches the outside world.
     pub(super) outer: Spawner,
+    /// Tells the egress lease, where there is one, what operations rely on.
+    pub(super) egress: Option<watch::Sender<Option<Lapse>>>,
 }
 
 /// Why this node takes part no more: it lost what it had acknowledged.
@@ -181,6 +183,7 @@ impl Starting<'_> {
             }),
             snapshot_bytes: Arc::new(move || space.snapshot_bytes()),
             events: PeerEvents::new(report),
+            lease_events: lease_events(config.fence, self.egress.take()).map_err(NodeError::DeadMan)?,
             spawner: self.raft.clone(),
             random: branch(&mut self.random),
         };
@@ -195,6 +198,22 @@ impl Starting<'_> {
         }
         Ok(replica)
     }
+}
+
+/// Whoever keeps this process, and what it has sent, from outliving its lease.
+fn lease_events(fence: Fence, egress: Option<watch::Sender<Option<Lapse>>>) -> io::Result<LeaseEvents> {
+    if !fence.dead_man {
+        info!("[fence] dead-man = false: the kernel lets this process go on however long it stood still");
+    }
+    let dead_man = fence.dead_man.then(DeadMan::start).transpose()?;
+    Ok(LeaseEvents::new(move |lapse| {
+        if let Some(dead_man) = &dead_man {
+            dead_man.follow(lapse);
+        }
+        if let Some(egress) = &egress {
+            egress.send_replace(lapse);
+        }
+    }))
 }
 
 async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, NodeError> {

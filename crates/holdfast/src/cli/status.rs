@@ -224,6 +224,9 @@ fn rest(status: &pb::ClusterStatus) -> String {
     {
         parts.push(format!("memory {} of {}", format::bytes(resident), format::bytes(memory.limit_bytes)));
     }
+    if !status.fences.is_empty() {
+        parts.push(format!("fences {}", status.fences.join(", ")));
+    }
     parts.join("   ")
 }
 
@@ -299,6 +302,7 @@ mod tests {
             buffer: Some(pb::BufferStats { max_bytes: 20 << 30, ..pb::BufferStats::default() }),
             clock_spread: Some(nanos_to_proto(3_000_000)),
             memory: Some(pb::MemoryUse { resident_bytes: Some(180 << 20), limit_bytes: 512 << 20 }),
+            fences: vec!["lease".into(), "dead-man".into()],
             ..pb::ClusterStatus::default()
         }
     }
@@ -314,7 +318,7 @@ mod tests {
              ! gateway-a  unreachable since {since}\n  \
              ! historian  refusing (401 Unauthorized) since {refusing_since}; backlog 24 min, 1.1 GiB of 20 GiB\n  \
              ok devices 60/60   gaps today 1 (0.6 s, failover)   config rev 41   clocks within 3 ms   \
-             memory 180 MiB of 512 MiB"
+             memory 180 MiB of 512 MiB   fences lease, dead-man"
         );
         assert_eq!(render(&status, now, &plain()), expected);
     }

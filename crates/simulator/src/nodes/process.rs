@@ -5,6 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -39,12 +40,14 @@ pub struct Process {
     program: PathBuf,
     child: Option<Child>,
     is_paused: bool,
+    /// It stood still and was killed, and nobody here did that.
+    ended_by_timer: bool,
 }
 
 impl Process {
     /// A node that is not running yet.
     pub fn new(plan: NodePlan, program: PathBuf) -> Self {
-        Self { plan, program, child: None, is_paused: false }
+        Self { plan, program, child: None, is_paused: false, ended_by_timer: false }
     }
 
     /// Starts it; its outputs are appended to its log.
@@ -62,7 +65,7 @@ impl Process {
         command.envs(self.plan.variables.iter().map(|(name, value)| (name, value)));
         command.stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.process_group(0).spawn()?);
-        self.is_paused = false;
+        (self.is_paused, self.ended_by_timer) = (false, false);
         Ok(())
     }
 
@@ -72,10 +75,17 @@ impl Process {
             Some(child) => child.try_wait()?,
             None => None,
         };
-        if ended.is_some() {
-            self.child = None;
-        }
-        Ok(ended)
+        Ok(ended.inspect(|status| self.note_end(*status)))
+    }
+
+    fn note_end(&mut self, status: ExitStatus) {
+        self.ended_by_timer = self.is_paused && status.signal() == Some(Signal::KILL.as_raw());
+        (self.child, self.is_paused) = (None, false);
+    }
+
+    /// Whether its last end was that of a node that stood still for longer than its lease: its own timer.
+    pub fn ended_by_timer(&self) -> bool {
+        self.ended_by_timer
     }
 
     /// Whether it runs, paused or not.
@@ -117,15 +127,21 @@ impl Process {
 
     /// Asks it to end (`SIGTERM`), and waits so long; how it ended, or `None` if it has not by then.
     pub async fn terminate(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
+        self.pause(false)?;
         if self.child.is_none() {
             return Ok(Some(ExitStatus::default()));
         }
-        self.pause(false)?;
         self.signal(Signal::TERM)?;
+        self.ends(limit).await
+    }
+
+    /// Waits so long for it to end by itself; how it ended, or `None` if it has not, or was not running.
+    pub async fn ends(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         let Some(child) = &mut self.child else { return Ok(None) };
         let Ok(ended) = timeout(limit, child.wait()).await else { return Ok(None) };
-        self.child = None;
-        Ok(Some(ended?))
+        let ended = ended?;
+        self.note_end(ended);
+        Ok(Some(ended))
     }
 
     /// Kills it, and removes its data directory.
@@ -134,10 +150,13 @@ impl Process {
         std::fs::remove_dir_all(&self.plan.data)
     }
 
-    /// Lets it stand still (`SIGSTOP`), or go on (`SIGCONT`).
+    /// Lets it stand still (`SIGSTOP`), or go on (`SIGCONT`) if nothing has ended it meanwhile.
     pub fn pause(&mut self, stands_still: bool) -> io::Result<()> {
+        if self.is_paused {
+            self.has_ended()?;
+        }
         self.signal(if stands_still { Signal::STOP } else { Signal::CONT })?;
-        self.is_paused = stands_still;
+        self.is_paused = stands_still && self.is_running();
         Ok(())
     }
 

@@ -57,16 +57,23 @@ impl Trial<'_> {
         self.recovered(name, Effect::Failover, &victim, Some(taken_over)).await
     }
 
-    /// Lets the leader stand still until another node reads, and then go on.
+    /// Lets the leader stand still until another node reads, and then go on; or starts it again, if its own timer has ended
+    /// it by then.
     pub async fn pause_leader(&self) -> Result<Outcome, TrialError> {
         let victim = self.victim_of(Effect::Failover).await?;
         let name = format!("pause {}", victim.leader.name);
         self.nodes.say(&format!("{name}, which leads, for longer than its lease"));
         self.nodes.pause(victim.index).await?;
         let taken_over = self.taken_over(&victim).await;
-        self.nodes.resume(victim.index).await?;
+        let went_on = self.nodes.resume(victim.index).await?;
         let taken_over = taken_over?;
-        self.nodes.say(&format!("{} goes on", victim.leader.name));
+        self.nodes.say(&match went_on {
+            true => format!("{} goes on", victim.leader.name),
+            false => format!(
+                "{} stood still for longer than its lease and was ended by its own timer; it is started again",
+                victim.leader.name
+            ),
+        });
         self.recovered(name, Effect::Failover, &victim, Some(taken_over)).await
     }
 
