@@ -93,6 +93,11 @@ const CRATES: &[Crate] = &[
         why: "judges real processes from outside; where they ask for certificates, as a caller who has some",
     },
     Crate {
+        name: "sim",
+        leans_on: &["model", "runtime", "wire", "store", "replication"],
+        why: "replicas on simulated disks, networks and clocks: it needs their seams, and judges what they show",
+    },
+    Crate {
         name: "benches",
         leans_on: &["model", "runtime", "wire", "store", "replication", "simulator"],
         why: "measures real processes from outside, and three replicas alone where nothing else shall be measured",
@@ -129,7 +134,17 @@ const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         packages: &["tonic"],
-        owners: &["wire", "replication", "ingest", "gateway", "simulator", "holdfast", "tests", "benches"],
+        owners: &[
+            "wire",
+            "replication",
+            "ingest",
+            "gateway",
+            "simulator",
+            "holdfast",
+            "tests",
+            "sim",
+            "benches",
+        ],
         in_tests: &[],
         why: "wire holds the generated services; the others serve or call them",
     },
@@ -176,8 +191,14 @@ const FOREIGN: &[Foreign] = &[
         why: "HTTP in: health, simulated receivers",
     },
     Foreign {
+        packages: &["turmoil"],
+        owners: &["sim"],
+        in_tests: &[],
+        why: "a simulated network is brought from outside, through the seams of replication",
+    },
+    Foreign {
         packages: &["clap*"],
-        owners: &["holdfast", "benches"],
+        owners: &["holdfast", "sim", "benches"],
         in_tests: &[],
         why: "only what is run by a person has a command line",
     },
@@ -189,7 +210,7 @@ const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         packages: &["anyhow"],
-        owners: &["holdfast", "tests", "benches"],
+        owners: &["holdfast", "tests", "sim", "benches"],
         in_tests: &[],
         why: "a library's errors are its caller's choices",
     },
