@@ -6,6 +6,7 @@
 //! - within one process, terms, what is committed and what is applied only grow;
 //! - logs that have the same entry in the same place are the same up to it; what is committed never changes;
 //! - ledgers that have applied the same are the same;
+//! - `horizon <= applied`, and the horizon lies before every cursor, and no cursor beyond what was delivered;
 //! - nobody forgets a push that was acknowledged.
 //!
 //! At its end:
@@ -15,7 +16,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{GridId, Permit as _, Position, SessionId, Source, Term};
+use model::{Cursor, GridId, Permit as _, Position, SessionId, Source, Term};
 use replication::Leadership;
 use store::engine::Engine;
 use store::ledger::{Digest, EffectRecord};
@@ -63,6 +64,8 @@ pub(crate) struct Account {
     digests: BTreeMap<LogId, Digest>,
     content: BTreeMap<Position, Vec<Fact>>,
     acknowledged: BTreeMap<SessionId, u64>,
+    /// Everything before this was delivered, if anything was.
+    delivered: Option<Position>,
 }
 
 impl Account {
@@ -124,7 +127,39 @@ impl Account {
             self.compare_chain(last, store)?;
         }
         self.compare_committed(progress, store)?;
+        self.check_line(store)?;
         self.read_buffer(progress, store)
+    }
+
+    /// The order on the one number line.
+    fn check_line<E: Engine>(&self, store: &Store<E>) -> Result<(), Violation> {
+        let (horizon, applied, cursors) = store.keeper().read(|state| {
+            let cursors: Vec<_> = state.destinations.values().map(|destination| destination.cursor).collect();
+            (state.horizon, state.applied_position(), cursors)
+        });
+        let is_beyond = |cursor: &Cursor| self.delivered.is_some_and(|delivered| cursor.position > delivered);
+        if horizon > applied {
+            return Err(format!("the horizon {horizon} lies beyond what is applied, {applied}"));
+        }
+        match cursors.iter().find(|cursor| cursor.position <= horizon || is_beyond(cursor)) {
+            None => Ok(()),
+            Some(cursor) => Err(format!(
+                "a cursor stands at {cursor}, with the horizon at {horizon} and delivered up to {:?}",
+                self.delivered
+            )),
+        }
+    }
+
+    /// A leader whose cursor stands at `from` has delivered everything before `to`.
+    pub(crate) fn delivered(&mut self, from: Position, to: Position) -> Result<(), Violation> {
+        let known = *self.delivered.get_or_insert(from);
+        if from > known {
+            return Err(format!(
+                "a leader delivers from {from} on, and what lies between it and {known} was not"
+            ));
+        }
+        self.delivered = Some(known.max(to));
+        Ok(())
     }
 
     fn compare_committed<E: Engine>(
@@ -312,6 +347,15 @@ mod tests {
         for wrong in [[slots(0, 3), slots(3, 3)], [slots(0, 3), slots(5, 5)], [slots(1, 1), slots(2, 2)]] {
             assert!(account(&wrong).settle().is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn what_no_leader_delivered_is_found() {
+        let mut account = Account::default();
+        assert_eq!(account.delivered(Position(3), Position(9)), Ok(()));
+        assert_eq!(account.delivered(Position(5), Position(8)), Ok(()), "some of it twice");
+        assert_eq!(account.delivered(Position(9), Position(12)), Ok(()));
+        assert!(account.delivered(Position(13), Position(15)).is_err());
     }
 
     #[test]

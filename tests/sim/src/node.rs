@@ -2,8 +2,8 @@
 //! around it as much of a gateway as the ledger needs to have something to do.
 //!
 //! - Its pushes come from [`crate::pushers`]; what acquisition would read is one batch for each slot that is due, while
-//!   the lease is live. There is no driver, no destination and no forwarder: what was applied is taken to the account
-//!   of the run at once, and given up later.
+//!   the lease is live. There is no driver and no forwarder: what is delivered goes from the buffer to the account of
+//!   the run.
 //! - A process ends by itself only when its disk was told to fail.
 
 use std::cell::{Cell, RefCell, RefMut};
@@ -12,9 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
+use futures::future::{FutureExt as _, LocalBoxFuture};
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use model::batch::Source;
 use model::{BootId, Cause, Clock, Position, Revision, Role, StoreId, Term, Timestamp};
 use replication::{
@@ -183,6 +182,11 @@ impl Process {
         self.replica.store().keeper().read(|state| state.revision())
     }
 
+    /// The right to act, if this node has it now.
+    pub(crate) fn leadership_held(&self) -> Option<Leadership> {
+        self.held.borrow().clone().filter(Leadership::is_live)
+    }
+
     /// Notes how something ended that was asked of the node.
     pub(crate) fn note_outcome<T: Display, E: Display>(&self, what: &str, outcome: Result<T, E>) {
         let text = match outcome {
@@ -209,7 +213,7 @@ impl Process {
     /// Does what is asked of the node until an essential task of it ends; returns why.
     async fn serve(&self, supervisor: &mut Supervisor) -> String {
         let mut ticks = interval(TICK);
-        let mut at_work = FuturesUnordered::new();
+        let mut at_work: FuturesUnordered<LocalBoxFuture<'_, ()>> = FuturesUnordered::new();
         loop {
             tokio::select! {
                 biased;
@@ -307,7 +311,7 @@ impl Process {
         if self.is_reading.get() || self.world().is_quiet {
             return None;
         }
-        let leadership = self.held.borrow().clone().filter(Leadership::is_live)?;
+        let leadership = self.leadership_held()?;
         let grids = self.replica.store().keeper().open_grids();
         let (group, grid, _) = grids.into_iter().next()?;
         let last = grid.line.slots_until(self.clock.now()).checked_sub(1)?;

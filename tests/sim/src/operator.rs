@@ -1,4 +1,4 @@
-//! Whoever runs the cluster: checkpoints, truncation, switchovers, and a membership that is always on the move.
+//! Whoever runs the cluster: deliveries, truncation, checkpoints, switchovers, and a membership that is always on the move.
 //! Machines that are no members are added, learners are promoted, and of four voters one is removed, whose machine then
 //! begins anew.
 
@@ -33,9 +33,10 @@ impl Operator {
         let anybody = self.random.random_range(0..MACHINES);
         let Some((leader, view)) = world.leader() else { return };
         let (machine, order) = match self.random.random_range(0..100) {
-            0..10 => (leader, Order::HandOver),
-            10..35 => (leader, Order::Truncate),
-            35..65 => (anybody, Order::Checkpoint),
+            0..8 => (leader, Order::HandOver),
+            8..30 => (leader, Order::Deliver),
+            30..45 => (leader, Order::Truncate),
+            45..65 => (anybody, Order::Checkpoint),
             _ => match self.change(world, view) {
                 Some(order) => (leader, order),
                 None => return,

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use model::batch::{Batch, Sample, Source};
 use model::command::{Command, Request};
-use model::plant::{Device, Group, Link, Plant, Schedule, Tag};
+use model::plant::{Csv, Destination, DestinationKind, Device, Group, Link, Plant, Schedule, Start, Tag};
 use model::value::ValueType;
-use model::{NodeId, Reading, Revision, SessionId, TagId, Timestamp, Value};
+use model::{Cursor, NodeId, Reading, Revision, TagId, Timestamp, Value};
 use replication::{Applied, ProposeError};
 use store::{BatchOutcome, Outcome};
 use wire::entry::EncodedBatch;
@@ -36,7 +36,9 @@ pub(crate) enum Order {
     Configure,
     /// Write a checkpoint.
     Checkpoint,
-    /// Give up everything that was read from the buffer here.
+    /// Deliver what the buffer holds, and acknowledge it.
+    Deliver,
+    /// Give up what was delivered.
     Truncate,
     /// Hand leadership over.
     HandOver,
@@ -48,7 +50,7 @@ pub(crate) enum Order {
     Remove(NodeId, usize),
 }
 
-/// The plant of every run: one polled group.
+/// The plant of every run: one polled group, and a destination that gets everything.
 fn plant() -> Plant {
     let tag = Tag {
         name: "level".into(),
@@ -67,7 +69,14 @@ fn plant() -> Plant {
         description: String::new(),
         groups: vec![group],
     };
-    Plant { devices: vec![device], ..Plant::default() }
+    let destination = Destination {
+        id: "archive".into(),
+        kind: DestinationKind::Csv(Csv { directory: "archive".into(), every: PERIOD, max_rows: 1_000 }),
+        required: true,
+        start: Start::default(),
+        routes: Vec::new(),
+    };
+    Plant { devices: vec![device], destinations: vec![destination], ..Plant::default() }
 }
 
 /// A batch of one sample.
@@ -109,6 +118,7 @@ impl Process {
                 let written = self.replica.store().keeper().write_checkpoint().await;
                 self.note_outcome("checkpoint", written.map(|()| "written"));
             }
+            Order::Deliver => self.deliver().await,
             Order::Truncate => self.truncate().await,
             Order::HandOver => self.hand_over().await,
             Order::Add(machine) => {
@@ -163,9 +173,25 @@ impl Process {
         self.note_outcome("configuring", configured.map(|applied| applied.outcome));
     }
 
-    /// Everything that is given up has been compared with what the others have.
+    /// The destination is the account of the run: what was read from the buffer has arrived there.
+    async fn deliver(&self) {
+        let Some(leadership) = self.leadership_held() else { return };
+        let destinations = self.replica.store().keeper().read(|state| state.destinations.clone());
+        let Some((destination, state)) = destinations.into_iter().next() else { return };
+        let next = self.read_buffer();
+        {
+            let mut world = self.world();
+            let delivered = world.account.delivered(state.cursor.position, next);
+            world.check(delivered);
+        }
+        let next = Cursor::at(next);
+        let command = Command::Acknowledge { destination, next, rejected: Vec::new() };
+        let acknowledged = Box::pin(self.replica.propose_in(&leadership, &command, PATIENCE)).await;
+        self.note_outcome(&format!("acknowledging to {next}"), acknowledged.map(|applied| applied.outcome));
+    }
+
     async fn truncate(&self) {
-        let below = self.read_buffer();
+        let below = self.replica.store().keeper().read(|state| state.required_horizon()).next();
         let command = Command::Truncate { below, overrun: None };
         let truncated = Box::pin(self.replica.propose(&command, PATIENCE)).await;
         self.note_outcome(&format!("truncating below {below}"), truncated.map(|applied| applied.outcome));
@@ -189,7 +215,7 @@ fn expected(proposed: &Result<Applied, ProposeError>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use model::{Position, Term};
+    use model::{Position, SessionId, Term};
 
     use super::*;
 
