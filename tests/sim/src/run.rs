@@ -4,8 +4,8 @@
 //!   come to have applied the same.
 //! - What a run does follows from its seed alone, as far as that is in our hands. Not seeded are: tokio's choices among
 //!   ready branches (`select!`), unless it is built with `--cfg tokio_unstable`, as `make sim` does; the order in which
-//!   threads finish that read and write staged snapshots; and the keys of hash maps, over none of which our code
-//!   decides.
+//!   threads finish that read and write staged snapshots; the keys of hash maps, over none of which our code decides;
+//!   how long HTTP/2 remembers a stream that was reset, and the dates in its headers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, UNIX_EPOCH};
