@@ -199,6 +199,7 @@ impl Process {
     /// From now on leadership may be given up before its lease has run out.
     pub(crate) fn begin_to_hand_over(&self) {
         self.handing_over.set(self.held.borrow().as_ref().map(Leadership::term));
+        self.world().machines[self.machine].is_handing_over = true;
     }
 
     /// Takes what was applied to the account; returns the position before which all of it is there.

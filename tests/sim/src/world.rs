@@ -75,6 +75,8 @@ pub(crate) struct Machine {
     pub(crate) has_ended: bool,
     /// The cluster has told it, or whoever asked for it, that it was removed.
     pub(crate) is_removed: bool,
+    /// Its process may have given leadership up since it was looked at last.
+    pub(crate) is_handing_over: bool,
     pub(crate) orders: VecDeque<Order>,
     /// Absent until its process belongs to the cluster.
     pub(crate) view: Option<View>,
@@ -105,6 +107,7 @@ impl World {
             is_failing: false,
             has_ended: false,
             is_removed: false,
+            is_handing_over: false,
             orders: VecDeque::new(),
             view: None,
         };
@@ -167,6 +170,9 @@ impl World {
         let of = &mut self.machines[machine];
         (of.view, of.has_ended) = (None, false);
         of.orders.clear();
+        if std::mem::take(&mut of.is_handing_over) {
+            self.account.gave_up(machine);
+        }
         for pusher in &mut self.pushers {
             pusher.lose(machine);
         }
