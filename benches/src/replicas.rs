@@ -136,7 +136,7 @@ impl One {
             clock: Arc::new(SystemClock),
             connector: Arc::new(TcpConnector::new(LeaseTimes::LAN.lease / 2)),
             acceptor: Arc::new(PlainAcceptor),
-            listener: Some(listener),
+            listener: Some(Box::new(listener)),
             staging: directory.join("incoming"),
             free_bytes: Arc::new(|| u64::MAX),
             snapshot_bytes: Arc::new(|| u64::MAX),

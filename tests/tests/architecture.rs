@@ -99,6 +99,11 @@ const CRATES: &[Crate] = &[
               store by itself under power cuts, with the seeds and the tasks of its house",
     },
     Crate {
+        name: "sim",
+        leans_on: &["model", "runtime", "wire", "store", "replication"],
+        why: "replicas on simulated disks, networks and clocks: it needs their seams, and judges what they show",
+    },
+    Crate {
         name: "benches",
         leans_on: &["model", "runtime", "wire", "store", "replication", "simulator"],
         why: "measures real processes from outside, and three replicas alone where nothing else shall be measured",
@@ -135,7 +140,17 @@ const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         packages: &["tonic"],
-        owners: &["wire", "replication", "ingest", "gateway", "simulator", "holdfast", "tests", "benches"],
+        owners: &[
+            "wire",
+            "replication",
+            "ingest",
+            "gateway",
+            "simulator",
+            "holdfast",
+            "tests",
+            "sim",
+            "benches",
+        ],
         in_tests: &[],
         why: "wire holds the generated services; the others serve or call them",
     },
@@ -182,8 +197,14 @@ const FOREIGN: &[Foreign] = &[
         why: "HTTP in: health, simulated receivers",
     },
     Foreign {
+        packages: &["turmoil"],
+        owners: &["sim"],
+        in_tests: &[],
+        why: "a simulated network is brought from outside, through the seams of replication",
+    },
+    Foreign {
         packages: &["clap*"],
-        owners: &["holdfast", "tests", "benches"],
+        owners: &["holdfast", "tests", "sim", "benches"],
         in_tests: &[],
         why: "only what is run by a person has a command line: the program, the proof kit, the benches",
     },
@@ -201,7 +222,7 @@ const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         packages: &["anyhow"],
-        owners: &["holdfast", "tests", "benches"],
+        owners: &["holdfast", "tests", "sim", "benches"],
         in_tests: &[],
         why: "a library's errors are its caller's choices",
     },

@@ -140,7 +140,7 @@ async fn node(number: u64, times: LeaseTimes, listener: TcpListener, members: Ve
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
         connector: Arc::new(TcpConnector::new(Duration::from_millis(250))),
         acceptor: Arc::new(PlainAcceptor),
-        listener: Some(listener),
+        listener: Some(Box::new(listener)),
         staging: staging.path().join("incoming"),
         free_bytes: Arc::new(move || probed.load(Ordering::Relaxed)),
         snapshot_bytes: Arc::new(|| 1 << 40),

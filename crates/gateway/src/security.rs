@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures::{Stream, StreamExt as _};
 use hyper_util::rt::TokioIo;
 use model::Clock as _;
-use replication::{Acceptor, ConnectError, Connector, PeerConnection, Refusal, TcpConnector};
+use replication::{Acceptor, Arrival, ConnectError, Connector, PeerConnection, Refusal, TcpConnector};
 use runtime::SystemClock;
 use tls::{Keeper, Prompt, Standing, Subject, Wrong, explain, greeted};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -227,12 +227,12 @@ struct SecureAcceptor(Security);
 
 #[tonic::async_trait]
 impl Acceptor for SecureAcceptor {
-    async fn accept(&self, stream: TcpStream) -> io::Result<PeerConnection> {
+    async fn accept(&self, arrival: Arrival) -> io::Result<PeerConnection> {
         let Some(keeper) = &self.0.keeper else {
-            return Ok(PeerConnection::plain(Prompt::new(stream, PATIENCE)));
+            return Ok(PeerConnection::plain(Prompt::new(arrival.io, PATIENCE)));
         };
-        let from = stream.peer_addr().map(|address| address.ip().to_string()).unwrap_or_default();
-        match keeper.accept_peer(stream).await {
+        let from = arrival.from.map(|address| address.to_string()).unwrap_or_default();
+        match keeper.accept_peer(arrival.io).await {
             Ok((io, name)) => {
                 Ok(PeerConnection { io: Box::new(Prompt::new(io, PATIENCE)), proven: Some(name) })
             }

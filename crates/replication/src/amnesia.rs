@@ -66,7 +66,7 @@ pub fn answer_amnesic(parts: AmnesicParts) {
         api: String::new(),
     };
     let options = NetworkOptions::for_lease(times.lease);
-    let incoming = accept_peers(listener, options.keep_alive_timeout, acceptor);
+    let incoming = accept_peers(Box::new(listener), options.keep_alive_timeout, acceptor);
     let service = PeerService::<TokioRuntime>::new(ServiceParts {
         handler: Arc::new(NoMemory),
         identity: watch::Sender::new(identity).subscribe(),

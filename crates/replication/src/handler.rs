@@ -35,6 +35,7 @@ use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 use wire::entry::{EncodeError, Opened};
 
+use crate::chance::spawning;
 use crate::joiners::Joiners;
 use crate::lease::Leadership;
 use crate::network::{
@@ -177,11 +178,9 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
             return futures::stream::iter([Err(Stopped)]).boxed();
         };
         let contact = replica.inner.contact.clone();
-        let append = || replica.inner.raft.stream_append(requests);
         // Here openraft spawns a task for a caller that is none of its own.
-        #[cfg(test)]
-        let append = || crate::trial::seeded(append);
-        let answers = append().map(move |answer| {
+        let answers = spawning(|| replica.inner.raft.stream_append(requests));
+        let answers = answers.map(move |answer| {
             if !matches!(answer, Ok(Err(StreamAppendError::HigherVote(_))) | Err(_)) {
                 contact.heard_leader();
             }
@@ -283,8 +282,9 @@ mod tests {
     use store::{Body, Store, StoreOptions};
 
     use super::*;
+    use crate::chance::SeededRuntime;
     use crate::lease::LeaseTimes;
-    use crate::trial::{Cluster, SeededRuntime};
+    use crate::trial::Cluster;
 
     const NOW: Timestamp = Timestamp(1_000_000_000_000);
     const OURS: u128 = 9;

@@ -1,6 +1,7 @@
 //! Agree on the order of commands; say who leads and until when.
 
 mod amnesia;
+mod chance;
 mod contact;
 mod draining;
 mod elections;
@@ -26,6 +27,7 @@ mod type_config;
 mod warming;
 
 pub use amnesia::{AmnesicParts, answer_amnesic};
+pub use chance::{SeededRuntime, seeded};
 pub use draining::{DrainError, DrainRefused};
 pub use founding::{Belonging, Waiting};
 pub use joiners::Joiner;
@@ -34,8 +36,8 @@ pub use membership::{
     Added, Lag, MEMBERSHIP_PATIENCE, MembershipError, RemovalRefused, Voters, check_removal,
 };
 pub use network::{
-    Acceptor, Applied, ClockEstimate, ConnectError, Connector, Identity, PeerConnection, PeerEvent,
-    PeerEvents, PeerInfo, PeerIo, PeerStanding, PeerTable, PlainAcceptor, ProposeError, Refusal,
+    Acceptor, Applied, Arrival, ClockEstimate, ConnectError, Connector, Identity, Listener, PeerConnection,
+    PeerEvent, PeerEvents, PeerInfo, PeerIo, PeerStanding, PeerTable, PlainAcceptor, ProposeError, Refusal,
     TcpConnector, Windows,
 };
 pub use replica::{Placed, Replica, Standing, Status};

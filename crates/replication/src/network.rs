@@ -38,7 +38,9 @@ use std::time::Duration;
 
 use model::NodeId;
 
-pub use connector::{Acceptor, ConnectError, Connector, PeerConnection, PeerIo, PlainAcceptor, TcpConnector};
+pub use connector::{
+    Acceptor, Arrival, ConnectError, Connector, Listener, PeerConnection, PeerIo, PlainAcceptor, TcpConnector,
+};
 pub use identity::Identity;
 pub use proposals::{Applied, ProposeError};
 pub use refusal::Refusal;

@@ -17,7 +17,6 @@ use runtime::Spawner;
 use runtime::random::{Random, branch};
 use store::Store;
 use store::engine::Engine;
-use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, Semaphore, watch};
 use tracing::info;
 
@@ -27,8 +26,8 @@ use crate::handler::Handler;
 use crate::joiners::Joiners;
 use crate::lease::{self, LeaseCell, LeaseEvents, LeaseTimes, Suspension};
 use crate::network::{
-    Acceptor, Connector, Identity, NetworkOptions, NetworkParts, PeerEvents, PeerNetworkFactory, PeerService,
-    PeerTable, Proposals, ServiceParts, Windows, accept_peers, clear_staging, serve,
+    Acceptor, Connector, Identity, Listener, NetworkOptions, NetworkParts, PeerEvents, PeerNetworkFactory,
+    PeerService, PeerTable, Proposals, ServiceParts, Windows, accept_peers, clear_staging, serve,
 };
 use crate::proposer::Proposer;
 use crate::replica::{Inner, RaftOf, Replica};
@@ -66,7 +65,7 @@ pub struct ReplicaParts<E> {
     /// Lets peers in.
     pub acceptor: Arc<dyn Acceptor>,
     /// The peer port, bound; taken when the replica starts.
-    pub listener: Option<TcpListener>,
+    pub listener: Option<Box<dyn Listener>>,
     /// Where snapshots are staged.
     pub staging: PathBuf,
     /// Bytes free for the data directory above the reserve.

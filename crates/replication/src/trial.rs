@@ -26,8 +26,6 @@ use futures::FutureExt as _;
 use model::{BootId, Clock, NodeId, Permit as _, Position, Role, StoreId, Timestamp};
 use openraft::AsyncRuntime;
 use openraft::async_runtime::WatchReceiver as _;
-use openraft_rt::deterministic_rng::DeterministicRng;
-use openraft_rt_tokio::TokioRuntime;
 use runtime::random::{Random, generator};
 use runtime::{Lapse, Supervisor};
 use store::engine::sim::{SimDisk, SimEngine};
@@ -36,6 +34,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use crate::chance::SeededRuntime;
 use crate::founding::Belonging;
 use crate::lease::{Leadership, LeaseEvents, LeaseTimes};
 use crate::network::{PeerEvents, PlainAcceptor, Windows};
@@ -48,16 +47,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a test looks.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// Tokio, with openraft's own generator seeded: each task that openraft spawns draws by itself.
-pub(crate) type SeededRuntime = DeterministicRng<TokioRuntime>;
 /// What openraft draws from.
 type Generator = <SeededRuntime as AsyncRuntime>::ThreadLocalRng;
 type TestReplica = Replica<SimEngine, SeededRuntime>;
-
-/// A seeded openraft spawns tasks from seeded ones only. This lets it spawn one that draws nothing from anywhere.
-pub(crate) fn seeded<T>(spawn: impl FnOnce() -> T) -> T {
-    SeededRuntime::scope(0, async { spawn() }).now_or_never().expect("it waits for nothing")
-}
 
 /// The seed of a node's process.
 fn seed(number: u64, boot: u64) -> u64 {
@@ -377,7 +369,7 @@ impl Node {
             clock: Arc::clone(clock) as Arc<dyn Clock>,
             connector: Arc::new(Wire::of(number, wires)),
             acceptor: Arc::new(PlainAcceptor),
-            listener: Some(listener),
+            listener: Some(Box::new(listener)),
             staging: self.staging.path().join(self.boots.to_string()),
             free_bytes: {
                 let free = Arc::clone(&self.free);

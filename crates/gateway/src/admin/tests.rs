@@ -68,7 +68,7 @@ async fn cluster() -> Cluster {
         clock: Arc::clone(&clock),
         connector: Arc::new(TcpConnector::new(Duration::from_millis(250))),
         acceptor: Arc::new(PlainAcceptor),
-        listener: Some(peers),
+        listener: Some(Box::new(peers)),
         staging: staging.path().join("incoming"),
         free_bytes: Arc::new(|| 1 << 40),
         snapshot_bytes: Arc::new(|| 1 << 40),

@@ -175,7 +175,7 @@ impl Starting<'_> {
                 config.dial.clone(),
             )),
             acceptor: security.acceptor(),
-            listener: Some(peers),
+            listener: Some(Box::new(peers)),
             staging: config.data_dir.join("incoming"),
             free_bytes: Arc::new({
                 let space = space.clone();

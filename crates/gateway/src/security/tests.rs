@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use replication::Listener;
 use tls::{Authority, Credentials, Files, Role, Validity};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
@@ -45,8 +46,8 @@ async fn peer_port(security: Security) -> (SocketAddr, tokio::task::JoinHandle<i
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let serving = tokio::spawn(async move {
-        let (stream, _) = listener.accept().await?;
-        let mut connection = security.acceptor().accept(stream).await?;
+        let arrival = Listener::accept(&listener, PATIENCE).await?;
+        let mut connection = security.acceptor().accept(arrival).await?;
         connection.io.write_all(b"settings").await?;
         connection.io.flush().await?;
         Ok(connection.proven)

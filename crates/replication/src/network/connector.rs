@@ -4,10 +4,11 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::refusal::Refusal;
 
@@ -60,11 +61,41 @@ pub trait Connector: Send + Sync + 'static {
     async fn connect(&self, address: &str, name: Option<&str>) -> Result<PeerConnection, ConnectError>;
 }
 
+/// A socket on which nothing was said yet.
+pub struct Arrival {
+    /// Its bytes.
+    pub io: Box<dyn PeerIo>,
+    /// Where it comes from, where that is known.
+    pub from: Option<IpAddr>,
+}
+
+impl fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arrival").field("from", &self.from).finish_non_exhaustive()
+    }
+}
+
+/// The peer port, bound.
+#[tonic::async_trait]
+pub trait Listener: Send + Sync + 'static {
+    /// The next socket. It is given up when the far end acknowledges nothing for `user_timeout`.
+    async fn accept(&self, user_timeout: Duration) -> io::Result<Arrival>;
+}
+
+#[tonic::async_trait]
+impl Listener for TcpListener {
+    async fn accept(&self, user_timeout: Duration) -> io::Result<Arrival> {
+        let (stream, address) = TcpListener::accept(self).await?;
+        tune(&stream, user_timeout)?;
+        Ok(Arrival { io: Box::new(stream), from: Some(address.ip()) })
+    }
+}
+
 /// Makes connections of accepted sockets. The caller bounds the time.
 #[tonic::async_trait]
 pub trait Acceptor: Send + Sync + 'static {
     /// Lets a peer in, or not; the reason is told by the acceptor.
-    async fn accept(&self, stream: TcpStream) -> io::Result<PeerConnection>;
+    async fn accept(&self, arrival: Arrival) -> io::Result<PeerConnection>;
 }
 
 /// Lets everybody in, and proves nothing.
@@ -73,8 +104,8 @@ pub struct PlainAcceptor;
 
 #[tonic::async_trait]
 impl Acceptor for PlainAcceptor {
-    async fn accept(&self, stream: TcpStream) -> io::Result<PeerConnection> {
-        Ok(PeerConnection::plain(stream))
+    async fn accept(&self, arrival: Arrival) -> io::Result<PeerConnection> {
+        Ok(PeerConnection { io: arrival.io, proven: None })
     }
 }
 
@@ -106,7 +137,7 @@ impl Connector for TcpConnector {
 }
 
 /// Sets what both ends of a peer connection need.
-pub(super) fn tune(stream: &TcpStream, user_timeout: Duration) -> io::Result<()> {
+fn tune(stream: &TcpStream, user_timeout: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     set_user_timeout(stream, user_timeout)
 }
@@ -124,8 +155,6 @@ fn set_user_timeout(_stream: &TcpStream, _timeout: Duration) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
-
     use super::*;
 
     #[tokio::test]

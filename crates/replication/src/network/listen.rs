@@ -15,7 +15,6 @@ use std::time::Duration;
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::AsyncRuntime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -24,7 +23,7 @@ use tonic::transport::server::Connected;
 use wire::proto::peer::peer_server::PeerServer;
 
 use super::MAX_MESSAGE;
-use super::connector::{self, Acceptor, PeerConnection, PeerIo};
+use super::connector::{Acceptor, Arrival, Listener, PeerConnection, PeerIo};
 use super::identity::{Identity, Sender};
 use super::link::{CONNECTION_WINDOW, STREAM_WINDOW};
 use super::server::PeerService;
@@ -120,13 +119,13 @@ impl AsyncWrite for Accepted {
 
 /// Accepts connections for [`serve`]. An error of one connection does not end the stream.
 pub(crate) fn accept_peers(
-    listener: TcpListener,
+    listener: Box<dyn Listener>,
     user_timeout: Duration,
     acceptor: Arc<dyn Acceptor>,
 ) -> impl Stream<Item = io::Result<Accepted>> {
-    let handshakes = sockets(listener, user_timeout).map(move |stream| {
+    let handshakes = sockets(listener, user_timeout).map(move |arrival| {
         let acceptor = Arc::clone(&acceptor);
-        async move { timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await }
+        async move { timeout(HANDSHAKE_LIMIT, acceptor.accept(arrival)).await }
     });
     handshakes.buffer_unordered(HANDSHAKES).filter_map(async |accepted| match accepted {
         Ok(Ok(connection)) => Some(Ok(Accepted::new(connection))),
@@ -141,15 +140,11 @@ pub(crate) fn accept_peers(
     })
 }
 
-fn sockets(listener: TcpListener, user_timeout: Duration) -> impl Stream<Item = TcpStream> {
+fn sockets(listener: Box<dyn Listener>, user_timeout: Duration) -> impl Stream<Item = Arrival> {
     futures::stream::unfold(listener, move |listener| async move {
         loop {
-            let accepted = listener.accept().await.and_then(|(stream, _)| {
-                connector::tune(&stream, user_timeout)?;
-                Ok(stream)
-            });
-            match accepted {
-                Ok(stream) => return Some((stream, listener)),
+            match listener.accept(user_timeout).await {
+                Ok(arrival) => return Some((arrival, listener)),
                 Err(error) => {
                     tracing::warn!(%error, "peer connection not accepted");
                     // Out of file descriptors: trying again at once would only burn the processor.

@@ -29,7 +29,7 @@ use openraft_rt_tokio::TokioRuntime;
 use runtime::{Spawner, Supervisor, SystemClock};
 use store::Outcome;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -231,8 +231,8 @@ struct Proving(Option<&'static str>);
 
 #[tonic::async_trait]
 impl Acceptor for Proving {
-    async fn accept(&self, stream: TcpStream) -> io::Result<PeerConnection> {
-        Ok(PeerConnection { proven: self.0.map(str::to_owned), ..PeerConnection::plain(stream) })
+    async fn accept(&self, arrival: Arrival) -> io::Result<PeerConnection> {
+        Ok(PeerConnection { io: arrival.io, proven: self.0.map(str::to_owned) })
     }
 }
 
@@ -273,7 +273,7 @@ impl Node {
         let stopped = tokio::spawn(async move {
             let user_timeout = Duration::from_millis(500);
             let acceptor = Arc::new(Proving(proven));
-            let incoming = accept_peers(listener, user_timeout, acceptor);
+            let incoming = accept_peers(Box::new(listener), user_timeout, acceptor);
             serve(service, incoming, until.cancelled()).await.expect("serving");
             supervisor.shut_down(SOON).await;
         });

@@ -349,7 +349,7 @@ async fn no_vote_is_taken_from_a_node_that_is_not_the_one_meant() {
     for (other, refusal) in others {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let member = member_at(2, &listener.local_addr().expect("bound").to_string());
-        let incoming = accept_peers(listener, Duration::from_secs(1), Arc::new(PlainAcceptor));
+        let incoming = accept_peers(Box::new(listener), Duration::from_secs(1), Arc::new(PlainAcceptor));
         let server = tonic::transport::Server::builder().add_service(PeerServer::new(Impostor(other)));
         let serving = tokio::spawn(async move { server.serve_with_incoming(incoming).await });
         let caller = Caller::new();

@@ -1,0 +1,279 @@
+//! What goes wrong in a run, and when it is mended: all of it drawn from the run's seed.
+//!
+//! - Machines lose their power (what was not durable is lost, slots are torn, nobody hears a connection close) or have
+//!   their process killed, and are switched on again. A process that has ended by itself is, too.
+//! - Links are cut in both directions or one, held back so that everything arrives at once later, or slow.
+//! - Disks are slow, or fail at some operation. Clocks are set, and drift.
+//! - Not here: processes that stand still while time passes (a simulated host cannot be stopped), monotonic clocks that
+//!   differ in rate, disks that lie about flushing, and full ones.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::Rng as _;
+use rand::seq::IndexedRandom as _;
+use runtime::random::Random;
+use store::engine::sim::Operation;
+use turmoil::Sim;
+
+use crate::world::{DISK_LATENCY, MACHINES, Shared, World, name};
+
+/// The longest that a healthy link takes.
+pub(crate) const LINK_LATENCY: Duration = Duration::from_millis(4);
+/// Milliseconds from one fault to the next, at most.
+const FAULT_WITHIN: u64 = 500;
+/// Milliseconds until one is mended, at most.
+const MEND_WITHIN: u64 = 2_000;
+/// Operations of which one fails.
+const FAILS_WITHIN: u64 = 20;
+
+/// A pair of machines, the smaller number first.
+type Pair = (usize, usize);
+
+/// What is wrong with a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Cut,
+    /// From the first of the pair to the second, or back.
+    CutOneWay {
+        back: bool,
+    },
+    Held,
+    Slow,
+}
+
+/// What is mended some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mend {
+    Link(Pair),
+    Disk(usize),
+    Power(usize),
+}
+
+/// Everything that is wrong now, and when it ends.
+pub(crate) struct Faults {
+    random: Random,
+    shared: Shared,
+    links: BTreeMap<Pair, Trouble>,
+    /// By when, and in which order.
+    mends: BTreeMap<(u64, u64), Mend>,
+    number: u64,
+    next: u64,
+    /// How often something went wrong.
+    pub(crate) count: u64,
+}
+
+impl Faults {
+    pub(crate) fn new(random: Random, shared: Shared) -> Self {
+        Self { random, shared, links: BTreeMap::new(), mends: BTreeMap::new(), number: 0, next: 0, count: 0 }
+    }
+
+    /// Mends what is due, and whatever has ended by itself.
+    pub(crate) fn mend(&mut self, sim: &mut Sim<'_>) {
+        let now = self.shared.borrow_mut().now();
+        while let Some(entry) = self.mends.first_entry().filter(|entry| entry.key().0 <= now) {
+            let mend = entry.remove();
+            self.apply(sim, mend);
+        }
+        for machine in 0..MACHINES {
+            let (has_ended, is_removed) = {
+                let world = self.shared.borrow_mut();
+                let of = &world.machines[machine];
+                (of.is_on && of.has_ended, of.is_on && of.is_removed)
+            };
+            if has_ended || is_removed {
+                self.switch_off(sim, machine, false);
+            }
+            if is_removed {
+                let mut world = self.shared.borrow_mut();
+                world.wipe(machine);
+                world.note(Some(machine), "gets an empty disk");
+            }
+        }
+    }
+
+    /// Lets something go wrong, if it is time.
+    pub(crate) fn strike(&mut self, sim: &mut Sim<'_>) {
+        let now = self.shared.borrow_mut().now();
+        if now < self.next {
+            return;
+        }
+        self.next = now + self.random.random_range(20..FAULT_WITHIN);
+        self.count += 1;
+        let victim = self.victim();
+        match self.random.random_range(0..100) {
+            0..12 => self.power_fails(sim, victim),
+            12..22 => self.is_killed(sim, victim),
+            22..40 => self.is_isolated(sim, victim),
+            40..65 => self.link_fails(sim),
+            65..78 => self.disk_slows_down(victim),
+            78..84 => self.disk_fails(victim),
+            84..92 => {
+                let by = self.random.random_range(-3_000..=3_000);
+                self.on(victim, format!("its clock is set by {by} ms"), |world| {
+                    world.machines[victim].clock.set_by(by);
+                });
+            }
+            _ => {
+                let drift = self.random.random_range(-500..=500);
+                self.on(victim, format!("its clock drifts by {drift} ppm"), |world| {
+                    world.machines[victim].clock.set_drift(drift);
+                });
+            }
+        }
+    }
+
+    /// Mends everything.
+    pub(crate) fn heal(&mut self, sim: &mut Sim<'_>) {
+        for mend in std::mem::take(&mut self.mends).into_values() {
+            self.apply(sim, mend);
+        }
+        self.shared.borrow_mut().note(None, "everything is mended");
+    }
+
+    /// The leader more often than the others.
+    fn victim(&mut self) -> usize {
+        let leader = self.shared.borrow_mut().leader().map(|(machine, _)| machine);
+        match leader {
+            Some(leader) if self.random.random_bool(0.4) => leader,
+            _ => self.random.random_range(0..MACHINES),
+        }
+    }
+
+    fn on(&self, machine: usize, what: String, change: impl FnOnce(&mut World)) {
+        let mut world = self.shared.borrow_mut();
+        world.note(Some(machine), what);
+        change(&mut world);
+    }
+
+    fn mend_later(&mut self, mend: Mend) {
+        let at = self.shared.borrow_mut().now() + self.random.random_range(50..MEND_WITHIN);
+        self.number += 1;
+        self.mends.insert((at, self.number), mend);
+    }
+
+    fn is_on(&self, machine: usize) -> bool {
+        self.shared.borrow_mut().machines[machine].is_on
+    }
+
+    fn power_fails(&mut self, sim: &mut Sim<'_>, machine: usize) {
+        if self.is_on(machine) {
+            self.switch_off(sim, machine, true);
+        }
+    }
+
+    fn is_killed(&mut self, sim: &mut Sim<'_>, machine: usize) {
+        if self.is_on(machine) {
+            self.switch_off(sim, machine, false);
+        }
+    }
+
+    fn is_isolated(&mut self, sim: &Sim<'_>, machine: usize) {
+        for other in (0..MACHINES).filter(|other| *other != machine) {
+            self.trouble(sim, pair(machine, other), Trouble::Cut);
+        }
+    }
+
+    fn link_fails(&mut self, sim: &Sim<'_>) {
+        let one = self.random.random_range(0..MACHINES);
+        let other = (one + self.random.random_range(1..MACHINES)) % MACHINES;
+        let back = self.random.random_bool(0.5);
+        let troubles = [Trouble::Cut, Trouble::CutOneWay { back }, Trouble::Held, Trouble::Slow];
+        let trouble = *troubles.choose(&mut self.random).expect("there are some");
+        self.trouble(sim, pair(one, other), trouble);
+    }
+
+    fn trouble(&mut self, sim: &Sim<'_>, pair: Pair, trouble: Trouble) {
+        // One trouble at a time: turmoil does not say what two of them come to.
+        if self.links.contains_key(&pair) {
+            return;
+        }
+        let (one, other) = (name(pair.0), name(pair.1));
+        self.shared.borrow_mut().note(None, format!("between {one} and {other}: {trouble:?}"));
+        match trouble {
+            Trouble::Cut => sim.partition(one, other),
+            Trouble::CutOneWay { back: false } => sim.partition_oneway(one, other),
+            Trouble::CutOneWay { back: true } => sim.partition_oneway(other, one),
+            Trouble::Held => sim.hold(one, other),
+            Trouble::Slow => {
+                let most = Duration::from_millis(self.random.random_range(10..100));
+                sim.set_link_max_message_latency(one, other, most);
+            }
+        }
+        self.links.insert(pair, trouble);
+        self.mend_later(Mend::Link(pair));
+    }
+
+    fn disk_slows_down(&mut self, machine: usize) {
+        let most = Duration::from_millis(self.random.random_range(5..300));
+        self.on(machine, format!("its disk takes up to {most:?}"), |world| {
+            world.machines[machine].disk.set_latency(Duration::ZERO, most);
+        });
+        self.mend_later(Mend::Disk(machine));
+    }
+
+    fn disk_fails(&mut self, machine: usize) {
+        let operations = [Operation::Commit, Operation::Sync, Operation::WriteFile, Operation::WriteSlot];
+        let operation = *operations.choose(&mut self.random).expect("there are some");
+        let nth = self.random.random_range(1..=FAILS_WITHIN);
+        self.on(machine, format!("its disk fails at {operation:?} number {nth}"), |world| {
+            let of = &mut world.machines[machine];
+            of.is_failing = true;
+            of.disk.fail(operation, nth);
+        });
+    }
+
+    /// Ends the process on a machine, and switches it on again some time. With `cuts_power`, its disk keeps only what
+    /// was durable, and nothing that its death would tell others reaches them.
+    fn switch_off(&mut self, sim: &mut Sim<'_>, machine: usize, cuts_power: bool) {
+        let what = if cuts_power { "loses its power" } else { "its process is killed" };
+        self.on(machine, what.to_owned(), |world| world.machines[machine].is_on = false);
+        let silent: Vec<usize> = (0..MACHINES)
+            .filter(|other| {
+                cuts_power && *other != machine && !self.links.contains_key(&pair(machine, *other))
+            })
+            .collect();
+        for other in &silent {
+            sim.partition(name(machine), name(*other));
+        }
+        sim.crash(name(machine));
+        for other in &silent {
+            sim.repair(name(machine), name(*other));
+        }
+        let mut world = self.shared.borrow_mut();
+        if cuts_power {
+            world.machines[machine].disk.crash(&mut self.random);
+        }
+        world.forget_process(machine);
+        drop(world);
+        self.mend_later(Mend::Power(machine));
+    }
+
+    fn apply(&mut self, sim: &mut Sim<'_>, mend: Mend) {
+        match mend {
+            Mend::Disk(machine) => self.on(machine, "its disk is fast again".to_owned(), |world| {
+                world.machines[machine].disk.set_latency(DISK_LATENCY.0, DISK_LATENCY.1);
+            }),
+            Mend::Power(machine) => {
+                self.on(machine, "is switched on".to_owned(), |world| world.machines[machine].is_on = true);
+                sim.bounce(name(machine));
+            }
+            Mend::Link(pair) => {
+                let Some(trouble) = self.links.remove(&pair) else { return };
+                let (one, other) = (name(pair.0), name(pair.1));
+                self.shared.borrow_mut().note(None, format!("between {one} and {other}: mended"));
+                match trouble {
+                    Trouble::Cut => sim.repair(one, other),
+                    Trouble::CutOneWay { back: false } => sim.repair_oneway(one, other),
+                    Trouble::CutOneWay { back: true } => sim.repair_oneway(other, one),
+                    Trouble::Held => sim.release(one, other),
+                    Trouble::Slow => sim.set_link_max_message_latency(one, other, LINK_LATENCY),
+                }
+            }
+        }
+    }
+}
+
+fn pair(one: usize, other: usize) -> Pair {
+    (one.min(other), one.max(other))
+}

@@ -1,0 +1,68 @@
+//! Whoever runs the cluster: deliveries, truncation, checkpoints, switchovers, and a membership that is always on the move.
+//! Machines that are no members are added, learners are promoted, and of four voters one is removed, whose machine then
+//! begins anew.
+
+use model::NodeId;
+use rand::Rng as _;
+use rand::seq::IndexedRandom as _;
+use runtime::random::Random;
+
+use crate::orders::Order;
+use crate::world::{FOUNDERS, MACHINES, View, World, name};
+
+/// Milliseconds from one order to the next, at most.
+const WITHIN: u64 = 400;
+
+/// Gives orders from time to time.
+pub(crate) struct Operator {
+    random: Random,
+    next: u64,
+}
+
+impl Operator {
+    pub(crate) fn new(random: Random) -> Self {
+        Self { random, next: 0 }
+    }
+
+    /// Gives an order, if it is time.
+    pub(crate) fn order(&mut self, world: &mut World) {
+        if world.now() < self.next {
+            return;
+        }
+        self.next = world.now() + self.random.random_range(20..WITHIN);
+        let anybody = self.random.random_range(0..MACHINES);
+        let Some((leader, view)) = world.leader() else { return };
+        let (machine, order) = match self.random.random_range(0..100) {
+            0..8 => (leader, Order::HandOver),
+            8..30 => (leader, Order::Deliver),
+            30..45 => (leader, Order::Truncate),
+            45..65 => (anybody, Order::Checkpoint),
+            _ => match self.change(world, view) {
+                Some(order) => (leader, order),
+                None => return,
+            },
+        };
+        if world.machines[machine].view.is_some() {
+            world.note(Some(machine), format!("is asked: {order:?}"));
+            world.machines[machine].orders.push_back(order);
+        }
+    }
+
+    /// The next change of the membership.
+    fn change(&mut self, world: &World, view: &View) -> Option<Order> {
+        let is_member = |machine: &usize| view.members.values().any(|member| member.name == name(*machine));
+        if let Some(stranger) = (0..MACHINES).find(|machine| !is_member(machine)) {
+            return world.machines[stranger].is_on.then_some(Order::Add(stranger));
+        }
+        if let Some(learner) = view.members.keys().find(|node| !view.voters.contains(&node.0)) {
+            return Some(Order::Promote(*learner));
+        }
+        if view.voters.len() <= FOUNDERS {
+            return None;
+        }
+        let others: Vec<NodeId> = view.members.keys().copied().filter(|node| *node != view.node).collect();
+        let goes = *others.choose(&mut self.random)?;
+        let machine = (0..MACHINES).find(|machine| name(*machine) == view.members[&goes].name)?;
+        Some(Order::Remove(goes, machine))
+    }
+}

@@ -1,0 +1,224 @@
+//! What the machines of a run, its pushers, its operator and its faults have in common.
+//!
+//! - A run has one thread, and nobody keeps a borrow of the world while waiting for anything.
+//! - Everything that happens is noted as an [`Event`]; the sequence of events is what a seed must repeat.
+//! - The first violation ends the run.
+
+use std::cell::{RefCell, RefMut};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use model::{Member, NodeId, Term};
+use store::engine::sim::SimDisk;
+
+use crate::account::{Account, Violation};
+use crate::clock::{DriftingClock, TrueTime};
+use crate::orders::Order;
+use crate::pushers::Pusher;
+
+/// Machines of a run: three found the cluster, the others join and replace.
+pub(crate) const MACHINES: usize = 4;
+/// How many of them found it.
+pub(crate) const FOUNDERS: usize = 3;
+
+/// How long a healthy disk takes.
+pub(crate) const DISK_LATENCY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(2));
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// Milliseconds since the run began.
+    at: u64,
+    /// To which machine, if to one.
+    machine: Option<usize>,
+    what: String,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.machine {
+            Some(machine) => write!(f, "{:>7} {}: {}", self.at, name(machine), self.what),
+            None => write!(f, "{:>7} {}", self.at, self.what),
+        }
+    }
+}
+
+/// What the process on a machine says of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    pub(crate) node: NodeId,
+    /// The term in which it holds a live lease.
+    pub(crate) acts: Option<Term>,
+    pub(crate) applied: u64,
+    pub(crate) voters: BTreeSet<u64>,
+    pub(crate) members: BTreeMap<NodeId, Member>,
+    pub(crate) is_configured: bool,
+}
+
+/// What survives the processes on a machine, and what is known of the one that runs.
+pub(crate) struct Machine {
+    pub(crate) disk: Arc<SimDisk>,
+    pub(crate) clock: Arc<DriftingClock>,
+    /// Processes so far.
+    pub(crate) boots: u64,
+    /// Disks so far.
+    pub(crate) disks: u64,
+    /// Its power is on.
+    pub(crate) is_on: bool,
+    /// Its disk was told to fail some time: its process may end by itself.
+    pub(crate) is_failing: bool,
+    /// Its process has ended by itself.
+    pub(crate) has_ended: bool,
+    /// The cluster has told it, or whoever asked for it, that it was removed.
+    pub(crate) is_removed: bool,
+    /// Its process may have given leadership up since it was looked at last.
+    pub(crate) is_handing_over: bool,
+    pub(crate) orders: VecDeque<Order>,
+    /// Absent until its process belongs to the cluster.
+    pub(crate) view: Option<View>,
+}
+
+/// Everything that a run consists of, but the network and the processes.
+pub(crate) struct World {
+    pub(crate) seed: u64,
+    truth: TrueTime,
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) pushers: Vec<Pusher>,
+    pub(crate) account: Account,
+    /// No slots are read any more.
+    pub(crate) is_quiet: bool,
+    events: Vec<Event>,
+    violation: Option<Violation>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, pushers: Vec<Pusher>) -> Self {
+        let truth = TrueTime::default();
+        let machine = |number| Machine {
+            disk: disk(seed, number, 1),
+            clock: Arc::new(DriftingClock::new(&truth)),
+            boots: 0,
+            disks: 1,
+            is_on: true,
+            is_failing: false,
+            has_ended: false,
+            is_removed: false,
+            is_handing_over: false,
+            orders: VecDeque::new(),
+            view: None,
+        };
+        let machines = (0..MACHINES).map(machine).collect();
+        Self {
+            seed,
+            truth,
+            machines,
+            pushers,
+            account: Account::default(),
+            is_quiet: false,
+            events: Vec::new(),
+            violation: None,
+        }
+    }
+
+    /// Milliseconds since the run began.
+    pub(crate) fn now(&self) -> u64 {
+        self.truth.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_now(&mut self, now: u64) {
+        self.truth.store(now, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note(&mut self, machine: Option<usize>, what: impl Into<String>) {
+        let event = Event { at: self.now(), machine, what: what.into() };
+        self.events.push(event);
+    }
+
+    /// Something is wrong; only the first such thing is worth telling.
+    pub(crate) fn violated(&mut self, violation: impl Into<Violation>) {
+        self.violation.get_or_insert_with(|| violation.into());
+    }
+
+    /// The same for what was checked.
+    pub(crate) fn check(&mut self, checked: Result<(), Violation>) {
+        if let Err(violation) = checked {
+            self.violated(violation);
+        }
+    }
+
+    pub(crate) fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    pub(crate) fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// The machine that may act now, and what it says of itself.
+    pub(crate) fn leader(&self) -> Option<(usize, &View)> {
+        let views = self.machines.iter().enumerate();
+        let mut views = views.filter_map(|(machine, of)| Some((machine, of.view.as_ref()?)));
+        views.find(|(_, view)| view.acts.is_some())
+    }
+
+    /// The process of a machine is gone, and nobody hears from it what became of what it was asked.
+    pub(crate) fn forget_process(&mut self, machine: usize) {
+        let of = &mut self.machines[machine];
+        (of.view, of.has_ended) = (None, false);
+        of.orders.clear();
+        if std::mem::take(&mut of.is_handing_over) {
+            self.account.gave_up(machine);
+        }
+        for pusher in &mut self.pushers {
+            pusher.lose(machine);
+        }
+    }
+
+    /// Gives a machine an empty disk.
+    pub(crate) fn wipe(&mut self, machine: usize) {
+        let seed = self.seed;
+        let of = &mut self.machines[machine];
+        of.disks += 1;
+        of.disk = disk(seed, machine, of.disks);
+        (of.is_failing, of.is_removed) = (false, false);
+    }
+}
+
+/// The world as everybody has it who lives in it.
+#[derive(Clone)]
+pub(crate) struct Shared(Rc<RefCell<World>>);
+
+impl Shared {
+    pub(crate) fn new(world: World) -> Self {
+        Self(Rc::new(RefCell::new(world)))
+    }
+
+    /// Not to be kept while waiting.
+    pub(crate) fn borrow_mut(&self) -> RefMut<'_, World> {
+        self.0.borrow_mut()
+    }
+}
+
+/// How a machine is called.
+pub(crate) fn name(machine: usize) -> String {
+    format!("gateway-{}", machine + 1)
+}
+
+/// A seed for a part of a run: `part` differs for each.
+pub(crate) fn branch(seed: u64, part: u64) -> u64 {
+    // splitmix64: neighbouring seeds and parts have nothing in common.
+    let mut mixed = seed.wrapping_add(part.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+fn disk(seed: u64, machine: usize, number: u64) -> Arc<SimDisk> {
+    let disk = SimDisk::new(branch(seed, 0x1000 + (machine as u64) * 0x100 + number));
+    disk.set_latency(DISK_LATENCY.0, DISK_LATENCY.1);
+    disk
+}
