@@ -17,8 +17,8 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use model::batch::Source;
 use model::{BootId, Cause, Clock, Position, Revision, Role, StoreId, Term, Timestamp};
 use replication::{
-    Belonging, Leadership, LeaseTimes, PeerEvents, PlainAcceptor, Replica, ReplicaParts, SeededRuntime,
-    Standing, Windows, seeded,
+    Belonging, Leadership, LeaseEvents, LeaseTimes, PeerEvents, PlainAcceptor, Replica, ReplicaParts,
+    SeededRuntime, Standing, Windows, seeded,
 };
 use runtime::random::generator;
 use runtime::{Spawner, Supervisor};
@@ -147,6 +147,7 @@ async fn start(
         free_bytes: Arc::new(|| FREE),
         snapshot_bytes: Arc::new(|| FREE),
         events: PeerEvents::new(|_| {}),
+        lease_events: LeaseEvents::default(),
         spawner,
         random: generator(Some(seed)),
     };
