@@ -1,25 +1,13 @@
 # The program in an image of its own: docs/deployment.md says how it is run.
 #
 #   make image               build it whole
-#   make image BINARY=FILE   put a program that was built elsewhere into the same runtime
+#   make image BINARY=FILE   put a program that was built elsewhere on the stage `base` (scripts/image)
 #
 # Base images are parameters. Both must have the same C library, the second one not an older one than the first.
 ARG BUILD_IMAGE=rust:1.95-bookworm
 ARG RUNTIME_IMAGE=debian:bookworm-slim
-
-FROM ${BUILD_IMAGE} AS build
-# What scripts/setup looks for: RocksDB is built from source, and libclang reads its headers.
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends g++ libclang-dev \
-    && rm -rf /var/lib/apt/lists/*
-WORKDIR /src
-COPY . .
-# The toolchain is that of the image: rust-toolchain.toml would fetch lints and formatter, too.
-RUN mv rust-toolchain.toml /tmp/ \
-    && cargo build --locked --release --bin holdfast \
-    && cp target/release/holdfast /usr/local/bin/holdfast \
-    && strip --strip-debug /usr/local/bin/holdfast \
-    && rm -rf target
+# The order of stages matters: a builder without BuildKit runs every stage above the one it is asked for, and with BINARY
+# nothing is to be compiled. It knows no `COPY --chmod`, either.
 
 FROM ${RUNTIME_IMAGE} AS base
 ARG VERSION=0.1.0
@@ -46,13 +34,23 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["/us
 ENTRYPOINT ["/usr/local/bin/holdfast"]
 CMD ["node", "--config", "/etc/holdfast/node.toml"]
 
-# A binary that was built elsewhere, from the folder that is given to `docker build`.
-FROM base AS runtime-only
-ARG BINARY=holdfast
-COPY --chown=0:0 --chmod=0755 ${BINARY} /usr/local/bin/holdfast
+FROM ${BUILD_IMAGE} AS build
+# What scripts/setup looks for: RocksDB is built from source, and libclang reads its headers.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ libclang-dev \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY . .
+# The toolchain is that of the image: rust-toolchain.toml would fetch lints and formatter, too. By package, as in
+# `make release`: what simulations ask of tokio has no place in a plant.
+RUN rm rust-toolchain.toml \
+    && cargo build --locked --release --package holdfast \
+    && cp target/release/holdfast /usr/local/bin/holdfast \
+    && strip --strip-debug /usr/local/bin/holdfast \
+    && rm -rf target
 
 # The last one is what is built if nothing is said.
 FROM base AS runtime
 # For destinations that speak HTTPS.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=build --chown=0:0 --chmod=0755 /usr/local/bin/holdfast /usr/local/bin/holdfast
+COPY --from=build /usr/local/bin/holdfast /usr/local/bin/holdfast
