@@ -85,8 +85,9 @@ pub enum NodeError {
     Replica(#[from] StartError),
     /// The system has no timer that ends this process.
     #[error(
-        "HF-1105: the system gives this node no timer that would end it if it stood still: {0}; raise its limit of pending \
-         signals (`ulimit -i`), or do without: `dead-man = false` in [fence]"
+        "HF-1105: the system gives this node no timer that would end it if it stood still: {0}; in a container, run it \
+         under an init (`docker run --init`), elsewhere raise its limit of pending signals (`ulimit -i`), or do without: \
+         `dead-man = false` in [fence]"
     )]
     DeadMan(#[source] io::Error),
     /// nftables does not do what it should.

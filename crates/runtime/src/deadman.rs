@@ -9,6 +9,7 @@
 //!   for that. It is a thread of its own, so that a busy runtime of tasks costs no process its life.
 //! - The timer is never armed later than what was told last, but for [`SAME`]; a renewal may reach it late, by up to the time
 //!   that the watchman has.
+//! - Process 1 of a container gets none: the kernel keeps it from signals of its own, this one among them.
 //! - Where the system has it, the clock is the one that also counts while the machine is suspended.
 
 use std::io;
@@ -57,7 +58,7 @@ struct State {
 }
 
 impl DeadMan {
-    /// Starts it, disarmed. An error if the system has no such timer.
+    /// Starts it, disarmed. An error if the system has no such timer, or would not end this process by it.
     pub fn start() -> io::Result<Self> {
         let orders = Arc::<Orders>::default();
         let (made, is_made) = sync_channel(1);
@@ -192,6 +193,10 @@ mod linux {
 
     impl Fuse {
         pub(super) fn new() -> io::Result<Self> {
+            if std::process::id() == 1 {
+                // SIGNAL_UNKILLABLE in kernel/signal.c.
+                return Err(io::Error::other("the kernel ends no process 1 from within its container"));
+            }
             let on = |clock| {
                 let kills = SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 };
                 Timer::new(clock, SigEvent::new(kills)).map(|timer| Self { timer, clock })
