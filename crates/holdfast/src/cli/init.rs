@@ -25,6 +25,8 @@ const PORT_STEP: u16 = 10;
 const PORTS: u16 = 3;
 /// Where a box keeps what is made for it.
 const ON_A_BOX: &str = "/etc/holdfast";
+/// Where the data of a node lies by custom; the unit makes this folder, and no other.
+const DATA: &str = "/var/lib/holdfast";
 /// The unit that the Debian package installs.
 const UNIT: &str = include_str!("../../../../packaging/holdfast.service");
 
@@ -50,7 +52,7 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
     /// Where each node keeps its data: nothing else may lie there.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/holdfast")]
+    #[arg(long, value_name = "DIR", default_value = DATA)]
     data_dir: PathBuf,
     /// How long the certificates are valid.
     #[arg(long, default_value_t = DAYS, value_parser = clap::value_parser!(u32).range(1..=36_500))]
@@ -144,7 +146,7 @@ pub(super) fn run(output: Output, args: &InitArgs) -> Result<Done, CliError> {
     write_new(&place.join(CA), authority.certificate(), Secrecy::Open)?;
     let endpoints: Vec<String> = nodes.iter().map(|node| node.address(1)).collect();
     write_new(&place.join(PROFILE), &profile(&args.cluster, &endpoints), Secrecy::Open)?;
-    output.show(&Made { folder: folder.clone(), endpoints }, || next(&folder, &nodes))?;
+    output.show(&Made { folder: folder.clone(), endpoints }, || next(&folder, &nodes, &args.data_dir))?;
     Ok(Done::Well)
 }
 
@@ -292,7 +294,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// What to type next.
-fn next(folder: &Path, nodes: &[Node]) -> String {
+fn next(folder: &Path, nodes: &[Node], data_dir: &Path) -> String {
     let folder = folder.display();
     if nodes.len() > 1 && nodes.iter().all(|node| node.host == nodes[0].host) {
         return next_on_one_machine(&folder.to_string(), nodes);
@@ -308,8 +310,14 @@ fn next(folder: &Path, nodes: &[Node]) -> String {
         let _ = writeln!(text, "     scp -r {folder}/{} root@{}:/etc/holdfast", node.name, node.host);
     }
     text.push_str(
-        "3. On each box: only the node may read its key. Then start it:\n\
-         \x20    chown -R holdfast: /etc/holdfast && mv /etc/holdfast/holdfast.service /etc/systemd/system/\n\
+        "3. On each box: only the node may read its key, and root writes the unit. Then start it:\n",
+    );
+    if data_dir != Path::new(DATA) {
+        let _ = writeln!(text, "     install -d -o holdfast -g holdfast -m 0750 {}", data_dir.display());
+    }
+    text.push_str(
+        "\
+         \x20    mv /etc/holdfast/holdfast.service /etc/systemd/system/ && chown -R holdfast: /etc/holdfast\n\
          \x20    systemctl daemon-reload && systemctl enable --now holdfast\n\
          \x20  When all of them run, they found the cluster.\n",
     );
@@ -427,8 +435,21 @@ mod tests {
         assert_eq!(at(&apart), [Path::new("/data"), Path::new("/data")]);
         let together = nodes(&["a=127.0.0.1", "b=127.0.0.1"]).expect("valid");
         assert_eq!(at(&together), [Path::new("/data/a"), Path::new("/data/b")]);
-        assert!(next(Path::new("try"), &together).contains("holdfast node --config try/b/node.toml"));
-        assert!(next(Path::new("p"), &apart).contains("scp -r p/a root@h:"));
+        let next = |folder: &str, nodes: &[Node], data: &str| next(Path::new(folder), nodes, Path::new(data));
+        assert!(next("try", &together, "data").contains("holdfast node --config try/b/node.toml"));
+        assert!(next("p", &apart, DATA).contains("scp -r p/a root@h:"));
+        assert!(!next("p", &apart, DATA).contains("install -d"), "the unit makes it");
+        assert!(
+            next("p", &apart, "/mnt/data").contains("install -d -o holdfast -g holdfast -m 0750 /mnt/data")
+        );
+    }
+
+    #[test]
+    fn whoever_the_node_runs_as_cannot_write_its_unit() {
+        let text = next(Path::new("p"), &nodes(&["a=h", "b=i"]).expect("valid"), Path::new(DATA));
+        let (moved, given) =
+            (text.find("mv /etc/holdfast/holdfast.service"), text.find("chown -R holdfast:"));
+        assert!(moved.is_some() && moved < given, "{text}");
     }
 
     #[test]
