@@ -68,10 +68,10 @@ release: setup ## the program, optimised, as boxes in a plant run it
 	cargo build --locked --release --package holdfast --package holdfast-benches
 	@$(call link,release)
 
-image: ## the container image holdfast:local, built whole (BUILD_IMAGE=, RUNTIME_IMAGE= name other base images)
+image: ## the container image holdfast:local, built whole, or of BINARY=FILE (BUILD_IMAGE=, RUNTIME_IMAGE= name other bases)
 	@scripts/image
 
-compose-test: ## the cluster of compose.yaml, each node killed in turn, and the account; needs a container engine
+compose-test: ## the cluster of compose.yaml, each node killed in turn, and the account; needs a container engine (BINARY=, RUNTIME_IMAGE=)
 	@scripts/compose-test
 
 deb: setup ## the Debian package
