@@ -86,7 +86,8 @@ pub enum NodeError {
     /// The system has no timer that ends this process.
     #[error(
         "HF-1105: the system gives this node no timer that would end it if it stood still: {0}; raise its limit of pending \
-         signals (`ulimit -i`), or do without: `dead-man = false` in [fence]"
+         signals (`ulimit -i`), in a container put an init before it (`docker run --init`), or do without: `dead-man = false` \
+         in [fence]"
     )]
     DeadMan(#[source] io::Error),
     /// nftables does not do what it should.

@@ -10,6 +10,7 @@
 //! - The timer is never armed later than what was told last, but for [`SAME`]; a renewal may reach it late, by up to the time
 //!   that the watchman has.
 //! - Where the system has it, the clock is the one that also counts while the machine is suspended.
+//! - The first process of a container gets none: the kernel throws away what would end it from inside.
 
 use std::io;
 use std::sync::mpsc::sync_channel;
@@ -57,7 +58,7 @@ struct State {
 }
 
 impl DeadMan {
-    /// Starts it, disarmed. An error if the system has no such timer.
+    /// Starts it, disarmed. An error if the system has no such timer, or its signal would not end this process.
     pub fn start() -> io::Result<Self> {
         let orders = Arc::<Orders>::default();
         let (made, is_made) = sync_channel(1);
@@ -184,6 +185,10 @@ mod linux {
     use nix::time::ClockId;
     use tokio::time::Instant;
 
+    /// The first process of a PID namespace. A signal that it does not handle reaches it only from outside the namespace,
+    /// see pid_namespaces(7); one of its own timer does not.
+    const FIRST: u32 = 1;
+
     /// A timer of the kernel that ends this process.
     pub(super) struct Fuse {
         timer: Timer,
@@ -192,6 +197,11 @@ mod linux {
 
     impl Fuse {
         pub(super) fn new() -> io::Result<Self> {
+            if std::process::id() == FIRST {
+                let reason =
+                    "it is the first process of a container, which the kernel ends only from outside";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+            }
             let on = |clock| {
                 let kills = SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 };
                 Timer::new(clock, SigEvent::new(kills)).map(|timer| Self { timer, clock })
@@ -271,6 +281,7 @@ mod policy {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use std::ffi::OsStr;
     use std::os::unix::process::ExitStatusExt as _;
     use std::process::{ExitStatus, Stdio};
 
@@ -329,6 +340,33 @@ mod tests {
         assert_eq!(stood_still.signal(), Some(Signal::KILL.as_raw()), "{stood_still}");
         let ran = ended(this, false).await;
         assert!(ran.success(), "{ran}");
+    }
+
+    #[tokio::test]
+    async fn the_first_process_of_a_container_is_told_that_no_timer_would_end_it() {
+        if std::env::var_os(CHILD).is_some() {
+            assert_eq!(std::process::id(), 1, "it has a namespace for itself");
+            assert!(DeadMan::start().is_err(), "it would take what does nothing for a fence");
+            return;
+        }
+        let apart = |program: &OsStr| {
+            let mut command = Command::new("unshare");
+            command.args(["--pid", "--fork", "--kill-child"]).arg(program);
+            command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+            command
+        };
+        if !apart("true".as_ref()).status().await.is_ok_and(|tried| tried.success()) {
+            eprintln!("SKIPPED: it takes a namespace of its own (root, `unshare`)");
+            return;
+        }
+        let mut child = apart(std::env::current_exe().expect("this program").as_ref());
+        child.args([
+            "--exact",
+            "deadman::tests::the_first_process_of_a_container_is_told_that_no_timer_would_end_it",
+        ]);
+        let ended = timeout(SOON, child.env(CHILD, "false").status()).await.expect("it ends");
+        let ended = ended.expect("it can be started again");
+        assert!(ended.success(), "{ended}");
     }
 
     #[test]
