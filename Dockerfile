@@ -31,6 +31,7 @@ VOLUME /var/lib/holdfast
 STOPSIGNAL SIGTERM
 # Whether it is alive. Whether it belongs to a cluster with a majority is another question: `holdfast health --ready`.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["/usr/local/bin/holdfast", "health"]
+# A node that is the first process does not start (HF-1105): docker run --init, init: true in compose.yaml.
 ENTRYPOINT ["/usr/local/bin/holdfast"]
 CMD ["node", "--config", "/etc/holdfast/node.toml"]
 

@@ -44,10 +44,10 @@ async fn inside() -> Result<()> {
     let victim = trial.victim().await?;
     let status = scene.status(victim.index).await?;
     ensure!(status.fences == ["lease", "nftables"], "it says that {:?} stand", status.fences);
-    let leader = scene.name(victim.index).replace('-', "_");
-    ensure!(is_granted(&leader).await?, "it reads without a grant");
+    let port = scene.node(victim.index).admin.port();
+    ensure!(is_granted(port).await?, "it reads without a grant");
     scene.pause(victim.index).await?;
-    let no_grant = async || match is_granted(&leader).await? {
+    let no_grant = async || match is_granted(port).await? {
         true => bail!("it has a grant"),
         false => Ok(()),
     };
@@ -66,8 +66,8 @@ async fn inside() -> Result<()> {
 }
 
 /// Whether the kernel lets a node's requests out.
-async fn is_granted(node: &str) -> Result<bool> {
-    let table = format!("holdfast_fence_{node}");
+async fn is_granted(admin_port: u16) -> Result<bool> {
+    let table = format!("holdfast_fence_{admin_port}");
     let listed = Command::new("nft").args(["list", "set", "inet", &table, "lease"]).output().await?;
     ensure!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
     Ok(String::from_utf8_lossy(&listed.stdout).contains("elements"))

@@ -3,6 +3,8 @@
 //! - Owns one table of nftables, a chain in it, and the grant: one element that the kernel forgets by itself. What the
 //!   sockets of devices send bears a mark; a packet with the mark and with data is dropped where there is no grant. So a
 //!   request that a node which stands still has left in a socket stays there, and so does what TCP would send again.
+//! - Table and mark are called after the node's admin port, which it has for itself on its machine: what an earlier process
+//!   left, whatever its node was called, is exchanged and holds nothing back for good.
 //! - Packets without data pass: connections are made by followers (`standby = "warm"`) and closed by whoever has lost its
 //!   lease, or a device would hold on to a dead one.
 //! - A grant is never longer than the lease of operations, plus the guard that is between them and the next leader: one that
@@ -23,10 +25,14 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::node::NodeError;
+
 /// How long one run of nft may take; some milliseconds are usual.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Moments that are closer together than this are one.
 const SAME: Duration = Duration::from_millis(1);
+/// How late the kernel may forget a grant: it counts in ticks, of which the longest are so long.
+const TICK: Duration = Duration::from_millis(10);
 /// Marks of ours begin with it (`HF`).
 const MARK: u32 = 0x4846_0000;
 
@@ -61,12 +67,14 @@ pub(crate) struct Egress {
 }
 
 /// Makes the table, which lets nothing pass yet, and keeps it until `spawner` ends.
-pub(crate) async fn start(node: &str, mark: u32, spawner: &Spawner) -> io::Result<Egress> {
-    let table = table(node);
-    nft(made(&table, mark)).await?;
+pub(crate) async fn start(admin_port: u16, spawner: &Spawner) -> io::Result<Egress> {
+    let table = table(admin_port);
+    nft(made(&table, mark(admin_port))).await?;
     let (told, telling) = watch::channel(None);
     let (granting, granted) = watch::channel(None);
-    spawner.spawn("egress", keep(table, telling, granting, spawner.token().clone()));
+    let keeping = keep(table, telling, granting, spawner.token().clone());
+    spawner
+        .spawn("egress", async move { keeping.await.map_err(|error| NodeError::Egress(error).to_string()) });
     Ok(Egress { told, gate: Gate(Some(granted)) })
 }
 
@@ -106,7 +114,7 @@ async fn keep(
                 let began = Instant::now();
                 nft(grant(&table, lapse.at.saturating_duration_since(began))).await?;
                 // The kernel counts from when it was told.
-                let is_in_time = began.elapsed() <= lapse.deadly - lapse.at;
+                let is_in_time = began.elapsed() + TICK <= lapse.deadly - lapse.at;
                 if !is_in_time {
                     warn!(took = ?began.elapsed(), "nft was slow: what it granted is taken back");
                     nft(revoked(&table)).await?;
@@ -129,10 +137,9 @@ async fn keep(
     nft(removed(&table)).await
 }
 
-/// The name of a node's table: nft takes fewer signs than a name may have.
-fn table(node: &str) -> String {
-    let plain = |sign: char| if sign.is_ascii_alphanumeric() { sign } else { '_' };
-    format!("holdfast_fence_{}", node.chars().map(plain).collect::<String>())
+/// The name of a node's table.
+fn table(admin_port: u16) -> String {
+    format!("holdfast_fence_{admin_port}")
 }
 
 /// What makes the table, whatever an earlier process has left of it.
@@ -222,8 +229,13 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_named_so_that_nft_takes_it() {
-        assert_eq!(table("gateway-a.plant 7"), "holdfast_fence_gateway_a_plant_7");
+    fn whoever_has_the_mark_of_an_earlier_process_has_its_table() {
+        let script = made(&table(7611), mark(7611));
+        assert!(
+            script.starts_with("add table inet holdfast_fence_7611\ndelete table inet holdfast_fence_7611\n")
+        );
+        assert!(script.contains("meta mark 0x48461dbb "), "{script}");
+        assert!(table(7621) != table(7611) && mark(7621) != mark(7611), "another node of the machine");
     }
 
     #[test]

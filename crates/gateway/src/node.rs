@@ -85,9 +85,9 @@ pub enum NodeError {
     Replica(#[from] StartError),
     /// The system has no timer that ends this process.
     #[error(
-        "HF-1105: the system gives this node no timer that would end it if it stood still: {0}; in a container, run it \
-         under an init (`docker run --init`), elsewhere raise its limit of pending signals (`ulimit -i`), or do without: \
-         `dead-man = false` in [fence]"
+        "HF-1105: the system gives this node no timer that would end it if it stood still: {0}; raise its limit of pending \
+         signals (`ulimit -i`), in a container put an init before it (`docker run --init`), or do without: `dead-man = false` \
+         in [fence]"
     )]
     DeadMan(#[source] io::Error),
     /// nftables does not do what it should.
@@ -165,7 +165,7 @@ impl RunningNode {
         };
         let mut gate = Gate::default();
         if config.fence.nftables {
-            let egress = egress::start(&config.name, egress_mark(&config), &starting.inner).await;
+            let egress = egress::start(config.listen.admin.port(), &starting.inner).await;
             let egress = egress.map_err(NodeError::Egress)?;
             starting.egress = Some(egress.told);
             gate = egress.gate;
@@ -265,12 +265,13 @@ fn start_leading(
     spawner: &Spawner,
 ) -> Switchover {
     let hooks = hooks::start(config.hooks.clone(), &config.cluster, replica, spawner);
+    let mark = config.fence.nftables.then(|| egress::mark(config.listen.admin.port()));
     let (leading, switchover) = Leading::new(LeadingParts {
         replica: replica.clone(),
         clock: Arc::clone(clock),
         live: live.clone(),
         facts: node_facts(config),
-        origin: Origin { bind: config.field_bind, mark: config.fence.nftables.then(|| egress_mark(config)) },
+        origin: Origin { bind: config.field_bind, mark },
         gate,
         field: field.clone(),
         readings: config.memory.readings(),
@@ -282,10 +283,6 @@ fn start_leading(
     let watching = failback::run(replica.clone(), switchover.clone(), spawner.token().clone());
     spawner.spawn("failback", watching);
     switchover
-}
-
-fn egress_mark(config: &NodeConfig) -> u32 {
-    egress::mark(config.listen.admin.port())
 }
 
 fn node_facts(config: &NodeConfig) -> NodeFacts {

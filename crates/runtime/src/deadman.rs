@@ -7,10 +7,11 @@
 //! - Who is not standing still does not die: when a right lapses without having been renewed, the watchman runs, nothing
 //!   uses the right any more, and it takes the timer back. It has the time between [`Lapse::at`] and [`Lapse::deadly`]
 //!   for that. It is a thread of its own, so that a busy runtime of tasks costs no process its life.
+//! - Who finds out later than that, because it stood still before the timer was armed, is ended when it goes on.
 //! - The timer is never armed later than what was told last, but for [`SAME`]; a renewal may reach it late, by up to the time
 //!   that the watchman has.
-//! - Process 1 of a container gets none: the kernel keeps it from signals of its own, this one among them.
 //! - Where the system has it, the clock is the one that also counts while the machine is suspended.
+//! - The first process of a container gets none: the kernel throws away what would end it from inside.
 
 use std::io;
 use std::sync::mpsc::sync_channel;
@@ -50,7 +51,7 @@ struct Orders {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What the process relies on.
+    /// What the process relies on, as far as the watchman has not noticed that it has lapsed.
     lapse: Option<Lapse>,
     /// When the kernel ends the process, as things are.
     armed: Option<Instant>,
@@ -58,7 +59,7 @@ struct State {
 }
 
 impl DeadMan {
-    /// Starts it, disarmed. An error if the system has no such timer, or would not end this process by it.
+    /// Starts it, disarmed. An error if the system has no such timer, or its signal would not end this process.
     pub fn start() -> io::Result<Self> {
         let orders = Arc::<Orders>::default();
         let (made, is_made) = sync_channel(1);
@@ -83,6 +84,8 @@ impl DeadMan {
 
     /// Says what the process relies on from now on; `None`: on nothing, and nothing is under way any more.
     pub fn follow(&self, lapse: Option<Lapse>) {
+        // Nobody can begin to rely on what has lapsed.
+        let lapse = lapse.filter(|lapse| Instant::now() < lapse.at);
         let mut state = self.orders.state();
         state.lapse = lapse;
         let wakes = is_news(state.armed, lapse);
@@ -117,12 +120,13 @@ impl Orders {
 /// Keeps the timer until it is told to end.
 fn watch(mut fuse: Fuse, orders: &Orders) {
     loop {
-        let state = orders.state();
+        let mut state = orders.state();
         if state.ends {
             return;
         }
         let now = Instant::now();
-        let relied_on = in_force(state.lapse, now);
+        state.lapse = state.lapse.filter(|lapse| !has_lapsed_in_time(*lapse, now));
+        let relied_on = state.lapse;
         let deadly = relied_on.map(|lapse| lapse.deadly);
         if deadly != state.armed {
             // Nobody waits for this thread, however late it is given a processor.
@@ -134,16 +138,18 @@ fn watch(mut fuse: Fuse, orders: &Orders) {
         }
         match relied_on {
             Some(Lapse { at, .. }) => {
-                drop(orders.changed.wait_timeout(state, at - now).unwrap_or_else(PoisonError::into_inner));
+                let left = at.saturating_duration_since(now);
+                drop(orders.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner));
             }
             None => drop(orders.changed.wait(state).unwrap_or_else(PoisonError::into_inner)),
         }
     }
 }
 
-/// What is still relied on. What has lapsed is not: this process runs, or it would not ask.
-fn in_force(lapse: Option<Lapse>, now: Instant) -> Option<Lapse> {
-    lapse.filter(|lapse| now < lapse.at)
+/// Whether it is relied on no more: it has lapsed, and this process runs, or it would not ask. Who asks so late that others
+/// may act has stood still, and with it, maybe, what looked before: the timer is armed for a moment that is past.
+fn has_lapsed_in_time(lapse: Lapse, now: Instant) -> bool {
+    lapse.at <= now && now < lapse.deadly
 }
 
 /// Whether the watchman must look at what was told, while the timer is `armed`. A renewal waits until it is worth a look:
@@ -185,6 +191,10 @@ mod linux {
     use nix::time::ClockId;
     use tokio::time::Instant;
 
+    /// The first process of a PID namespace. A signal that it does not handle reaches it only from outside the namespace,
+    /// see pid_namespaces(7); one of its own timer does not.
+    const FIRST: u32 = 1;
+
     /// A timer of the kernel that ends this process.
     pub(super) struct Fuse {
         timer: Timer,
@@ -193,9 +203,10 @@ mod linux {
 
     impl Fuse {
         pub(super) fn new() -> io::Result<Self> {
-            if std::process::id() == 1 {
-                // SIGNAL_UNKILLABLE in kernel/signal.c.
-                return Err(io::Error::other("the kernel ends no process 1 from within its container"));
+            if std::process::id() == FIRST {
+                let reason =
+                    "it is the first process of a container, which the kernel ends only from outside";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
             }
             let on = |clock| {
                 let kills = SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 };
@@ -247,12 +258,11 @@ mod policy {
     }
 
     #[test]
-    fn what_has_lapsed_is_not_armed_any_more() {
-        let now = Instant::now();
-        let relied_on = lapse(now + L);
-        assert_eq!(in_force(Some(relied_on), now), Some(relied_on));
-        assert_eq!(in_force(Some(relied_on), relied_on.at), None, "this process runs and has noticed");
-        assert_eq!(in_force(None, now), None);
+    fn what_is_seen_to_lapse_in_time_is_not_armed_any_more() {
+        let relied_on = lapse(Instant::now() + L);
+        assert!(!has_lapsed_in_time(relied_on, relied_on.at - SAME), "it is relied on");
+        assert!(has_lapsed_in_time(relied_on, relied_on.at), "this process runs and has noticed");
+        assert!(!has_lapsed_in_time(relied_on, relied_on.deadly), "it has stood still");
     }
 
     #[test]
@@ -276,6 +286,7 @@ mod policy {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use std::ffi::OsStr;
     use std::os::unix::process::ExitStatusExt as _;
     use std::process::{ExitStatus, Stdio};
 
@@ -334,6 +345,57 @@ mod tests {
         assert_eq!(stood_still.signal(), Some(Signal::KILL.as_raw()), "{stood_still}");
         let ran = ended(this, false).await;
         assert!(ran.success(), "{ran}");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_stood_still_before_the_timer_was_armed_is_ended_when_it_goes_on() {
+        if std::env::var_os(CHILD).is_some() {
+            let dead_man = DeadMan::start().expect("Linux has such timers");
+            // Told in time, and seen only now that others may act.
+            let now = Instant::now();
+            dead_man.orders.state().lapse = Some(Lapse { at: now, deadly: now });
+            dead_man.orders.changed.notify_one();
+            return until(|| false);
+        }
+        let this =
+            "deadman::tests::a_process_that_stood_still_before_the_timer_was_armed_is_ended_when_it_goes_on";
+        let went_on = ended(this, true).await;
+        assert_eq!(went_on.signal(), Some(Signal::KILL.as_raw()), "{went_on}");
+    }
+
+    #[test]
+    fn what_has_lapsed_when_it_is_told_ends_nobody() {
+        let dead_man = DeadMan::start().expect("Linux has such timers");
+        let now = Instant::now();
+        dead_man.follow(Some(Lapse { at: now, deadly: now }));
+        assert_eq!(dead_man.orders.state().lapse, None, "nobody can rely on it");
+    }
+
+    #[tokio::test]
+    async fn the_first_process_of_a_container_is_told_that_no_timer_would_end_it() {
+        if std::env::var_os(CHILD).is_some() {
+            assert_eq!(std::process::id(), 1, "it has a namespace for itself");
+            assert!(DeadMan::start().is_err(), "it would take what does nothing for a fence");
+            return;
+        }
+        let apart = |program: &OsStr| {
+            let mut command = Command::new("unshare");
+            command.args(["--pid", "--fork", "--kill-child"]).arg(program);
+            command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+            command
+        };
+        if !apart("true".as_ref()).status().await.is_ok_and(|tried| tried.success()) {
+            eprintln!("SKIPPED: it takes a namespace of its own (root, `unshare`)");
+            return;
+        }
+        let mut child = apart(std::env::current_exe().expect("this program").as_ref());
+        child.args([
+            "--exact",
+            "deadman::tests::the_first_process_of_a_container_is_told_that_no_timer_would_end_it",
+        ]);
+        let ended = timeout(SOON, child.env(CHILD, "false").status()).await.expect("it ends");
+        let ended = ended.expect("it can be started again");
+        assert!(ended.success(), "{ended}");
     }
 
     #[test]

@@ -183,6 +183,7 @@ impl Nodes {
     /// on.
     pub async fn resume(&self, index: usize) -> io::Result<bool> {
         let mut process = self.process(index).await;
+        process.comes_to_rest().await?;
         process.pause(false)?;
         let was_ended = process.ended_by_timer();
         if was_ended {

@@ -86,9 +86,12 @@ impl Trial<'_> {
         self.nodes.say("draining: pushers end");
         for node in 0..self.nodes.layout.nodes.len() {
             self.nodes.mend(node);
-            let mut process = self.nodes.process(node).await;
-            if process.is_paused() {
-                process.pause(false)?;
+            let stood_still = {
+                let process = self.nodes.process(node).await;
+                process.is_paused() || process.ended_by_timer()
+            };
+            if stood_still {
+                self.nodes.resume(node).await?;
             }
         }
         self.field.set_receiver(true).await?;

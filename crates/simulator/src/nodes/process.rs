@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::layout::NodePlan;
 
@@ -20,6 +20,8 @@ use super::layout::NodePlan;
 const ORDERLY: Duration = Duration::from_secs(4);
 /// The kernel ends a killed process at once.
 const KILLED: Duration = Duration::from_secs(5);
+/// How often it is looked whether a process stands still.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// A command of the program, without what the surroundings say of nodes and profiles.
 pub fn command(program: &Path) -> Command {
@@ -160,6 +162,22 @@ impl Process {
         Ok(())
     }
 
+    /// Waits until it stands still as it was told, or has ended: what was ended a moment ago is neither yet, and would not
+    /// go on.
+    pub async fn comes_to_rest(&mut self) -> io::Result<()> {
+        let limit = Instant::now() + KILLED;
+        while self.is_paused && !self.stands_still() && Instant::now() < limit {
+            self.ends(LOOK).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether all of it stands still, and nothing has ended it.
+    fn stands_still(&self) -> bool {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        self.pid().is_some_and(|id| matches!(waitid(WaitId::Pid(id), options), Ok(Some(_))))
+    }
+
     /// Its process id, while it runs.
     pub fn id(&self) -> Option<u32> {
         self.child.as_ref().and_then(Child::id)
@@ -178,12 +196,38 @@ impl Process {
         lines[lines.len().saturating_sub(count)..].join("\n")
     }
 
+    fn pid(&self) -> Option<Pid> {
+        Pid::from_raw(i32::try_from(self.id()?).ok()?)
+    }
+
     fn signal(&self, signal: Signal) -> io::Result<()> {
-        let id =
-            self.child.as_ref().and_then(Child::id).and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        match id {
+        match self.pid() {
             Some(id) => Ok(kill_process(id, signal)?),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::super::layout::Layout;
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_ended_while_it_stands_still_is_found_to_have_ended() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let layout = Layout::on_hosts(folder.path(), "here", &[IpAddr::from([127, 0, 0, 1])]);
+        let launcher = ["sh", "-c", "exec sleep 60"].map(str::to_owned).to_vec();
+        let plan = NodePlan { launcher, ..layout.nodes[0].clone() };
+        let mut process = Process::new(plan, "/nowhere".into());
+        process.start().expect("there is a shell");
+        process.pause(true).expect("it is ours");
+        process.comes_to_rest().await.expect("it is ours");
+        assert!(process.is_paused() && process.stands_still());
+        process.signal(Signal::KILL).expect("it is ours");
+        process.comes_to_rest().await.expect("it is ours");
+        assert!(process.ended_by_timer() && !process.is_running(), "nobody here has killed it");
     }
 }
