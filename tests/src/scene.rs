@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Deref;
+use std::process::ExitStatus;
 
 use anyhow::{Context, Result, ensure};
 use simulator::account::{Report, Verdict};
@@ -96,7 +97,7 @@ impl Scene {
     }
 
     /// `kill -9`. Like everything here that a scenario does to a node, the account is told of it.
-    pub async fn kill(&self, index: usize) -> io::Result<()> {
+    pub async fn kill(&self, index: usize) -> io::Result<Option<ExitStatus>> {
         self.disturb(self.cluster.kill(index)).await
     }
 

@@ -27,8 +27,7 @@ async fn cut(world: &mut World) -> Result<()> {
     let began_ns = monotonic_ns();
     let cut = cut_power(world, &victims).await;
     world.scene.field.account.lock().disturbed(began_ns, monotonic_ns());
-    cut?;
-    world.report.injected(true);
+    world.report.injected(cut?);
     for node in &victims {
         let restored = world.hosts.restore_power(*node).await;
         restored.with_context(|| format!("the disk of {}", world.scene.name(*node)))?;
@@ -36,8 +35,8 @@ async fn cut(world: &mut World) -> Result<()> {
     world.revive(&victims).await
 }
 
-/// An error unless every later write to their disks fails.
-async fn cut_power(world: &World, victims: &[usize]) -> Result<()> {
+/// An error unless every later write to their disks fails. Whether all of them were at work until then.
+async fn cut_power(world: &World, victims: &[usize]) -> Result<bool> {
     // Who watches them must not see one end by itself, as it does when its disk fails.
     let mut processes = Vec::new();
     for node in victims {
@@ -46,8 +45,9 @@ async fn cut_power(world: &World, victims: &[usize]) -> Result<()> {
     for node in victims {
         world.hosts.cut_power(*node)?;
     }
+    let mut were_at_work = true;
     for process in &mut processes {
-        process.kill().await?;
+        were_at_work &= process.kill().await?.is_some();
     }
-    Ok(())
+    Ok(were_at_work)
 }
