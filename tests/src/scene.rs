@@ -114,7 +114,8 @@ impl Scene {
         self.disturb(self.cluster.stop_node(index)).await
     }
 
-    async fn disturb<T>(&self, disturbance: impl Future<Output = T>) -> T {
+    /// Does something to it that may cost slots, and a leader; the account is told from when until when.
+    pub async fn disturb<T>(&self, disturbance: impl Future<Output = T>) -> T {
         let began_ns = monotonic_ns();
         let done = disturbance.await;
         self.field.account.lock().disturbed(began_ns, monotonic_ns());

@@ -11,19 +11,12 @@ use rand::Rng as _;
 use rustix::process::Signal;
 use simulator::trial::HEALING;
 
-use super::{World, victims};
+use super::{World, one_after_the_other, victims};
 use crate::prove::run::{Assignment, RunReport};
 
 /// Kills so often.
 pub async fn run(assignment: &Assignment) -> Result<RunReport> {
-    let mut world = World::open("kills", assignment).await?;
-    for number in 1..=assignment.times {
-        let killed = kill(&mut world).await;
-        if !world.is_over(number, killed) {
-            break;
-        }
-    }
-    Ok(world.close().await)
+    one_after_the_other("kills", assignment, kill).await
 }
 
 async fn kill(world: &mut World) -> Result<()> {
