@@ -16,7 +16,7 @@ use crate::prove::run::{Assignment, RunReport};
 
 /// Kills so often.
 pub async fn run(assignment: &Assignment) -> Result<RunReport> {
-    one_after_the_other("kills", assignment, kill).await
+    Box::pin(one_after_the_other("kills", assignment, kill)).await
 }
 
 async fn kill(world: &mut World) -> Result<()> {

@@ -21,14 +21,14 @@ use crate::until;
 
 /// Lets leaders stand still so often.
 pub async fn run(assignment: &Assignment) -> Result<RunReport> {
-    one_after_the_other("pauses", assignment, pause).await
+    Box::pin(one_after_the_other("pauses", assignment, pause)).await
 }
 
 async fn pause(world: &mut World) -> Result<()> {
     let leader = world.scene.agreed().await?;
     let time = length(&mut world.random);
     world.moment().await;
-    let went_on = world.scene.disturb(stand_still(world, leader, time)).await?;
+    let went_on = world.scene.disturb(Box::pin(stand_still(world, leader, time))).await?;
     world.report.injected(true);
     if went_on {
         return world.whole().await;

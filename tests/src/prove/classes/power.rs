@@ -9,7 +9,7 @@ use crate::prove::run::{Assignment, RunReport};
 
 /// Cuts power so often.
 pub async fn run(assignment: &Assignment) -> Result<RunReport> {
-    one_after_the_other("power", assignment, cut).await
+    Box::pin(one_after_the_other("power", assignment, cut)).await
 }
 
 async fn cut(world: &mut World) -> Result<()> {
