@@ -146,7 +146,9 @@ impl Stage<'_> {
 
     async fn begin(&self, fault: Fault, leader: usize) -> anyhow::Result<()> {
         match fault {
-            Fault::Kill => self.world.nodes.process(leader).await.kill().await?,
+            Fault::Kill => {
+                self.world.nodes.process(leader).await.kill().await?;
+            }
             Fault::Cut => self.world.nodes.relay.set_all_of(leader, false),
             Fault::Switchover => drop(self.world.nodes.cluster.transfer(leader).await?),
         }

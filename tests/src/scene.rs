@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Deref;
+use std::process::ExitStatus;
 
 use anyhow::{Context, Result, ensure};
 use simulator::account::{Report, Verdict};
@@ -82,10 +83,13 @@ impl Scene {
 
     /// Waits until every press is read and pushes are acknowledged, from now on.
     pub async fn goes_on(&self) -> Result<()> {
-        let before = self.field.account.lock().settle().pushed_acked;
+        // To settle the whole account each time would hold up devices and pushers, which write to it.
+        let acknowledged = || self.field.account.lock().pushed_acked();
+        let before = acknowledged();
         self.explain(self.trial().reads_go_on(HEALING).await.context("reading goes on"))?;
-        self.until_account("further pushes to be acknowledged", |account| {
-            (account.settle().pushed_acked > before).then_some(())
+        self.until("further pushes to be acknowledged", async || {
+            let now = acknowledged();
+            if now > before { Ok(()) } else { Err(now) }
         })
         .await
     }
@@ -96,7 +100,7 @@ impl Scene {
     }
 
     /// `kill -9`. Like everything here that a scenario does to a node, the account is told of it.
-    pub async fn kill(&self, index: usize) -> io::Result<()> {
+    pub async fn kill(&self, index: usize) -> io::Result<Option<ExitStatus>> {
         self.disturb(self.cluster.kill(index)).await
     }
 
@@ -110,7 +114,8 @@ impl Scene {
         self.disturb(self.cluster.stop_node(index)).await
     }
 
-    async fn disturb<T>(&self, disturbance: impl Future<Output = T>) -> T {
+    /// Does something to it that may cost slots, and a leader; the account is told from when until when.
+    pub async fn disturb<T>(&self, disturbance: impl Future<Output = T>) -> T {
         let began_ns = monotonic_ns();
         let done = disturbance.await;
         self.field.account.lock().disturbed(began_ns, monotonic_ns());

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_tests::SOON;
+use holdfast_tests::machine::{Unable, able};
 use holdfast_tests::scene::Scene;
 use simulator::account::Effect;
 use simulator::history::monotonic_ns;
@@ -18,10 +19,11 @@ async fn requests_to_devices_leave_only_while_the_lease_lasts() -> Result<()> {
         return inside().await;
     }
     let can = Command::new("unshare").args(["--net", "nft", "list", "tables"]).output().await;
-    if !can.is_ok_and(|tried| tried.status.success()) {
-        eprintln!("SKIPPED: it takes a network of its own (root, `unshare`) and `nft`");
-        return Ok(());
-    }
+    let can = match can.is_ok_and(|tried| tried.status.success()) {
+        true => Ok(()),
+        false => Err(Unable("it takes a network of its own (root, `unshare`) and `nft`".to_owned())),
+    };
+    let Some(()) = able(can) else { return Ok(()) };
     let mut command = Command::new("unshare");
     command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]);
     command.arg(std::env::current_exe()?);

@@ -57,7 +57,11 @@ impl Racer for Ours {
     }
 
     fn kill(&self, node: usize) -> BoxFuture<'_, anyhow::Result<()>> {
-        async move { Ok(self.world.nodes.kill(node).await?) }.boxed()
+        async move {
+            self.world.nodes.kill(node).await?;
+            Ok(())
+        }
+        .boxed()
     }
 
     fn end(self: Box<Self>) -> BoxFuture<'static, anyhow::Result<()>> {

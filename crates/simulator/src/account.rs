@@ -392,6 +392,11 @@ impl Account {
         self.reigns.unexplained(causes.collect())
     }
 
+    /// Samples that pushers were told are safe.
+    pub fn pushed_acked(&self) -> u64 {
+        self.pushers.values().map(|book| book.settle().acknowledged).sum()
+    }
+
     /// The figures of this moment.
     pub fn figures(&self) -> Figures {
         let mut figures =

@@ -13,6 +13,7 @@ pub mod relay;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -169,8 +170,8 @@ impl Nodes {
         self.process(index).await.start()
     }
 
-    /// `kill -9`.
-    pub async fn kill(&self, index: usize) -> io::Result<()> {
+    /// `kill -9`; how it ended, as [`Process::kill`] says it.
+    pub async fn kill(&self, index: usize) -> io::Result<Option<ExitStatus>> {
         self.process(index).await.kill().await
     }
 

@@ -65,7 +65,7 @@ impl Trial<'_> {
 
     /// Waits until a pusher has been acknowledged.
     pub async fn is_acknowledged(&self) -> Result<(), TrialError> {
-        let acknowledged = || self.field.account.lock().settle().pushed_acked > 0;
+        let acknowledged = || self.field.account.lock().pushed_acked() > 0;
         let waiting =
             self.nodes.until("a pusher to be acknowledged", HEALING, || acknowledged().then_some(()));
         Ok(waiting.await?)

@@ -218,7 +218,7 @@ impl Faults {
         let nth = self.random.random_range(1..=FAILS_WITHIN);
         self.on(machine, format!("its disk fails at {operation:?} number {nth}"), |world| {
             let of = &mut world.machines[machine];
-            of.is_failing = true;
+            of.failures += 1;
             of.disk.fail(operation, nth);
         });
     }

@@ -55,6 +55,8 @@ pub(crate) struct Process {
     acts: Cell<Option<Term>>,
     /// The term in which it has begun to hand over.
     handing_over: Cell<Option<Term>>,
+    /// How many attempts to hand over have not come to their end.
+    hand_overs: Cell<u32>,
     is_reading: Cell<bool>,
     progress: RefCell<Progress>,
 }
@@ -74,8 +76,9 @@ pub(crate) async fn run(shared: Shared, machine: usize, staging: PathBuf) -> tur
         world.note(Some(machine), format!("process {boot} ends by itself: {ended}"));
         world.machines[machine].has_ended = true;
         world.machines[machine].view = None;
-        if !world.machines[machine].is_failing {
-            world.violated(format!("process {boot} on {} ended by itself: {ended}", name(machine)));
+        match world.machines[machine].failures.checked_sub(1) {
+            Some(left) => world.machines[machine].failures = left,
+            None => world.violated(format!("process {boot} on {} ended by itself: {ended}", name(machine))),
         }
     }
     // What is left of it stays until the machine is switched off.
@@ -162,6 +165,7 @@ async fn start(
         held: RefCell::default(),
         acts: Cell::default(),
         handing_over: Cell::default(),
+        hand_overs: Cell::default(),
         is_reading: Cell::default(),
         progress: RefCell::default(),
     })
@@ -200,7 +204,13 @@ impl Process {
     /// From now on leadership may be given up before its lease has run out.
     pub(crate) fn begin_to_hand_over(&self) {
         self.handing_over.set(self.held.borrow().as_ref().map(Leadership::term));
+        self.hand_overs.set(self.hand_overs.get() + 1);
         self.world().machines[self.machine].is_handing_over = true;
+    }
+
+    /// An attempt to hand over is over. What came of it is seen when the lease is looked at next.
+    pub(crate) fn end_to_hand_over(&self) {
+        self.hand_overs.set(self.hand_overs.get() - 1);
     }
 
     /// Takes what was applied to the account; returns the position before which all of it is there.
@@ -299,6 +309,7 @@ impl Process {
         {
             world.account.gave_up(self.machine);
         }
+        world.machines[self.machine].is_handing_over = self.hand_overs.get() > 0;
         let acts = live.map(Leadership::term);
         if self.acts.replace(acts) != acts {
             let what =

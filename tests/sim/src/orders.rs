@@ -200,7 +200,7 @@ impl Process {
     async fn hand_over(&self) {
         self.begin_to_hand_over();
         let handed_over = Box::pin(self.replica.transfer_leadership(None)).await;
-        self.world().machines[self.machine].is_handing_over = false;
+        self.end_to_hand_over();
         self.note_outcome("handing over", handed_over);
     }
 }

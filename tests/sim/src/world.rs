@@ -69,8 +69,8 @@ pub(crate) struct Machine {
     pub(crate) disks: u64,
     /// Its power is on.
     pub(crate) is_on: bool,
-    /// Its disk was told to fail some time: its process may end by itself.
-    pub(crate) is_failing: bool,
+    /// How often its disk was told to fail some time: so many processes may end by themselves.
+    pub(crate) failures: u32,
     /// Its process has ended by itself.
     pub(crate) has_ended: bool,
     /// The cluster has told it, or whoever asked for it, that it was removed.
@@ -104,7 +104,7 @@ impl World {
             boots: 0,
             disks: 1,
             is_on: true,
-            is_failing: false,
+            failures: 0,
             has_ended: false,
             is_removed: false,
             is_handing_over: false,
@@ -184,7 +184,7 @@ impl World {
         let of = &mut self.machines[machine];
         of.disks += 1;
         of.disk = disk(seed, machine, of.disks);
-        (of.is_failing, of.is_removed) = (false, false);
+        (of.failures, of.is_removed) = (0, false);
     }
 }
 

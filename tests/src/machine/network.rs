@@ -357,7 +357,7 @@ mod tests {
     /// Whether a connection from one host to a closed port of another is refused by that one, rather than dropped.
     fn hears(network: &Network, from: usize, to: usize) -> bool {
         let dial = format!("exec 3<>/dev/tcp/{}/9", network.address(to));
-        let said = network.inside(from, &["timeout", "0.5", "bash", "-c", &dial], "");
+        let said = network.inside(from, &["timeout", "1", "bash", "-c", &dial], "");
         said.expect_err("nobody listens").to_string().contains("refused")
     }
 

@@ -3,7 +3,7 @@
 //! - A run is named by its class, its seed, how many faults it has, and the programs that it was made with: what another
 //!   build has shown is no verdict on this one.
 //! - Its report is written last and at once whole. A folder without one is a run that was broken off: it is removed, and
-//!   the run begun anew. A run with a report is not made again.
+//!   the run begun anew. A run with a report is not made again, unless it was skipped.
 //! - Histories, logs and the picture stay. Data stays only where something failed.
 //! - One program works in a campaign folder at a time.
 //!
@@ -94,7 +94,7 @@ pub struct Campaign {
 /// How a run comes to a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
-    /// It is not made if it is there.
+    /// It is not made if it is there and was not skipped.
     IfMissing,
     /// It is made, and what is there stays.
     Always,
@@ -138,7 +138,8 @@ impl Campaign {
     /// Makes a run, or finds it. An error says that it could not be kept; what went wrong in it is in its report.
     pub async fn make(&self, class: Class, seed: u64, times: u32, again: Again) -> Result<Made> {
         let folder = self.place(class, seed, times, again);
-        if let Some(kept) = read(&folder)? {
+        // What the machine could not do then, it may be able to do now.
+        if let Some(kept) = read(&folder)?.filter(|kept| kept.report.verdict() != Verdict::Skipped) {
             return Ok(Made { kept, folder, was_there: true });
         }
         begin_anew(&folder)?;

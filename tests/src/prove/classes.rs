@@ -108,6 +108,22 @@ impl World {
     }
 }
 
+/// Injects as many faults as are assigned, one after the other, until the cluster is not whole again after one.
+async fn one_after_the_other(
+    class: &str,
+    assignment: &Assignment,
+    fault: impl AsyncFn(&mut World) -> Result<()>,
+) -> Result<RunReport> {
+    let mut world = World::open(class, assignment).await?;
+    for number in 1..=assignment.times {
+        let injected = fault(&mut world).await;
+        if !world.is_over(number, injected) {
+            break;
+        }
+    }
+    Ok(world.close().await)
+}
+
 /// Who suffers: the leader, a follower, two nodes, or all, each as likely.
 fn victims(random: &mut SmallRng, leader: usize) -> Vec<usize> {
     match random.random_range(0..4) {

@@ -5,8 +5,9 @@
 //!   that alone ([`expected`]). It is killed once the power is off, or just before.
 //! - A volume goes on through many cuts, some of them while the store is opened, so that checkpoints, purged logs and
 //!   old files gather; then comes a fresh one.
-//! - A cut bites if the writer was alive and busy: it was opening the store, something was begun and not acknowledged,
-//!   or it had said something within [`BUSY`]. Of these, `cuts that took something` found less than had been begun.
+//! - A cut bites if the writer was alive and busy: it was opening the store or writing a checkpoint, something was begun
+//!   and not acknowledged, or it had said something within [`BUSY`]. Of these, `cuts that took something` found less than
+//!   had been begun.
 //! - `HOLDFAST_PROOF_UNSYNCED=1` is the control: the writer claims everything as acknowledged when it begins it, and
 //!   the checks must fail.
 //! - The device has no volatile cache: a flush that is missing below the file system is not seen.
@@ -95,6 +96,8 @@ async fn cut(assignment: &Assignment, writer: Writer) -> Result<Result<Outcome, 
         let name = assignment.folder.join(format!("volume-{left}"));
         let volume = match Volume::make(&name.with_extension("ext4"), &name, VOLUME_BYTES) {
             Ok(volume) => volume,
+            // What it could do before it can do: something else is the matter.
+            Err(why) if cuts.cycle > 0 => bail!("{why}"),
             Err(why) => return Ok(Err(why)),
         };
         if let Some(wrong) = cuts.one_volume(&volume, times).await? {
@@ -220,7 +223,9 @@ impl Cuts {
             None if plan.while_opening && life.is_alive()? => false,
             other => return Ok(Some(early_end(other))),
         };
+        let mut makes_room = false;
         while is_open && let Some(said) = life.until(moment).await? {
+            makes_room = matches!(said, Said::MakesRoom {});
             match said {
                 Said::Failed(_) => return Ok(Some(early_end(Some(said)))),
                 said => expected.hear(said),
@@ -230,7 +235,7 @@ impl Cuts {
             return Ok(Some(early_end(life.last().await?)));
         }
         // An opening writes new files from its beginning to its end.
-        let bit = !is_open || expected.is_pending() || life.heard.elapsed() <= BUSY;
+        let bit = !is_open || makes_room || expected.is_pending() || life.heard.elapsed() <= BUSY;
         if plan.killed_before {
             life.kill().await?;
         }

@@ -100,13 +100,13 @@ impl Process {
         self.is_paused
     }
 
-    /// `kill -9`.
-    pub async fn kill(&mut self) -> io::Result<()> {
-        let Some(mut child) = self.child.take() else { return Ok(()) };
+    /// `kill -9`. How it ended: by that, unless it had ended by itself just before; `None` if it was not running.
+    pub async fn kill(&mut self) -> io::Result<Option<ExitStatus>> {
+        let Some(mut child) = self.child.take() else { return Ok(None) };
         child.start_kill()?;
-        timeout(KILLED, child.wait()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let ended = timeout(KILLED, child.wait()).await;
         self.is_paused = false;
-        Ok(())
+        ended.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?.map(Some)
     }
 
     /// `kill -9`, without waiting for its end.

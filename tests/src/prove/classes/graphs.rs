@@ -23,8 +23,9 @@ use crate::story::Story;
 /// How long a graph stays, where two nodes must find each other and where none can.
 const HOLD_LIVE: Duration = Duration::from_secs(5);
 const HOLD_DEAD: Duration = Duration::from_secs(4);
-/// The lease of the nodes' profile, and a read that had just been sent when it ended.
-const LEASE_ENDS: Duration = Duration::from_millis(500 + 200);
+/// The lease of the nodes' profile, and a read that had just been sent when it ended, of which a device of ours that is
+/// woken late hears late. Who reads without a lease reads on for much longer.
+const LEASE_ENDS: Duration = Duration::from_millis(500 + 500);
 /// The same, and how long a pusher waits for an answer at most.
 const CALLS_END: Duration = Duration::from_millis(500 + 1_000 + 500);
 /// Changes of leader while two nodes hear each other.

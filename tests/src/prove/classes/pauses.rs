@@ -12,34 +12,23 @@ use anyhow::{Result, ensure};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 use rustix::process::Signal;
-use simulator::history::monotonic_ns;
 use simulator::nodes::process::Process;
 use tokio::time::sleep;
 
-use super::World;
+use super::{World, one_after_the_other};
 use crate::prove::run::{Assignment, RunReport};
 use crate::until;
 
 /// Lets leaders stand still so often.
 pub async fn run(assignment: &Assignment) -> Result<RunReport> {
-    let mut world = World::open("pauses", assignment).await?;
-    for number in 1..=assignment.times {
-        let paused = pause(&mut world).await;
-        if !world.is_over(number, paused) {
-            break;
-        }
-    }
-    Ok(world.close().await)
+    Box::pin(one_after_the_other("pauses", assignment, pause)).await
 }
 
 async fn pause(world: &mut World) -> Result<()> {
     let leader = world.scene.agreed().await?;
     let time = length(&mut world.random);
     world.moment().await;
-    let began_ns = monotonic_ns();
-    let went_on = stand_still(world, leader, time).await;
-    world.scene.field.account.lock().disturbed(began_ns, monotonic_ns());
-    let went_on = went_on?;
+    let went_on = world.scene.disturb(Box::pin(stand_still(world, leader, time))).await?;
     world.report.injected(true);
     if went_on {
         return world.whole().await;

@@ -3,32 +3,21 @@
 //! The disk goes a moment before the process: what a node would still say meanwhile, it says without a disk.
 
 use anyhow::{Context, Result};
-use simulator::history::monotonic_ns;
 
-use super::{World, victims};
+use super::{World, one_after_the_other, victims};
 use crate::prove::run::{Assignment, RunReport};
 
 /// Cuts power so often.
 pub async fn run(assignment: &Assignment) -> Result<RunReport> {
-    let mut world = World::open("power", assignment).await?;
-    for number in 1..=assignment.times {
-        let cut = cut(&mut world).await;
-        if !world.is_over(number, cut) {
-            break;
-        }
-    }
-    Ok(world.close().await)
+    Box::pin(one_after_the_other("power", assignment, cut)).await
 }
 
 async fn cut(world: &mut World) -> Result<()> {
     let leader = world.scene.agreed().await?;
     let victims = victims(&mut world.random, leader);
     world.moment().await;
-    let began_ns = monotonic_ns();
-    let cut = cut_power(world, &victims).await;
-    world.scene.field.account.lock().disturbed(began_ns, monotonic_ns());
-    cut?;
-    world.report.injected(true);
+    let were_at_work = world.scene.disturb(cut_power(world, &victims)).await?;
+    world.report.injected(were_at_work);
     for node in &victims {
         let restored = world.hosts.restore_power(*node).await;
         restored.with_context(|| format!("the disk of {}", world.scene.name(*node)))?;
@@ -36,8 +25,8 @@ async fn cut(world: &mut World) -> Result<()> {
     world.revive(&victims).await
 }
 
-/// An error unless every later write to their disks fails.
-async fn cut_power(world: &World, victims: &[usize]) -> Result<()> {
+/// An error unless every later write to their disks fails. Whether all of them were at work until then.
+async fn cut_power(world: &World, victims: &[usize]) -> Result<bool> {
     // Who watches them must not see one end by itself, as it does when its disk fails.
     let mut processes = Vec::new();
     for node in victims {
@@ -46,8 +35,9 @@ async fn cut_power(world: &World, victims: &[usize]) -> Result<()> {
     for node in victims {
         world.hosts.cut_power(*node)?;
     }
+    let mut were_at_work = true;
     for process in &mut processes {
-        process.kill().await?;
+        were_at_work &= process.kill().await?.is_some();
     }
-    Ok(())
+    Ok(were_at_work)
 }

@@ -78,7 +78,7 @@ impl Expected {
         match said {
             Said::Begins(number, operation) => self.pending.push_back((number, operation)),
             Said::Acknowledged(number) => self.acknowledged(number),
-            Said::Opens {} | Said::Found(_) | Said::Failed(_) => {}
+            Said::Opens {} | Said::Found(_) | Said::MakesRoom {} | Said::Failed(_) => {}
         }
     }
 

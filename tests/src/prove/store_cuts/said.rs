@@ -22,6 +22,8 @@ pub(super) enum Said {
     Begins(u64, Operation),
     /// All operations up to this number are acknowledged.
     Acknowledged(u64),
+    /// It applies its log and writes a checkpoint, and says nothing until that is done.
+    MakesRoom {},
     /// It cannot go on.
     Failed(String),
 }

@@ -367,6 +367,7 @@ impl Writer {
 
     /// All of it that the log allows, in the order in which it frees bytes.
     async fn make_room(&mut self) -> Result<()> {
+        tell(&Said::MakesRoom {})?;
         self.apply(self.last())?;
         let written = self.store.keeper().write_checkpoint();
         timeout(PATIENCE, written).await.context("a checkpoint is not written")??;
