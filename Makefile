@@ -60,7 +60,7 @@ sim: setup ## simulated clusters, one for each seed (SEEDS=1000, ARGS="--seed 7 
 bench: release ## the figures of docs/performance.md, in an optimised build (ARGS="--quick", ARGS="failover --kills 10")
 	@"$(target)/release/holdfast-benches" $(ARGS)
 
-race: release ## the same messages through NATS JetStream and etcd, which it installs (ARGS="--quick", ARGS="--numbers")
+race: release ## the same messages through NATS JetStream and etcd, which it installs (ARGS="--quick")
 	@"$(target)/release/holdfast-benches" race $(ARGS)
 
 # By package: what simulations ask of tokio (a clock that can be paused) has no place in a plant.

@@ -94,6 +94,7 @@ pub(crate) fn content(pusher: usize, tags: usize, samples: usize, body: Body) ->
         bodies: (0..tags).map(|tag| format!("{device}/body-{tag:03}")).collect(),
         body,
         samples,
+        apart_ns: 1,
         seed: pusher as u64,
     }
 }

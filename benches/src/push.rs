@@ -19,11 +19,12 @@ use crate::table::{Figure, grouped, median, millis};
 use crate::world::{Bench, World};
 
 /// Samples of a message.
-pub(crate) const SAMPLES: usize = 100;
+const SAMPLES: usize = 100;
 /// Tags that they are of.
-pub(crate) const TAGS: usize = 20;
-/// With tags, times and values like these, a message has 1.65 kB; with numbers of 8 bytes it would have 1.06 kB.
-const BODY: Body = Body::Bytes(12);
+const TAGS: usize = 20;
+/// Bytes of a message of samples that are a minute apart: numbers of 8 bytes, and times that take 6 or 7.
+pub(crate) const MESSAGE_BYTES: usize = 1_570;
+const MINUTE_NS: i64 = 60_000_000_000;
 const IN_FLIGHT: [usize; 3] = [1, 64, 512];
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What is not counted at the beginning of a run.
@@ -48,7 +49,7 @@ pub(crate) async fn run(bench: &Bench, args: &Args) -> anyhow::Result<Vec<Figure
     let runs = bench.or_usual(args.runs, 3, 1);
     let time = Duration::from_secs(bench.or_usual(args.seconds, 10, 3));
     let world = World::start(bench, "push", LOOK_EVERY).await?;
-    let content = plant::content(0, TAGS, SAMPLES, BODY);
+    let content = content();
     world.apply(&plant::document(None, std::slice::from_ref(&content), None)).await?;
     let before = world.term().await?;
     let leader = world.leader().await?;
@@ -173,6 +174,11 @@ impl<'a> Flood<'a> {
         ensure!(report.counts.acknowledged >= messages, "not everything was acknowledged: {report:?}");
         Ok(messages as f64 / began.elapsed().as_secs_f64())
     }
+}
+
+/// What is pushed.
+pub(crate) fn content() -> Content {
+    Content { apart_ns: MINUTE_NS, ..plant::content(0, TAGS, SAMPLES, Body::Number) }
 }
 
 /// A pusher that pushes as fast as it is acknowledged, to the first of these nodes that takes its messages.

@@ -16,11 +16,10 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures::future::BoxFuture;
-use simulator::pusher::Body;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::push::{self, PATIENCE, Progress, Pushed};
+use crate::push::{self, MESSAGE_BYTES, PATIENCE, Progress, Pushed};
 use crate::table::{Figure, median, millis};
 use crate::world::Bench;
 
@@ -51,22 +50,6 @@ pub(crate) struct Args {
     /// Seconds of one run with one number in flight.
     #[arg(long)]
     seconds: Option<u64>,
-    /// Samples are numbers of 8 bytes: messages of 1.06 kB, of all systems, instead of 1.6 kB.
-    #[arg(long)]
-    numbers: bool,
-}
-
-/// A message: a hundred samples for us, as many bytes for the others.
-#[derive(Debug, Clone, Copy)]
-struct Payload {
-    body: Body,
-    /// What the others carry. Ours are the same and up to 50 more, once encoded: tags, source times and values.
-    bytes: usize,
-}
-
-impl Payload {
-    const NUMBERS: Self = Self { body: Body::Number, bytes: 1_056 };
-    const BYTES: Self = Self { body: Body::Bytes(12), bytes: 1_600 };
 }
 
 /// Those that take part, in the order in which they run.
@@ -124,18 +107,17 @@ struct Results {
 pub(crate) async fn run(bench: &Bench, args: &Args) -> anyhow::Result<Vec<Figure>> {
     let runs = bench.or_usual(args.runs, 5, 1);
     let time = Duration::from_secs(bench.or_usual(args.seconds, 10, 3));
-    let payload = if args.numbers { Payload::NUMBERS } else { Payload::BYTES };
     let versions = [nats::version()?, etcd::version()?].join(", ");
     bench.say(&versions);
     let mut all = <[Results; System::ALL.len()]>::default();
     for number in 1..=runs {
         for (system, results) in System::ALL.into_iter().zip(&mut all) {
             bench.say(&format!("run {number} of {runs}: {}", system.name()));
-            run_once(bench, system, payload, time, results).await.context(system.name())?;
+            run_once(bench, system, time, results).await.context(system.name())?;
         }
     }
     let mut figures = figures(&all);
-    figures.push(Figure::reported("bytes of a message (ours: up to 50 more)", payload.bytes.to_string()));
+    figures.push(Figure::reported("bytes of a message", MESSAGE_BYTES.to_string()));
     figures.push(Figure::reported("versions", versions));
     Ok(figures)
 }
@@ -143,11 +125,10 @@ pub(crate) async fn run(bench: &Bench, args: &Args) -> anyhow::Result<Vec<Figure
 async fn run_once(
     bench: &Bench,
     system: System,
-    payload: Payload,
     time: Duration,
     results: &mut Results,
 ) -> anyhow::Result<()> {
-    let racer = system.start(bench, payload).await?;
+    let racer = system.start(bench).await?;
     let measured = measure(bench, &*racer, time, results).await;
     let ended = racer.end().await;
     measured.and(ended)
@@ -257,11 +238,11 @@ impl System {
         }
     }
 
-    async fn start(self, bench: &Bench, payload: Payload) -> anyhow::Result<Box<dyn Racer>> {
+    async fn start(self, bench: &Bench) -> anyhow::Result<Box<dyn Racer>> {
         let racer: Box<dyn Racer> = match self {
-            Self::Ours => Box::new(ours::Ours::start(bench, payload).await?),
-            Self::Nats => Box::new(nats::Nats::start(bench, payload).await?),
-            Self::Etcd => Box::new(etcd::Etcd::start(bench, payload).await?),
+            Self::Ours => Box::new(ours::Ours::start(bench).await?),
+            Self::Nats => Box::new(nats::Nats::start(bench).await?),
+            Self::Etcd => Box::new(etcd::Etcd::start(bench).await?),
         };
         Ok(racer)
     }

@@ -58,6 +58,7 @@ async fn full_disks_refuse_and_take_more_once_the_backlog_is_delivered() -> Resu
                 bodies: vec!["flood/noise".to_owned()],
                 body: Body::Bytes(SAMPLE_BYTES),
                 samples: usize::try_from(SAMPLES)?,
+                apart_ns: 1,
                 seed: 1,
             },
             // What is refused leaves nothing behind it in flight.

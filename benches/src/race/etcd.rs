@@ -26,7 +26,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use super::rival::{self, Rival, Tally};
-use super::{Client, Order, Payload, Racer};
+use super::{Client, Order, Racer};
+use crate::push::MESSAGE_BYTES;
 use crate::world::Bench;
 
 const PROGRAM: &str = "etcd";
@@ -49,7 +50,7 @@ pub(super) fn version() -> anyhow::Result<String> {
 }
 
 impl Etcd {
-    pub(super) async fn start(bench: &Bench, payload: Payload) -> anyhow::Result<Self> {
+    pub(super) async fn start(bench: &Bench) -> anyhow::Result<Self> {
         let program = rival::find(PROGRAM)?;
         let rival = Rival::start(bench, "race-etcd", |nodes, node| {
             let url = |address: SocketAddr| format!("http://{address}");
@@ -63,7 +64,7 @@ impl Etcd {
             command.args(["--initial-cluster", &members.join(","), "--initial-cluster-state", "new"]);
             Ok(command)
         })?;
-        let mut value = vec![0; payload.bytes];
+        let mut value = vec![0; MESSAGE_BYTES];
         generator(None).fill_bytes(&mut value);
         Ok(Self { rival, value: value.into(), keys: Arc::default() })
     }

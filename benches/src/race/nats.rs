@@ -27,7 +27,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::rival::{self, ASKING, Rival, Tally};
-use super::{Client, Order, Payload, Racer};
+use super::{Client, Order, Racer};
+use crate::push::MESSAGE_BYTES;
 use crate::world::Bench;
 
 const PROGRAM: &str = "nats-server";
@@ -48,7 +49,7 @@ pub(super) fn version() -> anyhow::Result<String> {
 }
 
 impl Nats {
-    pub(super) async fn start(bench: &Bench, payload: Payload) -> anyhow::Result<Self> {
+    pub(super) async fn start(bench: &Bench) -> anyhow::Result<Self> {
         let program = rival::find(PROGRAM)?;
         let rival = Rival::start(bench, "race-nats", |nodes, node| {
             std::fs::write(&node.file, settings(nodes, node))?;
@@ -56,7 +57,7 @@ impl Nats {
             command.arg("-c").arg(&node.file);
             Ok(command)
         })?;
-        let mut bytes = vec![0; payload.bytes];
+        let mut bytes = vec![0; MESSAGE_BYTES];
         generator(None).fill_bytes(&mut bytes);
         Ok(Self { rival, payload: bytes.into() })
     }

@@ -9,9 +9,9 @@ use futures::future::{BoxFuture, FutureExt};
 use simulator::pusher::{Content, Pusher};
 use tokio_util::sync::CancellationToken;
 
-use super::{Client, Order, Payload, Racer};
+use super::{Client, Order, Racer};
 use crate::plant;
-use crate::push::{self, SAMPLES, TAGS};
+use crate::push;
 use crate::world::{Bench, World};
 
 /// Nodes are asked how they are seldom: it is work.
@@ -25,9 +25,9 @@ pub(super) struct Ours {
 }
 
 impl Ours {
-    pub(super) async fn start(bench: &Bench, payload: Payload) -> anyhow::Result<Self> {
+    pub(super) async fn start(bench: &Bench) -> anyhow::Result<Self> {
         let world = World::start(bench, "race-ours", LOOK_EVERY).await?;
-        let content = plant::content(0, TAGS, SAMPLES, payload.body);
+        let content = push::content();
         world.apply(&plant::document(None, std::slice::from_ref(&content), None)).await?;
         let term = world.term().await?;
         Ok(Self { world, content, term })

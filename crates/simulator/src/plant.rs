@@ -101,6 +101,7 @@ impl Plant {
                 bodies: vec![format!("{id}/torque"), format!("{id}/angle")],
                 body: Body::Number,
                 samples: PUSHED_SAMPLES,
+                apart_ns: 1,
                 seed: number,
             };
             Pushed { id, content }

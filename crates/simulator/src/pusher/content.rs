@@ -3,7 +3,7 @@
 //! - A message is made from the pusher's seed and its number alone; a repetition is equal to the bit.
 //! - The counter tag has the values 0, 1, 2 … without a hole. The body tags have pseudo-random values, numbers or
 //!   bytes; neither can be compressed.
-//! - Source times of a pusher never repeat: (tag, source time) names a sample.
+//! - Source times of a pusher whose samples are 1 ns apart never repeat: (tag, source time) names a sample.
 
 use model::{Timestamp, Value};
 use wire::proto::v1::push_request::{Declare, DeclaredTag, Samples, Type};
@@ -29,6 +29,8 @@ pub struct Content {
     pub body: Body,
     /// Samples of one message; at least one. The first is the counter's, the others go round the bodies.
     pub samples: usize,
+    /// From one sample of a message to the next, in nanoseconds; 1 where each is to be named by its tag and time.
+    pub apart_ns: i64,
     /// What the bodies are made from.
     pub seed: u64,
 }
@@ -52,13 +54,13 @@ impl Content {
         Declare { tags: std::iter::once(counter).chain(self.bodies.iter().map(body)).collect() }
     }
 
-    /// The message, its samples one nanosecond apart.
+    /// The message.
     pub(super) fn message(&self, sequence: u64, number: u64, base_time: Timestamp) -> Samples {
         let mut message = Samples {
             sequence,
             base_time: base_time.0,
             tags: Vec::with_capacity(self.samples),
-            times: (0..self.samples as i64).collect(),
+            times: (0..self.samples as i64).map(|index| index * self.apart_ns).collect(),
             doubles: Vec::with_capacity(self.samples),
             ..Samples::default()
         };
@@ -131,7 +133,14 @@ mod tests {
 
     fn content(bodies: usize) -> Content {
         let bodies = (0..bodies).map(|body| format!("line/body-{body}")).collect();
-        Content { counter: "line/count".into(), bodies, body: Body::Number, samples: 100, seed: 4 }
+        Content {
+            counter: "line/count".into(),
+            bodies,
+            body: Body::Number,
+            samples: 100,
+            apart_ns: 1,
+            seed: 4,
+        }
     }
 
     #[test]

@@ -143,6 +143,7 @@ impl Plant {
             bodies: vec!["line/a".into(), "line/b".into()],
             body: Body::Number,
             samples: 5,
+            apart_ns: 1,
             seed: 1,
         };
         let config = PusherConfig {
