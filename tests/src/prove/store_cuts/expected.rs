@@ -77,7 +77,7 @@ impl Expected {
     pub(super) fn hear(&mut self, said: Said) {
         match said {
             Said::Begins(number, operation) => self.pending.push_back((number, operation)),
-            Said::Acknowledged(number) => self.acknowledged(number),
+            Said::Acknowledged(number, _) => self.acknowledged(number),
             Said::Opens {} | Said::Found(_) | Said::MakesRoom {} | Said::Failed(_) => {}
         }
     }
@@ -213,7 +213,7 @@ mod tests {
         let mut expected = Expected::default();
         expected.hear(Said::Begins(1, Operation::Vote(vote(1))));
         expected.hear(Said::Begins(2, append(1, &[1, 1, 1])));
-        expected.hear(Said::Acknowledged(2));
+        expected.hear(Said::acknowledged(2));
         expected.hear(Said::Begins(3, Operation::Vote(vote(2))));
         expected.hear(Said::Begins(4, Operation::Truncate(1)));
         expected.hear(Said::Begins(5, append(2, &[2])));
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn a_floor_takes_what_lies_below_it_and_nothing_else() {
         let mut expected = expected();
-        expected.hear(Said::Acknowledged(5));
+        expected.hear(Said::acknowledged(5));
         expected.hear(Said::Begins(6, Operation::Purge(1)));
         assert_eq!(expected.judge(&found(Some(vote(2)), 2, &[2])), Ok(()));
         assert!(expected.judge(&found(Some(vote(2)), 3, &[])).is_err());

@@ -8,6 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
+use simulator::history::monotonic_ns;
 use store::Entry;
 use store::ledger::Body;
 
@@ -20,12 +21,24 @@ pub(super) enum Said {
     Found(Found),
     /// The operation of this number begins.
     Begins(u64, Operation),
-    /// All operations up to this number are acknowledged.
-    Acknowledged(u64),
+    /// All operations up to this number are acknowledged, and were so at this time, in monotonic nanoseconds.
+    Acknowledged(u64, u64),
     /// It applies its log and writes a checkpoint, and says nothing until that is done.
     MakesRoom {},
     /// It cannot go on.
     Failed(String),
+}
+
+impl Said {
+    /// All operations up to this number are acknowledged by now.
+    pub(super) fn acknowledged(number: u64) -> Self {
+        Self::Acknowledged(number, monotonic_ns())
+    }
+
+    /// Whether it is an acknowledgement of that time or later.
+    pub(super) fn is_acknowledged_since(&self, moment_ns: u64) -> bool {
+        matches!(self, Self::Acknowledged(_, at_ns) if *at_ns >= moment_ns)
+    }
 }
 
 /// What changes a log or a vote.

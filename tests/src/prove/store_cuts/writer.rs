@@ -250,7 +250,7 @@ impl Writer {
         self.operation += 1;
         tell(&Said::Begins(self.operation, operation))?;
         if self.lies {
-            tell(&Said::Acknowledged(self.operation))?;
+            tell(&Said::acknowledged(self.operation))?;
         }
         Ok(self.operation)
     }
@@ -286,7 +286,7 @@ impl Writer {
         let vote = Vote { term: Term(self.term), node, committed };
         let number = self.begins(Operation::Vote(vote.into()))?;
         timeout(PATIENCE, self.store.log().save_vote(vote)).await.context("a vote is not answered")??;
-        Ok(tell(&Said::Acknowledged(number))?)
+        Ok(tell(&Said::acknowledged(number))?)
     }
 
     /// Takes back entries that are not applied, durable or not.
@@ -319,7 +319,7 @@ impl Writer {
         let done: Done = Box::new(move |outcome: Result<(), EngineError>| {
             if outcome.is_ok() {
                 // If nobody listens any more, the next operation finds that out.
-                drop(tell(&Said::Acknowledged(number)));
+                drop(tell(&Said::acknowledged(number)));
             }
             drop(sender.send(outcome));
         });
