@@ -101,7 +101,10 @@ fn answer(messages: &Messages, proposed: Result<Applied, ProposeError>) -> Resul
     for (sequence, batch) in (messages.first..).zip(batches) {
         match batch {
             BatchOutcome::Accepted | BatchOutcome::Already => answer.accepted = Some(sequence),
-            BatchOutcome::Expected { .. } | BatchOutcome::Fenced => answer.goes_back = true,
+            // The last: by a node that had not heard of the plant yet.
+            BatchOutcome::Expected { .. } | BatchOutcome::Fenced | BatchOutcome::RevisionGone => {
+                answer.goes_back = true;
+            }
             other => return Err(format!("a push was answered with {other:?}")),
         }
     }
@@ -233,6 +236,8 @@ mod tests {
         assert_eq!(answer(all), Answer { accepted: Some(5), goes_back: false });
         let none = appended(vec![BatchOutcome::Expected { sequence: 3 }; 2]);
         assert_eq!(answer(none), Answer { accepted: None, goes_back: true });
+        let unnamed = appended(vec![BatchOutcome::RevisionGone, BatchOutcome::Expected { sequence: 4 }]);
+        assert_eq!(answer(unnamed), Answer { accepted: None, goes_back: true });
         assert_eq!(answer(Err(ProposeError::Unknown)), Answer { accepted: None, goes_back: true });
     }
 }
