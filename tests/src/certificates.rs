@@ -12,6 +12,7 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow};
 use simulator::history::WallClock;
 use simulator::nodes::layout::{Layout, toml_text};
+use simulator::nodes::relay::carry_each;
 use tls::{Credentials, Files, Keeper};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -115,7 +116,7 @@ impl Door {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let mut carrying = JoinSet::new();
-        carrying.spawn(accept(listener, keeper, to));
+        carrying.spawn(carry_each(listener, move |near| carry(near, keeper.clone(), to)));
         Ok(Self { address, _carrying: carrying })
     }
 
@@ -130,21 +131,7 @@ impl Door {
     }
 }
 
-async fn accept(listener: TcpListener, keeper: Keeper, to: SocketAddr) {
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
-        };
-        // Whoever is not let in finds its connection closed, which is what it would find without a door.
-        if let Ok((near, _)) = accepted {
-            connections.spawn(carry(near, keeper.clone(), to));
-        }
-    }
-}
-
+/// Whoever is not let in finds its connection closed, which is what it would find without a door.
 async fn carry(mut near: TcpStream, keeper: Keeper, to: SocketAddr) -> io::Result<()> {
     let far = TcpStream::connect(to).await?;
     near.set_nodelay(true)?;

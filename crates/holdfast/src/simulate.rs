@@ -17,6 +17,7 @@ use anyhow::{Context, anyhow};
 use simulator::account::{Verdict, count_rows, enter_files};
 use simulator::field::Field;
 use simulator::history::monotonic_ns;
+use simulator::nodes::relay::carry_each;
 use simulator::plant::Shape;
 use tls::Keeper;
 use tokio::io::copy_bidirectional;
@@ -180,7 +181,8 @@ async fn open_doors(access: Access, doors: &mut JoinSet<()>) -> anyhow::Result<V
                 let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
                 let address = listener.local_addr()?.to_string();
                 let node = name.strip_prefix("https://").unwrap_or(&name).to_owned();
-                doors.spawn(let_through(listener, keeper.clone(), node));
+                let keeper = keeper.clone();
+                doors.spawn(carry_each(listener, move |near| carry(near, keeper.clone(), node.clone())));
                 address
             }
         };
@@ -189,22 +191,8 @@ async fn open_doors(access: Access, doors: &mut JoinSet<()>) -> anyhow::Result<V
     Ok(endpoints)
 }
 
-/// Lets whoever connects speak to a node under our certificate.
-async fn let_through(listener: TcpListener, keeper: Keeper, node: String) {
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
-        };
-        // Whoever is not let in finds the connection closed, as it would without a door.
-        if let Ok((near, _)) = accepted {
-            connections.spawn(carry(near, keeper.clone(), node.clone()));
-        }
-    }
-}
-
+/// Lets whoever connects speak to a node under our certificate. Who is not let in finds the connection closed, as it would
+/// without a door.
 async fn carry(mut near: TcpStream, keeper: Keeper, node: String) -> io::Result<()> {
     let connecting = async {
         let far = TcpStream::connect(&*node).await?;

@@ -51,7 +51,8 @@ impl Relay {
             for to in (0..nodes).filter(|to| *to != from) {
                 let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
                 addresses.push(((from, to), listener.local_addr()?));
-                carrying.spawn(accept(listener, peers[to], wires.pair(from, to)));
+                let (target, pair) = (peers[to], wires.pair(from, to));
+                carrying.spawn(carry_each(listener, move |near| carry(near, target, pair.clone())));
             }
         }
         Ok(Self { addresses, wires, _carrying: carrying })
@@ -93,7 +94,11 @@ struct Pair {
     back: watch::Receiver<bool>,
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, pair: Pair) {
+/// Accepts connections for ever, and has each carried. They end with this; what befalls one of them ends that one alone.
+pub async fn carry_each<F>(listener: TcpListener, carry: impl Fn(TcpStream) -> F)
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -103,15 +108,15 @@ async fn accept(listener: TcpListener, target: SocketAddr, pair: Pair) {
         };
         match accepted {
             Ok((stream, _)) => {
-                let pair = pair.clone();
+                let carrying = carry(stream);
                 connections.spawn(async move {
-                    if let Err(error) = carry(stream, target, pair).await {
-                        debug!(%target, %error, "a relayed connection ended");
+                    if let Err(error) = carrying.await {
+                        debug!(%error, "a connection that was carried ended");
                     }
                 });
             }
             Err(error) => {
-                debug!(%error, "a connection was not relayed");
+                debug!(%error, "a connection was not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
