@@ -32,6 +32,7 @@
 //! | a node stopped where nobody can take over | `stopping.rs` |
 //! | what systemd is told of a node | `service_manager.rs` |
 //! | the demo's plant alone, as containers have it | `simulate.rs` |
+//! | each container of `compose.yaml` killed | `containers.rs` |
 //! | wrong clocks across a failover | `clock.rs` |
 //! | commands and pushes handed on over TLS across a failover | `followers_hand_on_over_tls_across_a_change_of_leader` |
 //! | all hosts without power at once; the leader's host cut off, one way and both | `hosts.rs` |

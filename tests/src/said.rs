@@ -42,7 +42,8 @@ pub async fn run(command: Command) -> Result<Said> {
     run_within(command, GIVES_UP).await
 }
 
-async fn run_within(mut command: Command, limit: Duration) -> Result<Said> {
+/// The same, with a limit of its own.
+pub async fn run_within(mut command: Command, limit: Duration) -> Result<Said> {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let mut stdout = child.stdout.take().context("it has an output")?;
     let mut stderr = child.stderr.take().context("it has one for errors")?;
