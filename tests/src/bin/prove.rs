@@ -150,10 +150,10 @@ fn ended(ended: Result<bool>) -> ExitCode {
 
 /// Makes all runs of a profile. `false` if it has not passed.
 async fn profile(args: &ProfileArgs) -> Result<bool> {
-    let profile = args.profile;
+    let profile = &args.profile;
     let campaign = open(&args.place, &format!("{}-{}", profile.name, args.seed))?;
     let may_skip = !args.require_all;
-    tell_what_is_skipped(&profile, may_skip);
+    tell_what_is_skipped(may_skip && profile.may_skip);
     let parts = profile.parts.iter().filter(|part| args.only.is_none_or(|only| only == part.class));
     let jobs: Vec<Job> = parts
         .flat_map(|part| {
@@ -166,7 +166,7 @@ async fn profile(args: &ProfileArgs) -> Result<bool> {
     let page = report::markdown(&runs);
     std::fs::write(campaign.folder().join("report.md"), &page)?;
     print(&page);
-    let objections = report::objections(&profile, may_skip, &runs);
+    let objections = report::objections(profile, may_skip, &runs);
     objections.iter().for_each(|objection| eprintln!("{objection}"));
     eprintln!("{} with seed {} has {}", profile.name, args.seed, word(objections.is_empty()));
     Ok(objections.is_empty())
@@ -191,17 +191,14 @@ fn open(place: &Place, name: &str) -> Result<Campaign> {
     Campaign::open(&place.campaign.clone().unwrap_or_else(usual), &program, circumstances)
 }
 
-fn tell_what_is_skipped(profile: &Profile, may_skip: bool) {
+fn tell_what_is_skipped(may_skip: bool) {
     use std::os::unix::fs::MetadataExt as _;
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
     if is_root {
         return;
     }
     let needed = "network namespaces and volumes need root, which this is not";
-    match (may_skip, profile.may_skip) {
-        (true, [_, ..]) => eprintln!("{needed}: {} will be skipped", profile.may_skip.join(", ")),
-        _ => eprintln!("{needed}: what needs them will fail"),
-    }
+    eprintln!("{needed}: what needs them will {}", if may_skip { "be skipped" } else { "fail" });
 }
 
 /// Makes runs, one after the other, until somebody ends this.

@@ -1,8 +1,9 @@
-//! What belongs together: how many runs of which fault class, with how many faults each, and what may be left out.
+//! Fault classes, and what belongs together: how many runs of which class, with how many faults each.
 //!
 //! - A profile's seed decides everything: the seed of each run follows from it ([`seed_of`]).
 //! - A class is left out as a whole, because the machine cannot do it, and only where the profile says so; `release`
 //!   leaves out nothing.
+//! - A class is a variant, and a row that holds everything else of it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,12 +22,12 @@ pub enum Class {
     StoreCuts,
     /// Processes are killed.
     Kills,
-    /// The leader stands still.
-    Pauses,
     /// The power of one, two or three nodes is cut.
     Power,
     /// The wires between the nodes form each of the 64 directed graphs.
     Graphs,
+    /// The leader stands still.
+    Pauses,
 }
 
 /// Runs of one class.
@@ -41,73 +42,39 @@ pub struct Part {
 }
 
 /// Runs that belong together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
     /// Its name.
     pub name: &'static str,
     /// What is run, in this order.
-    pub parts: &'static [Part],
-    /// What a lesser machine may leave out: a class, or one check of it, as `class/I12`.
-    pub may_skip: &'static [&'static str],
+    pub parts: Vec<Part>,
+    /// Whether a lesser machine may leave out classes that it cannot run.
+    pub may_skip: bool,
 }
 
-const fn part(class: Class, runs: u32, times: u32) -> Part {
-    Part { class, runs, times }
+/// What there is to know of a class.
+struct Row {
+    name: &'static str,
+    /// What a fault takes at most, in seconds, on a slow machine.
+    limit: u64,
+    /// Runs, and faults in each, of every profile in [`PROFILES`].
+    wanted: [(u32, u32); 3],
+    run: fn(&Assignment) -> LocalBoxFuture<'_, anyhow::Result<RunReport>>,
 }
 
-/// What needs root: network namespaces and loop devices.
-const NEED_ROOT: &[&str] = &["store-cuts", "kills", "pauses", "power", "graphs"];
-
-/// All profiles.
-pub const PROFILES: [Profile; 3] = [
-    Profile {
-        name: "quick",
-        parts: &[
-            part(Class::StoreCuts, 2, 50),
-            part(Class::Kills, 1, 6),
-            part(Class::Power, 1, 4),
-            part(Class::Graphs, 1, 12),
-            part(Class::Pauses, 1, 4),
-        ],
-        may_skip: NEED_ROOT,
-    },
-    Profile {
-        name: "nightly",
-        parts: &[
-            part(Class::StoreCuts, 20, 50),
-            part(Class::Kills, 15, 10),
-            part(Class::Power, 5, 10),
-            part(Class::Graphs, 1, 64),
-            part(Class::Pauses, 5, 10),
-        ],
-        may_skip: NEED_ROOT,
-    },
-    Profile {
-        name: "release",
-        parts: &[
-            part(Class::StoreCuts, 40, 50),
-            part(Class::Kills, 30, 10),
-            part(Class::Power, 10, 10),
-            part(Class::Graphs, 1, 64),
-            part(Class::Pauses, 10, 10),
-        ],
-        may_skip: &[],
-    },
-];
+/// All profiles, in the order of [`Row::wanted`], and whether they may be lessened.
+const PROFILES: [(&str, bool); 3] = [("quick", true), ("nightly", true), ("release", false)];
 
 impl Profile {
     /// The profile of this name.
     pub fn named(name: &str) -> Option<Self> {
-        PROFILES.into_iter().find(|profile| profile.name == name)
-    }
-
-    /// Whether a check of a class may be skipped where the machine cannot make it.
-    pub fn may_skip(&self, class: &str, check: &str) -> bool {
-        let invariant = check.split(' ').next().unwrap_or_default();
-        self.may_skip.iter().any(|allowed| match allowed.split_once('/') {
-            Some((of_class, only)) => of_class == class && only == invariant,
-            None => *allowed == class,
-        })
+        let place = PROFILES.iter().position(|(known, _)| *known == name)?;
+        let (name, may_skip) = PROFILES[place];
+        let part = |class: Class| {
+            let (runs, times) = class.row().wanted[place];
+            Part { class, runs, times }
+        };
+        Some(Self { name, parts: Class::ALL.map(part).into(), may_skip })
     }
 }
 
@@ -115,46 +82,50 @@ impl FromStr for Profile {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let names: Vec<&str> = PROFILES.iter().map(|profile| profile.name).collect();
+        let names = PROFILES.map(|(name, _)| name);
         Profile::named(name).ok_or_else(|| format!("there is no profile {name:?}: {}", names.join(", ")))
     }
 }
 
 impl Class {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::StoreCuts, Self::Kills, Self::Pauses, Self::Power, Self::Graphs];
+    /// All of them, in the order in which they are run.
+    pub const ALL: [Self; 5] = [Self::StoreCuts, Self::Kills, Self::Power, Self::Graphs, Self::Pauses];
+
+    fn row(self) -> Row {
+        let row = |name, limit, wanted, run| Row { name, limit, wanted, run };
+        match self {
+            Self::StoreCuts => row("store-cuts", 10, [(2, 50), (20, 50), (40, 50)], |assignment| {
+                store_cuts::run(assignment).boxed_local()
+            }),
+            Self::Kills => row("kills", 90, [(1, 6), (15, 10), (30, 10)], |assignment| {
+                classes::kills::run(assignment).boxed_local()
+            }),
+            Self::Power => row("power", 90, [(1, 4), (5, 10), (10, 10)], |assignment| {
+                classes::power::run(assignment).boxed_local()
+            }),
+            Self::Graphs => row("graphs", 90, [(1, 12), (1, 64), (1, 64)], |assignment| {
+                classes::graphs::run(assignment).boxed_local()
+            }),
+            // A pause takes up to a minute itself.
+            Self::Pauses => row("pauses", 150, [(1, 4), (5, 10), (10, 10)], |assignment| {
+                classes::pauses::run(assignment).boxed_local()
+            }),
+        }
+    }
 
     /// Its name.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::StoreCuts => "store-cuts",
-            Self::Kills => "kills",
-            Self::Pauses => "pauses",
-            Self::Power => "power",
-            Self::Graphs => "graphs",
-        }
+        self.row().name
     }
 
     /// What a run of so many faults takes at most, on a slow machine: one that takes longer hangs.
     pub fn limit(self, times: u32) -> Duration {
-        let each = match self {
-            Self::StoreCuts => Duration::from_secs(10),
-            Self::Kills | Self::Power | Self::Graphs => Duration::from_secs(90),
-            // A pause takes up to a minute itself.
-            Self::Pauses => Duration::from_secs(150),
-        };
-        Duration::from_secs(300) + each * times
+        Duration::from_secs(300) + Duration::from_secs(self.row().limit) * times
     }
 
     /// Runs it.
     pub fn run(self, assignment: &Assignment) -> LocalBoxFuture<'_, anyhow::Result<RunReport>> {
-        match self {
-            Self::StoreCuts => store_cuts::run(assignment).boxed_local(),
-            Self::Kills => classes::kills::run(assignment).boxed_local(),
-            Self::Pauses => classes::pauses::run(assignment).boxed_local(),
-            Self::Power => classes::power::run(assignment).boxed_local(),
-            Self::Graphs => classes::graphs::run(assignment).boxed_local(),
-        }
+        (self.row().run)(assignment)
     }
 }
 
@@ -212,7 +183,7 @@ mod tests {
             let of_class = release.parts.iter().filter(|part| part.class == class);
             assert_eq!(of_class.map(|part| part.runs * part.times).sum::<u32>(), faults, "{class}");
         }
-        assert!(release.may_skip.is_empty());
+        assert!(!release.may_skip && release.parts.iter().all(|part| part.runs * part.times > 0));
     }
 
     #[test]
@@ -221,10 +192,8 @@ mod tests {
             assert_eq!(class.name().parse(), Ok(class));
         }
         assert!("kill".parse::<Class>().is_err());
-        for profile in PROFILES {
-            let known =
-                |name: &&str| name.split('/').next().is_some_and(|class| class.parse::<Class>().is_ok());
-            assert!(profile.may_skip.iter().all(known), "{:?}", profile.may_skip);
+        for (name, _) in PROFILES {
+            assert_eq!(name.parse::<Profile>().map(|profile| profile.name), Ok(name));
         }
     }
 }
