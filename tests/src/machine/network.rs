@@ -392,6 +392,9 @@ mod tests {
 
         network.reset(0, 1).expect("a rule");
         assert!(hears(&network, 0, 1), "a reset is heard at once");
+        let refused = network.blocked_packets(0, 1).expect("a counter");
+        network.set_graph_of_resets(WHOLE & !1).expect("rules");
+        assert!(hears(&network, 0, 1) && network.blocked_packets(0, 1).expect("a counter") > refused);
         network.set_graph(0).expect("rules");
         network.set_graph(0).expect("the same again");
         let before = network.try_missing(0).expect("six datagrams");
