@@ -24,7 +24,7 @@ const GOES_ON: Duration = Duration::from_secs(5);
 pub(super) struct Held {
     /// In words.
     pub(super) what: String,
-    /// When all of it was in force.
+    /// When it began to be set.
     pub(super) set_ns: u64,
     /// When it began to be healed.
     pub(super) healed_ns: u64,
