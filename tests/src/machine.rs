@@ -8,6 +8,7 @@
 pub mod hosts;
 pub mod network;
 pub mod volume;
+pub mod wire;
 
 use std::fmt;
 use std::io::{self, Write as _};

@@ -88,15 +88,15 @@ const CRATES: &[Crate] = &[
         why: "a node, a client of the admin API, its certificates, and the demo; nothing behind the gateway",
     },
     Crate {
-        name: "power",
+        name: "kernel",
         leans_on: &[],
-        why: "cuts the power of a file system for the fault kit; apart, because it is the one place with unsafe",
+        why: "calls of the kernel for the fault kit; apart, because it is the one place with unsafe",
     },
     Crate {
         name: "tests",
-        leans_on: &["model", "runtime", "wire", "tls", "store", "simulator", "power"],
-        why: "judges real processes from outside; where they ask for certificates, as a caller who has some; cuts power; a \
-              store by itself under power cuts, with the seeds and the tasks of its house",
+        leans_on: &["model", "runtime", "wire", "tls", "store", "simulator", "kernel"],
+        why: "judges real processes from outside; where they ask for certificates, as a caller who has some; cuts power, lays \
+              wires; a store by itself under power cuts, with the seeds and the tasks of its house",
     },
     Crate {
         name: "sim",

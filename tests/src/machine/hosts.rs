@@ -13,6 +13,7 @@ use tokio::task::spawn_blocking;
 use super::Unable;
 use super::network::Network;
 use super::volume::Volume;
+use super::wire::Wire;
 
 /// A sparse file. A run writes some hundred MiB.
 const DISK: u64 = 1 << 30;
@@ -20,6 +21,8 @@ const DISK: u64 = 1 << 30;
 /// Hosts for the nodes of one cluster.
 #[derive(Debug)]
 pub struct Hosts {
+    /// What they say to each other goes through this process, where this was laid. It goes before the network does.
+    pub wire: Option<Wire>,
     /// What lies between them.
     pub network: Network,
     volumes: Vec<Arc<Volume>>,
@@ -41,12 +44,18 @@ impl Hosts {
             Volume::make(&folder.join(file), &folder.join(mount), DISK).map(Arc::new)
         };
         let volumes = (0..NODES).map(volume).collect::<Result<_, Unable>>()?;
-        Ok(Self { network, volumes, folder, program })
+        Ok(Self { wire: None, network, volumes, folder, program })
     }
 
     /// The program that nodes run.
     pub fn program(&self) -> &Path {
         &self.program
+    }
+
+    /// Lays a wire between them; what is left to chance on it follows from the seed. Connections stay.
+    pub fn lay_wire(&mut self, seed: u64) -> Result<&Wire, Unable> {
+        let wire = Wire::lay(&self.network, seed)?;
+        Ok(&*self.wire.insert(wire))
     }
 
     /// Nodes on these hosts.

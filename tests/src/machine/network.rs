@@ -109,6 +109,11 @@ impl Network {
         format!("{}-0", self.name)
     }
 
+    /// A name for a device of a host that is not moved there yet: no other device of this machine has it.
+    pub(super) fn device(&self, host: usize) -> String {
+        format!("{}w{}", self.name, host + 1)
+    }
+
     /// The address of a host.
     pub fn address(&self, host: usize) -> IpAddr {
         let [a, b, c] = self.subnet;
@@ -172,10 +177,20 @@ impl Network {
     /// [`EDGES`]: 0 is from the first host to the second, 1 first to third, 2 second to first, 3 second to third, 4 third to
     /// first, 5 third to second.
     pub fn set_graph(&self, graph: u8) -> io::Result<()> {
+        self.form(graph, Edge::Blocked)
+    }
+
+    /// The same, but refuses what comes over the others, with a reset. The reset takes the edge back: it is not heard where
+    /// that refuses, too.
+    pub fn set_graph_of_resets(&self, graph: u8) -> io::Result<()> {
+        self.form(graph, Edge::Reset)
+    }
+
+    fn form(&self, graph: u8, missing: Edge) -> io::Result<()> {
         let mut edges = self.edges();
         for (bit, (from, to)) in EDGES.into_iter().enumerate() {
             let is_whole = graph & (1 << bit) != 0;
-            edges[from * self.hosts + to] = if is_whole { Edge::Whole } else { Edge::Blocked };
+            edges[from * self.hosts + to] = if is_whole { Edge::Whole } else { missing };
         }
         (0..self.hosts).try_for_each(|host| self.filter(host, &self.rules(&edges, host)))
     }
@@ -377,6 +392,9 @@ mod tests {
 
         network.reset(0, 1).expect("a rule");
         assert!(hears(&network, 0, 1), "a reset is heard at once");
+        let refused = network.blocked_packets(0, 1).expect("a counter");
+        network.set_graph_of_resets(WHOLE & !1).expect("rules");
+        assert!(hears(&network, 0, 1) && network.blocked_packets(0, 1).expect("a counter") > refused);
         network.set_graph(0).expect("rules");
         network.set_graph(0).expect("the same again");
         let before = network.try_missing(0).expect("six datagrams");

@@ -61,7 +61,7 @@ impl Volume {
 
     /// Cuts its power: every later write fails, and what was not synced is gone. An error if writes do not fail.
     pub fn cut_power(&self) -> io::Result<()> {
-        power::shut_down(&self.mount)?;
+        kernel::shut_down(&self.mount)?;
         match self.takes_writes() {
             Ok(()) => Err(io::Error::other(format!("{} still takes writes", self.mount.display()))),
             Err(_) => Ok(()),

@@ -7,6 +7,7 @@
 //!   folder; where a check has failed, so do the disks.
 
 pub mod graphs;
+mod held;
 pub mod kills;
 pub mod pauses;
 pub mod power;
@@ -137,6 +138,16 @@ fn victims(random: &mut SmallRng, leader: usize) -> Vec<usize> {
     }
 }
 
+/// Between two numbers; each order of magnitude is as likely.
+fn of_any_magnitude(random: &mut SmallRng, from: f64, to: f64) -> f64 {
+    random.random_range(from.ln()..=to.ln()).exp().clamp(from, to)
+}
+
+/// The same of times, in milliseconds.
+fn time_of_any_magnitude(random: &mut SmallRng, from_ms: u32, to_ms: u32) -> Duration {
+    Duration::from_secs_f64(of_any_magnitude(random, from_ms.into(), to_ms.into()) / 1_000.0)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -149,5 +160,14 @@ mod tests {
         let drawn: BTreeSet<Vec<usize>> = (0..1000).map(|_| victims(&mut random, 1)).collect();
         let expected = [vec![0], vec![1], vec![2], vec![0, 1], vec![0, 2], vec![1, 2], vec![0, 1, 2]];
         assert_eq!(drawn, BTreeSet::from(expected));
+    }
+
+    #[test]
+    fn short_times_are_as_likely_as_long_ones() {
+        let mut random = SmallRng::seed_from_u64(7);
+        let drawn: Vec<Duration> = (0..1000).map(|_| time_of_any_magnitude(&mut random, 10, 1_000)).collect();
+        assert!(drawn.iter().all(|time| (10..=1_000).contains(&time.as_millis())));
+        let short = drawn.iter().filter(|time| time.as_millis() < 100).count();
+        assert!((400..600).contains(&short), "{short} of 1000 are below a tenth of a second");
     }
 }

@@ -7,15 +7,15 @@
 //! - Judged from what devices and pushers saw, which are beside the nodes and never cut off.
 //! - A graph has bitten if a packet was dropped on each edge that it lacks. The whole graph lacks none: it is the control.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rand::seq::SliceRandom as _;
-use simulator::history::{Kind, monotonic_ns};
+use simulator::history::monotonic_ns;
 use tokio::time::sleep;
 
 use super::World;
+use super::held::Seen;
 use crate::machine::network::{GRAPHS, WHOLE, is_live};
 use crate::prove::run::{Assignment, RunReport};
 use crate::story::Story;
@@ -23,11 +23,6 @@ use crate::story::Story;
 /// How long a graph stays, where two nodes must find each other and where none can.
 const HOLD_LIVE: Duration = Duration::from_secs(5);
 const HOLD_DEAD: Duration = Duration::from_secs(4);
-/// The lease of the nodes' profile, and a read that had just been sent when it ended, of which a device of ours that is
-/// woken late hears late. Who reads without a lease reads on for much longer.
-const LEASE_ENDS: Duration = Duration::from_millis(500 + 500);
-/// The same, and how long a pusher waits for an answer at most.
-const CALLS_END: Duration = Duration::from_millis(500 + 1_000 + 500);
 /// Changes of leader while two nodes hear each other.
 const CHANGES: usize = 2;
 
@@ -100,7 +95,7 @@ type IsWrong = fn(&Seen) -> bool;
 
 /// Enters what devices and pushers saw under each graph.
 fn judge(report: &mut RunReport, all: &[Held], devices: &[String], story: &Story) {
-    let seen = |held: &Held| Seen::of(held, devices, story);
+    let seen = |held: &Held| Seen::of(held.set_ns, held.healed_ns, devices, story);
     let (live, dead): (Vec<&Held>, Vec<&Held>) = all.iter().partition(|held| is_live(held.graph));
     let says = |wrong: Vec<String>, of: usize| {
         (wrong.is_empty(), if wrong.is_empty() { format!("{of} graphs") } else { wrong.join("; ") })
@@ -127,86 +122,17 @@ fn judge(report: &mut RunReport, all: &[Held], devices: &[String], story: &Story
     report.figures.insert("dead graphs".to_owned(), dead.len() as f64);
 }
 
-/// What was seen under a graph.
-#[derive(Debug, PartialEq, Eq)]
-struct Seen {
-    /// Messages acknowledged after calls that were under way may have ended.
-    acknowledged: usize,
-    /// Reads answered after the lease may have ended.
-    reads: usize,
-    /// The same of the device that was read least.
-    fewest_reads: usize,
-    /// How often another node read a device than before, at most.
-    changes: usize,
-}
-
-impl Seen {
-    fn of(held: &Held, devices: &[String], story: &Story) -> Self {
-        let behind = |time: Duration| held.set_ns + u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2);
-        let (lease_ends, calls_end) = (behind(LEASE_ENDS), behind(CALLS_END));
-        let acknowledged = story.pushes.iter().filter(|push| push.kind == Kind::Ok);
-        let acknowledged =
-            acknowledged.filter(|push| (calls_end..held.healed_ns).contains(&push.t_ns)).count();
-        let (mut reads, mut changes) = (BTreeMap::<&str, usize>::new(), BTreeMap::<&str, usize>::new());
-        let mut readers = BTreeMap::new();
-        for read in story.reads.iter().filter(|read| read.kind == Kind::Ok) {
-            let (device, node, at) =
-                (read.process.as_str(), read.details.peer.ip(), read.details.first_byte_ns);
-            if !(held.set_ns..held.healed_ns).contains(&at) {
-                continue;
-            }
-            *reads.entry(device).or_default() += usize::from(at >= lease_ends);
-            let before = readers.insert(device, node);
-            *changes.entry(device).or_default() += usize::from(before.is_some_and(|before| before != node));
-        }
-        let of = |device: &String| reads.get(device.as_str()).copied().unwrap_or_default();
-        Self {
-            acknowledged,
-            reads: reads.values().sum(),
-            fewest_reads: devices.iter().map(of).min().unwrap_or_default(),
-            changes: changes.values().copied().max().unwrap_or_default(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use simulator::history::Entry;
     use simulator::modbus::ReadSeen;
     use simulator::pusher::PushNote;
 
+    use super::super::held::tests::{self, SECOND, push, read};
     use super::*;
-    use crate::prove::run::Verdict;
 
-    const SECOND: u64 = 1_000_000_000;
     const RING: u8 = 0b01_1001;
     const PAIR: u8 = 0b00_0101;
-
-    fn entry<D>(t_ns: u64, process: &str, op: &str, details: D) -> Entry<D> {
-        Entry { t_ns, process: process.to_owned(), kind: Kind::Ok, op: op.to_owned(), details }
-    }
-
-    fn read(at: u64, device: &str, node: u8) -> Entry<ReadSeen> {
-        let details = ReadSeen {
-            peer: SocketAddr::from(([10, 130, 0, node], 4711)),
-            unit: 1,
-            function: 3,
-            start: 0,
-            count: 24,
-            ordinal: 1,
-            first_byte_ns: at,
-            last_byte_ns: at + 1,
-            exception: None,
-            hash: 0,
-        };
-        entry(at + 1, device, "read", details)
-    }
-
-    fn push(at: u64) -> Entry<PushNote> {
-        entry(at, "robot", "push", PushNote::default())
-    }
 
     /// Checks that fail, for one graph that stays from the tenth second to the fifteenth.
     fn failed(graph: u8, reads: Vec<Entry<ReadSeen>>, pushes: Vec<Entry<PushNote>>) -> Vec<String> {
@@ -214,8 +140,7 @@ mod tests {
         let story = Story { reads, pushes, records: Vec::new() };
         let mut report = RunReport::new("graphs", 1);
         judge(&mut report, &[held], &["press-1".to_owned(), "press-2".to_owned()], &story);
-        let failed = report.findings.into_iter().filter(|finding| finding.verdict == Verdict::Failed);
-        failed.map(|finding| finding.check).collect()
+        tests::failed(report)
     }
 
     #[test]
