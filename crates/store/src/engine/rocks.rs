@@ -359,7 +359,8 @@ impl Engine for RocksEngine {
 
 /// Whether a file was not found. RocksDB has a code for that, of which only the words arrive here.
 fn is_missing(error: &rocksdb::Error) -> bool {
-    error.as_ref().contains("No such file or directory")
+    let words: &str = error.as_ref();
+    words.contains("No such file or directory")
 }
 
 fn engine_error(operation: &'static str, error: rocksdb::Error) -> EngineError {
