@@ -137,6 +137,11 @@ fn victims(random: &mut SmallRng, leader: usize) -> Vec<usize> {
     }
 }
 
+/// The leader or a follower, each as likely.
+fn one_of(random: &mut SmallRng, leader: usize) -> usize {
+    if random.random_bool(0.5) { leader } else { (leader + random.random_range(1..NODES)) % NODES }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -149,5 +154,7 @@ mod tests {
         let drawn: BTreeSet<Vec<usize>> = (0..1000).map(|_| victims(&mut random, 1)).collect();
         let expected = [vec![0], vec![1], vec![2], vec![0, 1], vec![0, 2], vec![1, 2], vec![0, 1, 2]];
         assert_eq!(drawn, BTreeSet::from(expected));
+        let drawn: BTreeSet<usize> = (0..1000).map(|_| one_of(&mut random, 1)).collect();
+        assert_eq!(drawn, BTreeSet::from([0, 1, 2]));
     }
 }
