@@ -1,9 +1,9 @@
 //! A file of one node's data directory is damaged while its node is dead: bits flip, it is cut short, a page of it becomes
 //! zeros, it is deleted, or what it was before comes back. Then the node is started.
 //!
-//! - It may refuse: it ends with a message that has the number of a page in docs/errors, or stays up and says over its API that
-//!   it has lost its memory (HF-4104). Or it is whole again, if the damage does not matter, and then it must lead, too: who
-//!   leads reads what it has and delivers it. If it comes to read what is damaged, it ends with such a message.
+//! - It may refuse: it ends with a message that has the number of a page in docs/errors, or stays up and says over its API
+//!   that it has lost its memory (HF-4104). Or it is whole again, if the damage does not matter, and then it must lead, too:
+//!   who leads reads what it has and delivers it. If it comes to read what is damaged, it ends with such a message.
 //! - Anything else has failed: an end without those words, a node that neither runs nor refuses; and, by the account, data
 //!   that are wrong or lost.
 //! - Whatever it did, it is replaced at the end, as the pages say: damage that was not seen may be seen later.

@@ -1,5 +1,5 @@
-//! The disks of one, two or three nodes fill up under load, by something that is not the node's: to the last byte, or to some
-//! hundred KiB. They stay full for some seconds, and are freed.
+//! The disks of one, two or three nodes fill up under load, by something that is not the node's: to the last byte, or to
+//! some hundred KiB. They stay full for some seconds, and are freed.
 //!
 //! - Half of what fills them takes what is there once, so that a node goes on with its reserve; the other half takes that,
 //!   too, and whatever else comes back.
@@ -7,8 +7,8 @@
 //!   nothing is acknowledged once calls that were under way have ended, and polled slots are in gaps `disk-full`.
 //! - A node whose reserve was taken, too, may end by itself: an error of the disk is final, and the node says which one it
 //!   was. It is started again when there is room. Any other end is a failure.
-//! - A full disk has bitten if the file system had no room as often as it was looked at, and what was written there failed; or
-//!   if the node gave up its reserve, where that was left to it.
+//! - A full disk has bitten if the file system had no room as often as it was looked at, and what was written there failed;
+//!   or if the node gave up its reserve, where that was left to it.
 
 use std::io;
 use std::process::ExitStatus;
@@ -41,8 +41,8 @@ const FILL_TRIES: u32 = 5;
 const LEFT: std::ops::Range<u64> = (100 << 10)..(800 << 10);
 /// What nobody can write to a full disk.
 const TOO_MUCH: usize = 1 << 20;
-/// What a node finds on a disk that it has just given its reserve to is less.
-const RESERVE: u64 = 80 << 20;
+/// What a node says that gives up its reserve.
+const RESERVE_GIVEN_UP: &str = "HF-4103";
 /// Until somebody with room leads: a look at the disk, one at the others, and a hand-over or an election.
 const GOES_ON: Duration = Duration::from_secs(5);
 /// A look at the disk, what was in the log by then, and how long a pusher waits for an answer at most.
@@ -50,7 +50,7 @@ const CALLS_END: Duration = Duration::from_millis(500 + 1_000 + 1_000 + 500);
 
 const LIVE: &str = "I10 acknowledged and read again within 5 s wherever a majority has room";
 const SILENT: &str = "I15 nothing is acknowledged where no majority has room";
-const COMES_BACK: &str = "I17 entries are taken again within 30 s of having room";
+const COMES_BACK: &str = "I17 the cluster is whole again within 30 s of having room";
 /// What gaps say that are due to it.
 const CAUSE: &str = "disk-full";
 /// What a node says that ends because of it: the system's words, or that of RocksDB's own threads.
@@ -78,13 +78,14 @@ struct Held {
     full_ns: u64,
     /// When they began to be freed.
     freed_ns: u64,
-    /// From then until all nodes took entries again.
+    /// From then until the cluster was whole.
     recovery: Duration,
 }
 
 /// What a fault has shown.
 struct Shown {
-    held: Held,
+    full_ns: u64,
+    freed_ns: u64,
     has_bitten: bool,
     /// Nodes that ended by themselves.
     ended: usize,
@@ -123,10 +124,12 @@ async fn fill(world: &mut World) -> Result<Held> {
             account.allow_within(&[CAUSE], began_ns, monotonic_ns());
         }
     }
-    let Shown { held, has_bitten, ended } = shown.with_context(|| fill.name())?;
+    let Shown { full_ns, freed_ns, has_bitten, ended } = shown.with_context(|| fill.name())?;
     world.report.injected(has_bitten);
     *world.report.figures.entry("nodes that ended for want of room".to_owned()).or_default() += ended as f64;
     world.whole().await?;
+    let recovery = Duration::from_nanos(monotonic_ns() - freed_ns);
+    let held = Held { name: fill.name(), has_majority: fill.victims.len() == 1, full_ns, freed_ns, recovery };
     if !held.has_majority && ended == 0 {
         let what = "slots that nobody had room for to be in gaps";
         let more = |account: &Account| (slots_without_room(account) > gaps_before).then_some(());
@@ -158,20 +161,18 @@ impl Fill {
 /// Fills disks, frees them, and waits until all nodes take entries again.
 async fn suffer(world: &World, fill: &Fill) -> Result<Shown> {
     let mut suffering = Suffering::of(world, &fill.victims).await;
-    let full = stay_full(world, fill).await;
+    let full = stay_full(world, fill, &suffering).await;
     let freed_ns = monotonic_ns();
     // Whatever went wrong, the end of the run needs room.
     let freed: Vec<_> = fill.victims.iter().map(|node| world.hosts.disk(*node).free()).collect();
     let (full_ns, has_bitten) = full?;
     freed.into_iter().collect::<io::Result<()>>()?;
-    let recovery = suffering.recover(world).await?;
-    let has_majority = fill.victims.len() == 1;
-    let held = Held { name: fill.name(), has_majority, full_ns, freed_ns, recovery };
-    Ok(Shown { held, has_bitten, ended: suffering.ended })
+    suffering.recover(world).await?;
+    Ok(Shown { full_ns, freed_ns, has_bitten, ended: suffering.ended })
 }
 
 /// Keeps disks full. When all of them were, and whether they were all the time.
-async fn stay_full(world: &World, fill: &Fill) -> Result<(u64, bool)> {
+async fn stay_full(world: &World, fill: &Fill, suffering: &Suffering<'_>) -> Result<(u64, bool)> {
     let disks: Vec<&Volume> = fill.victims.iter().map(|node| world.hosts.disk(*node)).collect();
     let mut has_bitten = true;
     for disk in &disks {
@@ -187,12 +188,12 @@ async fn stay_full(world: &World, fill: &Fill) -> Result<(u64, bool)> {
             has_bitten &= disk.available()? < TOO_MUCH as u64;
         }
     }
-    for (disk, node) in disks.iter().zip(&fill.victims) {
+    for (place, disk) in disks.iter().enumerate() {
         has_bitten &= match fill.takes_all {
             true => becomes_full(disk, fill.leave)?,
+            // One that had none any more has nothing to give.
             false => {
-                let reserve = world.scene.node(*node).data.join("reserve");
-                !reserve.try_exists()? && disk.available()? < RESERVE
+                suffering.said_since(place).contains(RESERVE_GIVEN_UP) || !disk.has_room_for(TOO_MUCH)?
             }
         };
     }
@@ -229,8 +230,8 @@ impl<'a> Suffering<'a> {
         Self { processes, said, ended: 0 }
     }
 
-    /// Starts those again that have ended, and waits until all nodes take entries; how long that took.
-    async fn recover(&mut self, world: &World) -> Result<Duration> {
+    /// Starts those again that have ended, and waits until all nodes take entries.
+    async fn recover(&mut self, world: &World) -> Result<()> {
         let freed = Instant::now();
         let mut target = None;
         until("all nodes to take entries again", async || {
@@ -238,7 +239,7 @@ impl<'a> Suffering<'a> {
                 return Ok(Err(error));
             }
             match takes_entries(world, freed, &mut target).await {
-                Ok(()) => Ok(Ok(freed.elapsed())),
+                Ok(()) => Ok(Ok(())),
                 Err(missing) => Err(format!("{missing:#}")),
             }
         })
@@ -246,15 +247,20 @@ impl<'a> Suffering<'a> {
     }
 
     fn start_again(&mut self) -> Result<()> {
-        for (process, said) in self.processes.iter_mut().zip(&self.said) {
-            if let Some(status) = process.has_ended()? {
-                let log = process.log();
-                says_why(status, log.get(*said..).unwrap_or(&log))?;
-                process.start()?;
+        for place in 0..self.processes.len() {
+            if let Some(status) = self.processes[place].has_ended()? {
+                says_why(status, &self.said_since(place))?;
+                self.processes[place].start()?;
                 self.ended += 1;
             }
         }
         Ok(())
+    }
+
+    /// What one of them has logged since.
+    fn said_since(&self, place: usize) -> String {
+        let log = self.processes[place].log();
+        log.get(self.said[place]..).unwrap_or(&log).to_owned()
     }
 }
 
@@ -313,9 +319,7 @@ fn judge(report: &mut RunReport, all: &[Held], devices: &[String], story: &Story
         }
     }
     let longest = all.iter().map(|held| held.recovery).max().unwrap_or_default();
-    report
-        .figures
-        .insert("longest time until entries are taken again, ms".to_owned(), longest.as_secs_f64() * 1e3);
+    report.figures.insert("longest recovery with room, ms".to_owned(), longest.as_secs_f64() * 1e3);
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -411,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_must_be_taken_again_in_time() {
+    fn it_must_be_whole_again_in_time() {
         assert_eq!(failed(false, HEALING * 2, Vec::new(), Vec::new()), [COMES_BACK]);
     }
 

@@ -1,6 +1,6 @@
-//! The data directory of the leader or of a follower is lost under load: removed while its node runs, or after it was killed,
-//! or with the whole disk, in whose place there is an empty one. The node comes back as a stranger, is refused, and is
-//! replaced as the documentation says.
+//! The data directory of the leader or of a follower is lost under load: removed while its node runs, or after it was
+//! killed, or with the whole disk, in whose place there is an empty one. The node comes back as a stranger, is refused, and
+//! is replaced as the documentation says.
 //!
 //! A loss has bitten if the directory held what the node had promised, and is not there any more when it is started again.
 
