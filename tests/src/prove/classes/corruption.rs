@@ -87,7 +87,7 @@ async fn corrupt(world: &mut World) -> Result<()> {
     let answer = world.scene.disturb(Box::pin(answer(world, victim))).await.with_context(|| told.clone())?;
     let figure = format!("{}, {}: {}", case.part.name(), case.damage.name(), answer.name());
     *world.report.figures.entry(figure).or_default() += 1.0;
-    replace(world, victim).await.context(told)
+    Box::pin(replace(world, victim)).await.context(told)
 }
 
 /// Kills a node, keeps a copy of its files, and starts it again.
