@@ -4,13 +4,14 @@
 //! - Nothing waits for a time: a wait is for a condition, and says in vain what was expected, what was seen, and what the
 //!   nodes logged last.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use simulator::nodes::cluster::Leader;
 use simulator::nodes::layout::{Layout, NodePlan};
 use simulator::nodes::{Nodes, NodesConfig};
@@ -20,6 +21,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use wire::proto::v1 as pb;
 use wire::proto::v1::admin_client::AdminClient;
+use wire::proto::v1::member::Reach;
 
 use crate::certificates::Certificates;
 use crate::machine::hosts::Hosts;
@@ -40,6 +42,15 @@ const LAST_LINES: usize = 40;
 pub struct Cluster {
     nodes: Nodes,
     ground: Ground,
+}
+
+/// A node whose data directory is gone: it runs, and the cluster does not know it any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stranger {
+    /// The number of the member that it was.
+    pub old: u64,
+    /// What it says is to be typed.
+    pub command: String,
 }
 
 /// What nodes stand on: it outlives them.
@@ -219,6 +230,39 @@ impl Cluster {
         Ok(list.members)
     }
 
+    /// Starts a node whose data directory is gone, and waits until it says what to type and the leader refuses it.
+    pub async fn run_wiped(&self, index: usize) -> Result<Stranger> {
+        let (name, address) = (self.name(index).to_owned(), self.node(index).peers);
+        let old = self.members().await?.iter().find(|member| member.name == name).context("a member")?.id;
+        let command = format!("holdfast member replace {name} {name}={address}");
+        // It may have been wiped before.
+        let said = self.log(index).await.matches(&command).count();
+        self.nodes.run(index).await?;
+        let is_refused = async || {
+            let log = self.log(index).await;
+            ensure!(log.matches(&command).count() > said, "it does not say what to type:\n{log}");
+            let members = self.members().await?;
+            let old = members.iter().find(|member| member.id == old).context("it is still a member")?;
+            ensure!(old.reach() == Reach::Refused, "the leader takes it for {:?}", old.reach());
+            Ok(())
+        };
+        self.until("the wiped node to be a stranger and to say so", is_refused).await?;
+        Ok(Stranger { old, command })
+    }
+
+    /// Types what a stranger says. The number that it has as a member: it votes in place of the old one.
+    pub async fn replace(&self, stranger: &Stranger) -> Result<u64> {
+        let before = voters(&self.members().await?);
+        let words: Vec<&str> = stranger.command.split(' ').skip(1).collect();
+        self.cli_done(&words).await?;
+        let members = self.members().await?;
+        let after = voters(&members);
+        let new = *after.difference(&before).next().with_context(|| format!("nobody new in {members:?}"))?;
+        let kept = before.into_iter().filter(|id| *id != stranger.old);
+        ensure!(after == kept.chain([new]).collect::<BTreeSet<u64>>(), "{members:?}");
+        Ok(new)
+    }
+
     /// Makes a plant document the revision after `base`; the revision that is in force then.
     pub async fn apply(&self, document: &str, base: u64) -> Result<u64> {
         let question = configuration(document, base);
@@ -233,10 +277,10 @@ impl Cluster {
         self.nodes.layout.index_of(&next).with_context(|| format!("no node {next}"))
     }
 
-    /// Runs the command line against all nodes.
+    /// Runs the command line against all nodes, in plaintext.
     pub async fn cli(&self, arguments: &[&str]) -> Result<Said> {
         let endpoints: Vec<String> =
-            self.nodes.layout.nodes.iter().map(|node| node.admin.to_string()).collect();
+            self.nodes.layout.nodes.iter().map(|node| node.api.to_string()).collect();
         let mut command = said::command(arguments)?;
         command.env("HOLDFAST_ENDPOINTS", endpoints.join(","));
         said::run(command).await
@@ -257,6 +301,11 @@ impl Cluster {
     pub fn logs(&self) -> String {
         logs_of(&self.nodes.layout)
     }
+}
+
+/// The numbers of those that vote.
+fn voters(members: &[pb::Member]) -> BTreeSet<u64> {
+    members.iter().filter(|member| member.voter).map(|member| member.id).collect()
 }
 
 /// The ends of the logs of all nodes.

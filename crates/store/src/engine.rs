@@ -78,7 +78,7 @@ pub enum EngineError {
         reason: String,
     },
     /// What was read is not what was written.
-    #[error("damaged data: {0}")]
+    #[error("damaged data (HF-4105): {0}")]
     Damaged(String),
 }
 

@@ -23,7 +23,8 @@ use crate::keeper::Keeper;
 use crate::ledger::{Body, Effects, Ledger, LogId};
 use crate::log::{Log, load};
 
-/// Holds the longest lease that was granted, in nanoseconds.
+/// Holds the longest lease that was granted: nanoseconds in 8 bytes, big-endian, and their CRC-32 in 4. Files from before it
+/// had one end with the nanoseconds.
 const LEASE_FILE: &str = "lease";
 
 /// What a data directory says it is.
@@ -97,6 +98,8 @@ impl<E: Engine> Store<E> {
     /// Opens a directory, checks it, and starts its tasks.
     pub async fn open(engine: Arc<E>, options: StoreOptions, spawner: &Spawner) -> Result<Self, OpenError> {
         let identity = identify(&*engine, options.birth).await?;
+        // Looked at so early because damage is for whoever opens the directory to tell.
+        read_lease(&*engine)?;
         let stored = load(&*engine)?;
         let ledger = load_ledger(&*engine)?;
         let (mut floor_file, promised) = FloorFile::open(&*engine)?;
@@ -149,18 +152,15 @@ impl<E: Engine> Store<E> {
 
     /// The longest lease that a process on this directory may have granted; absent if none ever ran.
     pub fn granted_lease(&self) -> Result<Option<Duration>, EngineError> {
-        let Some(bytes) = self.engine.read_file(LEASE_FILE)? else { return Ok(None) };
-        let nanos = bytes.as_ref().try_into().map(u64::from_be_bytes);
-        let nanos =
-            nanos.map_err(|_| EngineError::Damaged(format!("file {LEASE_FILE} of {} bytes", bytes.len())))?;
-        Ok(Some(Duration::from_nanos(nanos)))
+        read_lease(&*self.engine)
     }
 
     /// Notes that leases of this length are granted from now on; durable when it returns. A longer one that was granted
     /// before must have run out.
     pub async fn grant_lease(&self, lease: Duration) -> Result<(), EngineError> {
-        let nanos = u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX);
-        self.engine.write_file(LEASE_FILE, Bytes::copy_from_slice(&nanos.to_be_bytes())).await
+        let nanos = u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX).to_be_bytes();
+        let crc = crc32fast::hash(&nanos).to_be_bytes();
+        self.engine.write_file(LEASE_FILE, Bytes::from([&nanos[..], &crc[..]].concat())).await
     }
 
     /// The log.
@@ -219,6 +219,17 @@ async fn write_identity<E: Engine>(engine: &E, identity: &Identity) -> Result<()
     let value = serde_json::to_vec(identity).expect("an identity holds nothing that JSON cannot");
     let write = Write::Put(Family::Raft, keys::IDENTITY.to_vec(), Bytes::from(value));
     engine.commit(vec![write], Durability::Sync).await
+}
+
+/// A bit more or less in it would be a voter that keeps its vote for centuries, and nothing that anybody sees.
+fn read_lease<E: Engine>(engine: &E) -> Result<Option<Duration>, EngineError> {
+    let Some(bytes) = engine.read_file(LEASE_FILE)? else { return Ok(None) };
+    let damaged = || EngineError::Damaged(format!("file {LEASE_FILE} of {} bytes", bytes.len()));
+    let (nanos, crc) = bytes.split_first_chunk::<8>().ok_or_else(damaged)?;
+    if !crc.is_empty() && *crc != crc32fast::hash(nanos).to_be_bytes() {
+        return Err(damaged());
+    }
+    Ok(Some(Duration::from_nanos(u64::from_be_bytes(*nanos))))
 }
 
 fn load_ledger<E: Engine>(engine: &E) -> Result<Ledger, EngineError> {

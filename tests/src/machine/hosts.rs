@@ -79,6 +79,17 @@ impl Hosts {
         spawn_blocking(move || volume.restore_power()).await.map_err(io::Error::other)?
     }
 
+    /// Puts an empty disk in the place of a host's; nothing runs there.
+    pub async fn exchange_disk(&self, host: usize) -> io::Result<()> {
+        let volume = Arc::clone(&self.volumes[host]);
+        spawn_blocking(move || volume.exchange()).await.map_err(io::Error::other)?
+    }
+
+    /// The disk of a host.
+    pub fn disk(&self, host: usize) -> &Volume {
+        &self.volumes[host]
+    }
+
     /// Leaves the files of the disks where they are at the end: they are evidence.
     pub fn keep(&self) {
         self.volumes.iter().for_each(|volume| volume.keep());

@@ -1,15 +1,20 @@
-//! A disk of a node's own, whose power can be cut: an ext4 file system in a file on a loop device.
+//! A disk of a node's own, whose power can be cut, that can be full, and be exchanged for another: an ext4 file system in a
+//! file on a loop device.
 //!
+//! - What fills it is a file beside whatever else is there; what is free is asked of the file system.
 //! - Its journal is written by itself only every five minutes, so that it saves nobody by luck.
 //! - Nobody may have a file open on it when its power is restored: its users are dead by then.
 //! - The loop device goes with the mount, so that only mounts can be left by a process that was killed ([`unmount_below`]).
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
 
 use super::{Unable, must_be_root, run};
 
@@ -18,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const TRY_EVERY: Duration = Duration::from_millis(20);
 /// More than a node has files, and soon made.
 const INODES: &str = "4096";
+/// What the file system gives room in.
+const BLOCK: u64 = 4096;
 
 /// An ext4 file system of its own, in a file on a loop device.
 #[derive(Debug)]
@@ -76,6 +83,62 @@ impl Volume {
             self.mount()?;
             self.takes_writes()
         })
+    }
+
+    /// Puts an empty disk in its place; nothing runs there.
+    pub fn exchange(&self) -> io::Result<()> {
+        unmount_below(&self.mount)?;
+        self.set_up()
+    }
+
+    /// Bytes that may still be written to it.
+    pub fn available(&self) -> io::Result<u64> {
+        let said = statvfs(&self.mount)?;
+        Ok(said.f_bavail.saturating_mul(said.f_frsize))
+    }
+
+    /// Takes all the room there is, but for so many bytes; called again, it takes what has come back.
+    pub fn fill(&self, leave: u64) -> io::Result<()> {
+        let file = File::options().create(true).truncate(false).write(true).open(self.filler())?;
+        let to_take = || Ok::<u64, io::Error>(self.available()?.saturating_sub(leave));
+        let mut end = file.metadata()?.len();
+        let mut step = to_take()?;
+        while step >= BLOCK {
+            match fallocate(&file, FallocateFlags::empty(), end, step) {
+                Ok(()) => end += step,
+                // A long file takes some room for itself.
+                Err(Errno::NOSPC) => step /= 2,
+                Err(error) => return Err(error.into()),
+            }
+            step = step.min(to_take()?);
+        }
+        Ok(())
+    }
+
+    /// Gives back what was taken.
+    pub fn free(&self) -> io::Result<()> {
+        match fs::remove_file(self.filler()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Whether so many bytes can be written to it now. While that is tried they are taken, as far as they are there.
+    pub fn has_room_for(&self, bytes: usize) -> io::Result<bool> {
+        let path = self.mount.join(".has-room");
+        let written = File::create(&path).and_then(|mut file| {
+            file.write_all(&vec![b'x'; bytes])?;
+            file.sync_all()
+        });
+        fs::remove_file(path)?;
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.mount.join(".filler")
     }
 
     fn mount(&self) -> io::Result<()> {
@@ -139,8 +202,6 @@ fn text(path: &Path) -> io::Result<&str> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::super::able;
     use super::*;
 
@@ -174,5 +235,32 @@ mod tests {
         let file = volume.file.clone();
         drop(volume);
         assert!(!file.exists(), "it is removed");
+    }
+    #[test]
+    fn a_full_disk_takes_nothing_until_it_is_freed_and_an_exchanged_one_is_empty() {
+        const ROOM: usize = 1 << 20;
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = Volume::make(&folder.path().join("disk.ext4"), &folder.path().join("disk"), BYTES);
+        let Some(volume) = able(made) else { return };
+        let kept = volume.path().join("kept");
+        fs::write(&kept, [b'K'; 1000]).expect("room");
+        assert!(volume.has_room_for(ROOM).expect("it can be tried"));
+        for leave in [0, 300 << 10] {
+            volume.fill(leave).expect("it can be filled");
+            let available = volume.available().expect("it says so");
+            assert!(available <= leave + BLOCK, "{available} bytes are left instead of {leave}");
+            assert!(!volume.has_room_for(ROOM).expect("it can be tried"));
+            fs::remove_file(&kept).expect("it is there");
+            volume.fill(leave).expect("what came back is taken, too");
+            assert!(!volume.has_room_for(ROOM).expect("it can be tried"));
+            volume
+                .free()
+                .and_then(|()| volume.free())
+                .expect("the second time there is nothing to give back");
+            assert!(volume.has_room_for(ROOM).expect("it can be tried"));
+            fs::write(&kept, [b'K'; 1000]).expect("room");
+        }
+        volume.exchange().expect("another disk");
+        assert!(!kept.exists() && volume.has_room_for(ROOM).expect("it can be tried"));
     }
 }

@@ -148,6 +148,11 @@ fn time_of_any_magnitude(random: &mut SmallRng, from_ms: u32, to_ms: u32) -> Dur
     Duration::from_secs_f64(of_any_magnitude(random, from_ms.into(), to_ms.into()) / 1_000.0)
 }
 
+/// The leader or a follower, each as likely.
+fn one_of(random: &mut SmallRng, leader: usize) -> usize {
+    if random.random_bool(0.5) { leader } else { (leader + random.random_range(1..NODES)) % NODES }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -160,6 +165,8 @@ mod tests {
         let drawn: BTreeSet<Vec<usize>> = (0..1000).map(|_| victims(&mut random, 1)).collect();
         let expected = [vec![0], vec![1], vec![2], vec![0, 1], vec![0, 2], vec![1, 2], vec![0, 1, 2]];
         assert_eq!(drawn, BTreeSet::from(expected));
+        let drawn: BTreeSet<usize> = (0..1000).map(|_| one_of(&mut random, 1)).collect();
+        assert_eq!(drawn, BTreeSet::from([0, 1, 2]));
     }
 
     #[test]

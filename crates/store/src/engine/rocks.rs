@@ -128,9 +128,14 @@ impl RocksEngine {
         let database = path.join("rocksdb");
         let marker = path.join("created");
         let existing = marker.try_exists().map_err(unusable)?;
-        let db = options::open(&database, options, existing).map_err(|error| match error.kind() {
-            ErrorKind::IOError => OpenError::Unusable { path: path.clone(), reason: error.into_string() },
-            _ => OpenError::Damaged { path: path.clone(), reason: error.into_string() },
+        let db = options::open(&database, options, existing).map_err(|error| {
+            // What was written once and is not there is no matter of permissions.
+            let is_unusable = error.kind() == ErrorKind::IOError && !(existing && is_missing(&error));
+            let (path, reason) = (path.clone(), error.into_string());
+            match is_unusable {
+                true => OpenError::Unusable { path, reason },
+                false => OpenError::Damaged { path, reason },
+            }
         })?;
         // RocksDB syncs the name of a new write-ahead log with the first synced write; its check for missing ones
         // would take a power cut before that for damage.
@@ -350,6 +355,12 @@ impl Engine for RocksEngine {
         self.shared.check()?;
         self.shared.files.read_slots(name).map_err(|error| file_error("read_slots", &error))
     }
+}
+
+/// Whether a file was not found. RocksDB has a code for that, of which only the words arrive here.
+fn is_missing(error: &rocksdb::Error) -> bool {
+    let words: &str = error.as_ref();
+    words.contains("No such file or directory")
 }
 
 fn engine_error(operation: &'static str, error: rocksdb::Error) -> EngineError {

@@ -3,9 +3,13 @@
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use bytes::Bytes;
+use holdfast_store::OpenError;
 use holdfast_store::engine::rocks::{self, RocksEngine, RocksOptions};
 use holdfast_store::engine::sim::{SimDisk, SimEngine};
+use holdfast_store::engine::{Engine, EngineError};
 
 use crate::support::{Counting, acknowledge, entry, id, life, open, open_sim, polls_up_to, truncate};
 
@@ -110,4 +114,39 @@ fn what_may_lie_in_a_directory_before_the_first_start_is_not_foreign() {
     }
     drop(RocksEngine::open(folder.path(), &RocksOptions::default()).expect("it is taken"));
     assert_eq!(fs::read(folder.path().join("historian.token")).unwrap(), b"x");
+}
+
+#[test]
+fn a_lease_that_is_not_the_one_that_was_granted_is_damage() {
+    const LEASE: Duration = Duration::from_millis(500);
+    let disk = SimDisk::new(1);
+    let written = life(true, async {
+        let opened = open_sim(&disk).await.unwrap();
+        opened.store.grant_lease(LEASE).await.unwrap();
+        let written = opened.engine.read_file("lease").unwrap().unwrap();
+        opened.stop().await;
+        written
+    });
+    let mut flipped = written.to_vec();
+    flipped[0] ^= 0x10;
+    let cases = [
+        ("as it was written", written.clone(), true),
+        ("as it was written before it had a CRC", written.slice(..8), true),
+        ("cut short", written.slice(..7), false),
+        ("cut short in its CRC", written.slice(..11), false),
+        ("of centuries", Bytes::from(flipped), false),
+        ("of zeros", Bytes::from(vec![0; 12]), false),
+    ];
+    for (name, bytes, is_well) in cases {
+        life(true, async { SimEngine::open(&disk).unwrap().write_file("lease", bytes).await.unwrap() });
+        let granted = life(true, async {
+            let opened = open_sim(&disk).await?;
+            Ok::<_, OpenError>(opened.store.granted_lease()?)
+        });
+        match granted {
+            Ok(granted) => assert!(is_well && granted == Some(LEASE), "{name}: {granted:?}"),
+            Err(OpenError::Engine(EngineError::Damaged(reason))) => assert!(!is_well, "{name}: {reason}"),
+            Err(other) => panic!("{name}: {other}"),
+        }
+    }
 }

@@ -253,6 +253,22 @@ async fn a_database_that_vanished_is_not_created_anew() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_missing_in_the_database_is_damage_and_no_matter_of_permissions() {
+    for missing in ["CURRENT", "MANIFEST", ".sst"] {
+        let place = filled(20).await;
+        // Opening writes what the log holds to a file.
+        drop(place.open());
+        let entries = fs::read_dir(place.path().join("rocksdb")).unwrap();
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        files.retain(|file| file.file_name().unwrap().to_string_lossy().contains(missing));
+        assert!(!files.is_empty(), "no {missing}");
+        files.iter().for_each(|file| fs::remove_file(file).unwrap());
+        let error = RocksEngine::open(place.path(), &RocksOptions::default()).unwrap_err();
+        assert!(matches!(error, OpenError::Damaged { .. }), "{missing}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn a_flipped_bit_in_a_stored_value_is_found_when_it_is_read() {
     let place = TempDir::new().unwrap();
     let engine = place.open();
