@@ -6,11 +6,16 @@
 //! - Every class ends with the account of everything that was seen. Its history and the logs of the nodes stay in the
 //!   folder; where a check has failed, so do the disks.
 
+pub mod corruption;
+pub mod flapping;
+pub mod full_disks;
 pub mod graphs;
 mod held;
 pub mod kills;
 pub mod pauses;
 pub mod power;
+pub mod wiped;
+pub mod wires;
 
 use std::time::Duration;
 

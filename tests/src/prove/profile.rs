@@ -26,8 +26,18 @@ pub enum Class {
     Power,
     /// The wires between the nodes form each of the 64 directed graphs.
     Graphs,
+    /// What lies between the nodes goes down and up in a drawn rhythm, is reset, or unplugged.
+    Flapping,
+    /// What nodes say to each other is delayed, lost, overtaken, doubled or squeezed.
+    Wires,
     /// The leader stands still.
     Pauses,
+    /// The disks of one, two or three nodes fill up.
+    FullDisks,
+    /// A file of one node is damaged.
+    Corruption,
+    /// A node's data directory is lost.
+    Wiped,
 }
 
 /// Runs of one class.
@@ -52,11 +62,23 @@ pub struct Profile {
     pub may_skip: bool,
 }
 
+/// What a class needs of the machine. Each needs what stands before it, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needs {
+    /// Volumes of its own.
+    Volumes,
+    /// Hosts with networks of their own.
+    Hosts,
+    /// Something that no other class needs, or hardly one.
+    More,
+}
+
 /// What there is to know of a class.
 struct Row {
     name: &'static str,
     /// What a fault takes at most, in seconds, on a slow machine.
     limit: u64,
+    needs: Needs,
     /// Runs, and faults in each, of every profile in [`PROFILES`].
     wanted: [(u32, u32); 3],
     run: fn(&Assignment) -> LocalBoxFuture<'_, anyhow::Result<RunReport>>,
@@ -89,26 +111,52 @@ impl FromStr for Profile {
 
 impl Class {
     /// All of them, in the order in which they are run.
-    pub const ALL: [Self; 5] = [Self::StoreCuts, Self::Kills, Self::Power, Self::Graphs, Self::Pauses];
+    pub const ALL: [Self; 10] = [
+        Self::StoreCuts,
+        Self::Kills,
+        Self::Power,
+        Self::Graphs,
+        Self::Flapping,
+        Self::Wires,
+        Self::Pauses,
+        Self::FullDisks,
+        Self::Corruption,
+        Self::Wiped,
+    ];
 
     fn row(self) -> Row {
-        let row = |name, limit, wanted, run| Row { name, limit, wanted, run };
+        use Needs::{Hosts, More, Volumes};
+        let row = |name, limit, needs, wanted, run| Row { name, limit, needs, wanted, run };
         match self {
-            Self::StoreCuts => row("store-cuts", 10, [(2, 50), (20, 50), (40, 50)], |assignment| {
+            Self::StoreCuts => row("store-cuts", 10, Volumes, [(2, 50), (20, 50), (40, 50)], |assignment| {
                 store_cuts::run(assignment).boxed_local()
             }),
-            Self::Kills => row("kills", 90, [(1, 6), (15, 10), (30, 10)], |assignment| {
+            Self::Kills => row("kills", 90, Hosts, [(1, 6), (15, 10), (30, 10)], |assignment| {
                 classes::kills::run(assignment).boxed_local()
             }),
-            Self::Power => row("power", 90, [(1, 4), (5, 10), (10, 10)], |assignment| {
+            Self::Power => row("power", 90, Hosts, [(1, 4), (5, 10), (10, 10)], |assignment| {
                 classes::power::run(assignment).boxed_local()
             }),
-            Self::Graphs => row("graphs", 90, [(1, 12), (1, 64), (1, 64)], |assignment| {
+            Self::Graphs => row("graphs", 90, Hosts, [(1, 12), (1, 64), (1, 64)], |assignment| {
                 classes::graphs::run(assignment).boxed_local()
             }),
-            // A pause takes up to a minute itself.
-            Self::Pauses => row("pauses", 150, [(1, 4), (5, 10), (10, 10)], |assignment| {
+            Self::Flapping => row("flapping", 90, Hosts, [(1, 3), (3, 14), (5, 21)], |assignment| {
+                classes::flapping::run(assignment).boxed_local()
+            }),
+            Self::Wires => row("wires", 180, More, [(1, 3), (5, 12), (10, 12)], |assignment| {
+                classes::wires::run(assignment).boxed_local()
+            }),
+            Self::Pauses => row("pauses", 150, Hosts, [(1, 4), (5, 10), (10, 10)], |assignment| {
                 classes::pauses::run(assignment).boxed_local()
+            }),
+            Self::FullDisks => row("full-disks", 150, Hosts, [(1, 2), (4, 10), (8, 10)], |assignment| {
+                classes::full_disks::run(assignment).boxed_local()
+            }),
+            Self::Corruption => row("corruption", 400, Hosts, [(1, 2), (10, 10), (20, 10)], |assignment| {
+                classes::corruption::run(assignment).boxed_local()
+            }),
+            Self::Wiped => row("wiped", 300, Hosts, [(1, 2), (3, 10), (5, 10)], |assignment| {
+                classes::wiped::run(assignment).boxed_local()
             }),
         }
     }
@@ -116,6 +164,11 @@ impl Class {
     /// Its name.
     pub fn name(self) -> &'static str {
         self.row().name
+    }
+
+    /// What it needs of the machine.
+    pub fn needs(self) -> Needs {
+        self.row().needs
     }
 
     /// What a run of so many faults takes at most, on a slow machine: one that takes longer hangs.

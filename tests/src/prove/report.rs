@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::process::Command;
 
 use super::campaign::Kept;
-use super::profile::{Class, Profile};
+use super::profile::{Class, Needs, Profile};
 use super::run::{Finding, Verdict};
 
 /// What is said of dependencies: those that the promise depends on most.
@@ -63,8 +63,9 @@ pub fn objections(profile: &Profile, may_skip: bool, runs: &[Kept]) -> Vec<Strin
             objections.push(format!("{class}: {} of {} runs were made", verdicts.len(), part.runs));
         }
         let shows = |run: &Kept| {
-            let needs_as_much = run.report.class == class || needs_hosts(&run.report.class);
-            needs_as_much && run.report.verdict() != Verdict::Skipped
+            let needs = run.report.class.parse::<Class>().map(Class::needs);
+            let needs_as_much = part.class.needs() < Needs::More && needs >= Ok(part.class.needs());
+            (run.report.class == class || needs_as_much) && run.report.verdict() != Verdict::Skipped
         };
         if verdicts.contains(&Verdict::Skipped) && runs.iter().any(shows) {
             objections.push(format!("{class}: it could be done in some runs, and was skipped in others"));
@@ -84,11 +85,6 @@ pub fn objections(profile: &Profile, may_skip: bool, runs: &[Kept]) -> Vec<Strin
         objections.push("nothing was proven".to_owned());
     }
     objections
-}
-
-/// Whether a class needs networks and volumes, which is all that any of them needs.
-fn needs_hosts(class: &str) -> bool {
-    class != Class::StoreCuts.name()
 }
 
 fn findings(runs: &[Kept]) -> impl Iterator<Item = (&Kept, &Finding)> {
@@ -329,6 +325,17 @@ mod tests {
         }
         let nothing = three(&[UNABLE], &[UNABLE], &[UNABLE]);
         assert_eq!(objections(&profile(), true, &nothing), ["nothing was proven"]);
+    }
+
+    #[test]
+    fn a_class_that_needs_more_than_others_may_be_skipped_beside_them() {
+        let part = |class| Part { class, runs: 1, times: 3 };
+        let profile = Profile { parts: vec![part(Class::Kills), part(Class::Wires)], ..profile() };
+        let found = |kills, wires| {
+            objections(&profile, true, &[run("kills", 1, &[kills]), run("wires", 2, &[wires])])
+        };
+        assert!(found(PASSED, UNABLE).is_empty(), "{:?}", found(PASSED, UNABLE));
+        assert_eq!(found(UNABLE, PASSED).len(), 1, "{:?}", found(UNABLE, PASSED));
     }
 
     #[test]
