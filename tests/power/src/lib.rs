@@ -1,6 +1,6 @@
 //! The power of one file system, to be cut: what was synced stays, what was not is gone.
 //!
-//! - The one place of this repository with `unsafe`: the kernel's call for this has no safe wrapper anywhere.
+//! - With `preload` the only crate with `unsafe`: the kernel's call for this has no safe wrapper anywhere.
 //! - Models a disk without a cache of its own. That a flush of the device was forgotten is not seen.
 
 use std::fs::File;
