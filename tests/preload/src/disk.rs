@@ -8,7 +8,7 @@ use libc::{iovec, off_t, off64_t, size_t, ssize_t};
 use crate::control::{self, Place};
 use crate::real::Real;
 
-type Sync = unsafe extern "C" fn(c_int) -> c_int;
+type OfFile = unsafe extern "C" fn(c_int) -> c_int;
 type SyncRange = unsafe extern "C" fn(c_int, off64_t, off64_t, c_uint) -> c_int;
 type Write = unsafe extern "C" fn(c_int, *const c_void, size_t) -> ssize_t;
 type WriteAt = unsafe extern "C" fn(c_int, *const c_void, size_t, off_t) -> ssize_t;
@@ -72,7 +72,7 @@ fn failed(error: c_int) -> c_int {
 unsafe extern "C" fn fsync(file: c_int) -> c_int {
     match control::sync(|| place_of(file), true) {
         // SAFETY: libc's own, of this signature; what it is given is the caller's.
-        Ok(()) => unsafe { transmute::<*mut c_void, Sync>(FSYNC.get())(file) },
+        Ok(()) => unsafe { transmute::<*mut c_void, OfFile>(FSYNC.get())(file) },
         Err(error) => failed(error),
     }
 }
@@ -81,7 +81,7 @@ unsafe extern "C" fn fsync(file: c_int) -> c_int {
 unsafe extern "C" fn fdatasync(file: c_int) -> c_int {
     match control::sync(|| place_of(file), true) {
         // SAFETY: libc's own, of this signature; what it is given is the caller's.
-        Ok(()) => unsafe { transmute::<*mut c_void, Sync>(FDATASYNC.get())(file) },
+        Ok(()) => unsafe { transmute::<*mut c_void, OfFile>(FDATASYNC.get())(file) },
         Err(error) => failed(error),
     }
 }

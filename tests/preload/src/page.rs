@@ -15,12 +15,13 @@ pub(crate) const BYTES: usize = WORDS * 8;
 /// What the first word of a page is: another layout has another one.
 pub(crate) const LAYOUT: u64 = 0x0001_4547_4150_4648;
 
-/// Operations that can fail: a number for each.
+// Operations that can fail, by number.
 pub(crate) const SYNC: u64 = 1;
 pub(crate) const WRITE: u64 = 2;
 pub(crate) const RENAME: u64 = 3;
 
-/// Settings.
+// Settings, by their places in the page.
+/// The layout.
 pub(crate) const HEAD: usize = 0;
 /// The file system whose calls are meant, as stat(2) numbers it; 0 is none.
 pub(crate) const DEVICE: usize = 1;
@@ -36,7 +37,7 @@ pub(crate) const DELAY: usize = 6;
 pub(crate) const OFFSET: usize = 7;
 pub(crate) const OFFSETS: [usize; 2] = [8, 9];
 
-/// Counted by the library; the first four are set to 0 whenever an operation is armed.
+// What the library counts. The first four are set to 0 whenever an operation is armed.
 /// Calls that the armed operation has met.
 pub(crate) const MET: usize = 16;
 /// When the first call failed, in monotonic nanoseconds, and the inode that it was about.
