@@ -2,11 +2,13 @@
 //! where they are then, or jump back.
 //!
 //! - Nobody but the nodes sees it: devices, pushers and whoever judges have the machine's clock.
-//! - A leader whose clock jumps opens its grids anew, and loses the slots of the time that takes: those are in gaps `clock`.
+//! - A leader whose clock jumps by more than its schedules bear opens its grids anew, and loses the slots of the time that
+//!   takes: those are in gaps `clock`.
 //! - No clock costs a leader. An election during a jump may be that of a busy machine: then the clocks are put right, and
 //!   jump again in the same way. What comes twice was the clock's doing.
 //! - No clock goes back by more than a day: there the certificates of callers begin, who are refused before, as they must be.
-//! - A fault has bitten if each of them has looked at a wrong clock, and a leader among them has opened its grids anew.
+//! - A fault has bitten if each of them has looked at a wrong clock. It is not over before a leader that must open its grids
+//!   anew has done so.
 
 use std::time::Duration;
 
@@ -26,8 +28,10 @@ use crate::prove::run::{Assignment, RunReport};
 const LEAST: f64 = 0.1;
 const MOST: f64 = 90_000.0;
 const MOST_BACK: f64 = 86_000.0;
-/// In nanoseconds: a clock that is set moves by more than the schedules bear.
+/// In nanoseconds: a clock that is set moves by so much at least.
 const A_JUMP: u64 = 100_000_000;
+/// In nanoseconds: schedules bear a tenth of a second, and make it up in some seconds. From here on they never do.
+const TOO_MUCH: u64 = 300_000_000;
 /// In milliseconds: how long clocks are wrong that jump back.
 const HOLD: std::ops::Range<u64> = 2_000..4_000;
 /// How often the same jump may cost a leader.
@@ -138,19 +142,20 @@ async fn leads_on(world: &mut World, jump: &Jump, tally: &mut Tally) -> Result<b
     world.report.injected(has_bitten);
     world.whole().await?;
     let after = world.scene.trial().victim().await?;
-    let is_set = jump.to.iter().any(|(node, _)| *node == before.index);
-    tally.set += u32::from(is_set) * if jump.stays { 1 } else { 2 };
+    let of_leader = jump.to.iter().find(|(node, _)| *node == before.index);
+    let times: u32 = if jump.stays { 1 } else { 2 };
+    tally.set += if of_leader.is_some() { times } else { 0 };
     if after.leader != before.leader {
         (tally.changes, tally.set) = (tally.changes + 1, tally.set + 1);
         // By the wall clock of its leader nobody could tell when the reign began.
         world.scene.field.account.lock().disturbed(before.began_ns, monotonic_ns());
         return Ok(false);
     }
-    if is_set {
-        let wanted = openings + world.scene.field.plant.devices.len();
-        let opened = |account: &Account| (self::openings(account) >= wanted).then_some(());
-        world.scene.until_account("the grids to be opened anew", opened).await?;
-    }
+    let is_too_much = of_leader.is_some_and(|(node, ahead)| ahead.abs_diff(tally.ahead[*node]) >= TOO_MUCH);
+    let anew = if is_too_much { times as usize } else { 0 };
+    let wanted = openings + anew * world.scene.field.plant.devices.len();
+    let opened = |account: &Account| (self::openings(account) >= wanted).then_some(());
+    world.scene.until_account("the grids of the leader to be opened anew", opened).await?;
     Ok(true)
 }
 
