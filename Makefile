@@ -1,5 +1,5 @@
 # The commands of this repository; `make` lists them. Each does all its own set-up, and each that builds leaves
-# ./bin/holdfast pointing at what it built.
+# ./bin/holdfast pointing at what it built. Nobody links the library of tests/preload, so `--lib` names it where it is used.
 #
 # The build cache lies outside the checkout and survives it. The tests and the demo share one build: naming a test
 # target lets cargo choose the same features for both, so that neither rebuilds what the other has built.
@@ -25,7 +25,7 @@ demo: build ## three nodes, a simulated plant and local receivers; break them wi
 	@./bin/holdfast demo $(ARGS)
 
 test: setup ## everything that must hold: units, store, replication, whole clusters
-	cargo build --locked --workspace --bins --tests
+	cargo build --locked --workspace --lib --bins --tests
 	@$(call link,debug)
 ifneq ($(nextest),)
 	cargo nextest run --locked --workspace $(if $(filter true,$(CI)),--profile ci) $(ARGS)
@@ -40,7 +40,7 @@ PROFILE ?= quick
 SEED ?= 1
 
 prove: setup ## break real clusters and judge them from outside, as root (PROFILE=quick|nightly|release SEED=1; DO="replay DIR")
-	cargo build --locked --workspace --bins --test architecture
+	cargo build --locked --workspace --lib --bins --test architecture
 	@$(call link,debug)
 	@"$(target)/debug/prove" $(or $(DO),profile $(PROFILE) --seed $(SEED)) $(ARGS)
 
@@ -51,7 +51,7 @@ prove-mutants: export RUSTFLAGS := $(RUSTFLAGS) --cfg mutants
 prove-mutants: setup ## each deliberate fault in the code is noticed by the test that must notice it (ARGS="--only NAME")
 	@archive=$$(ls -t "$(target)"/debug/build/librocksdb-sys-*/out/librocksdb.a 2>/dev/null | head -n 1); \
 	if [ -n "$$archive" ]; then export ROCKSDB_LIB_DIR="$${archive%/*}" ROCKSDB_STATIC=1; fi; \
-	cargo build --locked --workspace --bins --tests && "$(target)/mutants/debug/prove" mutants $(ARGS)
+	cargo build --locked --workspace --lib --bins --tests && "$(target)/mutants/debug/prove" mutants $(ARGS)
 # Its own build, beside the ordinary one: only so does tokio choose by the seed, and a seed repeats to the last event.
 sim: setup ## simulated clusters, one for each seed (SEEDS=1000, ARGS="--seed 7 --events" for one of them, ARGS="--twice")
 	CARGO_TARGET_DIR="$(target)/sim" RUSTFLAGS="--cfg tokio_unstable" \

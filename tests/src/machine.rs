@@ -1,4 +1,4 @@
-//! Hosts for nodes on one machine, and what can be done to them that takes root: networks, disks and their power.
+//! Hosts for nodes on one machine, and what can be done to them: networks, disks and their power, clocks. Takes root.
 //!
 //! - What a machine cannot do is [`Unable`]: said loudly, and never counted as passed.
 //! - Everything that is made here is taken away again when its value is dropped, also after a failure. What a process left
@@ -7,6 +7,7 @@
 
 pub mod hosts;
 pub mod network;
+pub mod preload;
 pub mod volume;
 pub mod wire;
 

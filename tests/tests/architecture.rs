@@ -90,7 +90,12 @@ const CRATES: &[Crate] = &[
     Crate {
         name: "kernel",
         leans_on: &[],
-        why: "calls of the kernel for the fault kit; apart, because it is the one place with unsafe",
+        why: "calls of the kernel for the fault kit; apart, because it has unsafe",
+    },
+    Crate {
+        name: "preload",
+        leans_on: &[],
+        why: "is loaded before libc into nodes that the fault kit breaks; apart, because it has unsafe; nobody links it",
     },
     Crate {
         name: "tests",
@@ -219,6 +224,12 @@ const FOREIGN: &[Foreign] = &[
         owners: &["runtime"],
         in_tests: &[],
         why: "the timer of the dead-man, docs/adr/0024; everything else of the system is asked through rustix or tokio",
+    },
+    Foreign {
+        packages: &["libc"],
+        owners: &["preload"],
+        in_tests: &[],
+        why: "functions under the names of libc's; everything else of the system is asked through rustix or tokio",
     },
     Foreign {
         packages: &["anyhow"],

@@ -1,7 +1,7 @@
 //! Calls of the Linux kernel that have no safe wrapper anywhere: the power of a file system is cut, and packets of a host
 //! come to this process.
 //!
-//! - The one place of this repository with `unsafe`. Each call is made by a function that is safe for every argument.
+//! - With `preload` the only crate with `unsafe`. Each call is made by a function that is safe for every argument.
 //! - What is done with them is the caller's: no policy, no names, no cleaning up.
 
 use std::fs::{File, OpenOptions};

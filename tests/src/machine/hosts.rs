@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::Unable;
 use super::network::Network;
+use super::preload::Control;
 use super::volume::Volume;
 use super::wire::Wire;
 
@@ -26,6 +27,8 @@ pub struct Hosts {
     /// What lies between them.
     pub network: Network,
     volumes: Vec<Arc<Volume>>,
+    /// One for each node, or none.
+    controls: Vec<Control>,
     folder: PathBuf,
     program: PathBuf,
 }
@@ -44,7 +47,25 @@ impl Hosts {
             Volume::make(&folder.join(file), &folder.join(mount), DISK).map(Arc::new)
         };
         let volumes = (0..NODES).map(volume).collect::<Result<_, Unable>>()?;
-        Ok(Self { wire: None, network, volumes, folder, program })
+        Ok(Self { wire: None, network, volumes, controls: Vec::new(), folder, program })
+    }
+
+    /// Lets the nodes of every later layout obey control pages: their disk calls can fail or dawdle then, and their wall
+    /// clocks be wrong.
+    pub fn take_control(&mut self) -> io::Result<()> {
+        let page = |(node, volume): (usize, &Arc<Volume>)| {
+            Control::make(&self.folder.join(format!("control-{}.page", node + 1)), volume.path())
+        };
+        self.controls = self.volumes.iter().enumerate().map(page).collect::<io::Result<_>>()?;
+        Ok(())
+    }
+
+    /// The control page of a node.
+    ///
+    /// # Panics
+    /// If nobody took control.
+    pub fn control(&self, host: usize) -> &Control {
+        &self.controls[host]
     }
 
     /// The program that nodes run.
@@ -64,6 +85,9 @@ impl Hosts {
         for (host, (node, volume)) in layout.nodes.iter_mut().zip(&self.volumes).enumerate() {
             node.launcher = self.network.launcher(host);
             node.data = volume.path().join("data");
+        }
+        for (node, control) in layout.nodes.iter_mut().zip(&self.controls) {
+            node.variables.extend(control.variables());
         }
         layout
     }

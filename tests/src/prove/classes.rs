@@ -6,7 +6,9 @@
 //! - Every class ends with the account of everything that was seen. Its history and the logs of the nodes stay in the
 //!   folder; where a check has failed, so do the disks.
 
+pub mod clocks;
 pub mod corruption;
+pub mod disk_errors;
 pub mod flapping;
 pub mod full_disks;
 pub mod graphs;
@@ -14,6 +16,7 @@ mod held;
 pub mod kills;
 pub mod pauses;
 pub mod power;
+pub mod slow_disks;
 pub mod wiped;
 pub mod wires;
 
@@ -47,6 +50,23 @@ struct World {
 impl World {
     async fn open(class: &str, assignment: &Assignment) -> Result<Self> {
         let hosts = Hosts::make(&assignment.folder, &assignment.program)?;
+        Self::on(hosts, class, assignment).await
+    }
+
+    /// The same, where disk calls of each node can fail or dawdle, and its wall clock be wrong.
+    async fn open_controlled(class: &str, assignment: &Assignment) -> Result<Self> {
+        let mut hosts = Hosts::make(&assignment.folder, &assignment.program)?;
+        hosts.take_control()?;
+        let world = Self::on(hosts, class, assignment).await?;
+        for node in 0..NODES {
+            let process = world.scene.process(node).await.id().context("a node does not run")?;
+            let obeys = world.hosts.control(node).is_obeyed_by(process)?;
+            ensure!(obeys, "{} does not obey its control page", world.scene.name(node));
+        }
+        Ok(world)
+    }
+
+    async fn on(hosts: Hosts, class: &str, assignment: &Assignment) -> Result<Self> {
         let scene = Scene::on(&hosts).await?;
         Ok(Self {
             report: RunReport::new(class, assignment.seed),

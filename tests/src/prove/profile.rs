@@ -32,12 +32,18 @@ pub enum Class {
     Wires,
     /// The leader stands still.
     Pauses,
+    /// Calls that reach a disk fail.
+    DiskErrors,
+    /// Syncs take long.
+    SlowDisks,
     /// The disks of one, two or three nodes fill up.
     FullDisks,
     /// A file of one node is damaged.
     Corruption,
     /// A node's data directory is lost.
     Wiped,
+    /// Wall clocks jump.
+    Clocks,
 }
 
 /// Runs of one class.
@@ -111,7 +117,7 @@ impl FromStr for Profile {
 
 impl Class {
     /// All of them, in the order in which they are run.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::StoreCuts,
         Self::Kills,
         Self::Power,
@@ -119,9 +125,12 @@ impl Class {
         Self::Flapping,
         Self::Wires,
         Self::Pauses,
+        Self::DiskErrors,
+        Self::SlowDisks,
         Self::FullDisks,
         Self::Corruption,
         Self::Wiped,
+        Self::Clocks,
     ];
 
     fn row(self) -> Row {
@@ -149,6 +158,12 @@ impl Class {
             Self::Pauses => row("pauses", 150, Hosts, [(1, 4), (5, 10), (10, 10)], |assignment| {
                 classes::pauses::run(assignment).boxed_local()
             }),
+            Self::DiskErrors => row("disk-errors", 150, Hosts, [(1, 3), (5, 10), (10, 10)], |assignment| {
+                classes::disk_errors::run(assignment).boxed_local()
+            }),
+            Self::SlowDisks => row("slow-disks", 120, Hosts, [(1, 3), (5, 10), (10, 10)], |assignment| {
+                classes::slow_disks::run(assignment).boxed_local()
+            }),
             Self::FullDisks => row("full-disks", 150, Hosts, [(1, 2), (4, 10), (8, 10)], |assignment| {
                 classes::full_disks::run(assignment).boxed_local()
             }),
@@ -157,6 +172,9 @@ impl Class {
             }),
             Self::Wiped => row("wiped", 300, Hosts, [(1, 2), (3, 10), (5, 10)], |assignment| {
                 classes::wiped::run(assignment).boxed_local()
+            }),
+            Self::Clocks => row("clocks", 200, Hosts, [(1, 4), (5, 10), (10, 10)], |assignment| {
+                classes::clocks::run(assignment).boxed_local()
             }),
         }
     }
