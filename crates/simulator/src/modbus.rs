@@ -76,8 +76,8 @@ pub enum Manner {
     OtherTransaction,
     /// What its registers hold, as the answer of another unit.
     OtherUnit,
-    /// The words of another protocol.
-    Rubbish,
+    /// What its registers hold, framed as on a serial line: rubbish on this one.
+    Serial,
     /// The first half of what its registers hold, and then no more on this connection.
     Half,
     /// What its registers hold, on the connections that there are: each new one is closed.

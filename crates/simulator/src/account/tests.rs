@@ -266,12 +266,12 @@ fn what_was_refused_may_come_later_and_must_come() {
 
 #[test]
 fn a_device_that_is_read_in_parts_answers_a_value_in_one_of_them() {
-    let parts = |run: &mut Run, slot: u64, first: u64, given_up: u64| {
+    let parts = |run: &mut Run, slot: u64, first: u64, apart: u64| {
         // As the gateway does: twenty tags, one read each.
         let registers: Vec<u16> = [0, 2, 3, 4].into_iter().chain(6..22).collect();
         let mut samples = run.samples(slot, 1);
         for (place, register) in registers.into_iter().enumerate() {
-            let ordinal = first + place as u64 * given_up;
+            let ordinal = first + place as u64 * apart;
             run.account.answered_span(PRESS, (register, 1), ordinal, A, (slot * 100 + place as u64) * MS);
             samples[place].value = Some(match place {
                 0 => Number::Whole(ordinal),
@@ -284,8 +284,8 @@ fn a_device_that_is_read_in_parts_answers_a_value_in_one_of_them() {
     };
     let mut run = Run::new();
     run.slots(0..=1, 1);
-    for (slot, first, given_up) in [(2, 10, 1), (3, 40, 2)] {
-        let samples = parts(&mut run, slot, first, given_up);
+    for (slot, first, apart) in [(2, 10, 1), (3, 40, 2)] {
+        let samples = parts(&mut run, slot, first, apart);
         run.deliver(&samples);
     }
     let report = run.account.settle();

@@ -25,8 +25,8 @@ const HEADER: usize = 7;
 const MAX_PDU: usize = 253;
 /// An accept error (too many open files) passes by itself, and so does an address that somebody else has just left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// What a client hears where another protocol is spoken.
-const RUBBISH: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n";
+/// No client looks at the checksum of a frame that it cannot have been sent.
+const CHECKSUM: [u8; 2] = [0xC0, 0xDE];
 
 const ILLEGAL_FUNCTION: u8 = 0x01;
 const ILLEGAL_ADDRESS: u8 = 0x02;
@@ -265,8 +265,8 @@ impl Connection {
 
 /// What goes out for a protocol data unit.
 fn framed(frame: &Frame, pdu: &[u8], manner: Manner) -> Vec<u8> {
-    if manner == Manner::Rubbish {
-        return RUBBISH.to_vec();
+    if manner == Manner::Serial {
+        return [&[frame.unit][..], pdu, &CHECKSUM].concat();
     }
     let transaction = match manner {
         Manner::OtherTransaction => u16::from_be_bytes(frame.transaction).wrapping_sub(1).to_be_bytes(),
@@ -346,7 +346,7 @@ fn compose(
     let mut pdu = vec![function, data.len() as u8];
     pdu.extend(data);
     let end = match manner {
-        Manner::Short | Manner::OtherTransaction | Manner::OtherUnit | Manner::Rubbish | Manner::Half => {
+        Manner::Short | Manner::OtherTransaction | Manner::OtherUnit | Manner::Serial | Manner::Half => {
             End::Unanswered
         }
         // Whoever is served while a device falls silent is served as ever.
