@@ -343,8 +343,8 @@ impl Account {
         self.causes.disturbances.push((began_ns, done_ns));
     }
 
-    /// Something was done to a device from `began_ns` to `done_ns` that may keep it from being read, or from being read in
-    /// time.
+    /// Something was done to a device from `began_ns` to `done_ns` that may keep it from being read, or from being
+    /// read in time.
     pub fn device_failed(&mut self, device: &str, began_ns: u64, done_ns: u64) {
         self.causes.failed_devices.push((device.to_owned(), began_ns, done_ns));
     }

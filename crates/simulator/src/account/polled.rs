@@ -3,8 +3,9 @@
 //! - Slots are ordered by (grid, slot); grids are numbered in the order in which they were opened.
 //! - The first tag of the device holds the number of the read; it comes before the others of its slot, unless it was
 //!   refused.
-//! - A device that has refused its block is read in parts, some tags at a time. The part with the first tag numbers the slot;
-//!   another tag's value comes from a part between that number's neighbours, and from a later one than the value before.
+//! - A device that has refused its block is read in parts, some tags at a time. The part with the first tag numbers the
+//!   slot; another tag's value comes from a part between that number's neighbours, and from a later one than the value
+//!   before it.
 //! - A grid in which any of the device's later tags arrives has all of them in every slot; any other has none.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -157,8 +158,8 @@ impl DeviceBook {
         true
     }
 
-    /// Whether the device has answered with this value in read number `ordinal`, or in a part around it; 0 where the first
-    /// tag was bad.
+    /// Whether the device has answered with this value in read number `ordinal`, or in a part around it; 0 where the
+    /// first tag was bad.
     fn has_answered(&mut self, tag: usize, ordinal: u32, value: Number) -> bool {
         if ordinal > 0 && !self.parts.contains_key(&ordinal) {
             return self.device.could_answer(tag, ordinal, value);

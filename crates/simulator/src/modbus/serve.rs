@@ -236,8 +236,8 @@ impl Connection {
         self.wait(open, ready).await
     }
 
-    /// Waits until it is `ready`; the request counts as unanswered if that takes too long. An error if the client hangs up
-    /// meanwhile.
+    /// Waits until it is `ready`; the request counts as unanswered if that takes too long. An error if the client
+    /// hangs up meanwhile.
     async fn wait(&mut self, open: &mut Open<'_>, ready: impl Future<Output = ()>) -> io::Result<()> {
         let gives_up = Instant::now() + self.device.config.response_cap;
         tokio::pin!(ready);
