@@ -5,11 +5,13 @@
 //! is in order), or when the run is over.
 //!
 //! - A read is numbered by its device; the number travels in the values, so each value names the read it came from.
+//! - A read of some registers alone is a part of the scan around the read of the first one, and a value names which.
 //! - A read that was answered and not delivered is excused by a slot, between its delivered neighbours, that is in a
 //!   gap record or bad; one slot excuses one read, and hardly any where the gap says that nothing was read.
 //! - Every slot from 0 to the highest known of a grid is in exactly one of: sampled, bad, in a gap, unaccounted. A
 //!   grid that is replaced ends where its successor begins, to one period: all nodes share this machine's clock. Where
 //!   a clock was set, the opening says so, and its time is not compared.
+//! - What a receiver has refused for what it holds may come later than what stands behind it; come it must.
 //! - In each reign one node polls, and nothing of it stands behind the beginning of a later one.
 //! - An election that nobody caused and slots missed at a switchover are *notes*: they lose nothing, and a machine that is
 //!   busy with other things can cause them, so they do not fail a run; whoever runs it reads of each one.
@@ -24,7 +26,7 @@ mod reigns;
 mod report;
 mod told;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use model::{SampleKey, Timestamp};
@@ -143,6 +145,8 @@ pub struct Account {
     pushers: BTreeMap<String, PusherBook>,
     /// The highest key of each tag that came for the first time.
     highest: HashMap<String, SampleKey>,
+    /// What the receiver has refused for what it holds.
+    refused: BTreeSet<SampleKey>,
     reigns: Reigns,
     /// Wall clock minus monotonic clock, in nanoseconds.
     wall_offset: i64,
@@ -197,6 +201,7 @@ impl Account {
             devices: devices.collect(),
             pushers: pushers.collect(),
             highest: HashMap::new(),
+            refused: BTreeSet::new(),
             reigns: Reigns::default(),
             wall_offset,
             faults: Vec::new(),
@@ -222,6 +227,20 @@ impl Account {
         }
     }
 
+    /// A device answered a read of so many registers, from one on, with values.
+    pub fn answered_span(
+        &mut self,
+        device: &str,
+        (start, count): (u16, u16),
+        ordinal: u64,
+        node: IpAddr,
+        at_ns: u64,
+    ) {
+        if let Some(book) = self.devices.get_mut(device) {
+            book.answered_span((start, count), ordinal, node, at_ns);
+        }
+    }
+
     /// A device saw requests of two nodes at one time.
     pub fn overlapped(&mut self) {
         self.overlaps += 1;
@@ -241,6 +260,11 @@ impl Account {
         }
     }
 
+    /// The HTTP receiver has refused a record for what it holds.
+    pub fn refused(&mut self, key: SampleKey) {
+        self.refused.insert(key);
+    }
+
     /// The HTTP receiver got a sample; `is_new`: under a key that had not come before.
     pub fn received(&mut self, sample: &SampleSeen, is_new: bool) {
         if sample.tag.starts_with('$') {
@@ -252,9 +276,7 @@ impl Account {
         }
         self.delivered += 1;
         let highest = self.highest.entry(sample.tag.clone()).or_insert(sample.key);
-        if sample.key < *highest {
-            self.out_of_order += 1;
-        }
+        self.out_of_order += u64::from(sample.key < *highest && !self.refused.contains(&sample.key));
         *highest = sample.key.max(*highest);
         self.reigns.received(sample);
         let is_known = if let Some(book) = self.devices.get_mut(&sample.device) {
@@ -321,6 +343,12 @@ impl Account {
         self.causes.disturbances.push((began_ns, done_ns));
     }
 
+    /// Something was done to a device from `began_ns` to `done_ns` that may keep it from being read, or from being
+    /// read in time.
+    pub fn device_failed(&mut self, device: &str, began_ns: u64, done_ns: u64) {
+        self.causes.failed_devices.push((device.to_owned(), began_ns, done_ns));
+    }
+
     /// Gaps may have these causes: the run brings them about by other means than what it says of the cluster.
     pub fn allow(&mut self, causes: &[&str]) {
         self.causes.allowed.extend(causes.iter().map(|cause| (*cause).to_owned()));
@@ -374,6 +402,11 @@ impl Account {
     /// How many reads every device has answered since `from_ns`, at least, to `nodes` that satisfy the condition.
     pub fn reads_since(&self, from_ns: u64, is_wanted: impl Fn(IpAddr) -> bool) -> usize {
         self.devices.values().map(|book| book.reads_since(from_ns, &is_wanted)).min().unwrap_or_default()
+    }
+
+    /// How many reads a device has answered between two moments, and when it answered the first of them.
+    pub fn reads_of(&self, device: &str, from_ns: u64, until_ns: u64) -> (usize, Option<u64>) {
+        self.devices.get(device).map_or((0, None), |book| book.reads_between(from_ns, until_ns))
     }
 
     /// Slots in gap records that meet the time between two moments, by cause.

@@ -60,7 +60,7 @@ pub struct Behaviour {
     pub manner: Manner,
 }
 
-/// What a device answers.
+/// What a device answers. What is not [`Manner::Right`] counts as refused or unanswered, whatever it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Manner {
     /// What its registers hold.
@@ -72,8 +72,20 @@ pub enum Manner {
     Exception(u8),
     /// One register or eight bits too few.
     Short,
+    /// What its registers hold, as the answer to the request before.
+    OtherTransaction,
+    /// What its registers hold, as the answer of another unit.
+    OtherUnit,
+    /// What its registers hold, framed as on a serial line: rubbish on this one.
+    Serial,
+    /// The first half of what its registers hold, and then no more on this connection.
+    Half,
+    /// What its registers hold, on the connections that there are: each new one is closed.
+    Full,
     /// It closes the connection, and each new one.
     HangUp,
+    /// Nobody listens, and all connections have ended.
+    Away,
 }
 
 /// How many requests a device has seen, by their end.
@@ -87,6 +99,17 @@ pub struct Counts {
     pub unanswered: u64,
     /// Pairs of requests of different nodes that were open at one moment.
     pub overlaps: u64,
+}
+
+/// The connections that a device has borne.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Connections {
+    /// All that were served.
+    pub served: u64,
+    /// Those that were closed at once for want of room.
+    pub turned_away: u64,
+    /// The most that were served at one time.
+    pub most: usize,
 }
 
 /// A running device. It ends, with all its connections, when this is dropped.
@@ -141,6 +164,7 @@ struct Orders {
 #[derive(Debug, Default)]
 struct State {
     counts: Counts,
+    connections: Connections,
     watch: Watch,
     overlaps: Vec<Overlap>,
 }
@@ -174,7 +198,7 @@ impl ModbusServer {
         let address = listener.local_addr()?;
         let device = Arc::new(Device::new(config));
         let mut serving = JoinSet::new();
-        serving.spawn(serve::accept(listener, Arc::clone(&device)));
+        serving.spawn(serve::accept(listener, address, Arc::clone(&device)));
         Ok(Self { address, device, _serving: serving })
     }
 
@@ -196,6 +220,11 @@ impl ModbusServer {
     /// What it has seen so far.
     pub fn counts(&self) -> Counts {
         self.device.with_state(|state| state.counts)
+    }
+
+    /// The connections that it has borne so far.
+    pub fn connections(&self) -> Connections {
+        self.device.with_state(|state| state.connections)
     }
 
     /// The first overlaps with their particulars, at most a hundred; [`Counts::overlaps`] counts them all.

@@ -177,13 +177,20 @@ impl Polled {
         tag >= self.tags.len()
     }
 
+    /// Whether a read of so many registers, from `start` on, reads all tags but the later ones.
+    pub fn reads_all(&self, (start, count): (u16, u16)) -> bool {
+        start == 0 && count >= LATER_WORD
+    }
+
+    /// Whether a read of so many registers, from `start` on, reads a tag.
+    pub fn reads(&self, (start, count): (u16, u16), tag: usize) -> bool {
+        (start..start.saturating_add(count)).contains(&register(tag))
+    }
+
     /// Whether the device answers read number `ordinal` with this value of this tag.
     pub fn could_answer(&self, tag: usize, ordinal: u32, value: Number) -> bool {
         let ask = |register| self.source().word(&request(ordinal), register);
-        let register = match HEAD.get(tag) {
-            Some((_, register, _)) => *register,
-            None => FIRST_WORD + (tag - HEAD.len()) as u16,
-        };
+        let register = register(tag);
         let (Some(high), Some(low)) = (ask(register), ask((register + 1).min(REGISTERS - 1))) else {
             return false;
         };
@@ -196,6 +203,14 @@ impl Polled {
             (_, Number::Whole(came)) => came == u64::from(high),
             _ => false,
         }
+    }
+}
+
+/// The first register of a tag.
+fn register(tag: usize) -> u16 {
+    match HEAD.get(tag) {
+        Some((_, register, _)) => *register,
+        None => FIRST_WORD + (tag - HEAD.len()) as u16,
     }
 }
 

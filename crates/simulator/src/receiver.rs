@@ -6,6 +6,8 @@
 //!   writes a history.
 //! - What a request holds is counted only if it is kept: what was answered with an error never happened, unless it is the
 //!   answer alone that is lost.
+//! - A record that is refused for its content, named in a list or alone in its request, has a line of its own: whoever
+//!   delivers may go on without it then.
 //! - One task serves; [`Receiver::go_down`] closes the listener *and* every connection.
 
 mod connection;
@@ -13,6 +15,7 @@ mod keys;
 mod tally;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,12 +28,13 @@ use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::history::History;
-use connection::Listener;
+use connection::{Listener, Speech};
 use tally::Tally;
-pub use tally::{Counts, Received};
+pub use tally::{Counts, Received, Refused};
 
 /// Larger requests are answered with 413.
 const LARGEST_BODY: usize = 64 << 20;
@@ -73,6 +77,12 @@ pub enum Reply {
     RefuseTag(String),
     /// None: the request is read and never answered.
     Hang,
+    /// 200, so much later; it keeps what it was sent at once.
+    Late(Duration),
+    /// None: it keeps what it was sent, and the connection ends.
+    Die,
+    /// Bytes that are no HTTP; it keeps nothing.
+    Rubbish,
 }
 
 /// A receiver that is up, or can be brought up again at the same address.
@@ -90,8 +100,12 @@ struct Shared {
     /// `Authorization` that is demanded, if any.
     authorization: Mutex<Option<String>>,
     tally: Mutex<Tally>,
+    /// What becomes of answers on their way out.
+    speech: watch::Sender<Speech>,
     /// Requests that have been answered with success, to wait for.
     accepted: watch::Sender<u64>,
+    /// Requests that were not answered with success at once.
+    spoilt: AtomicU64,
 }
 
 /// What a handler needs.
@@ -108,7 +122,9 @@ impl Receiver {
             reply: Mutex::default(),
             authorization: Mutex::default(),
             tally: Mutex::new(Tally::new(mode)),
+            speech: watch::Sender::default(),
             accepted: watch::Sender::new(0),
+            spoilt: AtomicU64::new(0),
         };
         let mut receiver = Self { shared: Arc::new(shared), address, serving: None };
         receiver.come_up().await?;
@@ -127,6 +143,11 @@ impl Receiver {
 
     /// Answers every following request like this.
     pub fn set_reply(&self, reply: Reply) {
+        self.shared.speech.send_replace(match reply {
+            Reply::Die => Speech::Broken,
+            Reply::Rubbish => Speech::Rubbish,
+            _ => Speech::Plain,
+        });
         *lock(&self.shared.reply) = reply;
     }
 
@@ -138,6 +159,16 @@ impl Receiver {
     /// What it has seen so far.
     pub fn counts(&self) -> Counts {
         lock(&self.shared.tally).counts()
+    }
+
+    /// The highest position of which it has kept a record.
+    pub fn highest(&self) -> u64 {
+        lock(&self.shared.tally).highest()
+    }
+
+    /// Requests that came and were not answered with success at once.
+    pub fn spoilt(&self) -> u64 {
+        self.shared.spoilt.load(Ordering::Relaxed)
     }
 
     /// Waits until the counts are as wanted. An error names the counts at the end of the wait.
@@ -180,7 +211,7 @@ impl Receiver {
         let served = Served { shared: Arc::clone(&self.shared), closing: closing.clone() };
         let router =
             Router::new().fallback(receive).layer(DefaultBodyLimit::max(LARGEST_BODY)).with_state(served);
-        let listener = Listener::new(listener, closing.clone());
+        let listener = Listener::new(listener, closing.clone(), self.shared.speech.subscribe());
         let stop = closing.clone().cancelled_owned();
         let mut task = JoinSet::new();
         task.spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop).await });
@@ -203,38 +234,82 @@ async fn receive(State(served): State<Served>, headers: HeaderMap, body: Bytes) 
     if let Some(demanded) = demanded
         && headers.get("authorization").is_none_or(|given| given.as_bytes() != demanded.as_bytes())
     {
+        shared.spoil();
         return StatusCode::UNAUTHORIZED.into_response();
     }
     let reply = lock(&shared.reply).clone();
     match reply {
-        Reply::Accept => shared.accept(&body),
-        Reply::LoseAnswer => {
-            let kept = shared.accept(&body);
-            if kept.status().is_success() { StatusCode::GATEWAY_TIMEOUT.into_response() } else { kept }
-        }
-        Reply::Refuse { status, retry_after } => {
-            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            match retry_after {
-                Some(seconds) => (status, [(RETRY_AFTER, seconds.to_string())]).into_response(),
-                None => status.into_response(),
-            }
-        }
-        Reply::TooLargeAbove(bytes) if body.len() > bytes => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
-        Reply::TooLargeAbove(_) => shared.accept(&body),
-        Reply::RejectTag(tag) => shared.accept_without(&body, &tag),
-        Reply::RefuseTag(tag) => match tally::keys_of_tag(&body, &tag) {
-            Ok(keys) if keys.is_empty() => shared.accept(&body),
-            Ok(_) => (StatusCode::BAD_REQUEST, "one of these samples is wrong").into_response(),
-            Err(error) => unreadable(&error),
-        },
         Reply::Hang => {
+            shared.spoil();
             served.closing.cancelled().await;
             StatusCode::SERVICE_UNAVAILABLE.into_response()
+        }
+        Reply::Late(time) => {
+            shared.spoil();
+            let kept = shared.accept(&body);
+            // How late it is, is what was asked for.
+            sleep(time).await;
+            kept
+        }
+        Reply::Die => {
+            shared.spoil();
+            shared.accept(&body)
+        }
+        reply => {
+            let answer = shared.answer(reply, &body);
+            if !answer.status().is_success() {
+                shared.spoil();
+            }
+            answer
         }
     }
 }
 
 impl Shared {
+    fn spoil(&self) {
+        self.spoilt.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What is answered at once.
+    fn answer(&self, reply: Reply, body: &[u8]) -> Response {
+        match reply {
+            Reply::LoseAnswer => {
+                let kept = self.accept(body);
+                if kept.status().is_success() { StatusCode::GATEWAY_TIMEOUT.into_response() } else { kept }
+            }
+            Reply::Refuse { status, retry_after } => self.refuse(body, status, retry_after),
+            Reply::TooLargeAbove(bytes) if body.len() > bytes => {
+                StatusCode::PAYLOAD_TOO_LARGE.into_response()
+            }
+            Reply::RejectTag(tag) => self.accept_without(body, &tag),
+            Reply::RefuseTag(tag) => match tally::keys_of_tag(body, &tag) {
+                Ok(keys) if keys.is_empty() => self.accept(body),
+                Ok(_) => self.refuse(body, StatusCode::BAD_REQUEST.as_u16(), None),
+                Err(error) => unreadable(&error),
+            },
+            // What goes out is not this.
+            Reply::Rubbish => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+            Reply::Accept | Reply::TooLargeAbove(_) | Reply::Hang | Reply::Late(_) | Reply::Die => {
+                self.accept(body)
+            }
+        }
+    }
+
+    /// Refuses a request as a whole. Whoever is told that its content is wrong, and sends one record alone, knows which.
+    fn refuse(&self, body: &[u8], status: u16, retry_after: Option<u32>) -> Response {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY) {
+            match tally::key_alone(body) {
+                Ok(alone) => lock(&self.tally).refused(alone.as_slice()),
+                Err(error) => return unreadable(&error),
+            }
+        }
+        match retry_after {
+            Some(seconds) => (status, [(RETRY_AFTER, seconds.to_string())]).into_response(),
+            None => status.into_response(),
+        }
+    }
+
     fn accept(&self, body: &[u8]) -> Response {
         let taken = lock(&self.tally).take(body, None);
         match taken {
@@ -251,7 +326,11 @@ impl Shared {
             Ok(rejected) => rejected,
             Err(error) => return unreadable(&error),
         };
-        let taken = lock(&self.tally).take(body, Some(&rejected));
+        let taken = {
+            let mut tally = lock(&self.tally);
+            tally.refused(&rejected);
+            tally.take(body, Some(&rejected))
+        };
         if let Err(error) = taken {
             return unreadable(&error);
         }

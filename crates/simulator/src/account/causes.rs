@@ -3,6 +3,7 @@
 //! - A change of leader, a missing majority and a node that stood still need something that was done to the cluster
 //!   between the two reads around the gap: by the devices' monotonic clock, whatever the nodes' clocks say. A change of
 //!   leader may be an election instead, which is a note where nobody caused it.
+//! - A device that is silent, or late, is explained by what was done to it between the two reads around the gap.
 //! - What a busy machine does by itself may take a share of all slots; all but `late` is a note.
 //! - `configuration` and `disabled` are whoever runs it; any other cause is one that the run allows.
 //! - Where a cause says that nothing was read, no more reads may have been answered than were in flight ([`reads_in`]).
@@ -32,6 +33,8 @@ const IN_FLIGHT_NS: i64 = 5_000_000_000;
 pub(super) struct Causes {
     /// When something was done, and when that was over.
     pub(super) disturbances: Vec<(u64, u64)>,
+    /// Devices to which something was done, from when until when.
+    pub(super) failed_devices: Vec<(String, u64, u64)>,
     /// Causes that need no other reason.
     pub(super) allowed: BTreeSet<String>,
     /// Causes that need no other reason for some time.
@@ -100,6 +103,14 @@ pub(super) struct Judged {
     pub(super) notes: Vec<String>,
 }
 
+impl Causes {
+    /// Whether something was done to a device between two moments.
+    fn has_failed(&self, device: &str, before_ns: u64, behind_ns: u64) -> bool {
+        let meets = |from: u64, to: u64| from <= behind_ns && to >= before_ns;
+        self.failed_devices.iter().any(|(failed, from, to)| failed == device && meets(*from, *to))
+    }
+}
+
 impl Account {
     /// Judges all gap records of a run with so many `slots`, in which so many answered reads are `hidden` where nothing
     /// is read.
@@ -152,6 +163,7 @@ impl Account {
             cause if self.causes.allows(cause, before_ns, behind_ns) => Why::Known,
             "failover" | "switchover" if meets_fault() || meets_election() => Why::Known,
             "no-quorum" | "paused" if meets_fault() => Why::Known,
+            LATE | "device-down" if self.causes.has_failed(&gap.device, before_ns, behind_ns) => Why::Known,
             // A device of ours that is woken late does not answer in time.
             LATE | "no-quorum" | "paused" | "device-down" => Why::Busy,
             _ => Why::Unknown,

@@ -119,7 +119,15 @@ struct Head<'a> {
 #[derive(Deserialize)]
 struct Read {
     peer: SocketAddr,
+    start: u16,
+    count: u16,
     ordinal: u64,
+}
+
+#[derive(Deserialize)]
+struct Refused<'a> {
+    #[serde(borrow)]
+    key: &'a str,
 }
 
 #[derive(Deserialize)]
@@ -194,7 +202,8 @@ fn enter(line: &[u8], account: &mut Account) -> Result<(), Nonsense> {
     match (&*head.op, head.kind) {
         ("read", Kind::Ok) => {
             let read: Read = serde_json::from_slice(line)?;
-            account.answered(&head.process, read.ordinal, read.peer.ip(), head.t_ns);
+            let span = (read.start, read.count);
+            account.answered_span(&head.process, span, read.ordinal, read.peer.ip(), head.t_ns);
         }
         ("overlap", _) => account.overlapped(),
         ("push", Kind::Invoke) => {
@@ -216,6 +225,10 @@ fn enter(line: &[u8], account: &mut Account) -> Result<(), Nonsense> {
         ("opening", _) => {
             let received: Received<Opening<'_>> = serde_json::from_slice(line)?;
             account.received_opening(received.record.try_into()?, received.is_new);
+        }
+        ("refused", _) => {
+            let refused: Refused<'_> = serde_json::from_slice(line)?;
+            account.refused(refused.key.parse()?);
         }
         _ => {}
     }
@@ -418,6 +431,7 @@ mod tests {
         shared.lock().suffered(Fault { name, effect, began_ns: 1, taken_over_ns: 2, ended_ns: 3 });
         shared.lock().begins_to_suffer(Effect::Switchover, 4);
         shared.lock().disturbed(5, 6);
+        shared.lock().device_failed("hall-1/press-1", 6, 7);
         shared.lock().allow(&["overload"]);
         shared.lock().allow_within(&["disk-full"], 1, 2);
         shared.lock().conflicted(2);

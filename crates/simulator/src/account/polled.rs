@@ -1,7 +1,11 @@
 //! One polled device: reads that it answered against slots that arrived.
 //!
 //! - Slots are ordered by (grid, slot); grids are numbered in the order in which they were opened.
-//! - The first tag of the device holds the number of the read; it comes before the others of its slot.
+//! - The first tag of the device holds the number of the read; it comes before the others of its slot, unless it was
+//!   refused.
+//! - A device that has refused its block is read in parts, some tags at a time. The part with the first tag numbers the
+//!   slot; another tag's value comes from a part between that number's neighbours, and from a later one than the value
+//!   before it.
 //! - A grid in which any of the device's later tags arrives has all of them in every slot; any other has none.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,10 +23,16 @@ const CLOCK: &str = "clock";
 #[derive(Debug)]
 pub(super) struct DeviceBook {
     device: Polled,
-    /// In order of time.
+    /// Those that read the first tag, in order of time.
     reads: Vec<Read>,
-    /// Numbers of the answered reads, ascending.
+    /// Numbers of these, ascending.
     ordinals: Vec<u32>,
+    /// Reads of some tags alone by their numbers: the first register, and how many.
+    parts: BTreeMap<u32, (u16, u16)>,
+    /// From which of these the last value of a tag came.
+    taken: BTreeMap<usize, u32>,
+    /// Values that came before the number of their read.
+    early: BTreeMap<(u64, u64), Vec<(usize, Number)>>,
     slots: BTreeMap<(u64, u64), Slot>,
     gaps: Vec<GapSeen>,
     openings: BTreeMap<u64, OpeningSeen>,
@@ -89,6 +99,9 @@ impl DeviceBook {
             device,
             reads: Vec::new(),
             ordinals: Vec::new(),
+            parts: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            early: BTreeMap::new(),
             slots: BTreeMap::new(),
             gaps: Vec::new(),
             openings: BTreeMap::new(),
@@ -105,6 +118,15 @@ impl DeviceBook {
         self.ordinals.insert(at, ordinal);
     }
 
+    pub(super) fn answered_span(&mut self, span: (u16, u16), ordinal: u64, node: IpAddr, at_ns: u64) {
+        if !self.device.reads_all(span) {
+            self.parts.insert(ordinal as u32, span);
+        }
+        if self.device.reads(span, 0) {
+            self.answered(ordinal, node, at_ns);
+        }
+    }
+
     /// Takes a sample. `false` if the device has no such tag.
     pub(super) fn received(&mut self, sample: &SampleSeen) -> bool {
         let (Some(tag), Some(place)) = (self.device.tag(&sample.tag), sample.slot) else { return false };
@@ -114,18 +136,47 @@ impl DeviceBook {
         let slot = self.slots.entry(place).or_default();
         let bit = 1 << tag;
         slot.is_twice |= (slot.good | slot.bad) & bit != 0;
-        let Some(value) = sample.value else {
-            slot.bad |= bit;
-            return true;
-        };
-        slot.good |= bit;
-        if tag == 0 {
-            slot.ordinal = match value {
-                Number::Whole(number) => number as u32,
-                Number::Real(number) => number as u32,
-            };
+        match sample.value {
+            None => slot.bad |= bit,
+            Some(value) => {
+                slot.good |= bit;
+                if tag == 0 {
+                    slot.ordinal = match value {
+                        Number::Whole(number) => number as u32,
+                        Number::Real(number) => number as u32,
+                    };
+                }
+                self.early.entry(place).or_default().push((tag, value));
+            }
         }
-        self.wrong += u64::from(!self.device.could_answer(tag, slot.ordinal, value));
+        let (ordinal, is_numbered) = (slot.ordinal, (slot.good | slot.bad) & 1 != 0);
+        if is_numbered {
+            for (tag, value) in self.early.remove(&place).unwrap_or_default() {
+                self.wrong += u64::from(!self.has_answered(tag, ordinal, value));
+            }
+        }
+        true
+    }
+
+    /// Whether the device has answered with this value in read number `ordinal`, or in a part around it; 0 where the
+    /// first tag was bad.
+    fn has_answered(&mut self, tag: usize, ordinal: u32, value: Number) -> bool {
+        if ordinal > 0 && !self.parts.contains_key(&ordinal) {
+            return self.device.could_answer(tag, ordinal, value);
+        }
+        let before = self.ordinals.partition_point(|known| *known < ordinal).checked_sub(1);
+        let before = before.map_or(0, |at| self.ordinals[at]);
+        let taken = self.taken.get(&tag).copied().unwrap_or_default();
+        let from = taken.max(if ordinal > 0 { before } else { 0 });
+        let behind = self.ordinals.partition_point(|known| *known <= ordinal);
+        let until = self.ordinals.get(behind).filter(|_| ordinal > 0).copied().unwrap_or(u32::MAX);
+        let could = |(number, span): &(&u32, &(u16, u16))| {
+            self.device.reads(**span, tag) && self.device.could_answer(tag, **number, value)
+        };
+        let from = from.saturating_add(1);
+        let mut parts = self.parts.range(from..until.max(from));
+        let Some(number) = parts.find(could).map(|(number, _)| *number) else { return false };
+        self.taken.insert(tag, number);
         true
     }
 
@@ -172,6 +223,12 @@ impl DeviceBook {
         self.reads[first..].iter().filter(|read| is_wanted(read.node)).count()
     }
 
+    pub(super) fn reads_between(&self, from_ns: u64, until_ns: u64) -> (usize, Option<u64>) {
+        let first = self.reads.partition_point(|read| read.at_ns < from_ns);
+        let behind = self.reads.partition_point(|read| read.at_ns < until_ns).max(first);
+        (behind - first, self.reads[first..behind].first().map(|read| read.at_ns))
+    }
+
     pub(super) fn first_read(&self, from_ns: u64, is_wanted: &impl Fn(IpAddr) -> bool) -> Option<u64> {
         let first = self.reads.partition_point(|read| read.at_ns < from_ns);
         self.reads[first..].iter().find(|read| is_wanted(read.node)).map(|read| read.at_ns)
@@ -211,6 +268,7 @@ impl DeviceBook {
     pub(super) fn settle(&self) -> PolledTally {
         let mut tally =
             PolledTally { reads: self.ordinals.len() as u64, wrong: self.wrong, ..PolledTally::default() };
+        tally.wrong += self.early.values().map(|values| values.len() as u64).sum::<u64>();
         let tags = self.device.tags.len() as u64;
         // Reads up to here are settled; slots since then that excuse one read each.
         // Nothing is read in dry ones: they come last.

@@ -240,6 +240,88 @@ fn a_later_sample_first_is_out_of_order() {
 }
 
 #[test]
+fn what_was_refused_may_come_later_and_must_come() {
+    let mut run = Run::new();
+    run.slots(0..=1, 1);
+    run.read(2);
+    let mut samples = run.samples(2, 1);
+    // The number of the read and another tag are refused, and come when the next slot has.
+    let refused = [samples.remove(7), samples.remove(0)];
+    run.deliver(&samples);
+    refused.iter().for_each(|sample| run.account.refused(sample.key));
+    run.slots(3..=3, 1);
+    let report = run.account.settle();
+    assert_eq!((report.lost, report.slots_unaccounted, report.verdict), (20, 1, Verdict::Fail));
+    run.deliver(&refused);
+    let report = run.account.settle();
+    assert_eq!((report.lost, report.out_of_order, report.verdict), (0, 0, Verdict::Pass));
+    run.read(4);
+    let mut changed = run.samples(4, 1);
+    changed[7].value = Some(Number::Whole(1));
+    let number = changed.remove(0);
+    run.deliver(&changed);
+    run.deliver(&[number]);
+    assert_eq!(run.account.settle().wrong, 1, "judged when the number of its read is known");
+}
+
+#[test]
+fn a_device_that_is_read_in_parts_answers_a_value_in_one_of_them() {
+    let parts = |run: &mut Run, slot: u64, first: u64, apart: u64| {
+        // As the gateway does: twenty tags, one read each.
+        let registers: Vec<u16> = [0, 2, 3, 4].into_iter().chain(6..22).collect();
+        let mut samples = run.samples(slot, 1);
+        for (place, register) in registers.into_iter().enumerate() {
+            let ordinal = first + place as u64 * apart;
+            run.account.answered_span(PRESS, (register, 1), ordinal, A, (slot * 100 + place as u64) * MS);
+            samples[place].value = Some(match place {
+                0 => Number::Whole(ordinal),
+                1 | 2 => Number::Whole(1),
+                3 => Number::Real(f64::from((ordinal as f64 / 50.0).sin() as f32)),
+                _ => Number::Whole(u64::from(register) + ordinal),
+            });
+        }
+        samples
+    };
+    let mut run = Run::new();
+    run.slots(0..=1, 1);
+    for (slot, first, apart) in [(2, 10, 1), (3, 40, 2)] {
+        let samples = parts(&mut run, slot, first, apart);
+        run.deliver(&samples);
+    }
+    let report = run.account.settle();
+    assert_eq!((report.reads_answered, report.slots_sampled, report.wrong), (4, 4, 0));
+    assert_eq!((report.lost, report.verdict), (0, Verdict::Pass));
+
+    let mut samples = parts(&mut run, 4, 90, 1);
+    samples[7].value = Some(Number::Whole(9 + 40 + 14));
+    run.deliver(&samples);
+    assert_eq!(run.account.settle().wrong, 1, "the value of the slot before");
+    let mut unread = run.samples(5, 1);
+    unread.iter_mut().for_each(|sample| sample.value = None);
+    unread[6].value = Some(Number::Whole(8 + 111));
+    run.deliver(&unread);
+    assert_eq!(run.account.settle().wrong, 2, "nobody read that");
+}
+
+#[test]
+fn a_device_to_which_something_was_done_may_be_silent_or_late_for_as_long() {
+    for cause in ["device-down", "late"] {
+        let mut run = around(cause, 5);
+        assert_eq!(run.account.settle().verdict, Verdict::Fail, "{cause}: 5 slots of 15");
+        run.account.device_failed("hall-1/press-2", 430 * MS, 700 * MS);
+        assert_eq!(run.account.settle().verdict, Verdict::Fail, "{cause}: that is another device");
+        run.account.device_failed(PRESS, 1_001 * MS, 2_000 * MS);
+        assert_eq!(run.account.settle().verdict, Verdict::Fail, "{cause}: that was later");
+        run.account.device_failed(PRESS, 430 * MS, 700 * MS);
+        let report = run.account.settle();
+        assert_eq!((report.verdict, report.notes), (Verdict::Pass, Vec::new()), "{cause}");
+    }
+    let mut run = around("failover", 5);
+    run.account.device_failed(PRESS, 430 * MS, 700 * MS);
+    assert_eq!(run.account.settle().verdict, Verdict::Fail, "no device changes who leads");
+}
+
+#[test]
 fn a_slot_with_a_bad_sample_is_bad_and_excuses_its_read() {
     let mut run = Run::new();
     run.slots(0..=1, 1);

@@ -15,6 +15,9 @@ pub struct Told {
     pub faults: Vec<Fault>,
     /// When something else was done that may cost slots, and when that was over, in monotonic nanoseconds.
     pub disturbances: Vec<(u64, u64)>,
+    /// Devices to which something was done, from when until when.
+    #[serde(default)]
+    pub failed_devices: Vec<(String, u64, u64)>,
     pub(super) wall_offset: i64,
     pub(super) begun: Vec<Begun>,
     pub(super) allowed: BTreeSet<String>,
@@ -31,6 +34,7 @@ impl Account {
         Told {
             faults: self.faults.clone(),
             disturbances: self.causes.disturbances.clone(),
+            failed_devices: self.causes.failed_devices.clone(),
             wall_offset: self.wall_offset,
             begun: self.begun.clone(),
             allowed: self.causes.allowed.clone(),
@@ -44,6 +48,7 @@ impl Account {
     pub(super) fn take(&mut self, told: Told) {
         self.faults = told.faults;
         self.causes.disturbances = told.disturbances;
+        self.causes.failed_devices = told.failed_devices;
         self.wall_offset = told.wall_offset;
         self.begun = told.begun;
         self.causes.allowed = told.allowed;

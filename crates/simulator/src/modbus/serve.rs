@@ -1,5 +1,6 @@
 //! Connections of one device: frames in, frames out, one request at a time.
 
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,8 +23,10 @@ use crate::history::monotonic_ns;
 const HEADER: usize = 7;
 /// Longest protocol data unit there is.
 const MAX_PDU: usize = 253;
-/// An accept error (too many open files) passes by itself.
+/// An accept error (too many open files) passes by itself, and so does an address that somebody else has just left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// No client looks at the checksum of a frame that it cannot have been sent.
+const CHECKSUM: [u8; 2] = [0xC0, 0xDE];
 
 const ILLEGAL_FUNCTION: u8 = 0x01;
 const ILLEGAL_ADDRESS: u8 = 0x02;
@@ -56,19 +59,26 @@ struct Frame {
 }
 
 /// Accepts for as long as the task lives; the tasks of its connections end with it.
-pub(super) async fn accept(listener: TcpListener, device: Arc<Device>) {
+pub(super) async fn accept(mut listener: TcpListener, address: SocketAddr, device: Arc<Device>) {
+    let mut orders = device.behaviour.subscribe();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             biased;
             // Ended ones give up their seat; what went wrong with them has been said.
             Some(_) = connections.join_next() => continue,
+            () = told(&mut orders, |manner| manner == Manner::Away) => {
+                drop(listener);
+                connections.shutdown().await;
+                told(&mut orders, |manner| manner != Manner::Away).await;
+                listener = listen(address, &device).await;
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let hangs_up = device.behaviour.borrow().behaviour.manner == Manner::HangUp;
-                if !hangs_up && connections.len() < device.config.max_connections {
+                if device.has_a_seat(connections.len()) {
                     connections.spawn(Connection::new(stream, peer, Arc::clone(&device)).run());
                 }
             }
@@ -77,6 +87,43 @@ pub(super) async fn accept(listener: TcpListener, device: Arc<Device>) {
                 sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Waits until the device is told to behave in such a manner.
+async fn told(orders: &mut watch::Receiver<Orders>, is_it: impl Fn(Manner) -> bool) {
+    // An error means that the device is gone, and its tasks with it.
+    drop(orders.wait_for(|orders| is_it(orders.behaviour.manner)).await);
+}
+
+/// Listens again where the device listened before.
+async fn listen(address: SocketAddr, device: &Device) -> TcpListener {
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) => debug!(device = device.config.name, %error, "nobody listens yet"),
+        }
+        sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+impl Device {
+    /// Whether a new connection is served beside so many others.
+    fn has_a_seat(&self, others: usize) -> bool {
+        if matches!(self.behaviour.borrow().behaviour.manner, Manner::HangUp | Manner::Full) {
+            return false;
+        }
+        let has_room = others < self.config.max_connections;
+        self.with_state(|state| {
+            let connections = &mut state.connections;
+            if has_room {
+                connections.served += 1;
+                connections.most = connections.most.max(others + 1);
+            } else {
+                connections.turned_away += 1;
+            }
+        });
+        has_room
     }
 }
 
@@ -156,7 +203,7 @@ impl Connection {
         let function = frame.pdu[0];
         let Some((table, start, count)) = read_of(&frame.pdu) else {
             let code = if (1..=4).contains(&function) { ILLEGAL_VALUE } else { ILLEGAL_FUNCTION };
-            return self.send(&frame, &[function | 0x80, code]).await;
+            return self.send(&frame, &[function | 0x80, code], Manner::Right).await;
         };
         let device = Arc::clone(&self.device);
         let (ordinal, ticket) = device.begin(self.peer, frame.unit, first_byte_ns);
@@ -166,7 +213,10 @@ impl Connection {
         self.wait_to_answer(&mut open).await?;
         let manner = self.orders.borrow().behaviour.manner;
         let (pdu, end) = compose(function, &request, manner, device.config.source.as_ref());
-        self.send(&frame, &pdu).await?;
+        self.send(&frame, &pdu, manner).await?;
+        if manner == Manner::Half {
+            return self.wait(&mut open, pending()).await;
+        }
         open.end(end);
         Ok(())
     }
@@ -174,7 +224,6 @@ impl Connection {
     /// Waits out the delay and any pause. An error if the client hangs up meanwhile.
     async fn wait_to_answer(&mut self, open: &mut Open<'_>) -> io::Result<()> {
         let delay = self.orders.borrow_and_update().behaviour.delay;
-        let gives_up = Instant::now() + self.device.config.response_cap;
         let answers_at = Instant::now() + delay;
         if delay.is_zero() && self.orders.borrow().behaviour.manner != Manner::Paused {
             return Ok(());
@@ -182,9 +231,15 @@ impl Connection {
         let mut orders = self.orders.clone();
         let ready = async move {
             tokio::time::sleep_until(answers_at).await;
-            // An error means that the device is gone; its connections are about to be dropped.
-            drop(orders.wait_for(|orders| orders.behaviour.manner != Manner::Paused).await);
+            told(&mut orders, |manner| manner != Manner::Paused).await;
         };
+        self.wait(open, ready).await
+    }
+
+    /// Waits until it is `ready`; the request counts as unanswered if that takes too long. An error if the client
+    /// hangs up meanwhile.
+    async fn wait(&mut self, open: &mut Open<'_>, ready: impl Future<Output = ()>) -> io::Result<()> {
+        let gives_up = Instant::now() + self.device.config.response_cap;
         tokio::pin!(ready);
         loop {
             tokio::select! {
@@ -203,15 +258,30 @@ impl Connection {
         }
     }
 
-    async fn send(&mut self, frame: &Frame, pdu: &[u8]) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(HEADER + pdu.len());
-        bytes.extend(frame.transaction);
-        bytes.extend([0, 0]);
-        bytes.extend((pdu.len() as u16 + 1).to_be_bytes());
-        bytes.push(frame.unit);
-        bytes.extend(pdu);
-        self.stream.write_all(&bytes).await
+    async fn send(&mut self, frame: &Frame, pdu: &[u8], manner: Manner) -> io::Result<()> {
+        self.stream.write_all(&framed(frame, pdu, manner)).await
     }
+}
+
+/// What goes out for a protocol data unit.
+fn framed(frame: &Frame, pdu: &[u8], manner: Manner) -> Vec<u8> {
+    if manner == Manner::Serial {
+        return [&[frame.unit][..], pdu, &CHECKSUM].concat();
+    }
+    let transaction = match manner {
+        Manner::OtherTransaction => u16::from_be_bytes(frame.transaction).wrapping_sub(1).to_be_bytes(),
+        _ => frame.transaction,
+    };
+    let mut bytes = Vec::with_capacity(HEADER + pdu.len());
+    bytes.extend(transaction);
+    bytes.extend([0, 0]);
+    bytes.extend((pdu.len() as u16 + 1).to_be_bytes());
+    bytes.push(if manner == Manner::OtherUnit { frame.unit ^ 1 } else { frame.unit });
+    bytes.extend(pdu);
+    if manner == Manner::Half {
+        bytes.truncate(bytes.len() / 2);
+    }
+    bytes
 }
 
 impl Open<'_> {
@@ -275,6 +345,12 @@ fn compose(
     };
     let mut pdu = vec![function, data.len() as u8];
     pdu.extend(data);
-    let end = if manner == Manner::Short { End::Unanswered } else { End::Answered(words) };
+    let end = match manner {
+        Manner::Short | Manner::OtherTransaction | Manner::OtherUnit | Manner::Serial | Manner::Half => {
+            End::Unanswered
+        }
+        // Whoever is served while a device falls silent is served as ever.
+        _ => End::Answered(words),
+    };
     (pdu, end)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_modbus::client::{Client as _, Context, tcp};
 use tokio_modbus::{ExceptionCode, Request, Response, Slave};
 
@@ -195,6 +195,77 @@ async fn an_unanswered_request_counts_as_open_until_the_cap_and_is_answered_late
     assert_eq!(server.counts(), Counts { unanswered: 1, ..Counts::default() }, "a request ends once");
 }
 
+/// Asks for four registers on a connection of its own, and waits so long; what came, and whether the device ended it.
+async fn ask_raw(server: &ModbusServer, time: Duration) -> (Vec<u8>, bool) {
+    let mut stream = TcpStream::connect(server.address()).await.expect("the device listens");
+    stream.write_all(&[0, 7, 0, 0, 0, 6, 7, 3, 0, 9, 0, 4]).await.expect("it is connected");
+    let (mut came, until) = (Vec::new(), Instant::now() + time);
+    loop {
+        match timeout_at(until, stream.read_buf(&mut came)).await {
+            Ok(Ok(0) | Err(_)) => return (came, true),
+            Ok(Ok(_)) => {}
+            Err(_elapsed) => return (came, false),
+        }
+    }
+}
+
+#[tokio::test]
+async fn mangled_answers_are_what_they_are_called_and_count_as_unanswered() {
+    const WHOLE: usize = 17;
+    let config = Config { response_cap: Duration::from_millis(20), ..Config::new("press-1", PROOF) };
+    let server = ModbusServer::start(config).await.expect("a free port");
+    let moment = Duration::from_millis(300);
+    let mut expected = vec![0, 7, 0, 0, 0, 11, 7, 3, 8, 0, 10, 0, 11, 0, 12, 0, 13];
+    assert_eq!(ask_raw(&server, moment).await, (expected.clone(), false));
+    for (manner, place, value) in [(Manner::OtherTransaction, 1, 6), (Manner::OtherUnit, 6, 6)] {
+        // Each read has a number of its own, and the words follow from it.
+        (10..17).step_by(2).for_each(|word| expected[word] += 1);
+        server.behave(Behaviour { manner, delay: Duration::ZERO });
+        let mut mangled = expected.clone();
+        mangled[place] = value;
+        assert_eq!(ask_raw(&server, moment).await, (mangled, false), "{manner:?}");
+    }
+    server.behave(Behaviour { manner: Manner::Half, delay: Duration::ZERO });
+    let (came, ended) = ask_raw(&server, moment).await;
+    assert_eq!((came.len(), ended), (WHOLE / 2, false));
+    server.behave(Behaviour { manner: Manner::Serial, delay: Duration::ZERO });
+    let (came, _) = ask_raw(&server, moment).await;
+    assert_eq!(came[..11], [7, 3, 8, 0, 14, 0, 15, 0, 16, 0, 17]);
+    until("all have ended", || server.counts().unanswered == 4).await;
+    assert_eq!(server.counts(), Counts { answered: 1, unanswered: 4, ..Counts::default() });
+}
+
+/// Whether a new connection is neither refused nor closed at once: it is answered.
+async fn is_served(server: &ModbusServer) -> bool {
+    let Ok(mut stream) = TcpStream::connect(server.address()).await else { return false };
+    let asked = stream.write_all(&[0, 1, 0, 0, 0, 6, 7, 3, 0, 9, 0, 1]).await;
+    let answered = timeout(PATIENCE, stream.read_exact(&mut [0; 11])).await.expect("it is answered, or ends");
+    asked.is_ok() && answered.is_ok()
+}
+
+#[tokio::test]
+async fn a_device_that_is_away_listens_again_at_its_address_and_a_full_one_serves_who_is_there() {
+    let server = ModbusServer::start(Config::new("press-1", PROOF)).await.expect("a free port");
+    let mut first = client(&server).await;
+    assert_eq!(words(&mut first, 9, 1).await, [10]);
+    server.behave(Behaviour { manner: Manner::Full, delay: Duration::ZERO });
+    assert!(!is_served(&server).await, "a new one is closed");
+    assert_eq!(words(&mut first, 9, 1).await, [11], "who is there is served");
+    server.behave(Behaviour { manner: Manner::Away, delay: Duration::ZERO });
+    assert!(call(&mut first, Request::ReadHoldingRegisters(9, 1)).await.is_err());
+    assert!(!is_served(&server).await, "nobody listens");
+    server.behave(Behaviour::default());
+    let coming = async {
+        while !is_served(&server).await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, coming).await.expect("it listens again");
+    let connections = server.connections();
+    assert_eq!((connections.turned_away, connections.most), (0, 1));
+    assert!(connections.served >= 2, "{connections:?}");
+}
+
 #[tokio::test]
 async fn one_connection_too_many_is_closed() {
     let config = Config { max_connections: 1, ..Config::new("press-1", PROOF) };
@@ -205,6 +276,7 @@ async fn one_connection_too_many_is_closed() {
     let mut second = TcpStream::connect(server.address()).await.expect("it is accepted, and then closed");
     let end = timeout(PATIENCE, second.read(&mut [0])).await.expect("in time");
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    assert_eq!(server.connections(), Connections { served: 1, turned_away: 1, most: 1 });
     drop(first);
 }
 

@@ -8,18 +8,39 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+/// Every bit of an answer that is rubbish is another where this has one.
+const NOISE: u8 = 0x5A;
+
+/// What becomes of answers on their way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Speech {
+    /// They go out as they are.
+    #[default]
+    Plain,
+    /// Other bytes go out.
+    Rubbish,
+    /// The connection ends instead.
+    Broken,
+}
 
 /// A listener whose connections know when to end.
 #[derive(Debug)]
 pub(super) struct Listener {
     listener: TcpListener,
     closing: CancellationToken,
+    speech: watch::Receiver<Speech>,
 }
 
 impl Listener {
-    pub(super) fn new(listener: TcpListener, closing: CancellationToken) -> Self {
-        Self { listener, closing }
+    pub(super) fn new(
+        listener: TcpListener,
+        closing: CancellationToken,
+        speech: watch::Receiver<Speech>,
+    ) -> Self {
+        Self { listener, closing, speech }
     }
 }
 
@@ -36,6 +57,7 @@ impl axum::serve::Listener for Listener {
             Connection {
                 stream,
                 closing: Box::pin(self.closing.clone().cancelled_owned()),
+                speech: self.speech.clone(),
                 is_closed: false,
             },
             address,
@@ -52,6 +74,7 @@ impl axum::serve::Listener for Listener {
 pub(super) struct Connection {
     stream: TcpStream,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    speech: watch::Receiver<Speech>,
     is_closed: bool,
 }
 
@@ -82,7 +105,15 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let speech = *self.speech.borrow();
+        match speech {
+            Speech::Plain => Pin::new(&mut self.stream).poll_write(context, bytes),
+            Speech::Rubbish => {
+                let rubbish: Vec<u8> = bytes.iter().map(|byte| byte ^ NOISE).collect();
+                Pin::new(&mut self.stream).poll_write(context, &rubbish)
+            }
+            Speech::Broken => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,7 +1,7 @@
 //! What a receiver has seen: new keys, repeated ones, and whether anything came out of order.
 
-use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};
+use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,13 @@ pub struct Received<R> {
     pub record: R,
 }
 
+/// A line of a receiver's history whose `op` is `refused`: a record that it did not keep because of its content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Its key.
+    pub key: String,
+}
+
 /// A request that is no request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unreadable {
@@ -90,6 +97,23 @@ impl Tally {
         match self {
             Self::Counting(counting) => counting.counts,
             Self::Recording(recording) => recording.counts,
+        }
+    }
+
+    /// The highest position of which a record was taken in; while counting, a sample.
+    pub(super) fn highest(&self) -> u64 {
+        match self {
+            Self::Counting(counting) => {
+                counting.highest.values().map(|(position, _)| *position).max().unwrap_or_default()
+            }
+            Self::Recording(recording) => recording.highest_position,
+        }
+    }
+
+    /// Notes, while recording, that these records are refused for what they hold.
+    pub(super) fn refused(&mut self, keys: &[String]) {
+        if let Self::Recording(recording) = self {
+            recording.refused(keys);
         }
     }
 }
@@ -223,6 +247,9 @@ pub(super) struct Recording {
     first: HashMap<Key, u64>,
     /// The highest sample that came first, for each tag.
     highest: HashMap<String, (u64, u32)>,
+    highest_position: u64,
+    /// Records that were refused: they may come later than what stands behind them.
+    refused: HashSet<Key>,
 }
 
 #[derive(Deserialize)]
@@ -268,6 +295,7 @@ impl Recording {
         self.counts.requests += 1;
         for (kind, key, tag, record) in records {
             let is_new = self.keys.insert(key).ok_or(Unreadable::Key)?;
+            self.highest_position = self.highest_position.max(key.position);
             self.count(kind, key, tag, record.get(), is_new);
             if let Some((history, process)) = &self.history {
                 let line = Received { is_new, historical: request.historical, record };
@@ -275,6 +303,15 @@ impl Recording {
             }
         }
         Ok(())
+    }
+
+    fn refused(&mut self, keys: &[String]) {
+        for key in keys {
+            self.refused.extend(Key::read(format!("{key}\"").as_bytes()));
+            if let Some((history, process)) = &self.history {
+                history.record(process, Kind::Fail, "refused", &Refused { key: key.clone() });
+            }
+        }
     }
 
     fn count(&mut self, kind: &str, key: Key, tag: String, text: &str, is_new: bool) {
@@ -298,7 +335,9 @@ impl Recording {
                     Entry::Occupied(mut highest) if this > *highest.get() => {
                         highest.insert(this);
                     }
-                    Entry::Occupied(_) => self.counts.out_of_order += 1,
+                    Entry::Occupied(_) => {
+                        self.counts.out_of_order += u64::from(!self.refused.contains(&key));
+                    }
                     Entry::Vacant(vacant) => {
                         vacant.insert(this);
                     }
@@ -319,6 +358,15 @@ pub(super) fn keys_of_tag(body: &[u8], tag: &str) -> Result<Vec<String>, Unreada
         }
     }
     Ok(keys)
+}
+
+/// The key of a record that stands alone in a request.
+pub(super) fn key_alone(body: &[u8]) -> Result<Option<String>, Unreadable> {
+    let request: Request<'_> = serde_json::from_slice(body)?;
+    let lists = [request.samples, request.gaps, request.openings, request.expiries];
+    let [record] = lists.concat()[..] else { return Ok(None) };
+    let named: Named = serde_json::from_str(record.get())?;
+    Ok(Some(named.key))
 }
 
 fn hash(text: &str) -> u64 {

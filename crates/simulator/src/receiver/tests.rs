@@ -150,6 +150,58 @@ async fn it_misbehaves_as_it_is_told() {
 }
 
 #[tokio::test]
+async fn an_answer_can_be_late_be_lost_with_its_connection_or_be_no_answer() {
+    let receiver = start(Mode::Counting).await;
+    let request = |position| body(&[(position, 0, "a", 1.0)]);
+    let began = tokio::time::Instant::now();
+    receiver.set_reply(Reply::Late(Duration::from_millis(30)));
+    assert_eq!(status(&receiver, &request(1)).await, 200);
+    assert!(began.elapsed() >= Duration::from_millis(30));
+
+    receiver.set_reply(Reply::Die);
+    let answer = post(&receiver, &request(2), "").await.unwrap_or_default();
+    assert_eq!(answer, "", "the connection ends");
+    assert_eq!((receiver.counts().samples, receiver.highest()), (2, 2), "it was kept all the same");
+
+    receiver.set_reply(Reply::Rubbish);
+    // What is no text is no HTTP either.
+    let answer = post(&receiver, &request(3), "").await.unwrap_or_default();
+    assert!(!answer.contains("HTTP"), "{answer}");
+    assert_eq!(receiver.counts().samples, 2);
+    assert_eq!(receiver.spoilt(), 3);
+
+    receiver.set_reply(Reply::Accept);
+    assert_eq!(status(&receiver, &request(3)).await, 200);
+    assert_eq!((receiver.spoilt(), receiver.highest()), (3, 3));
+}
+
+#[tokio::test]
+async fn what_is_refused_for_what_it_holds_has_a_line_and_may_come_later() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("receiver.jsonl");
+    let history = History::create(&path).expect("a new file");
+    let receiver = start(Mode::Recording(Some((history.clone(), "historian".into())))).await;
+    receiver.set_reply(Reply::Refuse { status: 400, retry_after: None });
+    let (two, alone) = (body(&[(1, 0, "a", 1.0), (1, 1, "b", 1.0)]), body(&[(1, 0, "a", 1.0)]));
+    for request in [&two, &alone] {
+        assert_eq!(status(&receiver, request).await, 400);
+    }
+    receiver.set_reply(Reply::Refuse { status: 503, retry_after: None });
+    assert_eq!(status(&receiver, &alone).await, 503);
+    receiver.set_reply(Reply::RejectTag("b".into()));
+    assert_eq!(status(&receiver, &body(&[(1, 1, "b", 1.0), (2, 0, "a", 1.0)])).await, 422);
+    receiver.set_reply(Reply::Accept);
+    for (late, out_of_order) in [((1, 0, "a", 1.0), 0), ((1, 5, "a", 1.0), 1)] {
+        assert_eq!(status(&receiver, &body(&[late])).await, 200);
+        assert_eq!(receiver.counts().out_of_order, out_of_order, "{late:?}");
+    }
+    history.flush().expect("written");
+    let lines = crate::history::read::<serde_json::Value>(&path).expect("a history");
+    let refused = lines.iter().filter(|line| line.op == "refused").map(|line| &line.details["key"]);
+    assert_eq!(refused.collect::<Vec<_>>(), ["00000000/1/0", "00000000/1/1"]);
+}
+
+#[tokio::test]
 async fn rubbish_is_refused_and_not_counted() {
     for mode in [Mode::Counting, Mode::Recording(None)] {
         let receiver = start(mode).await;
