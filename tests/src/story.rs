@@ -1,6 +1,7 @@
 //! What devices, pushers and the receiver saw, read back from their common history.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
@@ -14,6 +15,9 @@ use simulator::history::{self, Entry, Kind};
 use simulator::modbus::ReadSeen;
 use simulator::pusher::PushNote;
 use simulator::receiver::Received;
+
+/// The tag of a press that holds the number of the read, without the press.
+const READ_NUMBER: &str = "/reads";
 
 /// A history, sorted by who saw it; each part in the order in which it happened.
 #[derive(Debug, Default)]
@@ -60,6 +64,25 @@ impl Story {
             }
         }
         Ok(story)
+    }
+
+    /// Reads of a history in which term each read was committed that arrived: by its device, and its number there.
+    pub fn terms(path: &Path) -> Result<HashMap<(String, u64), u64>> {
+        let mut terms = HashMap::new();
+        for line in BufReader::new(File::open(path)?).lines() {
+            let line = line?;
+            if serde_json::from_str::<Head<'_>>(&line)?.op != "sample" {
+                continue;
+            }
+            let record = serde_json::from_str::<Entry<Received<Value>>>(&line)?.details.record;
+            let (device, tag) = (record["device"].as_str(), record["tag"].as_str());
+            if let (Some(device), Some(tag)) = (device, tag)
+                && tag.strip_prefix(device) == Some(READ_NUMBER)
+            {
+                terms.insert((device.to_owned(), number(&record["value"])), number(&record["term"]));
+            }
+        }
+        Ok(terms)
     }
 
     /// When the answered requests of a node began, between two moments.

@@ -23,6 +23,8 @@ pub struct Hosts {
     /// What lies between them.
     pub network: Network,
     volumes: Vec<Arc<Volume>>,
+    /// What runs a program on each host, before what puts it into the network.
+    launchers: Vec<Vec<String>>,
     folder: PathBuf,
     program: PathBuf,
 }
@@ -41,7 +43,8 @@ impl Hosts {
             Volume::make(&folder.join(file), &folder.join(mount), DISK).map(Arc::new)
         };
         let volumes = (0..NODES).map(volume).collect::<Result<_, Unable>>()?;
-        Ok(Self { network, volumes, folder, program })
+        let launchers = vec![Vec::new(); NODES];
+        Ok(Self { network, volumes, launchers, folder, program })
     }
 
     /// The program that nodes run.
@@ -49,11 +52,16 @@ impl Hosts {
         &self.program
     }
 
+    /// Nodes that are laid out from now on are run through this command line on this host. It must become the program.
+    pub fn launch_through(&mut self, host: usize, launcher: Vec<String>) {
+        self.launchers[host] = launcher;
+    }
+
     /// Nodes on these hosts.
     pub fn layout(&self) -> Layout {
         let mut layout = Layout::on_hosts(&self.folder, "proof", &self.network.addresses());
         for (host, (node, volume)) in layout.nodes.iter_mut().zip(&self.volumes).enumerate() {
-            node.launcher = self.network.launcher(host);
+            node.launcher = [&self.launchers[host][..], &self.network.launcher(host)[..]].concat();
             node.data = volume.path().join("data");
         }
         layout

@@ -41,10 +41,15 @@ struct World {
 impl World {
     async fn open(class: &str, assignment: &Assignment) -> Result<Self> {
         let hosts = Hosts::make(&assignment.folder, &assignment.program)?;
+        Self::on(hosts, class, assignment.seed).await
+    }
+
+    /// The same on hosts that were made before.
+    async fn on(hosts: Hosts, class: &str, seed: u64) -> Result<Self> {
         let scene = Scene::on(&hosts).await?;
         Ok(Self {
-            report: RunReport::new(class, assignment.seed),
-            random: SmallRng::seed_from_u64(assignment.seed),
+            report: RunReport::new(class, seed),
+            random: SmallRng::seed_from_u64(seed),
             longest_recovery: Duration::ZERO,
             scene,
             hosts,
@@ -82,6 +87,11 @@ impl World {
         process.is_running() && !process.is_paused()
     }
 
+    /// Counts what has happened once more, under this name.
+    fn count(&mut self, what: &str) {
+        *self.report.figures.entry(what.to_owned()).or_default() += 1.0;
+    }
+
     /// Notes how fault number `number` ended. Whether the next one can begin.
     fn is_over(&mut self, number: u32, fault: Result<()>) -> bool {
         if let Err(error) = &fault {
@@ -114,8 +124,17 @@ async fn one_after_the_other(
     assignment: &Assignment,
     fault: impl AsyncFn(&mut World) -> Result<()>,
 ) -> Result<RunReport> {
-    let mut world = World::open(class, assignment).await?;
-    for number in 1..=assignment.times {
+    let world = World::open(class, assignment).await?;
+    Box::pin(inject(world, assignment.times, fault)).await
+}
+
+/// The same in a cluster that is at work already.
+async fn inject(
+    mut world: World,
+    times: u32,
+    fault: impl AsyncFn(&mut World) -> Result<()>,
+) -> Result<RunReport> {
+    for number in 1..=times {
         let injected = fault(&mut world).await;
         if !world.is_over(number, injected) {
             break;
