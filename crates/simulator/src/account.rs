@@ -31,7 +31,7 @@ use model::{SampleKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::plant::{Plant, Polled};
-use causes::Causes;
+use causes::{Allowance, Causes};
 pub use histories::{SharedAccount, count_rows, enter_files, replay};
 use polled::DeviceBook;
 use pushed::PusherBook;
@@ -324,6 +324,13 @@ impl Account {
     /// Gaps may have these causes: the run brings them about by other means than what it says of the cluster.
     pub fn allow(&mut self, causes: &[&str]) {
         self.causes.allowed.extend(causes.iter().map(|cause| (*cause).to_owned()));
+    }
+
+    /// The same of gaps that meet the time between two moments.
+    pub fn allow_within(&mut self, causes: &[&str], from_ns: u64, until_ns: u64) {
+        let allowances =
+            causes.iter().map(|cause| Allowance { cause: (*cause).to_owned(), from_ns, until_ns });
+        self.causes.allowed_within.extend(allowances);
     }
 
     /// Something was done to the cluster, and is over.

@@ -9,6 +9,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::polled::DeviceBook;
 use super::{Account, GapSeen, by_cause};
 
@@ -32,6 +34,26 @@ pub(super) struct Causes {
     pub(super) disturbances: Vec<(u64, u64)>,
     /// Causes that need no other reason.
     pub(super) allowed: BTreeSet<String>,
+    /// Causes that need no other reason for some time.
+    pub(super) allowed_within: Vec<Allowance>,
+}
+
+/// A cause that gaps may have if they meet the time between two moments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Allowance {
+    pub(super) cause: String,
+    pub(super) from_ns: u64,
+    pub(super) until_ns: u64,
+}
+
+impl Causes {
+    /// Whether a gap between two reads may have this cause.
+    fn allows(&self, cause: &str, before_ns: u64, behind_ns: u64) -> bool {
+        let is_met = |allowance: &Allowance| {
+            allowance.cause == cause && allowance.from_ns <= behind_ns && allowance.until_ns >= before_ns
+        };
+        self.allowed.contains(cause) || self.allowed_within.iter().any(is_met)
+    }
 }
 
 /// How much may have been read in the slots of a gap.
@@ -127,7 +149,7 @@ impl Account {
         };
         match gap.cause.as_str() {
             "configuration" | "disabled" => Why::Known,
-            cause if self.causes.allowed.contains(cause) => Why::Known,
+            cause if self.causes.allows(cause, before_ns, behind_ns) => Why::Known,
             "failover" | "switchover" if meets_fault() || meets_election() => Why::Known,
             "no-quorum" | "paused" if meets_fault() => Why::Known,
             // A device of ours that is woken late does not answer in time.

@@ -419,6 +419,7 @@ mod tests {
         shared.lock().begins_to_suffer(Effect::Switchover, 4);
         shared.lock().disturbed(5, 6);
         shared.lock().allow(&["overload"]);
+        shared.lock().allow_within(&["disk-full"], 1, 2);
         shared.lock().conflicted(2);
         shared.lock().doubt("it did not bite");
         shared.conclude();

@@ -469,6 +469,16 @@ fn a_gap_that_blames_a_fault_must_meet_one() {
         assert_eq!(run.account.settle().verdict, Verdict::Pass, "{cause} is allowed");
     }
     // Reads around the gap were answered at 400 and 1 000 ms.
+    for (cause, from, until, verdict) in [
+        ("disk-full", 100, 399, Verdict::Fail),
+        ("disk-full", 430, 700, Verdict::Pass),
+        ("disk-full", 1_001, 2_000, Verdict::Fail),
+        ("overload", 430, 700, Verdict::Fail),
+    ] {
+        let mut run = around("disk-full", 40);
+        run.account.allow_within(&[cause], from * MS, until * MS);
+        assert_eq!(run.account.settle().verdict, verdict, "{cause} is allowed from {from} to {until} ms");
+    }
     for (began, ended, verdict) in
         [(100, 399, Verdict::Fail), (430, 700, Verdict::Pass), (1_001, 2_000, Verdict::Fail)]
     {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::causes::Allowance;
 use super::{Account, Begun, Fault};
 
 /// Everything that an account was told.
@@ -17,6 +18,9 @@ pub struct Told {
     pub(super) wall_offset: i64,
     pub(super) begun: Vec<Begun>,
     pub(super) allowed: BTreeSet<String>,
+    /// Absent in histories from before there were any.
+    #[serde(default)]
+    pub(super) allowed_within: Vec<Allowance>,
     pub(super) conflicts: u64,
     pub(super) doubts: Vec<String>,
 }
@@ -30,6 +34,7 @@ impl Account {
             wall_offset: self.wall_offset,
             begun: self.begun.clone(),
             allowed: self.causes.allowed.clone(),
+            allowed_within: self.causes.allowed_within.clone(),
             conflicts: self.conflicts,
             doubts: self.doubts.clone(),
         }
@@ -42,6 +47,7 @@ impl Account {
         self.wall_offset = told.wall_offset;
         self.begun = told.begun;
         self.causes.allowed = told.allowed;
+        self.causes.allowed_within = told.allowed_within;
         self.conflicts = told.conflicts;
         self.doubts = told.doubts;
     }
