@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
+use simulator::history::monotonic_ns;
 use simulator::nodes::layout::NODES;
 use tokio::time::{Instant, sleep};
 
@@ -25,6 +26,8 @@ use crate::scene::Scene;
 
 /// The check on what comes back after each fault.
 const HEALS: &str = "I17 the cluster is whole again after every fault";
+/// Why slots are missed where a node, or a device, is slow.
+const LATE: [&str; 2] = ["late", "device-down"];
 /// A fault begins within so many milliseconds of a whole cluster.
 const MOMENTS: u64 = 500;
 
@@ -41,15 +44,14 @@ struct World {
 impl World {
     async fn open(class: &str, assignment: &Assignment) -> Result<Self> {
         let hosts = Hosts::make(&assignment.folder, &assignment.program)?;
-        Self::on(hosts, class, assignment.seed).await
+        Self::on(hosts, class, assignment).await
     }
 
-    /// The same on hosts that were made before.
-    async fn on(hosts: Hosts, class: &str, seed: u64) -> Result<Self> {
+    async fn on(hosts: Hosts, class: &str, assignment: &Assignment) -> Result<Self> {
         let scene = Scene::on(&hosts).await?;
         Ok(Self {
-            report: RunReport::new(class, seed),
-            random: SmallRng::seed_from_u64(seed),
+            report: RunReport::new(class, assignment.seed),
+            random: SmallRng::seed_from_u64(assignment.seed),
             longest_recovery: Duration::ZERO,
             scene,
             hosts,
@@ -85,6 +87,15 @@ impl World {
     async fn runs(&self, node: usize) -> bool {
         let process = self.scene.process(node).await;
         process.is_running() && !process.is_paused()
+    }
+
+    /// Does something to the cluster that keeps a node from reading in time, from which devices look silent. The account is
+    /// told from when until when, and of the disturbance.
+    async fn hold_up<T>(&self, held_up: impl Future<Output = T>) -> T {
+        let began_ns = monotonic_ns();
+        let done = self.scene.disturb(held_up).await;
+        self.scene.field.account.lock().allow_within(&LATE, began_ns, monotonic_ns());
+        done
     }
 
     /// Counts what has happened once more, under this name.

@@ -6,6 +6,7 @@
 //! done right: it is started again.
 
 use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -84,9 +85,15 @@ pub(super) async fn goes_on(world: &World, node: usize, process: &mut Process) -
 /// Whether it has ended; an error if in any other way than it may.
 pub(super) fn ended_itself(process: &mut Process) -> Result<bool> {
     if let Some(status) = process.has_ended()? {
-        ensure!(status.signal() == Some(Signal::KILL.as_raw()), "it ended by itself ({status})");
+        was_killed(status)?;
     }
     Ok(!process.is_running())
+}
+
+/// An error unless it was the kernel that has ended a process.
+pub(super) fn was_killed(status: ExitStatus) -> Result<()> {
+    ensure!(status.signal() == Some(Signal::KILL.as_raw()), "it ended by itself ({status})");
+    Ok(())
 }
 
 /// The state of a process's first thread (proc(5)); `T` is stopped.
