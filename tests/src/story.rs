@@ -114,3 +114,26 @@ fn typed<D: DeserializeOwned>(entry: Entry<Value>) -> Result<Entry<D>> {
 pub fn number(value: &Value) -> u64 {
     value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok())).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_term_of_a_read_is_that_of_the_sample_with_its_number() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let sample = |tag: &str, value: u64| {
+            let record = format!(
+                r#"{{"device":"hall-1/press-1","tag":"hall-1/press-1/{tag}","value":{value},"term":"5"}}"#
+            );
+            format!(
+                r#"{{"t_ns":1,"process":"historian","kind":"ok","op":"sample","is_new":true,"historical":false,"record":{record}}}"#
+            )
+        };
+        let other = r#"{"t_ns":1,"process":"account","kind":"info","op":"told"}"#.to_owned();
+        std::fs::write(file.path(), [sample("reads", 17), sample("word-06", 18), other].join("\n"))
+            .expect("room");
+        let terms = Story::terms(file.path()).expect("a history");
+        assert_eq!(terms, HashMap::from([(("hall-1/press-1".to_owned(), 17), 5)]));
+    }
+}
