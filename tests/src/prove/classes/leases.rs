@@ -1,5 +1,5 @@
 //! What could break the promise of a lease is brought about under load, from outside, in an order by seed: a voter restarts,
-//! a hand-over fails, the leader is removed, stands still or is cut off while devices are slow, and more ([`Scenario`]).
+//! a hand-over fails, the leader is removed, stands still or is cut off while devices are slow, and more.
 //!
 //! - Judged at the devices: no two nodes ask one of them at one time, which the account counts, and once another node has
 //!   asked any of them, the one that led asks none, unless it leads again in a later term.

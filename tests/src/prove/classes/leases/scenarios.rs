@@ -1,4 +1,4 @@
-//! How each scenario is brought about, and whether it has bitten. What it leaves is mended afterwards ([`mend`]).
+//! How each scenario is brought about, and whether it has bitten. What it leaves is mended afterwards.
 
 use std::fs;
 use std::io;
