@@ -1,10 +1,12 @@
-//! Hosts for nodes on one machine, and what can be done to them: networks, disks and their power, clocks. Takes root.
+//! Hosts for nodes on one machine, and what can be done to them that takes root: networks, disks and their power, clocks, and
+//! what the kernel gives a process of processors and memory.
 //!
 //! - What a machine cannot do is [`Unable`]: said loudly, and never counted as passed.
 //! - Everything that is made here is taken away again when its value is dropped, also after a failure. What a process left
 //!   that was killed meanwhile goes with [`clear`], its networks also when the next one is made.
 //! - Done by the system's own programs, one after the other; each has a bound.
 
+pub mod group;
 pub mod hosts;
 pub mod network;
 pub mod preload;
@@ -51,18 +53,20 @@ pub fn able<T>(made: Result<T, Unable>) -> Option<T> {
     }
 }
 
-/// Takes away what processes that are gone have left: their networks with the nodes that run there, and what is mounted
-/// below this folder.
+/// Takes away what processes that are gone have left: their control groups and networks with the nodes that run there, and
+/// what is mounted below this folder.
 pub fn clear(folder: &Path) -> io::Result<()> {
+    // What is frozen ends only when it is thawed.
+    group::sweep();
     network::sweep();
     volume::unmount_below(folder)
 }
 
-/// Whoever makes networks and mounts must be root.
+/// Whoever makes networks, mounts and control groups must be root.
 fn must_be_root() -> Result<(), Unable> {
     match rustix::process::geteuid().is_root() {
         true => Ok(()),
-        false => Err(Unable("networks and disks are root's to make".to_owned())),
+        false => Err(Unable("networks, disks and control groups are root's to make".to_owned())),
     }
 }
 

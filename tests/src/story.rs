@@ -1,6 +1,7 @@
 //! What devices, pushers and the receiver saw, read back from their common history.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
@@ -14,6 +15,9 @@ use simulator::history::{self, Entry, Kind};
 use simulator::modbus::ReadSeen;
 use simulator::pusher::PushNote;
 use simulator::receiver::Received;
+
+/// The tag of a press that holds the number of the read, without the press.
+const READ_NUMBER: &str = "/reads";
 
 /// A history, sorted by who saw it; each part in the order in which it happened.
 #[derive(Debug, Default)]
@@ -62,6 +66,25 @@ impl Story {
         Ok(story)
     }
 
+    /// Reads of a history in which term each read was committed that arrived: by its device, and its number there.
+    pub fn terms(path: &Path) -> Result<HashMap<(String, u64), u64>> {
+        let mut terms = HashMap::new();
+        for line in BufReader::new(File::open(path)?).lines() {
+            let line = line?;
+            if serde_json::from_str::<Head<'_>>(&line)?.op != "sample" {
+                continue;
+            }
+            let record = serde_json::from_str::<Entry<Received<Value>>>(&line)?.details.record;
+            let (device, tag) = (record["device"].as_str(), record["tag"].as_str());
+            if let (Some(device), Some(tag)) = (device, tag)
+                && tag.strip_prefix(device) == Some(READ_NUMBER)
+            {
+                terms.insert((device.to_owned(), number(&record["value"])), number(&record["term"]));
+            }
+        }
+        Ok(terms)
+    }
+
     /// When the answered requests of a node began, between two moments.
     pub fn reads_of(&self, node: IpAddr, from_ns: u64, until_ns: u64) -> Vec<u64> {
         let answered = self.reads.iter().filter(|read| read.kind == Kind::Ok);
@@ -90,4 +113,27 @@ fn typed<D: DeserializeOwned>(entry: Entry<Value>) -> Result<Entry<D>> {
 /// A number of a record: proto3 JSON writes 64 bits as text and leaves out what is 0.
 pub fn number(value: &Value) -> u64 {
     value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok())).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_term_of_a_read_is_that_of_the_sample_with_its_number() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let sample = |tag: &str, value: u64| {
+            let record = format!(
+                r#"{{"device":"hall-1/press-1","tag":"hall-1/press-1/{tag}","value":{value},"term":"5"}}"#
+            );
+            format!(
+                r#"{{"t_ns":1,"process":"historian","kind":"ok","op":"sample","is_new":true,"historical":false,"record":{record}}}"#
+            )
+        };
+        let other = r#"{"t_ns":1,"process":"account","kind":"info","op":"told"}"#.to_owned();
+        std::fs::write(file.path(), [sample("reads", 17), sample("word-06", 18), other].join("\n"))
+            .expect("room");
+        let terms = Story::terms(file.path()).expect("a history");
+        assert_eq!(terms, HashMap::from([(("hall-1/press-1".to_owned(), 17), 5)]));
+    }
 }

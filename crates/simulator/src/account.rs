@@ -410,7 +410,7 @@ impl Account {
     }
 
     /// Slots in gap records that meet the time between two moments, by cause.
-    fn slots_missed(&self, began_ns: u64, ended_ns: u64) -> BTreeMap<String, u64> {
+    pub fn slots_missed(&self, began_ns: u64, ended_ns: u64) -> BTreeMap<String, u64> {
         let (from, to) = (self.wall(began_ns), self.wall(ended_ns));
         by_cause(self.gaps().filter(|gap| gap.from < to && gap.to > from))
     }

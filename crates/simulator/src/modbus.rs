@@ -227,6 +227,11 @@ impl ModbusServer {
         self.device.with_state(|state| state.connections)
     }
 
+    /// How many requests it has not answered yet.
+    pub fn open_requests(&self) -> usize {
+        self.device.with_state(|state| state.watch.open_requests())
+    }
+
     /// The first overlaps with their particulars, at most a hundred; [`Counts::overlaps`] counts them all.
     pub fn overlaps(&self) -> Vec<Overlap> {
         self.device.with_state(|state| state.overlaps.clone())

@@ -29,6 +29,8 @@ pub struct Hosts {
     volumes: Vec<Arc<Volume>>,
     /// One for each node, or none.
     controls: Vec<Control>,
+    /// What runs a program on each host, before what puts it into the network.
+    launchers: Vec<Vec<String>>,
     folder: PathBuf,
     program: PathBuf,
 }
@@ -47,7 +49,8 @@ impl Hosts {
             Volume::make(&folder.join(file), &folder.join(mount), DISK).map(Arc::new)
         };
         let volumes = (0..NODES).map(volume).collect::<Result<_, Unable>>()?;
-        Ok(Self { wire: None, network, volumes, controls: Vec::new(), folder, program })
+        let launchers = vec![Vec::new(); NODES];
+        Ok(Self { wire: None, network, volumes, controls: Vec::new(), launchers, folder, program })
     }
 
     /// Lets the nodes of every later layout obey control pages: their disk calls can fail or dawdle then, and their wall
@@ -79,11 +82,16 @@ impl Hosts {
         Ok(&*self.wire.insert(wire))
     }
 
+    /// Nodes that are laid out from now on are run through this command line on this host. It must become the program.
+    pub fn launch_through(&mut self, host: usize, launcher: Vec<String>) {
+        self.launchers[host] = launcher;
+    }
+
     /// Nodes on these hosts.
     pub fn layout(&self) -> Layout {
         let mut layout = Layout::on_hosts(&self.folder, "proof", &self.network.addresses());
         for (host, (node, volume)) in layout.nodes.iter_mut().zip(&self.volumes).enumerate() {
-            node.launcher = self.network.launcher(host);
+            node.launcher = [&self.launchers[host][..], &self.network.launcher(host)[..]].concat();
             node.data = volume.path().join("data");
         }
         for (node, control) in layout.nodes.iter_mut().zip(&self.controls) {

@@ -17,8 +17,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Unable, must_be_root, run};
 
-/// What the names of all networks begin with.
-const PREFIX: &str = "hf";
+/// What the names of all networks begin with, and of whatever else is made here.
+pub(super) const PREFIX: &str = "hf";
 /// Below `10.128.0.0`, of 256 addresses each.
 const SUBNETS: u32 = 64 * 256;
 /// The last part of the address of the first host.
@@ -279,7 +279,7 @@ impl Drop for Network {
 pub(super) fn sweep() {
     let names = run("ip", &["netns", "list"], "").unwrap_or_default();
     for name in names.lines().filter_map(|line| line.split_whitespace().next()) {
-        if maker(name).is_none_or(|maker| Path::new("/proc").join(maker).exists()) {
+        if !is_left(name) {
             continue;
         }
         let left = run("ip", &["netns", "pids", name], "").unwrap_or_default();
@@ -290,6 +290,11 @@ pub(super) fn sweep() {
             eprintln!("{name} is left of a run that is gone: {error}");
         }
     }
+}
+
+/// Whether something of this name was made by a process that is gone.
+pub(super) fn is_left(name: &str) -> bool {
+    maker(name).is_some_and(|maker| !Path::new("/proc").join(maker).exists())
 }
 
 /// The number of the process that made a namespace; `None` if it is none of ours.

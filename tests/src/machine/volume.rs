@@ -185,7 +185,7 @@ pub fn unmount_below(folder: &Path) -> io::Result<()> {
 }
 
 /// Tries until it is done, or has failed for too long.
-fn patiently(mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+pub(super) fn patiently(mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match attempt() {

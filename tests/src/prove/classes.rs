@@ -8,15 +8,22 @@
 
 pub mod clocks;
 pub mod corruption;
+pub mod devices;
 pub mod disk_errors;
 pub mod flapping;
+pub mod freezes;
 pub mod full_disks;
 pub mod graphs;
 mod held;
 pub mod kills;
+pub mod leases;
+pub mod memory;
 pub mod pauses;
 pub mod power;
+pub mod receivers;
 pub mod slow_disks;
+pub mod starved;
+pub mod stops;
 pub mod wiped;
 pub mod wires;
 
@@ -25,6 +32,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
+use simulator::history::monotonic_ns;
 use simulator::nodes::layout::NODES;
 use tokio::time::{Instant, sleep};
 
@@ -34,6 +42,8 @@ use crate::scene::Scene;
 
 /// The check on what comes back after each fault.
 const HEALS: &str = "I17 the cluster is whole again after every fault";
+/// Why slots are missed where a node, or a device, is slow.
+const LATE: [&str; 2] = ["late", "device-down"];
 /// A fault begins within so many milliseconds of a whole cluster.
 const MOMENTS: u64 = 500;
 
@@ -108,6 +118,20 @@ impl World {
         process.is_running() && !process.is_paused()
     }
 
+    /// Does something to the cluster that keeps a node from reading in time, from which devices look silent. The account is
+    /// told from when until when, and of the disturbance.
+    async fn hold_up<T>(&self, held_up: impl Future<Output = T>) -> T {
+        let began_ns = monotonic_ns();
+        let done = self.scene.disturb(held_up).await;
+        self.scene.field.account.lock().allow_within(&LATE, began_ns, monotonic_ns());
+        done
+    }
+
+    /// Counts what has happened once more, under this name.
+    fn count(&mut self, what: &str) {
+        *self.report.figures.entry(what.to_owned()).or_default() += 1.0;
+    }
+
     /// Notes how fault number `number` ended. Whether the next one can begin.
     fn is_over(&mut self, number: u32, fault: Result<()>) -> bool {
         if let Err(error) = &fault {
@@ -140,8 +164,17 @@ async fn one_after_the_other(
     assignment: &Assignment,
     fault: impl AsyncFn(&mut World) -> Result<()>,
 ) -> Result<RunReport> {
-    let mut world = World::open(class, assignment).await?;
-    for number in 1..=assignment.times {
+    let world = World::open(class, assignment).await?;
+    Box::pin(inject(world, assignment.times, fault)).await
+}
+
+/// The same in a cluster that is at work already.
+async fn inject(
+    mut world: World,
+    times: u32,
+    fault: impl AsyncFn(&mut World) -> Result<()>,
+) -> Result<RunReport> {
+    for number in 1..=times {
         let injected = fault(&mut world).await;
         if !world.is_over(number, injected) {
             break;

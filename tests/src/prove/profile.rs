@@ -32,6 +32,16 @@ pub enum Class {
     Wires,
     /// The leader stands still.
     Pauses,
+    /// The leader is frozen in its control group.
+    Freezes,
+    /// What could break a lease is brought about.
+    Leases,
+    /// Nodes are given little of the processors.
+    Starved,
+    /// A node may hold little memory.
+    Memory,
+    /// Processes are told to end.
+    Stops,
     /// Calls that reach a disk fail.
     DiskErrors,
     /// Syncs take long.
@@ -44,6 +54,10 @@ pub enum Class {
     Wiped,
     /// Wall clocks jump.
     Clocks,
+    /// The HTTP receiver is away, slow or wrong.
+    Receivers,
+    /// Devices are silent, slow or away, refuse, or answer what nobody asked.
+    Devices,
 }
 
 /// Runs of one class.
@@ -117,7 +131,7 @@ impl FromStr for Profile {
 
 impl Class {
     /// All of them, in the order in which they are run.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 20] = [
         Self::StoreCuts,
         Self::Kills,
         Self::Power,
@@ -125,12 +139,19 @@ impl Class {
         Self::Flapping,
         Self::Wires,
         Self::Pauses,
+        Self::Freezes,
+        Self::Leases,
+        Self::Starved,
+        Self::Memory,
+        Self::Stops,
         Self::DiskErrors,
         Self::SlowDisks,
         Self::FullDisks,
         Self::Corruption,
         Self::Wiped,
         Self::Clocks,
+        Self::Receivers,
+        Self::Devices,
     ];
 
     fn row(self) -> Row {
@@ -158,6 +179,21 @@ impl Class {
             Self::Pauses => row("pauses", 150, Hosts, [(1, 4), (5, 10), (10, 10)], |assignment| {
                 classes::pauses::run(assignment).boxed_local()
             }),
+            Self::Freezes => row("freezes", 150, More, [(1, 3), (5, 10), (10, 10)], |assignment| {
+                classes::freezes::run(assignment).boxed_local()
+            }),
+            Self::Leases => row("leases", 180, Hosts, [(1, 3), (5, 14), (20, 14)], |assignment| {
+                classes::leases::run(assignment).boxed_local()
+            }),
+            Self::Starved => row("starved", 120, More, [(1, 2), (2, 10), (10, 10)], |assignment| {
+                classes::starved::run(assignment).boxed_local()
+            }),
+            Self::Memory => row("memory", 120, More, [(1, 2), (2, 10), (10, 10)], |assignment| {
+                classes::memory::run(assignment).boxed_local()
+            }),
+            Self::Stops => row("stops", 180, Hosts, [(1, 4), (5, 10), (10, 10)], |assignment| {
+                classes::stops::run(assignment).boxed_local()
+            }),
             Self::DiskErrors => row("disk-errors", 150, Hosts, [(1, 3), (5, 10), (10, 10)], |assignment| {
                 classes::disk_errors::run(assignment).boxed_local()
             }),
@@ -175,6 +211,13 @@ impl Class {
             }),
             Self::Clocks => row("clocks", 200, Hosts, [(1, 4), (5, 10), (10, 10)], |assignment| {
                 classes::clocks::run(assignment).boxed_local()
+            }),
+            // It may be left alone for twenty seconds, and files are waited for as long.
+            Self::Receivers => row("receivers", 180, Hosts, [(1, 2), (5, 10), (10, 10)], |assignment| {
+                classes::receivers::run(assignment).boxed_local()
+            }),
+            Self::Devices => row("devices", 120, Hosts, [(1, 4), (5, 10), (10, 10)], |assignment| {
+                classes::devices::run(assignment).boxed_local()
             }),
         }
     }

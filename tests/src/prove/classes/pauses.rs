@@ -6,6 +6,7 @@
 //! done right: it is started again.
 
 use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -18,6 +19,9 @@ use tokio::time::sleep;
 use super::{World, one_after_the_other};
 use crate::prove::run::{Assignment, RunReport};
 use crate::until;
+
+/// The figure of those that did.
+pub(super) const ENDED: &str = "leaders that ended themselves";
 
 /// Lets leaders stand still so often.
 pub async fn run(assignment: &Assignment) -> Result<RunReport> {
@@ -33,12 +37,12 @@ async fn pause(world: &mut World) -> Result<()> {
     if went_on {
         return world.whole().await;
     }
-    *world.report.figures.entry("leaders that ended themselves".to_owned()).or_default() += 1.0;
+    world.count(ENDED);
     world.revive(&[leader]).await
 }
 
 /// Most are short: about as long as a lease.
-fn length(random: &mut SmallRng) -> Duration {
+pub(super) fn length(random: &mut SmallRng) -> Duration {
     let millis = match random.random_range(0..20) {
         0..14 => 100..2_000,
         14..19 => 2_000..10_000,
@@ -65,7 +69,12 @@ async fn stand_still(world: &World, node: usize, time: Duration) -> Result<bool>
     if has_ended? {
         return Ok(false);
     }
-    until("the process to answer again, or to have ended", async || match ended_itself(&mut process) {
+    goes_on(world, node, &mut process).await
+}
+
+/// Waits until a process that was held up answers again, or has ended. Whether it goes on.
+pub(super) async fn goes_on(world: &World, node: usize, process: &mut Process) -> Result<bool> {
+    until("the process to answer again, or to have ended", async || match ended_itself(process) {
         Ok(false) => world.scene.status(node).await.map(|_| Ok(true)),
         Ok(true) => Ok(Ok(false)),
         Err(error) => Ok(Err(error)),
@@ -74,11 +83,17 @@ async fn stand_still(world: &World, node: usize, time: Duration) -> Result<bool>
 }
 
 /// Whether it has ended; an error if in any other way than it may.
-fn ended_itself(process: &mut Process) -> Result<bool> {
+pub(super) fn ended_itself(process: &mut Process) -> Result<bool> {
     if let Some(status) = process.has_ended()? {
-        ensure!(status.signal() == Some(Signal::KILL.as_raw()), "it ended by itself ({status})");
+        was_killed(status)?;
     }
     Ok(!process.is_running())
+}
+
+/// An error unless it was the kernel that has ended a process.
+pub(super) fn was_killed(status: ExitStatus) -> Result<()> {
+    ensure!(status.signal() == Some(Signal::KILL.as_raw()), "it ended by itself ({status})");
+    Ok(())
 }
 
 /// The state of a process's first thread (proc(5)); `T` is stopped.
