@@ -1,10 +1,10 @@
-//! The race: our `Ingest.Push` beside systems that people know, the same messages, on the same machine and disk; and our
-//! polling beside a gateway that people know, which is `polling`'s.
+//! The race: our `Ingest.Push` beside systems that people know, the same messages, on the same machine and disk; and
+//! our polling beside a gateway that people know, which is `polling`'s.
 //!
 //! - Runs alternate. In each one a system is started with nothing, measured, its leader killed, and ended before the
 //!   next one starts: nothing else runs meanwhile. The median of the runs counts.
 //! - One client each, on one connection, to the node that leads. When that is killed, the client goes to the next node
-//!   at once, rests only after a round of all of them, and sends again what is not acknowledged: the same times for all.
+//!   at once, rests only after a round of all of them, and sends again what is not acknowledged: in the same times all.
 //! - Silence is the longest time between two acknowledgements as the client hears them, from the kill on.
 
 mod etcd;
@@ -42,8 +42,8 @@ const STILL_SILENT: Duration = Duration::from_secs(1);
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 /// How exactly silence is measured.
 const LISTEN_EVERY: Duration = Duration::from_millis(1);
-/// After the kill a client that has heard no acknowledgement for so long sends again: to the next node, or where nodes keep
-/// nothing for a leader that is to come (NATS), on the same connection.
+/// After the kill a client that has heard no acknowledgement for so long sends again: to the next node, or where nodes
+/// keep nothing for a leader that is to come (NATS), on the same connection.
 const SEND_AGAIN: Duration = Duration::from_millis(250);
 /// After a round of all nodes in vain.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -1,10 +1,10 @@
 //! What stands in for ThingsBoard: it takes the telemetry of a gateway over MQTT, and goes away when told to.
 //!
-//! - Protocol: MQTT 3.1.1 and 5.0 with QoS 0 and 1, as far as that gateway uses it, which is told at once that nothing limits
-//!   its rates. Anything else is kept as an error: a measurement with a hole proves nothing.
+//! - Protocol: MQTT 3.1.1 and 5.0 with QoS 0 and 1, as far as that gateway uses it, which is told at once that nothing
+//!   limits its rates. Anything else is kept as an error: a measurement with a hole proves nothing.
 //! - A message is counted before it is acknowledged: what the gateway may forget has arrived.
-//! - Answers of devices are told apart by the low word of their number (`simulator::modbus::Proof`), and written into the
-//!   history as those are that our receiver sees.
+//! - Answers of devices are told apart by the low word of their number (`simulator::modbus::Proof`), and written into
+//!   the history as those are that our receiver sees.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::polling::Delivered;
 use crate::plant::device_number;
 use crate::seen::READS;
 
@@ -53,15 +54,6 @@ pub(super) struct Platform {
     serving: Option<JoinSet<()>>,
 }
 
-/// What has arrived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Arrived {
-    /// Samples, of answers that had not come before.
-    pub(super) samples: u64,
-    /// Samples of answers that had.
-    pub(super) again: u64,
-}
-
 struct Shared {
     history: History,
     state: Mutex<State>,
@@ -69,7 +61,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    arrived: Arrived,
+    delivered: Delivered,
     /// Device, and number of its answer.
     answers: HashSet<(usize, u64)>,
     broken: Option<String>,
@@ -106,12 +98,12 @@ impl Platform {
         Ok(())
     }
 
-    /// What has arrived so far; an error once something came that makes no sense.
-    pub(super) fn arrived(&self) -> anyhow::Result<Arrived> {
+    /// What it has counted so far; an error once something came that makes no sense.
+    pub(super) fn delivered(&self) -> anyhow::Result<Delivered> {
         let state = self.shared.state();
         match &state.broken {
             Some(broken) => Err(anyhow::anyhow!("what the gateway sent makes no sense: {broken}")),
-            None => Ok(state.arrived),
+            None => Ok(state.delivered),
         }
     }
 }
@@ -283,8 +275,8 @@ impl Shared {
         let mut state = self.state();
         let is_new = state.answers.insert((device, number));
         match is_new {
-            true => state.arrived.samples += samples,
-            false => state.arrived.again += samples,
+            true => state.delivered.samples += samples,
+            false => state.delivered.again += samples,
         }
         drop(state);
         let record = serde_json::json!({
@@ -401,7 +393,7 @@ mod tests {
             let welcome: &[u8] = if version == 5 { &[0x20, 3, 0, 0, 0] } else { &[0x20, 2, 0, 0] };
             let rest: &[u8] = &[0x40, 2, 0, 7, 0x40, 2, 0, 8, 0xD0, 0];
             assert_eq!(&outgoing[..], [welcome, rest].concat(), "version {version}");
-            assert_eq!(shared.state().arrived, Arrived { samples: 2, again: 2 });
+            assert_eq!(shared.state().delivered, Delivered { samples: 2, again: 2 });
             let details = serde_json::json!({ "peer": "127.0.0.1:4000", "ordinal": 300 });
             seen.history().record("bench/machine-003", Kind::Ok, "read", &details);
             assert_eq!(seen.look().expect("whole").fates(0, u64::MAX).arrived.count(), 1);

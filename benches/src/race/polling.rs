@@ -1,10 +1,10 @@
-//! Polling beside thingsboard-gateway: the same simulated devices, read by one side after the other, and what arrives of
-//! their answers at what each side delivers to.
+//! Polling beside thingsboard-gateway: the same simulated devices, read by one side after the other, and what arrives
+//! of their answers at what each side delivers to.
 //!
-//! - Judged is what the devices answered and what of it arrived, not what a side says. A device that answers is asked for all
-//!   its registers at once: an answer is so many samples.
-//! - Three stretches: nothing happens; the process that polls is killed and started again; the destination is away. Each is
-//!   looked at once all that can still arrive has arrived.
+//! - Judged is what the devices answered and what of it arrived, not what a side says. A device is asked for all its
+//!   registers at once: an answer is so many samples.
+//! - Three stretches: nothing happens; the process that polls is killed and started again; the destination is away.
+//!   Each is looked at once all that can still arrive has arrived.
 //! - Ours is three nodes, the other one process: what the one that polls takes is told beside what all take.
 
 use std::fmt::Write as _;
@@ -185,11 +185,6 @@ impl Stage<'_> {
         self.say(&format!("destination away: {away}"));
         let peaks_away = peaks_of(&side.usage().await?);
         let delivered = side.delivered()?;
-        let arrived = self.stretch(0, monotonic_ns())?.arrived;
-        let fewest = arrived * u64::from(DEVICES.registers);
-        let counted = delivered.samples;
-        ensure!(counted >= fewest, "{arrived} answers have arrived, and only {counted} samples");
-        let delivered = side.delivered()?;
         Ok(Measured { steady, cores, peaks, poller, killed, away, caught_up, peaks_away, delivered })
     }
 
@@ -228,11 +223,15 @@ impl Stage<'_> {
         side.destination_returns().await?;
         let until_ns = monotonic_ns();
         let caught_up = self.settled(side, until_ns).await?.unwrap_or(LAST_ANSWERS);
+        // An answer is known to have arrived by one of its samples.
+        let fewest = self.stretch(0, until_ns)?.arrived * u64::from(DEVICES.registers);
+        let counted = side.delivered()?.samples;
+        ensure!(counted >= fewest, "answers of {fewest} samples have arrived, and {counted} samples");
         Ok((self.stretch(from_ns, until_ns)?, caught_up))
     }
 
-    /// Waits until of each device an answer has arrived that it gave after a moment, and nothing older comes any more: how
-    /// long it was until the last of these came. Nothing if it does not come to that.
+    /// Waits until of each device an answer has arrived that it gave after a moment, and nothing older comes any more:
+    /// how long it was until the last of these came. Nothing if it does not come to that.
     async fn settled(&self, side: &mut dyn Side, until_ns: u64) -> anyhow::Result<Option<Duration>> {
         let began = Instant::now();
         let mut ticks = interval(LOOK_EVERY);
@@ -279,6 +278,17 @@ impl Stretch {
     fn missing(self) -> u64 {
         self.due.saturating_sub(self.arrived)
     }
+
+    /// What is missing, in samples, and where it went missing.
+    fn told(self) -> String {
+        format!(
+            "{} of {} ({} never read, {} read and never delivered)",
+            samples(self.missing()),
+            samples(self.due),
+            samples(self.due.saturating_sub(self.given)),
+            samples(self.given.saturating_sub(self.arrived))
+        )
+    }
 }
 
 impl std::fmt::Display for Stretch {
@@ -292,43 +302,39 @@ impl Measured {
     fn figures(&self, name: &str, time: Duration) -> Vec<Figure> {
         let seconds = time.as_secs();
         let figure = |what: &str, measured: String| Figure::reported(&format!("{name}: {what}"), measured);
-        let missing = |stretch: Stretch| {
-            let lost = stretch.given.saturating_sub(stretch.arrived);
-            format!(
-                "{} of {} ({} never read, {} read and never delivered)",
-                samples(stretch.missing()),
-                samples(stretch.due),
-                samples(stretch.due.saturating_sub(stretch.given)),
-                samples(lost)
-            )
-        };
-        let of_poller = |all: &[u64]| megabytes(all.get(self.poller).copied().unwrap_or_default());
-        let memory = |all: &[u64]| match all {
-            [one] => megabytes(*one),
-            all => {
-                format!("{} ({} of it by the one that polls)", megabytes(all.iter().sum()), of_poller(all))
-            }
-        };
-        let cores = match self.cores[..] {
-            [one] => format!("{one:.2} cores"),
-            ref all => {
-                let polls = all.get(self.poller).copied().unwrap_or_default();
-                format!("{:.2} cores ({polls:.2} of it by the one that polls)", all.iter().sum::<f64>())
-            }
-        };
         vec![
             figure(
                 &format!("samples delivered of {seconds} s"),
                 format!("{} of {}", samples(self.steady.arrived), samples(self.steady.due)),
             ),
-            figure("processor meanwhile", cores),
-            figure("most resident memory", memory(&self.peaks)),
-            figure(&format!("samples missing, {seconds} s around a kill -9"), missing(self.killed)),
-            figure(&format!("samples missing, destination away for {seconds} s"), missing(self.away)),
+            figure("processor meanwhile", self.processor()),
+            figure("most resident memory", self.memory(&self.peaks)),
+            figure(&format!("samples missing, {seconds} s around a kill -9"), self.killed.told()),
+            figure(&format!("samples missing, destination away for {seconds} s"), self.away.told()),
             figure("everything delivered after its return", format!("{:.1} s", self.caught_up.as_secs_f64())),
-            figure("most resident memory, that included", memory(&self.peaks_away)),
+            figure("most resident memory, that included", self.memory(&self.peaks_away)),
             figure("samples that came again", grouped(self.delivered.again as f64)),
         ]
+    }
+
+    fn processor(&self) -> String {
+        let all: f64 = self.cores.iter().sum();
+        match self.cores.get(self.poller) {
+            Some(polls) if self.cores.len() > 1 => {
+                format!("{all:.2} cores ({polls:.2} of it by the one that polls)")
+            }
+            _ => format!("{all:.2} cores"),
+        }
+    }
+
+    fn memory(&self, peaks: &[u64]) -> String {
+        let all = megabytes(peaks.iter().sum());
+        match peaks.get(self.poller) {
+            Some(polls) if peaks.len() > 1 => {
+                format!("{all} ({} of it by the one that polls)", megabytes(*polls))
+            }
+            _ => all,
+        }
     }
 }
 
@@ -414,8 +420,8 @@ impl Side for Ours {
     }
 }
 
-/// A plant of these devices, with a tag for each register. The one that numbers the answers is called as the history knows
-/// it.
+/// A plant of these devices, with a tag for each register. The one that numbers the answers is called as the history
+/// knows it.
 fn document(running: &[ModbusServer], url: &str) -> String {
     let mut text = format!(
         "version = 1\n[retention]\nmax-bytes = \"200GiB\"\n[[template]]\nid = \"machine\"\n\

@@ -1,7 +1,7 @@
 //! thingsboard-gateway: one process that reads Modbus devices and sends what they answer to a platform.
 //!
-//! - It is set up as well as its documentation allows: each device is read with one request, not one for each tag; what it
-//!   has not delivered lies in SQLite; QoS 1, no limits to its rates, no statistics, and nothing but errors in its log.
+//! - It is set up as well as its documentation allows: each device is read with one request, not one for each tag; what
+//!   it has not delivered lies in SQLite; QoS 1, no limits to its rates, no statistics, nothing but errors in its log.
 //! - It stands alone: when it is killed, whoever supervises it starts it again.
 
 use std::fs::File;
@@ -137,8 +137,7 @@ impl Side for ThingsBoard {
             let log = self.folder.join("output.log");
             anyhow::bail!("{PROGRAM} ended ({status}); its last words:\n{}", rival::last_words(&log));
         }
-        let arrived = self.platform.arrived()?;
-        Ok(Delivered { samples: arrived.samples, again: arrived.again })
+        self.platform.delivered()
     }
 
     fn end(mut self: Box<Self>) -> BoxFuture<'static, anyhow::Result<()>> {
