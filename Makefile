@@ -15,7 +15,7 @@ deny := $(shell command -v cargo-deny 2>/dev/null)
 only_tests := --exclude holdfast-simulator --exclude holdfast-tests --exclude holdfast-sim --exclude holdfast-benches
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove prove-mutants sim bench race build release image compose-test deb
+.PHONY: help demo test prove prove-mutants sim bench race flame build release image compose-test deb
 .PHONY: check check-format check-lints check-arrows check-docs test-deps clean setup
 
 help: ## list the commands
@@ -60,8 +60,14 @@ sim: setup ## simulated clusters, one for each seed (SEEDS=1000, ARGS="--seed 7 
 bench: release ## the figures of docs/performance.md, in an optimised build (ARGS="--quick", ARGS="failover --kills 10")
 	@"$(target)/release/holdfast-benches" $(ARGS)
 
-race: release ## the same messages through NATS JetStream and etcd, which it installs (ARGS="--quick")
+# Python packages are in an environment of their own, which nothing else looks into.
+race: export PATH := $(PATH):$(target)/race/thingsboard-gateway/bin
+race: release ## beside NATS JetStream, etcd and thingsboard-gateway, which it installs (ARGS="--quick", messages, polling)
+	@scripts/peers "$(target)/race/thingsboard-gateway"
 	@"$(target)/release/holdfast-benches" race $(ARGS)
+
+flame: release ## where the nodes' time goes while a bench runs, as a flame graph (ARGS="push --seconds 60 --runs 1", FOR=20)
+	@scripts/flame "$(target)" $(ARGS)
 
 # By package: what simulations ask of tokio (a clock that can be paused) has no place in a plant.
 release: setup ## the program, optimised, as boxes in a plant run it
@@ -112,6 +118,7 @@ clean: ## remove ./bin and the build cache (the next build takes long)
 # As set-up for these, it looks for what they need, too.
 test test-deps: purpose := tests
 race: purpose := race
+flame: purpose := flame
 # And for these, for what makes networks and volumes.
 prove prove-mutants: purpose := proof
 setup:

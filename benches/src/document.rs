@@ -82,13 +82,14 @@ mod tests {
         assert_eq!(told("--write a.md --dir=/tmp/x"), "make bench");
         assert_eq!(told("failover --kills 3 --write a.md"), "make bench ARGS=\"failover --kills 3\"");
         assert_eq!(told("race --quick"), "make race ARGS=\"--quick\"");
+        assert_eq!(told("race polling --seconds 30"), "make race ARGS=\"polling --seconds 30\"");
     }
 
     #[test]
     fn the_document_has_a_place_for_every_subject() {
         let text = include_str!("../../docs/performance.md");
-        let race = crate::Subject::Race(crate::race::Args::default());
-        for subject in crate::Subject::all().into_iter().chain([race]) {
+        let race = crate::Subject::Race(crate::race::Args::default()).parts();
+        for subject in crate::Subject::all().into_iter().chain(race) {
             let section = Section { subject: subject.name(), figures: Vec::new() };
             assert!(replaced(text, &section, "").is_ok(), "{}", subject.name());
         }

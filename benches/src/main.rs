@@ -80,7 +80,7 @@ enum Subject {
     Drain(drain::Args),
     /// Memory of an idle node, restart with a backlog, disk given back.
     Footprint(footprint::Args),
-    /// The same messages through NATS JetStream and etcd: rates, latencies, their leaders killed. Needs both.
+    /// The same messages through NATS JetStream and etcd, the same devices read by thingsboard-gateway. Needs all three.
     Race(race::Args),
 }
 
@@ -98,6 +98,14 @@ impl Subject {
         ]
     }
 
+    /// One subject for each table.
+    fn parts(self) -> Vec<Self> {
+        match self {
+            Self::Race(args) => args.parts().into_iter().map(Self::Race).collect(),
+            other => vec![other],
+        }
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Self::Commit(_) => "commit",
@@ -107,7 +115,7 @@ impl Subject {
             Self::Disk(_) => "disk",
             Self::Drain(_) => "drain",
             Self::Footprint(_) => "footprint",
-            Self::Race(_) => "race",
+            Self::Race(args) => args.name(),
         }
     }
 
@@ -170,7 +178,7 @@ async fn measure(arguments: Arguments) -> anyhow::Result<bool> {
 }
 
 async fn measure_each(arguments: &Arguments, bench: &Bench) -> anyhow::Result<bool> {
-    let subjects = arguments.subject.clone().map_or_else(Subject::all, |subject| vec![subject]);
+    let subjects = arguments.subject.clone().map_or_else(Subject::all, Subject::parts);
     let machine = machine::Machine::look(&bench.folder)?;
     bench.say(&machine.to_string());
     if cfg!(debug_assertions) {
@@ -240,5 +248,15 @@ mod tests {
     fn options_of_all_subjects_may_stand_behind_a_subject() {
         let parsed = Arguments::try_parse_from(["b", "failover", "--kills", "10", "--quick"]).expect("valid");
         assert!(parsed.quick && matches!(parsed.subject, Some(Subject::Failover(_))));
+    }
+
+    #[test]
+    fn the_race_has_a_table_for_each_of_its_parts() {
+        let tables = |line: &[&str]| -> Vec<&'static str> {
+            let subject = Arguments::try_parse_from(line).expect("valid").subject.expect("given");
+            subject.parts().iter().map(Subject::name).collect()
+        };
+        assert_eq!(tables(&["b", "race", "--quick"]), ["race", "race-polling"]);
+        assert_eq!(tables(&["b", "race", "polling", "--seconds", "9", "--quick"]), ["race-polling"]);
     }
 }

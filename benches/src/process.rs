@@ -19,7 +19,9 @@ pub(crate) struct Usage {
     pub(crate) cpu: Duration,
     /// Resident memory, with the pages of files that are mapped: the program itself.
     pub(crate) resident: u64,
-    /// Of that, what is no file.
+    /// The most that was resident since it was started.
+    pub(crate) peak: u64,
+    /// Of what is resident now, what is no file.
     pub(crate) anonymous: u64,
     /// Bytes handed to the storage layer (`write_bytes` of /proc/PID/io): pages, as often as they were written.
     pub(crate) written: u64,
@@ -36,6 +38,7 @@ pub(crate) fn usage(id: u32) -> anyhow::Result<Usage> {
     Ok(Usage {
         cpu: cpu_of(&read("stat")?).with_context(|| found("processor time"))?,
         resident: number(&status, "VmRSS:").with_context(|| found("resident memory"))? * 1024,
+        peak: number(&status, "VmHWM:").with_context(|| found("peak of resident memory"))? * 1024,
         anonymous: number(&status, "RssAnon:").with_context(|| found("anonymous memory"))? * 1024,
         written: number(&read("io")?, "write_bytes:").with_context(|| found("written bytes"))?,
     })
@@ -114,7 +117,7 @@ mod tests {
         assert_eq!(cpu_of(stat), Some(Duration::from_secs(2)));
         assert_eq!(number("VmPeak: 9 kB\nVmRSS:\t  1234 kB\n", "VmRSS:"), Some(1_234));
         let own = usage(std::process::id()).expect("this process runs");
-        assert!(own.resident > 1_000_000, "{own:?}");
+        assert!(own.resident > 1_000_000 && own.peak >= own.resident, "{own:?}");
     }
 
     #[test]

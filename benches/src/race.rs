@@ -1,15 +1,19 @@
-//! The race: our `Ingest.Push` beside systems that people know, the same messages, on the same machine and disk.
+//! The race: our `Ingest.Push` beside systems that people know, the same messages, on the same machine and disk; and
+//! our polling beside a gateway that people know, which is `polling`'s.
 //!
 //! - Runs alternate. In each one a system is started with nothing, measured, its leader killed, and ended before the
 //!   next one starts: nothing else runs meanwhile. The median of the runs counts.
-//! - One client each, on one connection, to the node that leads. When that is killed, the client goes to another node
-//!   at once and sends again what is not acknowledged.
+//! - One client each, on one connection, to the node that leads. When that is killed, the client goes to the next node
+//!   at once, rests only after a round of all of them, and sends again what is not acknowledged: in the same times all.
 //! - Silence is the longest time between two acknowledgements as the client hears them, from the kill on.
 
 mod etcd;
 mod nats;
 mod ours;
+mod platform;
+mod polling;
 mod rival;
+mod thingsboard;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,12 +42,30 @@ const STILL_SILENT: Duration = Duration::from_secs(1);
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 /// How exactly silence is measured.
 const LISTEN_EVERY: Duration = Duration::from_millis(1);
-/// After the kill a rival's client sends again what has no acknowledgement for so long; ours need not.
+/// After the kill a client that has heard no acknowledgement for so long sends again: to the next node, or where nodes
+/// keep nothing for a leader that is to come (NATS), on the same connection.
 const SEND_AGAIN: Duration = Duration::from_millis(250);
+/// After a round of all nodes in vain.
+const PAUSE: Duration = Duration::from_millis(10);
 
-/// How the race is run.
+/// Which part of the race is run, and how.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Part {
+    /// The same messages through NATS JetStream and etcd.
+    Messages(Messages),
+    /// The same devices read by thingsboard-gateway.
+    Polling(polling::Args),
+}
+
+/// How messages are raced.
+#[derive(Debug, Clone, Default, clap::Args)]
+struct Messages {
     /// Runs of each system, of which the median counts.
     #[arg(long)]
     runs: Option<u32>,
@@ -84,7 +106,7 @@ struct Order {
 }
 
 impl Order {
-    /// How long a rival's client waits for an acknowledgement.
+    /// How long a client waits for an acknowledgement.
     fn patience(&self) -> Duration {
         if self.goes_on { SEND_AGAIN } else { PATIENCE }
     }
@@ -104,17 +126,46 @@ struct Results {
     silences: Vec<Duration>,
 }
 
+impl Args {
+    /// Each part by itself, of those that are asked for.
+    pub(crate) fn parts(self) -> Vec<Self> {
+        let all = || vec![Part::Messages(Messages::default()), Part::Polling(polling::Args::default())];
+        let parts = self.part.map_or_else(all, |part| vec![part]);
+        parts.into_iter().map(|part| Self { part: Some(part) }).collect()
+    }
+
+    /// The name of the table.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.part {
+            Some(Part::Polling(_)) => "race-polling",
+            Some(Part::Messages(_)) | None => "race",
+        }
+    }
+}
+
 pub(crate) async fn run(bench: &Bench, args: &Args) -> anyhow::Result<Vec<Figure>> {
+    match &args.part {
+        Some(Part::Polling(args)) => Box::pin(polling::run(bench, args)).await,
+        Some(Part::Messages(args)) => Box::pin(race_messages(bench, args)).await,
+        None => Box::pin(race_messages(bench, &Messages::default())).await,
+    }
+}
+
+async fn race_messages(bench: &Bench, args: &Messages) -> anyhow::Result<Vec<Figure>> {
     let runs = bench.or_usual(args.runs, 5, 1);
     let time = Duration::from_secs(bench.or_usual(args.seconds, 10, 3));
     let versions = [nats::version()?, etcd::version()?].join(", ");
     bench.say(&versions);
     let mut all = <[Results; System::ALL.len()]>::default();
+    let mut order: Vec<usize> = (0..System::ALL.len()).collect();
     for number in 1..=runs {
-        for (system, results) in System::ALL.into_iter().zip(&mut all) {
+        for &place in &order {
+            let system = System::ALL[place];
             bench.say(&format!("run {number} of {runs}: {}", system.name()));
-            run_once(bench, system, time, results).await.context(system.name())?;
+            run_once(bench, system, time, &mut all[place]).await.context(system.name())?;
         }
+        // So that nobody always comes behind the same one.
+        order.reverse();
     }
     let mut figures = figures(&all);
     figures.push(Figure::reported("bytes of a message", MESSAGE_BYTES.to_string()));
@@ -131,6 +182,8 @@ async fn run_once(
     let racer = system.start(bench).await?;
     let measured = measure(bench, &*racer, time, results).await;
     let ended = racer.end().await;
+    // What it has left to be written must not be written in the next one's time.
+    tokio::task::spawn_blocking(rustix::fs::sync).await?;
     measured.and(ended)
 }
 

@@ -1,5 +1,6 @@
 //! What a subject measures in: three real node processes on this machine's disk, and what every subject asks of them.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,13 @@ use crate::seen::Seen;
 
 /// Three nodes that find each other, on a slow machine.
 const FOUNDING: Duration = Duration::from_secs(60);
+
+/// Where nodes are that dial each other.
+const HOSTS: [IpAddr; NODES] = [
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 31)),
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 32)),
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 33)),
+];
 
 /// A run of this program.
 #[derive(Debug, Clone)]
@@ -72,6 +80,27 @@ impl World {
     pub(crate) async fn start(bench: &Bench, name: &str, look_every: Duration) -> anyhow::Result<Self> {
         let folder = bench.subfolder(name)?;
         let layout = Layout::plan(&folder, "bench")?;
+        Self::run(bench, folder, layout, look_every).await
+    }
+
+    /// The same with nodes that dial each other: where they stand beside other systems, whose nodes have no relay between
+    /// them either, which costs processor time.
+    pub(crate) async fn start_without_relay(
+        bench: &Bench,
+        name: &str,
+        look_every: Duration,
+    ) -> anyhow::Result<Self> {
+        let folder = bench.subfolder(name)?;
+        let layout = Layout::on_hosts(&folder, "bench", &HOSTS);
+        Self::run(bench, folder, layout, look_every).await
+    }
+
+    async fn run(
+        bench: &Bench,
+        folder: PathBuf,
+        layout: Layout,
+        look_every: Duration,
+    ) -> anyhow::Result<Self> {
         let saying = bench.clone();
         let say = Arc::new(move |text: &str| saying.say(text));
         let config = NodesConfig { program: bench.program.clone(), look_every, say };

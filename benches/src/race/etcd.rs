@@ -26,15 +26,13 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use super::rival::{self, Rival, Tally};
-use super::{Client, Order, Racer};
+use super::{Client, Order, PAUSE, Racer};
 use crate::push::MESSAGE_BYTES;
 use crate::world::Bench;
 
 const PROGRAM: &str = "etcd";
 const PUT: &str = "/etcdserverpb.KV/Put";
 const CONNECTING: Duration = Duration::from_millis(300);
-/// Before a node is tried after another one.
-const PAUSE: Duration = Duration::from_millis(10);
 /// Metrics are far shorter.
 const METRICS_BYTES: u64 = 4 << 20;
 
@@ -148,7 +146,9 @@ impl Putter {
                     return Err(left);
                 }
                 node = (node + 1) % self.channels.len();
-                sleep(PAUSE).await;
+                if node == self.order.node {
+                    sleep(PAUSE).await;
+                }
             }
             self.tally.acknowledge(sent.elapsed());
         }

@@ -10,7 +10,6 @@ use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, Bytes, BytesMut};
@@ -27,7 +26,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::rival::{self, ASKING, Rival, Tally};
-use super::{Client, Order, Racer};
+use super::{Client, Order, PAUSE, Racer};
 use crate::push::MESSAGE_BYTES;
 use crate::world::Bench;
 
@@ -36,8 +35,6 @@ const STREAM: &str = "RACE";
 const SUBJECT: &str = "race";
 const REPLICAS: usize = 3;
 const HELLO: &str = r#"{"verbose":false,"pedantic":false,"lang":"rust","version":"0","protocol":1}"#;
-/// Before a node is tried after another one.
-const PAUSE: Duration = Duration::from_millis(10);
 
 pub(super) struct Nats {
     rival: Rival,
@@ -173,7 +170,9 @@ impl Publisher {
                 return Err(left);
             }
             node = (node + 1) % self.addresses.len();
-            sleep(PAUSE).await;
+            if node == self.order.node {
+                sleep(PAUSE).await;
+            }
         }
     }
 

@@ -1,15 +1,16 @@
 //! Three real nodes, and the simulated pusher.
 //!
-//! An election under load ends the race.
+//! - Nodes dial each other, as those of the others do: no relay runs between them.
+//! - An election under load ends the race.
 
 use std::time::Duration;
 
 use anyhow::ensure;
 use futures::future::{BoxFuture, FutureExt};
-use simulator::pusher::{Content, Pusher};
+use simulator::pusher::{Content, Pusher, PusherConfig};
 use tokio_util::sync::CancellationToken;
 
-use super::{Client, Order, Racer};
+use super::{Client, Order, PAUSE, Racer};
 use crate::plant;
 use crate::push;
 use crate::world::{Bench, World};
@@ -26,7 +27,7 @@ pub(super) struct Ours {
 
 impl Ours {
     pub(super) async fn start(bench: &Bench) -> anyhow::Result<Self> {
-        let world = World::start(bench, "race-ours", LOOK_EVERY).await?;
+        let world = World::start_without_relay(bench, "race-ours", LOOK_EVERY).await?;
         let content = push::content();
         world.apply(&plant::document(None, std::slice::from_ref(&content), None)).await?;
         let term = world.term().await?;
@@ -47,7 +48,9 @@ impl Racer for Ours {
     fn client(&self, order: Order, stop: CancellationToken) -> anyhow::Result<Client> {
         let mut endpoints = self.world.nodes.cluster.endpoints().to_vec();
         endpoints.rotate_left(order.node);
-        let pusher = Pusher::new(push::config(endpoints, &self.content, order.window, None), None);
+        let config = push::config(endpoints, &self.content, order.window, None);
+        let config = PusherConfig { patience: order.patience(), ..config };
+        let pusher = Pusher::new(config, None).pausing_at_most(PAUSE);
         let progress = pusher.stats();
         let work = async move {
             let report = pusher.run(stop).await;

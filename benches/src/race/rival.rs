@@ -126,7 +126,7 @@ pub(super) fn version(name: &str) -> anyhow::Result<String> {
     line.with_context(|| format!("{name} does not say its version"))
 }
 
-fn last_words(log: &Path) -> String {
+pub(super) fn last_words(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_else(|error| error.to_string());
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n")

@@ -34,6 +34,9 @@ use wire::proto::v1::{PushRequest, PushResponse};
 
 use crate::history::History;
 
+/// How long a pusher waits at most after a round of all nodes without success, unless it is told otherwise.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 pub use content::{Body, Content};
 pub use latency::Latencies;
 use sending::Sending;
@@ -148,6 +151,7 @@ pub struct PusherReport {
 /// A simulated pusher.
 pub struct Pusher {
     config: PusherConfig,
+    longest_pause: Duration,
     sending: Sending,
     stats: Arc<PusherStats>,
 }
@@ -174,7 +178,12 @@ impl Pusher {
     pub fn new(config: PusherConfig, history: Option<History>) -> Self {
         let stats = Arc::<PusherStats>::default();
         let sending = Sending::new(&config, history, stats.clone());
-        Self { config, sending, stats }
+        Self { config, longest_pause: LONGEST_PAUSE, sending, stats }
+    }
+
+    /// Waits no longer than this after a round of all nodes without success, whatever they ask for.
+    pub fn pausing_at_most(self, longest_pause: Duration) -> Self {
+        Self { longest_pause, ..self }
     }
 
     /// What it sees while it runs.
@@ -204,7 +213,7 @@ impl Pusher {
                     _ => Duration::from_millis(50).saturating_mul(1 << failures.min(5)),
                 };
                 tokio::select! {
-                    () = tokio::time::sleep(pause.min(Duration::from_secs(1))) => {}
+                    () = tokio::time::sleep(pause.min(self.longest_pause)) => {}
                     () = stop.over() => {}
                 }
             }
