@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Account, Begun, Fault};
+use super::{Account, Begun, ClockSet, Fault};
 
 /// Everything that an account was told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,10 @@ pub struct Told {
     /// When something else was done that may cost slots, and when that was over, in monotonic nanoseconds.
     pub disturbances: Vec<(u64, u64)>,
     pub(super) wall_offset: i64,
+    #[serde(default)]
+    pub(super) wall_moved: i64,
+    #[serde(default)]
+    pub(super) clocks: Vec<ClockSet>,
     pub(super) begun: Vec<Begun>,
     pub(super) allowed: BTreeSet<String>,
     pub(super) conflicts: u64,
@@ -28,6 +32,8 @@ impl Account {
             faults: self.faults.clone(),
             disturbances: self.causes.disturbances.clone(),
             wall_offset: self.wall_offset,
+            wall_moved: self.wall_moved,
+            clocks: self.clocks.clone(),
             begun: self.begun.clone(),
             allowed: self.causes.allowed.clone(),
             conflicts: self.conflicts,
@@ -40,6 +46,8 @@ impl Account {
         self.faults = told.faults;
         self.causes.disturbances = told.disturbances;
         self.wall_offset = told.wall_offset;
+        self.wall_moved = told.wall_moved;
+        self.clocks = told.clocks;
         self.begun = told.begun;
         self.causes.allowed = told.allowed;
         self.conflicts = told.conflicts;
