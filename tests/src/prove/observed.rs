@@ -3,7 +3,8 @@
 //! - Written as a history of its own ([`OBSERVED`]): it can be judged again, with that of the plant.
 //! - Nobody is asked for it: whoever watches the nodes asks them ten times a second anyway, and half of that is written down.
 //!   Processes are looked at from outside, once a second.
-//! - What a node says is held against what was said before and against what the receiver accepted. It proves nothing else.
+//! - What a node says is held against what was said before, against what the receiver accepted, and against which files were
+//!   finished. It proves nothing else.
 //!
 //! What may go back, and what may not (I13):
 //!
@@ -19,9 +20,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
 use std::time::Duration;
 
-use model::Position;
+use model::{Position, SampleKey};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -37,12 +39,14 @@ use tokio::time::Instant;
 use wire::proto::v1 as pb;
 use wire::times::nanos_from_proto;
 
+use super::campaign::FILES;
 use super::run::RunReport;
 
 /// Below the folder of a run.
 pub const OBSERVED: &str = "observed.jsonl";
 const SAID: &str = "said";
 const USED: &str = "used";
+const FILED: &str = "filed";
 /// Less than two looks of whoever watches the nodes.
 const SAY_EVERY: Duration = Duration::from_millis(150);
 const USE_EVERY: Duration = Duration::from_secs(1);
@@ -50,7 +54,7 @@ const USE_EVERY: Duration = Duration::from_secs(1);
 const TOLD: usize = 5;
 
 const BACK: &str = "I13 no term and no position goes back, and who leads has what was committed";
-const PASSED: &str = "I14 no cursor passes what its receiver has accepted";
+const PASSED: &str = "I14 no cursor passes what its destination has acknowledged";
 const LINE: &str = "I18 floor, horizon, cursors and what is applied keep their order at every look";
 const BUDGETS: &str = "I19 memory, threads, files and disk of each node keep within their bounds";
 
@@ -90,6 +94,7 @@ struct Said {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct DestinationSaid {
     id: String,
+    /// It is the HTTP receiver; the other one writes CSV files.
     is_http: bool,
     is_required: bool,
     /// The entry that holds the next record to deliver.
@@ -106,6 +111,17 @@ struct Used {
     disk_bytes: Option<u64>,
 }
 
+/// What stood in finished files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Filed {
+    /// The entry of the last record.
+    position: u64,
+}
+
+/// Finished files that were read: name, length, and the entry of the last record. They do not change, but one that was never
+/// acknowledged may come again.
+type Finished = BTreeMap<(PathBuf, u64), u64>;
+
 /// Writes down what nodes say and use, until it is ended.
 #[derive(Debug)]
 pub struct Observer {
@@ -119,6 +135,7 @@ pub struct Observer {
 pub struct Observations {
     said: Vec<Entry<Said>>,
     used: Vec<Entry<Used>>,
+    filed: Vec<Entry<Filed>>,
 }
 
 /// The highest that nodes have said.
@@ -136,8 +153,11 @@ impl Observer {
         let path = folder.join(OBSERVED);
         let history = History::create(&path)?;
         let plans = nodes.layout.nodes.iter().cloned();
-        let watch =
-            Watch { history: history.clone(), nodes: plans.zip(nodes.lives().iter().cloned()).collect() };
+        let watch = Watch {
+            history: history.clone(),
+            nodes: plans.zip(nodes.lives().iter().cloned()).collect(),
+            files: folder.join(FILES),
+        };
         let mut watching = JoinSet::new();
         watching.spawn(watch.run(nodes.views()));
         Ok(Self { history, path, watching })
@@ -162,12 +182,14 @@ impl Observer {
 struct Watch {
     history: History,
     nodes: Vec<(NodePlan, Lives)>,
+    files: PathBuf,
 }
 
 impl Watch {
     /// Looks until nobody watches the nodes any more.
     async fn run(self, mut views: watch::Receiver<View>) {
         let (mut said_at, mut used_at) = (None, None);
+        let mut finished = Finished::new();
         while views.changed().await.is_ok() {
             let now = Instant::now();
             let is_due = |last: Option<Instant>, every: Duration| last.is_none_or(|last| now - last >= every);
@@ -177,7 +199,7 @@ impl Watch {
             }
             if is_due(used_at, USE_EVERY) {
                 used_at = Some(now);
-                self.note_used().await;
+                finished = self.note_used(finished).await;
             }
         }
     }
@@ -192,20 +214,30 @@ impl Watch {
         }
     }
 
-    async fn note_used(&self) {
+    /// Looks at processes and files; with the files that are finished.
+    async fn note_used(&self, mut finished: Finished) -> Finished {
         let runs =
             |(plan, lives): &(NodePlan, Lives)| Some((plan.name.clone(), plan.data.clone(), lives.now().id?));
         let running: Vec<(String, PathBuf, u32)> = self.nodes.iter().filter_map(runs).collect();
+        let files = self.files.clone();
         let looking = spawn_blocking(move || {
             let look = |(name, data, id): (String, PathBuf, u32)| (name, Used::of(id, &data));
-            running.into_iter().map(look).collect::<Vec<_>>()
+            let used: Vec<_> = running.into_iter().map(look).collect();
+            let filed = Filed::of(&files, &mut finished);
+            (used, filed, finished)
         });
-        for (name, used) in looking.await.expect("who looks at processes does not panic") {
-            // One that has just ended is no process any more. If none can be looked at, the check has seen nothing.
+        let (used, filed, finished) = looking.await.expect("who looks at files does not panic");
+        // What cannot be looked at is not written down: a check that has seen nothing fails.
+        if let Ok(filed) = filed {
+            self.history.record(FILES, Kind::Ok, FILED, &filed);
+        }
+        for (name, used) in used {
+            // One that has just ended is no process any more.
             if let Ok(used) = used {
                 self.history.record(&name, Kind::Ok, USED, &used);
             }
         }
+        finished
     }
 }
 
@@ -311,6 +343,34 @@ impl Used {
     }
 }
 
+impl Filed {
+    fn of(folder: &Path, finished: &mut Finished) -> io::Result<Self> {
+        let mut there = Finished::new();
+        for file in fs::read_dir(folder)? {
+            let path = file?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with('.') || !name.ends_with(".csv") {
+                continue;
+            }
+            // One that was not acknowledged may be gone again.
+            let Ok(found) = fs::metadata(&path) else { continue };
+            let named = (path, found.len());
+            let known = finished.get(&named).copied();
+            let Some(position) = known.or_else(|| last_position(&named.0)) else { continue };
+            there.insert(named, position);
+        }
+        *finished = there;
+        Ok(Self { position: finished.values().copied().max().unwrap_or_default() })
+    }
+}
+
+/// The entry of the last record in a file.
+fn last_position(path: &Path) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let key = text.lines().next_back()?.split(',').next()?;
+    SampleKey::from_str(key).ok().map(|key| key.position.0)
+}
+
 /// What was called committed at looks that are over.
 #[derive(Default)]
 struct Committed {
@@ -337,6 +397,7 @@ impl Observations {
             match entry.op.as_str() {
                 SAID => all.said.push(typed(entry)?),
                 USED => all.used.push(typed(entry)?),
+                FILED => all.filed.push(typed(entry)?),
                 _ => {}
             }
         }
@@ -389,7 +450,7 @@ impl Observations {
         wrong
     }
 
-    /// Cursors of receivers beyond what was accepted when they were seen. `accepted`: positions in order, and when everything
+    /// Cursors of the HTTP receiver beyond what was accepted when they were seen. `accepted`: positions in order, and when everything
     /// up to there had been accepted that ever was. Of the entry at the cursor nothing is said.
     fn passed(&self, accepted: &[(Position, u64)]) -> Vec<String> {
         let when = |cursor: u64| {
@@ -397,8 +458,7 @@ impl Observations {
             behind.checked_sub(1).map(|last| accepted[last])
         };
         let mut wrong = Vec::new();
-        for (Entry { t_ns, process, .. }, destination) in self.cursors() {
-            let DestinationSaid { id, cursor, .. } = destination;
+        for (Entry { t_ns, process, .. }, DestinationSaid { id, cursor, .. }) in self.cursors(true) {
             if let Some((position, accepted_ns)) = when(*cursor).filter(|(_, accepted_ns)| accepted_ns > t_ns)
             {
                 let late = (accepted_ns - t_ns) / 1_000_000;
@@ -410,11 +470,29 @@ impl Observations {
         wrong
     }
 
-    fn cursors(&self) -> impl Iterator<Item = (&Entry<Said>, &DestinationSaid)> {
+    /// Cursors of the CSV destination beyond what stood in finished files a moment later. What there is was accepted over HTTP
+    /// some time: both get the same.
+    fn unfiled(&self, accepted: &[(Position, u64)]) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (Entry { t_ns, process, .. }, DestinationSaid { id, cursor, .. }) in self.cursors(false) {
+            let later = self.filed.partition_point(|filed| filed.t_ns < *t_ns);
+            let behind = accepted.partition_point(|(position, _)| position.0 < *cursor);
+            let (Some(filed), Some(last)) = (self.filed.get(later), behind.checked_sub(1)) else { continue };
+            let (filed, last) = (filed.details.position, accepted[last].0);
+            if filed < last.0 {
+                wrong.push(format!(
+                    "{process}: {id} is to be sent {cursor} next, and its files end at {filed}, before {last}"
+                ));
+            }
+        }
+        wrong
+    }
+
+    fn cursors(&self, is_http: bool) -> impl Iterator<Item = (&Entry<Said>, &DestinationSaid)> {
         self.said
             .iter()
             .flat_map(|entry| entry.details.destinations.iter().map(move |destination| (entry, destination)))
-            .filter(|(_, destination)| destination.is_http)
+            .filter(move |(_, destination)| destination.is_http == is_http)
     }
 
     fn out_of_line(&self) -> Vec<String> {
@@ -431,9 +509,11 @@ pub fn judge(report: &mut RunReport, seen: &Observations, accepted: &[(Position,
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let most = Used::most(seen.used.iter().map(|entry| &entry.details));
     let line = "looks; what was accepted, acknowledged and expired in samples, no node says";
+    let cursors = seen.cursors(true).count().min(seen.cursors(false).count());
+    let passed = [seen.passed(accepted), seen.unfiled(accepted)].concat();
     let checks = [
         (BACK, seen.said.len(), "looks", seen.went_back()),
-        (PASSED, seen.cursors().count(), "cursors", seen.passed(accepted)),
+        (PASSED, cursors.min(seen.filed.len()), "looks at cursors and files", passed),
         (LINE, seen.said.len(), line, seen.out_of_line()),
         (BUDGETS, seen.used.len(), "looks", most.beyond(cores)),
     ];
@@ -484,7 +564,7 @@ mod tests {
     }
 
     fn seen(said: Vec<Entry<Said>>) -> Observations {
-        Observations { said, used: Vec::new() }
+        Observations { said, ..Observations::default() }
     }
 
     fn failed(seen: &Observations, accepted: &[(Position, u64)]) -> Vec<String> {
@@ -548,9 +628,17 @@ mod tests {
     }
 
     fn with_cursor(cursor: u64) -> Said {
-        let id = "historian".to_owned();
-        let destination = DestinationSaid { id, is_http: true, is_required: true, cursor };
-        Said { horizon: 4, destinations: vec![destination], ..said(50, 20) }
+        let destination = |id: &str| DestinationSaid {
+            id: id.to_owned(),
+            is_http: id == "historian",
+            is_required: true,
+            cursor,
+        };
+        Said {
+            horizon: 4,
+            destinations: vec![destination("historian"), destination("files")],
+            ..said(50, 20)
+        }
     }
 
     #[test]
@@ -561,19 +649,58 @@ mod tests {
     }
 
     #[test]
+    fn a_cursor_beyond_what_stands_in_finished_files_is_found() {
+        let accepted = [(Position(5), 30), (Position(9), 40), (Position(12), 60)];
+        let unfiled = |cursor, at_ns, position| {
+            let filed =
+                vec![entry(40, FILES, Filed { position: 0 }), entry(at_ns, FILES, Filed { position })];
+            let said = vec![entry(50, "node-1", with_cursor(cursor))];
+            Observations { said, filed, ..Observations::default() }.unfiled(&accepted).len()
+        };
+        assert_eq!((unfiled(5, 60, 0), unfiled(10, 60, 9), unfiled(12, 50, 9)), (0, 0, 0));
+        assert_eq!((unfiled(10, 60, 8), unfiled(13, 60, 9)), (1, 1));
+        assert_eq!(unfiled(13, 45, 9), 0, "nobody looked later");
+    }
+
+    #[test]
+    fn files_end_where_the_last_finished_one_does() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, keys: &[&str]| {
+            let rows: String = keys.iter().map(|key| format!("{key},a\r\n")).collect();
+            fs::write(folder.path().join(name), format!("key,tag\r\n{rows}")).expect("room");
+        };
+        let mut finished = Finished::new();
+        let mut position = || Filed::of(folder.path(), &mut finished).expect("readable").position;
+        assert_eq!(position(), 0);
+        write("files.samples.1.csv", &["00000000/7/0", "00000000/8/3"]);
+        write("files.gaps.1.csv", &["00000000/6/2147483648"]);
+        write(".files.samples.2.csv.node-1.part", &["00000000/99/0"]);
+        write("files.leader.json", &["00000000/99/0"]);
+        assert_eq!(position(), 8);
+        write("files.samples.2.csv", &["00000000/9/0"]);
+        assert_eq!(position(), 9);
+        write("files.samples.2.csv", &["00000000/9/0", "00000000/11/0"]);
+        assert_eq!(position(), 11, "it came again, and is longer");
+        fs::remove_file(folder.path().join("files.samples.2.csv")).expect("it is there");
+        assert_eq!(position(), 8);
+    }
+
+    #[test]
     fn each_figure_that_is_wrong_fails_the_check_that_is_there_for_it() {
         let used = Used { resident_bytes: 100 * MIB, threads: 30, files: 90, disk_bytes: Some(80 * MIB) };
         let right = || Observations {
             said: vec![entry(50, "node-1", with_cursor(10)), entry(60, "node-1", with_cursor(10))],
             used: vec![entry(50, "node-1", used.clone())],
+            filed: vec![entry(50, FILES, Filed { position: 9 }), entry(60, FILES, Filed { position: 9 })],
         };
         let accepted = [(Position(5), 30), (Position(12), 60)];
         assert_eq!(failed(&right(), &accepted), Vec::<String>::new());
         assert_eq!(failed(&Observations::default(), &[]), [BACK, PASSED, LINE, BUDGETS], "nothing was seen");
         type Spoil = fn(&mut Observations);
-        let spoilt: [(Spoil, &str); 10] = [
+        let spoilt: [(Spoil, &str); 11] = [
             (|seen| seen.said[0].details.committed = 21, BACK),
             (|seen| seen.said[0].details.destinations[0].cursor = 13, PASSED),
+            (|seen| seen.filed[0].details.position = 4, PASSED),
             (|seen| seen.said[1].details.destinations[0].cursor = 4, LINE),
             (|seen| seen.said[1].details.horizon = 21, LINE),
             (|seen| seen.said[0].details.floor = 21, LINE),
@@ -599,10 +726,12 @@ mod tests {
         assert!(own.resident_bytes > 0 && own.threads > 0 && own.files > 0, "{own:?}");
         history.record_at(50, "node-1", Kind::Ok, SAID, &with_cursor(10));
         history.record_at(60, "node-1", Kind::Ok, USED, &own);
+        history.record_at(70, FILES, Kind::Ok, FILED, &Filed { position: 9 });
         history.flush().expect("room");
         let seen = Observations::read(&path).expect("it was written");
         assert_eq!(seen.said, [entry(50, "node-1", with_cursor(10))]);
         assert_eq!(seen.used.iter().map(|entry| &entry.details).collect::<Vec<_>>(), [&own]);
+        assert_eq!(seen.filed[0].details, Filed { position: 9 });
         assert_eq!(seen.highest(), Highest { committed: Position(20), led: BTreeMap::new() });
     }
 

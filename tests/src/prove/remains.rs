@@ -193,7 +193,7 @@ fn hash(body: &Body) -> u64 {
 
 /// Compares what stores hold; what differs, a sentence each.
 fn compare(all: &[Remains]) -> Result<Compared, Vec<String>> {
-    let last = all.iter().filter_map(|one| one.log.keys().next_back().copied()).max().unwrap_or_default();
+    let last = all.iter().map(|one| one.ends.last.unwrap_or_default().index.0).max().unwrap_or_default();
     let committed = all.iter().map(|one| one.committed.0).max().unwrap_or_default();
     // That something is committed may be known before it is there.
     let to = committed.min(last);
