@@ -20,7 +20,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::str::FromStr as _;
 use std::time::Duration;
 
 use model::{Position, SampleKey};
@@ -368,7 +367,7 @@ impl Filed {
 fn last_position(path: &Path) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
     let key = text.lines().next_back()?.split(',').next()?;
-    SampleKey::from_str(key).ok().map(|key| key.position.0)
+    key.parse::<SampleKey>().ok().map(|key| key.position.0)
 }
 
 /// What was called committed at looks that are over.
