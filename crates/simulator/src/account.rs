@@ -10,10 +10,10 @@
 //! - Every slot from 0 to the highest known of a grid is in exactly one of: sampled, bad, in a gap, unaccounted. A
 //!   grid that is replaced ends where its successor begins, to one period: all nodes share this machine's clock. Where
 //!   a clock was set, the opening says so, and its time is not compared.
-//! - A polled sample bears a time from its own read: none before the device got the request, and none behind the next
-//!   request of the same node. A device hears of a request later than its node sent it, and an answer has left it before
-//!   its node takes the time. There is no tolerance but for how well the machine's two clocks are known against each other.
-//!   Where a clock was set, the opening says so, or whoever set it.
+//! - A polled sample bears a time from its own read: none before the device got the request, and none behind the request
+//!   of the next read of the same node that was delivered. A device hears of a request later than its node sent it, and an answer has left it before
+//!   its node takes the time. There is no tolerance but for how well this machine's two clocks are known against each
+//!   other. Where a clock was set, the opening says so, or whoever set it.
 //! - A key names one record, over HTTP and in files.
 //! - In each reign one node polls, and nothing of it stands behind the beginning of a later one.
 //! - An election that nobody caused and slots missed at a switchover are *notes*: they lose nothing, and a machine that is
@@ -178,11 +178,11 @@ pub struct Account {
     has_files: bool,
 }
 
-/// The wall clock of a node was set.
+/// The wall clock of a node was set, or is not that of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockSet {
-    /// Where devices see the node come from.
-    pub node: IpAddr,
+    /// Where devices see the node come from; `None`: those of all nodes.
+    pub node: Option<IpAddr>,
     /// From when on, in monotonic nanoseconds.
     pub began_ns: u64,
     /// When it was right again; the largest number, if it stays wrong.

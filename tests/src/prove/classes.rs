@@ -3,9 +3,9 @@
 //! - A class injects so many faults, one after the other, each into a whole cluster: what is open is drawn from the seed.
 //! - A fault is over when all nodes agree, every device is read and pushes are acknowledged again. If that does not come,
 //!   the class ends with it.
-//! - Every class ends with the account of everything that was seen, with what the nodes said of themselves meanwhile, and with
-//!   what their stores hold. Its histories and the logs of the nodes stay in the folder; where a check has failed, so do the
-//!   disks.
+//! - Every class ends with the account of everything that was seen, with what the nodes said of themselves meanwhile, and
+//!   with what their stores hold. Its histories and the logs of the nodes stay in the folder; where a check has failed, so
+//!   do the disks.
 
 pub mod graphs;
 pub mod kills;

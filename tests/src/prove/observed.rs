@@ -1,18 +1,18 @@
 //! What nodes say of themselves while a run goes on, and what their processes use: written down, and judged afterwards.
 //!
 //! - Written as a history of its own ([`OBSERVED`]): it can be judged again, with that of the plant.
-//! - Nobody is asked for it: whoever watches the nodes asks them ten times a second anyway, and half of that is written down.
-//!   Processes are looked at from outside, once a second.
-//! - What a node says is held against what was said before, against what the receiver accepted, and against which files were
-//!   finished. It proves nothing else.
+//! - Nobody is asked for it: whoever watches the nodes asks them ten times a second anyway, and half of that is written
+//!   down. Processes and files are looked at from outside, once a second.
+//! - What a node says is held against what was said before, against what the receiver accepted, and against which files
+//!   were finished. It proves nothing else.
 //!
 //! What may go back, and what may not (I13):
 //!
-//! - Within one life of a process nothing does: no term, and none of the positions floor, horizon, applied and committed.
-//! - From one life to the next positions may. What is committed is on a majority, to which this node need not belong; that it
-//!   is, and what was applied, is written without a sync, because the log brings both back.
-//! - So may the term of a leader that a node has only heard of: its own vote may still be on its way to the disk. The term in
-//!   which it led with a lease may not: it voted for itself, durably, before anybody else could elect it.
+//! - Within one life of a process nothing may: no term, and none of the positions floor, horizon, applied, committed.
+//! - From one life to the next positions may. What is committed is on a majority, to which this node need not belong. That
+//!   it is, and what was applied, is written without a sync: the log brings both back.
+//! - So may the term of a leader that a node has only heard of: its own vote may still be on its way to the disk. The term
+//!   in which it led with a lease may not: it voted for itself, durably, before anybody else could elect it.
 //! - What any node has called committed is in the log of whoever leads with a lease at a later look: that lease says that
 //!   nobody was elected since. At the end it is in the logs of a majority ([`super::remains`]).
 
@@ -60,14 +60,14 @@ const BUDGETS: &str = "I19 memory, threads, files and disk of each node keep wit
 const MIB: u64 = 1 << 20;
 /// Half as much again as `[limits] memory` says where it says nothing: where docs/monitoring.md has systems end a node.
 const MOST_MEMORY: u64 = 768 * MIB;
-/// Both runtimes have a thread for each processor, RocksDB and the store have some each, and what blocks has those that it
-/// needs at one time.
+/// Both runtimes have a thread for each processor, RocksDB and the store have some each, and what blocks has those that
+/// it needs at one time.
 const MOST_THREADS: u64 = 64;
 const THREADS_PER_CORE: u64 = 4;
 /// What most systems let a process have if nobody asks for more.
 const MOST_FILES: u64 = 1024;
-/// A write-ahead log of 64 MiB, entries from the checkpoint before the last one on (64 MiB each) and the file behind them, and
-/// as much again for what is about to be given back; without the reserve.
+/// A write-ahead log of 64 MiB, entries from the checkpoint before the last one on (64 MiB each) and the file behind them,
+/// and as much again for what is about to be given back; without the reserve.
 const MOST_DISK: u64 = 512 * MIB;
 
 /// What a node said of itself.
@@ -117,8 +117,8 @@ struct Filed {
     position: u64,
 }
 
-/// Finished files that were read: name, length, and the entry of the last record. They do not change, but one that was never
-/// acknowledged may come again.
+/// Finished files that were read: name, length, and the entry of the last record. They do not change, but one that was
+/// never acknowledged may come again.
 type Finished = BTreeMap<(PathBuf, u64), u64>;
 
 /// Writes down what nodes say and use, until it is ended.
@@ -449,8 +449,8 @@ impl Observations {
         wrong
     }
 
-    /// Cursors of the HTTP receiver beyond what was accepted when they were seen. `accepted`: positions in order, and when everything
-    /// up to there had been accepted that ever was. Of the entry at the cursor nothing is said.
+    /// Cursors of the HTTP receiver beyond what was accepted when they were seen. `accepted`: positions in order, and when
+    /// everything up to there had been accepted that ever was. Of the entry at the cursor nothing is said.
     fn passed(&self, accepted: &[(Position, u64)]) -> Vec<String> {
         let when = |cursor: u64| {
             let behind = accepted.partition_point(|(position, _)| position.0 < cursor);
@@ -469,8 +469,8 @@ impl Observations {
         wrong
     }
 
-    /// Cursors of the CSV destination beyond what stood in finished files a moment later. What there is was accepted over HTTP
-    /// some time: both get the same.
+    /// Cursors of the CSV destination beyond what stood in finished files a moment later. What there is was accepted over
+    /// HTTP some time: both get the same.
     fn unfiled(&self, accepted: &[(Position, u64)]) -> Vec<String> {
         let mut wrong = Vec::new();
         for (Entry { t_ns, process, .. }, DestinationSaid { id, cursor, .. }) in self.cursors(false) {

@@ -1,10 +1,10 @@
-//! What the stores of all nodes hold when the nodes have ended: the same log as far as it is committed, and the same ledger.
+//! What the stores of all nodes hold when these have ended: one log, as far as it is committed, and one ledger.
 //!
 //! - Each store is opened as its node would open it, which also finds out whether it has forgotten anything. That changes
 //!   no more than the node's next start would.
 //! - Committed is what any of them knew to be committed or had applied. What follows need not be the same.
-//! - Ledgers end where they were written down last. Each is brought to the last committed entry by the real `apply`, with the
-//!   entries of the logs, and their digests compared there.
+//! - Ledgers end where they were written down last. Each is brought to the last committed entry by the real `apply`, with
+//!   the entries of the logs, and their digests are compared there.
 //! - Logs are compared entry by entry where they are there, and by their chain hashes as far as they reach back.
 //! - A store that cannot be read fails the check: it is not known what it holds.
 

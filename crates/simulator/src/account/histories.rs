@@ -513,7 +513,7 @@ mod tests {
         shared.lock().allow(&["overload"]);
         shared.lock().conflicted(2);
         let node = SocketAddr::from(([127, 0, 0, 11], 0)).ip();
-        shared.lock().clock_was_set(ClockSet { node, began_ns: 7, ended_ns: u64::MAX });
+        shared.lock().clock_was_set(ClockSet { node: Some(node), began_ns: 7, ended_ns: u64::MAX });
         shared.lock().wall_clock_ends(99);
         shared.lock().doubt("it did not bite");
         shared.conclude();

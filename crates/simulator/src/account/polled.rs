@@ -4,7 +4,7 @@
 //! - The first tag of the device holds the number of the read; it comes before the others of its slot.
 //! - A grid in which any of the device's later tags arrives has all of them in every slot; any other has none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use model::Timestamp;
@@ -293,21 +293,24 @@ impl DeviceBook {
         tally
     }
 
-    /// Slots with a time before the request of their read came, or behind the next request of the same node.
+    /// Slots with a time before the request of their read came, or behind that of the next one of the same node. What was
+    /// not delivered is passed over: what a node has given up may come late.
     pub(super) fn times_astray(&self, clocks: &Clocks<'_>) -> u64 {
         let wall = |moment_ns: u64, offset: i64| {
             Timestamp(i64::try_from(moment_ns).unwrap_or(i64::MAX)).plus_nanos(offset)
         };
+        let delivered: HashSet<u32> = self.slots.values().map(|slot| slot.ordinal).collect();
         let is_astray = |(place, slot): &(&(u64, u64), &Slot)| {
             let Some((from, until)) = slot.times else { return false };
             let Some(&(node, began_ns)) = self.asked.get(&slot.ordinal) else { return false };
-            let mut later = self.asked.range(slot.ordinal.saturating_add(1)..).map(|(_, asked)| *asked);
-            let next_ns = later.find(|(other, _)| *other == node).map(|(_, next_ns)| next_ns);
+            let mut later = self.asked.range(slot.ordinal.saturating_add(1)..);
+            let next = later.find(|(ordinal, (other, _))| *other == node && delivered.contains(ordinal));
+            let next_ns = next.map(|(_, (_, next_ns))| *next_ns);
             let is_early = from < wall(began_ns, clocks.least);
             let is_late = next_ns.is_some_and(|next_ns| until > wall(next_ns, clocks.most));
             let was_set = |clock: &ClockSet| {
                 let ends_behind = next_ns.is_none_or(|next_ns| clock.began_ns <= next_ns);
-                clock.node == node && ends_behind && clock.ended_ns >= began_ns
+                clock.node.is_none_or(|set| set == node) && ends_behind && clock.ended_ns >= began_ns
             };
             (is_early || is_late) && !clocks.set.iter().any(was_set) && !self.is_on_set_clock(**place)
         };
