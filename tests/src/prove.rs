@@ -7,13 +7,17 @@
 //! - [`campaign`]: runs kept in a folder, so that a campaign can be interrupted and go on.
 //! - [`report`]: what several campaigns amount to.
 //! - [`timeline`]: a run as a picture.
+//! - [`observed`]: what nodes say and use meanwhile.
+//! - [`remains`]: what their stores hold at the end.
 //! - [`classes`], [`store_cuts`]: the faults themselves.
 //! - [`mutants`]: faults in the product's own code, and what must notice each.
 
 pub mod campaign;
 pub mod classes;
 pub mod mutants;
+pub mod observed;
 pub mod profile;
+pub mod remains;
 pub mod report;
 pub mod run;
 pub mod store_cuts;

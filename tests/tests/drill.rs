@@ -31,6 +31,8 @@ async fn the_drill_adds_up() -> Result<()> {
         "device_overlaps",
         "stale_reigns",
         "conflicts",
+        "keys_astray",
+        "times_astray",
     ] {
         assert_eq!(number(nothing), 0, "{nothing} in {report:#}\n{said}");
     }

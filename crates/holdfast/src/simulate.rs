@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use simulator::account::{Verdict, count_rows, enter_files};
+use simulator::account::{ClockSet, Verdict, count_rows, enter_files};
 use simulator::field::Field;
 use simulator::history::monotonic_ns;
 use simulator::nodes::relay::carry_each;
@@ -144,6 +144,8 @@ async fn settle(global: &GlobalArgs, field: &Field, report_to: &Path) -> anyhow:
         let mut account = field.account.lock();
         // Whatever was done to the nodes, nobody has said it here.
         account.disturbed(0, monotonic_ns());
+        // Nor do they share this machine's clock, for all that is known.
+        account.clock_was_set(ClockSet { node: None, began_ns: 0, ended_ns: u64::MAX });
         account.conflicted(conflicts);
         if let Err(error) = enter_files(&files, &mut account) {
             account.doubt(format!("the CSV files cannot be read: {error}"));

@@ -12,6 +12,11 @@
 //!   grid that is replaced ends where its successor begins, to one period: all nodes share this machine's clock. Where
 //!   a clock was set, the opening says so, and its time is not compared.
 //! - What a receiver has refused for what it holds may come later than what stands behind it; come it must.
+//! - A polled sample bears a time from its own read: none before the device got the request, and none behind the request
+//!   of the next read of the same node that was delivered. A device hears of a request later than its node sent it, and an
+//!   answer has left it before its node takes the time. There is no tolerance but for how well this machine's two clocks are
+//!   known against each other. Where a clock was set, the opening says so, or whoever set it.
+//! - A key names one record, over HTTP and in files.
 //! - In each reign one node polls, and nothing of it stands behind the beginning of a later one.
 //! - An election that nobody caused and slots missed at a switchover are *notes*: they lose nothing, and a machine that is
 //!   busy with other things can cause them, so they do not fail a run; whoever runs it reads of each one.
@@ -20,6 +25,7 @@
 
 mod causes;
 mod histories;
+mod keys;
 mod polled;
 mod pushed;
 mod reigns;
@@ -29,17 +35,21 @@ mod told;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use model::{SampleKey, Timestamp};
+use model::{Position, SampleKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::plant::{Plant, Polled};
 use causes::{Allowance, Causes};
 pub use histories::{SharedAccount, count_rows, enter_files, replay};
-use polled::DeviceBook;
+use keys::Keys;
+use polled::{Clocks, DeviceBook};
 use pushed::PusherBook;
 use reigns::{Reign, Reigns};
 pub use report::{FailoverSeen, Report, SwitchoverSeen, Verdict};
 pub use told::Told;
+
+/// How exactly the machine's wall clock is known against its monotonic one.
+const EXACT_NS: i64 = 1_000_000;
 
 /// What a value can be in the simulated plant.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -148,8 +158,11 @@ pub struct Account {
     /// What the receiver has refused for what it holds.
     refused: BTreeSet<SampleKey>,
     reigns: Reigns,
-    /// Wall clock minus monotonic clock, in nanoseconds.
+    /// Wall clock minus monotonic clock, in nanoseconds, and by how much that was more at the end.
     wall_offset: i64,
+    wall_moved: i64,
+    clocks: Vec<ClockSet>,
+    keys: Keys,
     faults: Vec<Fault>,
     /// Faults that are not over, or never came to their end.
     begun: Vec<Begun>,
@@ -167,6 +180,17 @@ pub struct Account {
     /// Lines and rows that make no sense.
     misread: Vec<String>,
     has_files: bool,
+}
+
+/// The wall clock of a node was set, or is not that of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockSet {
+    /// Where devices see the node come from; `None`: those of all nodes.
+    pub node: Option<IpAddr>,
+    /// From when on, in monotonic nanoseconds.
+    pub began_ns: u64,
+    /// When it was right again; the largest number, if it stays wrong.
+    pub ended_ns: u64,
 }
 
 /// Something that is being done to the cluster.
@@ -204,6 +228,9 @@ impl Account {
             refused: BTreeSet::new(),
             reigns: Reigns::default(),
             wall_offset,
+            wall_moved: 0,
+            clocks: Vec::new(),
+            keys: Keys::default(),
             faults: Vec::new(),
             begun: Vec::new(),
             causes: Causes::default(),
@@ -217,6 +244,13 @@ impl Account {
             doubts: Vec::new(),
             misread: Vec::new(),
             has_files: false,
+        }
+    }
+
+    /// A device got the first byte of a request at this moment, which it answered with values.
+    pub fn asked(&mut self, device: &str, ordinal: u64, node: IpAddr, began_ns: u64) {
+        if let Some(book) = self.devices.get_mut(device) {
+            book.asked(ordinal, node, began_ns);
         }
     }
 
@@ -315,9 +349,14 @@ impl Account {
 
     /// A sample stands in a CSV file.
     pub fn filed(&mut self, device: &str, tag: &str, slot: Option<(u64, u64)>, source_time: Timestamp) {
+        self.file(device, tag, slot, source_time);
+    }
+
+    /// The same, and what became of it.
+    fn file(&mut self, device: &str, tag: &str, slot: Option<(u64, u64)>, source_time: Timestamp) -> Filed {
         self.has_files = true;
         if tag.starts_with('$') {
-            return;
+            return Filed::Unknown;
         }
         let filed = match (self.devices.get_mut(device), self.pushers.get_mut(device), slot) {
             (Some(book), _, Some(slot)) => book.filed(tag, slot),
@@ -329,6 +368,7 @@ impl Account {
             Filed::Twice => self.filed_twice += 1,
             Filed::Unknown => self.phantoms += 1,
         }
+        filed
     }
 
     /// Something is being done to the cluster from now on. It explains a change of leader even if it never comes to its
@@ -365,6 +405,16 @@ impl Account {
     pub fn suffered(&mut self, fault: Fault) {
         self.begun.retain(|begun| begun.began_ns != fault.began_ns);
         self.faults.push(fault);
+    }
+
+    /// A node's wall clock was set: the times of what it read then are not compared.
+    pub fn clock_was_set(&mut self, clock: ClockSet) {
+        self.clocks.push(clock);
+    }
+
+    /// The wall clock minus the monotonic one at the end: the machine's own clock may have been set meanwhile.
+    pub fn wall_clock_ends(&mut self, wall_offset: i64) {
+        self.wall_moved = wall_offset.saturating_sub(self.wall_offset);
     }
 
     /// So many records came again with other bytes than the first time.
@@ -419,6 +469,13 @@ impl Account {
         Timestamp(i64::try_from(monotonic_ns).unwrap_or(i64::MAX).saturating_add(self.wall_offset))
     }
 
+    fn clocks(&self) -> Clocks<'_> {
+        let (start, end) = (self.wall_offset, self.wall_offset.saturating_add(self.wall_moved));
+        let (least, most) =
+            (start.min(end).saturating_sub(EXACT_NS), start.max(end).saturating_add(EXACT_NS));
+        Clocks { least, most, set: &self.clocks }
+    }
+
     /// Reigns that no fault explains, with their terms.
     fn spurious_elections(&self) -> Vec<(u64, &Reign)> {
         let over = self.faults.iter().map(|fault| (fault.effect, fault.began_ns, fault.ended_ns));
@@ -435,6 +492,12 @@ impl Account {
     /// Samples that pushers were told are safe.
     pub fn pushed_acked(&self) -> u64 {
         self.pushers.values().map(|book| book.settle().acknowledged).sum()
+    }
+
+    /// Positions in order, and when all records up to there that were ever accepted over HTTP had been, in monotonic
+    /// nanoseconds.
+    pub fn accepted(&self) -> Vec<(Position, u64)> {
+        self.keys.accepted()
     }
 
     /// The figures of this moment.
@@ -485,9 +548,13 @@ impl Account {
             device_overlaps: self.overlaps,
             stale_reigns: self.reigns.stale(),
             conflicts: self.conflicts,
+            keys_astray: self.keys.astray(),
             ..Report::default()
         };
         let (mut wrong, mut hidden) = (self.phantoms, 0);
+        let clocks = self.clocks();
+        report.times_astray = self.devices.values().map(|book| book.times_astray(&clocks)).sum();
+        report.notes.extend(note_of_clock(self.wall_moved));
         for tally in self.devices.values().map(DeviceBook::settle) {
             report.reads_answered += tally.reads;
             report.lost += tally.lost + tally.pending;
@@ -496,6 +563,7 @@ impl Account {
             report.slots_bad += tally.bad;
             report.slots_in_gaps += tally.in_gaps;
             report.slots_unaccounted += tally.unaccounted;
+            report.keys_astray += tally.rekeyed;
             wrong += tally.wrong;
             hidden += tally.hidden;
         }
@@ -535,6 +603,11 @@ impl Account {
 fn note_of_election(term: u64, reign: &Reign) -> String {
     let node = reign.node().unwrap_or("a node");
     format!("an election that nobody caused: {node} led in term {term} from {}", reign.began())
+}
+
+fn note_of_clock(moved: i64) -> Option<String> {
+    let is_worth_it = moved.abs() > EXACT_NS;
+    is_worth_it.then(|| format!("this machine's own wall clock was set meanwhile, by {moved} ns"))
 }
 
 fn note_of_switchover(name: &str, missed: &BTreeMap<String, u64>) -> Option<String> {

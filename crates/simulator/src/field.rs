@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::Clock;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
 use crate::account::{Account, SharedAccount};
-use crate::history::{WallClock, monotonic_ns};
+use crate::history::{WallClock, monotonic_ns, wall_offset};
 use crate::modbus::{self, ModbusServer};
 use crate::plant::{Addresses, Plant, Shape};
 use crate::pusher::{Pusher, PusherConfig};
@@ -63,9 +62,8 @@ impl Field {
             port => SocketAddr::new(first.ip(), port.saturating_add(offset as u16)),
         };
         let plant = Plant::demo();
-        let wall_offset = WallClock.now().0 - i64::try_from(monotonic_ns()).unwrap_or(i64::MAX);
         std::fs::create_dir_all(folder.join(FILES))?;
-        let account = SharedAccount::start(Account::new(&plant, wall_offset), &folder.join(HISTORY))?;
+        let account = SharedAccount::start(Account::new(&plant, wall_offset()), &folder.join(HISTORY))?;
         let mut devices = Vec::new();
         for (offset, device) in plant.devices.iter().enumerate() {
             let config = modbus::Config {

@@ -17,6 +17,9 @@ use model::{Clock, Timestamp};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+/// Looks at two clocks, to find out how far they are apart.
+const LOOKS: u32 = 10;
+
 /// How an operation stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -118,6 +121,17 @@ impl Clock for WallClock {
     }
 }
 
+/// What the machine's wall clock shows more than its monotonic one, in nanoseconds: from the closest of some looks at
+/// both, because any of them may be interrupted.
+pub fn wall_offset() -> i64 {
+    let look = |_| {
+        let (before, wall, behind) = (monotonic_ns(), WallClock.now(), monotonic_ns());
+        let middle = i64::try_from(before / 2 + behind / 2).unwrap_or(i64::MAX);
+        (behind.saturating_sub(before), wall.0.saturating_sub(middle))
+    };
+    (0..LOOKS).map(look).min().map_or(0, |(_, offset)| offset)
+}
+
 impl History {
     /// A new file at `path`; an older one is replaced.
     pub fn create(path: &Path) -> io::Result<Self> {
@@ -216,6 +230,12 @@ mod tests {
         bytes.extend_from_within(..20);
         std::fs::write(&path, bytes).expect("room");
         assert_eq!(read::<Details>(&path).expect("two lines and a half").len(), 2);
+    }
+
+    #[test]
+    fn two_looks_at_the_clocks_agree() {
+        let apart = wall_offset().abs_diff(wall_offset());
+        assert!(apart < 1_000_000, "{apart} ns");
     }
 
     #[test]

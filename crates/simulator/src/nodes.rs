@@ -24,8 +24,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use cluster::{Cluster, Leader, View};
 use layout::Layout;
-use process::Process;
+use process::{Lives, Process};
 use relay::Relay;
+
+use crate::history::monotonic_ns;
 
 /// How often a condition is tried.
 const TRY_EVERY: Duration = Duration::from_millis(20);
@@ -56,6 +58,7 @@ pub struct Nodes {
     pub relay: Relay,
     processes: Arc<Vec<tokio::sync::Mutex<Process>>>,
     view: watch::Receiver<View>,
+    lives: Vec<Lives>,
     /// Nodes that ended by themselves, with their last words.
     casualties: Arc<Mutex<Vec<String>>>,
     watching: JoinSet<()>,
@@ -105,7 +108,7 @@ impl Nodes {
     pub async fn start(layout: Layout, config: NodesConfig) -> Result<Self, StartError> {
         let peers: Vec<_> = layout.nodes.iter().filter(|_| layout.has_relay).map(|node| node.peers).collect();
         let relay = Relay::start(&peers).await.map_err(StartError::Relay)?;
-        let mut processes = Vec::new();
+        let (mut processes, mut lives) = (Vec::new(), Vec::new());
         for (index, node) in layout.nodes.iter().enumerate() {
             let failed = |source| StartError::Node { name: node.name.clone(), source };
             if !node.file.exists() {
@@ -115,6 +118,7 @@ impl Nodes {
             if !node.waits {
                 process.start().map_err(failed)?;
             }
+            lives.push(process.lives());
             processes.push(tokio::sync::Mutex::new(process));
         }
         let cluster = Cluster::new(&layout)?;
@@ -123,6 +127,7 @@ impl Nodes {
         let (seen, view) = watch::channel(View::default());
         let mut watching = JoinSet::new();
         let watcher = Watcher {
+            lives: lives.clone(),
             names: layout.nodes.iter().map(|node| node.name.clone()).collect(),
             cluster: cluster.clone(),
             processes: Arc::clone(&processes),
@@ -131,7 +136,7 @@ impl Nodes {
         };
         watching.spawn(watcher.run(config.look_every, seen));
         let NodesConfig { program, say, .. } = config;
-        Ok(Self { layout, cluster, relay, processes, view, casualties, watching, program, say })
+        Ok(Self { layout, cluster, relay, processes, view, lives, casualties, watching, program, say })
     }
 
     /// The program that the nodes run.
@@ -147,6 +152,16 @@ impl Nodes {
     /// What the nodes said last.
     pub fn view(&self) -> View {
         self.view.borrow().clone()
+    }
+
+    /// What the nodes say, as they are asked: every look replaces the one before.
+    pub fn views(&self) -> watch::Receiver<View> {
+        self.view.clone()
+    }
+
+    /// The lives of each node's process.
+    pub fn lives(&self) -> &[Lives] {
+        &self.lives
     }
 
     /// The process of a node.
@@ -292,6 +307,7 @@ struct Watcher {
     names: Vec<String>,
     cluster: Cluster,
     processes: Arc<Vec<tokio::sync::Mutex<Process>>>,
+    lives: Vec<Lives>,
     casualties: Arc<Mutex<Vec<String>>>,
     say: Say,
 }
@@ -305,8 +321,17 @@ impl Watcher {
             ticks.tick().await;
             let is_running = self.processes.iter().zip(&self.names);
             let is_running = is_running.map(|(process, name)| self.runs(name, process)).collect();
-            seen.send_replace(self.cluster.look(is_running).await);
+            let (lives, asked_ns) = (self.lives_now(), monotonic_ns());
+            let mut view = self.cluster.look(is_running).await;
+            (view.asked_ns, view.answered_ns) = (asked_ns, monotonic_ns());
+            let same = |(before, now): (u32, u32)| Some(now).filter(|now| *now == before);
+            view.lives = lives.into_iter().zip(self.lives_now()).map(same).collect();
+            seen.send_replace(view);
         }
+    }
+
+    fn lives_now(&self) -> Vec<u32> {
+        self.lives.iter().map(|lives| lives.now().number).collect()
     }
 
     /// Whether a node's process runs and does not stand still. One that is just being stopped or killed does not.

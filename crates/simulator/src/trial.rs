@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::account::{Report, count_rows, enter_files};
 use crate::field::Field;
-use crate::history::monotonic_ns;
+use crate::history::{monotonic_ns, wall_offset};
 use crate::nodes::cluster::Refused;
 use crate::nodes::{Nodes, WaitError};
 use crate::plant::Shape;
@@ -148,6 +148,7 @@ pub async fn close(mut nodes: Nodes, field: &Field, end: End) -> Report {
     let conflicts = field.conflicts().await;
     let mut account = field.account.lock();
     account.conflicted(conflicts);
+    account.wall_clock_ends(wall_offset());
     if let Err(error) = enter_files(&field.files(), &mut account) {
         account.doubt(format!("the CSV files cannot be read: {error}"));
     }

@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use holdfast_tests::machine;
 use holdfast_tests::prove::campaign::{self, Again, Campaign, Circumstances, FILES, Kept, Made};
 use holdfast_tests::prove::mutants::{self, Fate};
+use holdfast_tests::prove::observed::{self, OBSERVED, Observations};
 use holdfast_tests::prove::profile::{Class, Profile, seed_of};
 use holdfast_tests::prove::report;
 use holdfast_tests::prove::run::{Finding, RunReport, Verdict};
@@ -313,6 +314,12 @@ fn replay(folder: &Path) -> Result<bool> {
         let account = account.with_context(|| history.display().to_string())?;
         let mut now = RunReport::new("replay", 0);
         now.account(&account.settle());
+        let path = folder.join(OBSERVED);
+        // Store cuts and older runs have none.
+        if path.is_file() {
+            let seen = Observations::read(&path).with_context(|| path.display().to_string())?;
+            observed::judge(&mut now, &seen, &account.accepted());
+        }
         let before = campaign::read(folder)?.map(|kept| kept.report.findings).unwrap_or_default();
         campaign::draw(&history).with_context(|| history.display().to_string())?;
         print(&format!("{}\n{}", history.display(), compared(&before, &now.findings)));

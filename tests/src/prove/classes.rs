@@ -3,8 +3,9 @@
 //! - A class injects so many faults, one after the other, each into a whole cluster: what is open is drawn from the seed.
 //! - A fault is over when all nodes agree, every device is read and pushes are acknowledged again. If that does not come,
 //!   the class ends with it.
-//! - Every class ends with the account of everything that was seen. Its history and the logs of the nodes stay in the
-//!   folder; where a check has failed, so do the disks.
+//! - Every class ends with the account of everything that was seen, with what the nodes said of themselves meanwhile, and
+//!   with what their stores hold. Its histories and the logs of the nodes stay in the folder; where a check has failed, so
+//!   do the disks.
 
 pub mod clocks;
 pub mod corruption;
@@ -36,6 +37,8 @@ use simulator::history::monotonic_ns;
 use simulator::nodes::layout::NODES;
 use tokio::time::{Instant, sleep};
 
+use super::observed::{self, Observer};
+use super::remains;
 use super::run::{Assignment, RunReport, Verdict};
 use crate::machine::hosts::Hosts;
 use crate::scene::Scene;
@@ -52,6 +55,9 @@ struct World {
     report: RunReport,
     random: SmallRng,
     longest_recovery: Duration,
+    /// When the last fault was over, in monotonic nanoseconds.
+    whole_since_ns: u64,
+    observer: Observer,
     // Nodes go before what they stand on.
     scene: Scene,
     hosts: Hosts,
@@ -78,10 +84,13 @@ impl World {
 
     async fn on(hosts: Hosts, class: &str, assignment: &Assignment) -> Result<Self> {
         let scene = Scene::on(&hosts).await?;
+        let observer = Observer::start(&scene, &assignment.folder).context("the observer")?;
         Ok(Self {
             report: RunReport::new(class, assignment.seed),
             random: SmallRng::seed_from_u64(assignment.seed),
             longest_recovery: Duration::ZERO,
+            whole_since_ns: monotonic_ns(),
+            observer,
             scene,
             hosts,
         })
@@ -137,17 +146,29 @@ impl World {
         if let Err(error) = &fault {
             self.report.failed(HEALS, format!("fault {number}: {error:#}"));
         }
+        let now_ns = monotonic_ns();
+        let silence = self.scene.field.account.lock().longest_silence(self.whole_since_ns, now_ns);
+        self.report.silent_for(Duration::from_nanos(silence));
+        self.whole_since_ns = now_ns;
         fault.is_ok()
     }
 
     /// Ends everything, and enters the account.
     async fn close(self) -> RunReport {
-        let Self { mut report, longest_recovery, scene, hosts, .. } = self;
+        let Self { mut report, longest_recovery, observer, scene, hosts, .. } = self;
         report.figures.insert("longest recovery, ms".to_owned(), longest_recovery.as_secs_f64() * 1e3);
         if let Some(casualty) = scene.casualty() {
             report.failed("no node ends by itself", casualty);
         }
+        let (account, nodes) = (scene.field.account.clone(), scene.layout.nodes.clone());
         report.account(&scene.settle().await);
+        match observer.end().await {
+            Ok(seen) => {
+                observed::judge(&mut report, &seen, &account.lock().accepted());
+                Box::pin(remains::judge(&mut report, &nodes, &seen.highest())).await;
+            }
+            Err(error) => report.failed("what nodes said is known", error.to_string()),
+        }
         let has_failed = report.findings.iter().any(|finding| finding.verdict == Verdict::Failed);
         if has_failed {
             hosts.keep();

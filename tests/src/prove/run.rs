@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use simulator::account;
@@ -17,10 +18,13 @@ const KEPT: &str = "I1 what was acknowledged or read is delivered, or inside a g
 const GENUINE: &str = "I2 I3 nothing arrives that nobody produced, or with another value";
 const ORDER: &str = "I4 first deliveries are in order";
 const REPEATED: &str = "I5 what comes again under one key is the same, and stands in files once";
+const KEYS: &str = "I6 a key names one record, at every destination and whoever leads";
 const SLOTS: &str = "I7 every slot is in exactly one record";
 const GAPS: &str = "I7 every gap has a cause that explains it";
+const TIMES: &str = "I8 what is polled bears a time from its own read";
 const OVERLAPS: &str = "I9 no two nodes ask one device at one time";
 const REIGNS: &str = "I9 one node polls in each term, and nothing of it stands behind a later one";
+const SILENCE: &str = "longest time without a read, ms";
 /// The check on the faults themselves.
 pub const BIT: &str = "I22 every fault was injected, and bit";
 const WHOLE: &str = "the run comes to its end";
@@ -154,6 +158,7 @@ impl RunReport {
                 report.duplicates, report.conflicts, report.filed_twice
             ),
         );
+        self.judge(KEYS, report.keys_astray == 0, format!("{} astray", report.keys_astray));
         self.judge(
             SLOTS,
             report.slots_unaccounted == 0,
@@ -167,6 +172,8 @@ impl RunReport {
             ),
         );
         self.judge(GAPS, report.gap_problems.is_empty(), report.gap_problems.join("; "));
+        let times = format!("{} slots of {} sampled ones do not", report.times_astray, report.slots_sampled);
+        self.judge(TIMES, report.times_astray == 0, times);
         self.judge(OVERLAPS, report.device_overlaps == 0, format!("{} times", report.device_overlaps));
         self.judge(REIGNS, report.stale_reigns == 0, format!("{} terms", report.stale_reigns));
         if !report.doubts.is_empty() {
@@ -188,9 +195,14 @@ impl RunReport {
             *self.figures.entry(name.to_owned()).or_default() += count as f64;
         }
         if let Some(longest) = report.failovers.iter().map(|failover| failover.gap_ms).max() {
-            let figure = self.figures.entry("longest time without a read, ms".to_owned()).or_default();
-            *figure = figure.max(longest as f64);
+            self.silent_for(Duration::from_millis(longest));
         }
+    }
+
+    /// Some device was not read for so long.
+    pub fn silent_for(&mut self, time: Duration) {
+        let figure = self.figures.entry(SILENCE.to_owned()).or_default();
+        *figure = figure.max(time.as_secs_f64() * 1e3);
     }
 
     /// What the run amounts to: one failed check fails it, and it was skipped if nothing was judged.
@@ -232,12 +244,14 @@ mod tests {
     #[test]
     fn every_figure_of_the_account_fails_the_check_that_is_there_for_it() {
         type Spoil = fn(&mut account::Report);
-        let spoilt: [(Spoil, &str); 10] = [
+        let spoilt: [(Spoil, &str); 12] = [
             (|report| report.lost = 1, KEPT),
             (|report| report.wrong = 1, GENUINE),
             (|report| report.out_of_order = 1, ORDER),
             (|report| report.conflicts = 1, REPEATED),
             (|report| report.filed_twice = 1, REPEATED),
+            (|report| report.keys_astray = 1, KEYS),
+            (|report| report.times_astray = 1, TIMES),
             (|report| report.slots_unaccounted = 1, SLOTS),
             (|report| report.gap_problems.push("so".to_owned()), GAPS),
             (|report| report.device_overlaps = 1, OVERLAPS),
@@ -289,7 +303,11 @@ mod tests {
         };
         let mut run = judged(&report);
         run.account(&report);
-        assert_eq!(run.figures["longest time without a read, ms"], 900.0);
+        assert_eq!(run.figures[SILENCE], 900.0);
+        for (millis, longest) in [(800, 900.0), (1_200, 1_200.0)] {
+            run.silent_for(Duration::from_millis(millis));
+            assert_eq!(run.figures[SILENCE], longest);
+        }
         assert_eq!(run.figures["samples delivered"], 10.0);
     }
 }

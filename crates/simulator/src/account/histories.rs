@@ -4,21 +4,59 @@
 //! - A line that cannot be understood is a doubt: an account with a hole proves nothing.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use model::Timestamp;
+use model::{SampleKey, Timestamp};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
-use super::{Account, GapSeen, Number, OpeningSeen, SampleSeen, Told};
+use super::keys::Text;
+use super::{Account, Filed, GapSeen, Number, OpeningSeen, SampleSeen, Told};
 use crate::history::{EachLine, Entry, History, Kind};
 use crate::plant::Plant;
 
 /// With this a history is over.
 const TOLD: &str = "told";
+/// Members of records, which are the columns of CSV files, in their order: docs/receivers.md.
+const SAMPLE: &[&str] = &[
+    "key",
+    "tag",
+    "value",
+    "type",
+    "unit",
+    "quality",
+    "status",
+    "source_time",
+    "gateway_time",
+    "device",
+    "group",
+    "grid",
+    "slot",
+    "node",
+    "term",
+];
+const GAP: &[&str] = &[
+    "key",
+    "device",
+    "group",
+    "grid",
+    "first_slot",
+    "last_slot",
+    "slots",
+    "from",
+    "to",
+    "cause",
+    "node",
+    "term",
+];
+const OPENING: &[&str] =
+    &["key", "device", "group", "grid", "first", "period", "replaces", "cause", "node", "term"];
+const EXPIRY: &[&str] = &["key", "destination", "from", "to", "cause", "samples", "node", "term"];
 
 /// An account that grows while the run goes on. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -122,6 +160,7 @@ struct Read {
     start: u16,
     count: u16,
     ordinal: u64,
+    first_byte_ns: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -192,7 +231,7 @@ pub(super) enum Nonsense {
     Number(#[from] std::num::ParseIntError),
     #[error("a value that is no number: {0}")]
     Value(String),
-    #[error("a row with too few cells")]
+    #[error("a row with too few cells, or a record without one of its members")]
     Short,
 }
 
@@ -204,6 +243,9 @@ fn enter(line: &[u8], account: &mut Account) -> Result<(), Nonsense> {
             let read: Read = serde_json::from_slice(line)?;
             let span = (read.start, read.count);
             account.answered_span(&head.process, span, read.ordinal, read.peer.ip(), head.t_ns);
+            if let Some(began_ns) = read.first_byte_ns {
+                account.asked(&head.process, read.ordinal, read.peer.ip(), began_ns);
+            }
         }
         ("overlap", _) => account.overlapped(),
         ("push", Kind::Invoke) => {
@@ -217,22 +259,49 @@ fn enter(line: &[u8], account: &mut Account) -> Result<(), Nonsense> {
         ("sample", _) => {
             let received: Received<Sample<'_>> = serde_json::from_slice(line)?;
             account.received(&received.record.try_into()?, received.is_new);
+            enter_key(line, SAMPLE, head.t_ns, account)?;
         }
         ("gap", _) => {
             let received: Received<Gap<'_>> = serde_json::from_slice(line)?;
             account.received_gap(&received.record.try_into()?, received.is_new);
+            enter_key(line, GAP, head.t_ns, account)?;
         }
         ("opening", _) => {
             let received: Received<Opening<'_>> = serde_json::from_slice(line)?;
             account.received_opening(received.record.try_into()?, received.is_new);
+            enter_key(line, OPENING, head.t_ns, account)?;
         }
         ("refused", _) => {
             let refused: Refused<'_> = serde_json::from_slice(line)?;
             account.refused(refused.key.parse()?);
         }
+        ("expiry", _) => enter_key(line, EXPIRY, head.t_ns, account)?,
         _ => {}
     }
     Ok(())
+}
+
+/// Enters the key of a record that was accepted, and what it names.
+fn enter_key(line: &[u8], columns: &[&str], at_ns: u64, account: &mut Account) -> Result<(), Nonsense> {
+    let Received { is_new, record }: Received<&RawValue> = serde_json::from_slice(line)?;
+    let cells = cells(record, columns)?;
+    let key = cells.first().ok_or(Nonsense::Short)?.parse::<SampleKey>()?;
+    account.keys.came(key, Text::of(cells.iter().map(|cell| &**cell)), is_new, at_ns);
+    Ok(())
+}
+
+/// A record as the cells of a row: without the quotes of JSON, and empty where it says `null`.
+fn cells<'a>(record: &'a RawValue, columns: &[&str]) -> Result<Vec<Cow<'a, str>>, Nonsense> {
+    let members: BTreeMap<&str, &RawValue> = serde_json::from_str(record.get())?;
+    let cell = |column: &&str| -> Result<Cow<'a, str>, Nonsense> {
+        let text = members.get(*column).copied().ok_or(Nonsense::Short)?.get();
+        Ok(match text {
+            "null" => Cow::Borrowed(""),
+            quoted if quoted.starts_with('"') => Cow::Owned(serde_json::from_str(quoted)?),
+            plain => Cow::Borrowed(plain),
+        })
+    };
+    columns.iter().map(cell).collect()
 }
 
 impl TryFrom<Sample<'_>> for SampleSeen {
@@ -318,12 +387,25 @@ fn number(value: &serde_json::Value) -> Result<Option<Number>, Nonsense> {
     }
 }
 
-/// Enters the rows of every sample file in `folder`.
+/// Enters the rows of every finished file in `folder`.
 pub fn enter_files(folder: &Path, account: &mut Account) -> io::Result<()> {
-    for path in sample_files(folder)? {
+    enter_each(folder, "samples", account, enter_row)?;
+    for kind in ["gaps", "openings", "expiries"] {
+        enter_each(folder, kind, account, enter_named)?;
+    }
+    Ok(())
+}
+
+fn enter_each(
+    folder: &Path,
+    kind: &str,
+    account: &mut Account,
+    enter: fn(&str, &mut Account) -> Result<(), Nonsense>,
+) -> io::Result<()> {
+    for path in finished_files(folder, kind)? {
         let text = std::fs::read_to_string(&path)?;
         for row in text.lines().skip(1) {
-            if let Err(error) = enter_row(row, account) {
+            if let Err(error) = enter(row, account) {
                 account.misread(format!("{}: a row makes no sense: {error}", path.display()));
             }
         }
@@ -331,33 +413,43 @@ pub fn enter_files(folder: &Path, account: &mut Account) -> io::Result<()> {
     Ok(())
 }
 
+/// What is no sample may stand in a file and still be on its way over HTTP.
+fn enter_named(row: &str, account: &mut Account) -> Result<(), Nonsense> {
+    let key = row.split(',').next().ok_or(Nonsense::Short)?.parse::<SampleKey>()?;
+    account.keys.filed(key, Text::of(row.split(',')), false);
+    Ok(())
+}
+
 /// Cells of the simulated plant hold neither commas nor quotes.
 fn enter_row(row: &str, account: &mut Account) -> Result<(), Nonsense> {
     let cells: Vec<&str> = row.split(',').collect();
-    let &[_, tag, _, _, _, _, _, source_time, _, device, _, grid, slot, _, _] = cells.as_slice() else {
+    let &[key, tag, _, _, _, _, _, source_time, _, device, _, grid, slot, _, _] = cells.as_slice() else {
         return Err(Nonsense::Short);
     };
+    let key = key.parse::<SampleKey>()?;
     let slot = if slot.is_empty() { None } else { Some((grid.parse()?, slot.parse()?)) };
-    account.filed(device, tag, slot, source_time.parse::<Timestamp>()?);
+    let filed = account.file(device, tag, slot, source_time.parse::<Timestamp>()?);
+    account.keys.filed(key, Text::of(cells), filed != Filed::Unknown);
     Ok(())
 }
 
 /// Rows of samples in `folder`, those of unfinished files excepted.
 pub fn count_rows(folder: &Path) -> io::Result<u64> {
     let mut rows = 0;
-    for path in sample_files(folder)? {
+    for path in finished_files(folder, "samples")? {
         rows += std::fs::read_to_string(&path)?.lines().skip(1).count() as u64;
     }
     Ok(rows)
 }
 
-/// Finished files of samples.
-fn sample_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+/// Finished files of a kind.
+fn finished_files(folder: &Path, kind: &str) -> io::Result<Vec<PathBuf>> {
+    let marked = format!(".{kind}.");
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if !name.starts_with('.') && name.ends_with(".csv") && name.contains(".samples.") {
+        if !name.starts_with('.') && name.ends_with(".csv") && name.contains(&marked) {
             files.push(path);
         }
     }
@@ -367,7 +459,7 @@ fn sample_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::{Effect, Fault};
+    use crate::account::{ClockSet, Effect, Fault};
 
     const LINES: [&str; 8] = [
         r#"{"t_ns":5000,"process":"hall-1/press-1","kind":"ok","op":"read","peer":"127.0.0.11:40000","unit":1,"function":3,"start":0,"count":22,"ordinal":1,"first_byte_ns":1,"last_byte_ns":2,"hash":0}"#,
@@ -435,6 +527,9 @@ mod tests {
         shared.lock().allow(&["overload"]);
         shared.lock().allow_within(&["disk-full"], 1, 2);
         shared.lock().conflicted(2);
+        let node = SocketAddr::from(([127, 0, 0, 11], 0)).ip();
+        shared.lock().clock_was_set(ClockSet { node: Some(node), began_ns: 7, ended_ns: u64::MAX });
+        shared.lock().wall_clock_ends(99);
         shared.lock().doubt("it did not bite");
         shared.conclude();
         shared.history().record("hall-1/press-1", Kind::Info, "read", &serde_json::json!({ "ordinal": 3 }));
@@ -460,6 +555,39 @@ mod tests {
         }
         enter_files(folder.path(), &mut account).expect("readable");
         assert_eq!(account.unfiled(), 0);
-        assert_eq!(account.settle().lost, 5, "only what nobody got");
+        let report = account.settle();
+        assert_eq!((report.lost, report.keys_astray), (5, 0), "only what nobody got is lost");
+    }
+
+    #[test]
+    fn a_row_that_differs_from_what_came_over_http_under_its_key_is_astray() {
+        let gap = "00000000/7/2147483648,hall-1/press-1,fast,1,0,2,3,2023-11-14T22:13:20.000000000Z,\
+                   2023-11-14T22:13:20.300000000Z,failover,node-1,3";
+        let opening = "00000000/6/2147483648,hall-1/press-1,fast,1,2023-11-14T22:13:20.000000000Z,0.100s,,\
+                       configuration,node-1,3";
+        let sample = "00000000/7/0,hall-2/robot-1/cycles,0,u64,,good,Good,2023-11-14T22:13:20.000000000Z,\
+                      2023-11-14T22:13:20.000000000Z,hall-2/robot-1,,,,node-1,3";
+        let astray = |kind: &str, row: &str| {
+            let folder = tempfile::tempdir().expect("a folder");
+            let file = folder.path().join(format!("files.{kind}.00000000-1-1.t3.csv"));
+            std::fs::write(file, format!("key\r\n{row}\r\n")).expect("room");
+            let mut account = Account::new(&Plant::demo(), 0);
+            for line in &LINES[2..7] {
+                enter(line.as_bytes(), &mut account).expect("it makes sense");
+            }
+            enter_files(folder.path(), &mut account).expect("readable");
+            let report = account.settle();
+            let problems = report.problems.join("; ");
+            assert!(!problems.contains("makes no sense"), "{problems}");
+            report.keys_astray
+        };
+        let rows =
+            [("samples", sample, "node-1"), ("gaps", gap, "failover"), ("openings", opening, "0.100s")];
+        for (kind, row, word) in rows {
+            assert_eq!(astray(kind, row), 0, "{row}");
+            assert_eq!(astray(kind, &row.replace(word, "other")), 1, "{kind}: it says something else");
+        }
+        let under_another = sample.replace("00000000/7/0", "00000000/8/0");
+        assert_eq!(astray("samples", &under_another), 1, "the sample came, and under another key");
     }
 }

@@ -8,16 +8,20 @@
 //!   before it.
 //! - A grid in which any of the device's later tags arrives has all of them in every slot; any other has none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
+use model::Timestamp;
+
 use super::causes::{Reads, in_flight, reads_in};
-use super::{Filed, GapSeen, Number, OpeningSeen, Polled, SampleSeen};
+use super::{ClockSet, Filed, GapSeen, Number, OpeningSeen, Polled, SampleSeen};
 
 /// Slots of one grid that are looked at; more would be 11 days at 100 ms, and can only be nonsense.
 const MOST_SLOTS: u64 = 10_000_000;
 /// Why a grid is opened anew by a leader whose clock does not agree.
 const CLOCK: &str = "clock";
+/// A leader has noticed that its clock was set, and has opened its grids anew, after so long.
+const NOTICED_NS: i64 = 5_000_000_000;
 
 /// What is known of one device.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub(super) struct DeviceBook {
     taken: BTreeMap<usize, u32>,
     /// Values that came before the number of their read.
     early: BTreeMap<(u64, u64), Vec<(usize, Number)>>,
+    /// Who asked, and when the first byte of the request came, by the number of the read.
+    asked: BTreeMap<u32, (IpAddr, u64)>,
     slots: BTreeMap<(u64, u64), Slot>,
     gaps: Vec<GapSeen>,
     openings: BTreeMap<u64, OpeningSeen>,
@@ -40,6 +46,8 @@ pub(super) struct DeviceBook {
     later: BTreeSet<u64>,
     /// Values that cannot be what the device answered.
     wrong: u64,
+    /// Samples that came under a second key.
+    rekeyed: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +66,18 @@ struct Slot {
     filed: u32,
     /// Some tag has two samples.
     is_twice: bool,
+    /// The earliest and the latest time that its good samples bear.
+    times: Option<(Timestamp, Timestamp)>,
+}
+
+/// What is known of wall clocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clocks<'a> {
+    /// The machine's minus its monotonic one, at least and at most.
+    pub(super) least: i64,
+    pub(super) most: i64,
+    /// Those of nodes that were set.
+    pub(super) set: &'a [ClockSet],
 }
 
 /// What is said of a slot.
@@ -91,6 +111,8 @@ pub(super) struct PolledTally {
     pub(super) wrong: u64,
     /// Reads that were answered, and that slots alone excuse in which nothing is read.
     pub(super) hidden: u64,
+    /// Samples that came under a second key.
+    pub(super) rekeyed: u64,
 }
 
 impl DeviceBook {
@@ -102,12 +124,18 @@ impl DeviceBook {
             parts: BTreeMap::new(),
             taken: BTreeMap::new(),
             early: BTreeMap::new(),
+            asked: BTreeMap::new(),
             slots: BTreeMap::new(),
             gaps: Vec::new(),
             openings: BTreeMap::new(),
             later: BTreeSet::new(),
             wrong: 0,
+            rekeyed: 0,
         }
+    }
+
+    pub(super) fn asked(&mut self, ordinal: u64, node: IpAddr, began_ns: u64) {
+        self.asked.insert(ordinal as u32, (node, began_ns));
     }
 
     pub(super) fn answered(&mut self, ordinal: u64, node: IpAddr, at_ns: u64) {
@@ -135,11 +163,16 @@ impl DeviceBook {
         }
         let slot = self.slots.entry(place).or_default();
         let bit = 1 << tag;
-        slot.is_twice |= (slot.good | slot.bad) & bit != 0;
+        let is_again = (slot.good | slot.bad) & bit != 0;
+        slot.is_twice |= is_again;
+        self.rekeyed += u64::from(is_again);
         match sample.value {
             None => slot.bad |= bit,
             Some(value) => {
                 slot.good |= bit;
+                let (source, gateway) = (sample.source_time, sample.gateway_time);
+                let (from, until) = slot.times.unwrap_or((source, gateway));
+                slot.times = Some((from.min(source).min(gateway), until.max(source).max(gateway)));
                 if tag == 0 {
                     slot.ordinal = match value {
                         Number::Whole(number) => number as u32,
@@ -266,8 +299,12 @@ impl DeviceBook {
     }
 
     pub(super) fn settle(&self) -> PolledTally {
-        let mut tally =
-            PolledTally { reads: self.ordinals.len() as u64, wrong: self.wrong, ..PolledTally::default() };
+        let mut tally = PolledTally {
+            reads: self.ordinals.len() as u64,
+            wrong: self.wrong,
+            rekeyed: self.rekeyed,
+            ..PolledTally::default()
+        };
         tally.wrong += self.early.values().map(|values| values.len() as u64).sum::<u64>();
         let tags = self.device.tags.len() as u64;
         // Reads up to here are settled; slots since then that excuse one read each.
@@ -312,6 +349,43 @@ impl DeviceBook {
         tally.hidden += missing.min(dry);
         tally.pending += missing.saturating_sub(dry) * tags;
         tally
+    }
+
+    /// Slots with a time before the request of their read came, or behind that of the next one of the same node. What was
+    /// not delivered is passed over: what a node has given up may come late. So is what was read in parts, each at its time.
+    pub(super) fn times_astray(&self, clocks: &Clocks<'_>) -> u64 {
+        let wall = |moment_ns: u64, offset: i64| {
+            Timestamp(i64::try_from(moment_ns).unwrap_or(i64::MAX)).plus_nanos(offset)
+        };
+        let delivered: HashSet<u32> = self.slots.values().map(|slot| slot.ordinal).collect();
+        let is_astray = |(place, slot): &(&(u64, u64), &Slot)| {
+            let Some((from, until)) = slot.times.filter(|_| !self.parts.contains_key(&slot.ordinal)) else {
+                return false;
+            };
+            let Some(&(node, began_ns)) = self.asked.get(&slot.ordinal) else { return false };
+            let mut later = self.asked.range(slot.ordinal.saturating_add(1)..);
+            let next = later.find(|(ordinal, (other, _))| *other == node && delivered.contains(ordinal));
+            let next_ns = next.map(|(_, (_, next_ns))| *next_ns);
+            let is_early = from < wall(began_ns, clocks.least);
+            let is_late = next_ns.is_some_and(|next_ns| until > wall(next_ns, clocks.most));
+            let was_set = |clock: &ClockSet| {
+                let ends_behind = next_ns.is_none_or(|next_ns| clock.began_ns <= next_ns);
+                clock.node.is_none_or(|set| set == node) && ends_behind && clock.ended_ns >= began_ns
+            };
+            (is_early || is_late) && !clocks.set.iter().any(was_set) && !self.is_on_set_clock(**place)
+        };
+        self.slots.iter().filter(is_astray).count() as u64
+    }
+
+    /// Whether the clock by which a slot was read may have been set: its grid was opened because of that, or replaced soon
+    /// after.
+    fn is_on_set_clock(&self, (grid, slot): (u64, u64)) -> bool {
+        let Some(opening) = self.openings.get(&grid) else { return false };
+        let is_replaced = |later: &OpeningSeen| later.replaces == Some(grid) && later.cause == CLOCK;
+        let last = || self.slots.range(..=(grid, u64::MAX)).next_back().map_or(slot, |((_, last), _)| *last);
+        let unnoticed = || (NOTICED_NS / opening.period_ns.max(1)).unsigned_abs();
+        opening.cause == CLOCK
+            || (self.openings.values().any(is_replaced) && last().saturating_sub(slot) <= unnoticed())
     }
 
     /// Answered reads with `after < number < before`.

@@ -74,6 +74,10 @@ pub struct Report {
     pub conflicts: u64,
     /// Samples that nobody produced, or that came with another value.
     pub wrong: u64,
+    /// Keys that name two records, and records that have two keys, or another one in CSV files than over HTTP.
+    pub keys_astray: u64,
+    /// Slots whose samples bear a time at which their read was not under way.
+    pub times_astray: u64,
     /// Why it did not pass, a sentence each.
     pub problems: Vec<String>,
     /// Of these: what is wrong with the causes of gaps.
@@ -102,6 +106,8 @@ impl Report {
             (self.device_overlaps, "times two nodes asked one device at one time"),
             (self.stale_reigns, "terms in which two nodes polled, or something stands behind a later one"),
             (self.conflicts, "records came again with other bytes"),
+            (self.keys_astray, "keys name two records, or records have two keys"),
+            (self.times_astray, "slots bear times at which their reads were not under way"),
         ];
         self.problems = faults
             .into_iter()

@@ -718,6 +718,104 @@ fn a_sample_that_stands_in_files_more_often_than_it_was_committed_fails_the_run(
     assert_eq!(run.account.settle().filed_twice, 2);
 }
 
+/// A run of three reads, 100 ms apart from 0 on, whose requests came 10 ms earlier each.
+fn timed() -> Run {
+    let mut run = Run::new();
+    for slot in 0..=2 {
+        run.account.asked(PRESS, slot + 1, A, (slot * 100 * MS).saturating_sub(10 * MS));
+    }
+    run.slots(0..=0, 1);
+    run
+}
+
+/// Slot 1 arrives with its times moved by so many milliseconds, and slot 2 as it is.
+fn with_times_moved(mut run: Run, millis: i64) -> Run {
+    run.read(1);
+    let mut moved = run.samples(1, 1);
+    for sample in &mut moved {
+        sample.source_time = sample.source_time.plus_nanos(millis * MS as i64);
+        sample.gateway_time = sample.source_time;
+    }
+    run.deliver(&moved);
+    run.slots(2..=2, 1);
+    run
+}
+
+#[test]
+fn a_time_from_before_its_read_or_behind_the_next_one_fails_the_run() {
+    for (millis, astray) in [(0, 0), (-9, 0), (89, 0), (-12, 1), (92, 1), (-3_600_000, 1)] {
+        let report = with_times_moved(timed(), millis).account.settle();
+        assert_eq!((report.times_astray, report.verdict == Verdict::Fail), (astray, astray > 0), "{millis}");
+    }
+    let mut run = timed();
+    run.read(1);
+    let mut late = run.samples(1, 1);
+    late[4].gateway_time = late[4].gateway_time.plus_nanos(95 * MS as i64);
+    run.deliver(&late);
+    run.slots(2..=2, 1);
+    assert_eq!(run.account.settle().times_astray, 1, "one of twenty, and taken later than its source says");
+    // Read 3 was given up and comes late; the next one that is delivered is read 4.
+    let mut run = timed();
+    run.account.asked(PRESS, 3, A, 95 * MS);
+    run.account.asked(PRESS, 4, A, 290 * MS);
+    run.read(1);
+    let mut late = run.samples(1, 1);
+    late.iter_mut().for_each(|sample| sample.gateway_time = Timestamp(160 * MS as i64));
+    run.deliver(&late);
+    run.read(2);
+    run.gap_by("device-down", 2, 2);
+    run.slots(3..=3, 1);
+    assert_eq!(run.account.settle().times_astray, 0);
+}
+
+#[test]
+fn a_time_by_a_clock_that_was_set_is_not_compared() {
+    let opening = |grid, replaces, cause: &str| OpeningSeen {
+        device: PRESS.to_owned(),
+        grid,
+        first: Timestamp(0),
+        period_ns: 100 * MS as i64,
+        replaces,
+        cause: cause.to_owned(),
+    };
+    let astray = |openings: &[OpeningSeen]| {
+        let mut run = with_times_moved(timed(), -500);
+        openings.iter().for_each(|opening| run.account.received_opening(opening.clone(), true));
+        run.account.settle().times_astray
+    };
+    assert_eq!(astray(&[opening(1, None, "configuration")]), 1);
+    assert_eq!(astray(&[opening(1, None, "clock")]), 0, "its grid lies on that clock");
+    let (first, second) = (opening(1, None, "configuration"), opening(2, Some(1), "clock"));
+    assert_eq!(astray(&[first.clone(), second]), 0, "it was not noticed at once");
+    assert_eq!(astray(&[first, opening(2, Some(1), "configuration")]), 1);
+
+    let told = |node: Option<IpAddr>, began, ended| {
+        let mut run = with_times_moved(timed(), -500);
+        run.account.clock_was_set(ClockSet { node, began_ns: began * MS, ended_ns: ended * MS });
+        run.account.settle().times_astray
+    };
+    assert_eq!((told(Some(A), 50, 150), told(None, 50, 150)), (0, 0));
+    assert_eq!((told(Some(B), 50, 150), told(Some(A), 0, 50), told(Some(A), 250, 300)), (1, 1, 1));
+}
+
+#[test]
+fn the_machines_own_clock_may_be_set_and_is_told_of() {
+    let mut run = with_times_moved(timed(), -500);
+    run.account.wall_clock_ends(-500 * MS as i64);
+    let report = run.account.settle();
+    assert_eq!((report.times_astray, report.notes.len()), (0, 1), "{report:?}");
+}
+
+#[test]
+fn a_polled_sample_under_a_second_key_is_astray() {
+    let mut run = Run::new();
+    run.slots(0..=1, 1);
+    assert_eq!(run.account.settle().keys_astray, 0);
+    let again = run.samples(1, 1);
+    run.deliver(&again[..1]);
+    assert_eq!(run.account.settle().keys_astray, 1);
+}
+
 #[test]
 fn the_report_has_the_promised_fields() {
     let report = serde_json::to_value(Report::default()).expect("numbers and texts");
@@ -741,6 +839,8 @@ fn the_report_has_the_promised_fields() {
         "spurious_elections",
         "stale_reigns",
         "conflicts",
+        "keys_astray",
+        "times_astray",
         "notes",
     ];
     for field in wanted {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::causes::Allowance;
-use super::{Account, Begun, Fault};
+use super::{Account, Begun, ClockSet, Fault};
 
 /// Everything that an account was told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,10 @@ pub struct Told {
     #[serde(default)]
     pub failed_devices: Vec<(String, u64, u64)>,
     pub(super) wall_offset: i64,
+    #[serde(default)]
+    pub(super) wall_moved: i64,
+    #[serde(default)]
+    pub(super) clocks: Vec<ClockSet>,
     pub(super) begun: Vec<Begun>,
     pub(super) allowed: BTreeSet<String>,
     /// Absent in histories from before there were any.
@@ -36,6 +40,8 @@ impl Account {
             disturbances: self.causes.disturbances.clone(),
             failed_devices: self.causes.failed_devices.clone(),
             wall_offset: self.wall_offset,
+            wall_moved: self.wall_moved,
+            clocks: self.clocks.clone(),
             begun: self.begun.clone(),
             allowed: self.causes.allowed.clone(),
             allowed_within: self.causes.allowed_within.clone(),
@@ -50,6 +56,8 @@ impl Account {
         self.causes.disturbances = told.disturbances;
         self.causes.failed_devices = told.failed_devices;
         self.wall_offset = told.wall_offset;
+        self.wall_moved = told.wall_moved;
+        self.clocks = told.clocks;
         self.begun = told.begun;
         self.causes.allowed = told.allowed;
         self.causes.allowed_within = told.allowed_within;

@@ -42,6 +42,12 @@ pub struct View {
     pub is_running: Vec<bool>,
     /// Each node's own word; `None`: no answer.
     pub nodes: Vec<Option<ClusterStatus>>,
+    /// In which life of its process each node answered; `None`: another one began meanwhile.
+    pub lives: Vec<Option<u32>>,
+    /// When they were asked, and when the last answer had come, in monotonic nanoseconds.
+    pub asked_ns: u64,
+    /// See `asked_ns`.
+    pub answered_ns: u64,
 }
 
 /// What was asked for was not done, in the words of a node.
@@ -95,7 +101,7 @@ impl Cluster {
                 answer.ok().and_then(Result::ok).map(tonic::Response::into_inner)
             }
         });
-        View { asked: Some(asked_at), is_running, nodes: join_all(asked).await }
+        View { asked: Some(asked_at), is_running, nodes: join_all(asked).await, ..View::default() }
     }
 
     /// Applies a plant document as the first revision.

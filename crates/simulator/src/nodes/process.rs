@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
@@ -35,6 +37,42 @@ pub fn command(program: &Path) -> Command {
     command
 }
 
+/// Which life of a node's process is on: seen without waiting for whoever does something to it. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Lives(Arc<AtomicU64>);
+
+/// One life of a node's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// Which, from 1 on; 0 before the first.
+    pub number: u32,
+    /// The process, while it is not known to have ended.
+    pub id: Option<u32>,
+}
+
+impl Lives {
+    /// The life that is on, or was the last.
+    pub fn now(&self) -> Life {
+        let both = self.0.load(Ordering::Acquire);
+        Life { number: (both >> 32) as u32, id: Some(both as u32).filter(|id| *id != 0) }
+    }
+
+    /// Before the process is there: whatever it says is said in this life.
+    fn begins(&self) {
+        self.set(Life { number: self.now().number + 1, id: None });
+    }
+
+    fn runs_as(&self, id: Option<u32>) {
+        self.set(Life { id, ..self.now() });
+    }
+
+    /// Whoever holds the process sets it, and nobody else.
+    fn set(&self, life: Life) {
+        self.0
+            .store(u64::from(life.number) << 32 | u64::from(life.id.unwrap_or_default()), Ordering::Release);
+    }
+}
+
 /// A node's process, if it runs.
 #[derive(Debug)]
 pub struct Process {
@@ -44,12 +82,13 @@ pub struct Process {
     is_paused: bool,
     /// It stood still and was killed, and nobody here did that.
     ended_by_timer: bool,
+    lives: Lives,
 }
 
 impl Process {
     /// A node that is not running yet.
     pub fn new(plan: NodePlan, program: PathBuf) -> Self {
-        Self { plan, program, child: None, is_paused: false, ended_by_timer: false }
+        Self { plan, program, child: None, is_paused: false, ended_by_timer: false, lives: Lives::default() }
     }
 
     /// Starts it; its outputs are appended to its log.
@@ -66,7 +105,9 @@ impl Process {
         command.arg("node").arg("--config").arg(&self.plan.file);
         command.envs(self.plan.variables.iter().map(|(name, value)| (name, value)));
         command.stdout(log.try_clone()?).stderr(log);
+        self.lives.begins();
         self.child = Some(command.process_group(0).spawn()?);
+        self.lives.runs_as(self.id());
         (self.is_paused, self.ended_by_timer) = (false, false);
         Ok(())
     }
@@ -83,6 +124,12 @@ impl Process {
     fn note_end(&mut self, status: ExitStatus) {
         self.ended_by_timer = self.is_paused && status.signal() == Some(Signal::KILL.as_raw());
         (self.child, self.is_paused) = (None, false);
+        self.lives.runs_as(None);
+    }
+
+    /// Its lives, to be watched.
+    pub fn lives(&self) -> Lives {
+        self.lives.clone()
     }
 
     /// Whether its last end was that of a node that stood still for longer than its lease: its own timer.
@@ -103,6 +150,7 @@ impl Process {
     /// `kill -9`. How it ended: by that, unless it had ended by itself just before; `None` if it was not running.
     pub async fn kill(&mut self) -> io::Result<Option<ExitStatus>> {
         let Some(mut child) = self.child.take() else { return Ok(None) };
+        self.lives.runs_as(None);
         child.start_kill()?;
         let ended = timeout(KILLED, child.wait()).await;
         self.is_paused = false;
@@ -229,5 +277,23 @@ mod tests {
         process.signal(Signal::KILL).expect("it is ours");
         process.comes_to_rest().await.expect("it is ours");
         assert!(process.ended_by_timer() && !process.is_running(), "nobody here has killed it");
+    }
+
+    #[tokio::test]
+    async fn lives_are_counted_and_each_has_its_process() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let layout = Layout::on_hosts(folder.path(), "here", &[IpAddr::from([127, 0, 0, 1])]);
+        let launcher = ["sh", "-c", "exec sleep 60"].map(str::to_owned).to_vec();
+        let plan = NodePlan { launcher, ..layout.nodes[0].clone() };
+        let mut process = Process::new(plan, "/nowhere".into());
+        let lives = process.lives();
+        assert_eq!(lives.now(), Life { number: 0, id: None });
+        for number in 1..=2 {
+            process.start().expect("there is a shell");
+            assert_eq!(lives.now(), Life { number, id: process.id() });
+            assert!(process.id().is_some(), "it runs");
+            process.kill().await.expect("it is ours");
+            assert_eq!(lives.now(), Life { number, id: None });
+        }
     }
 }
