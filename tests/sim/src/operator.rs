@@ -1,4 +1,5 @@
-//! Whoever runs the cluster: deliveries, truncation, checkpoints, switchovers, and a membership that is always on the move.
+//! Whoever runs the cluster: checkpoints, switchovers, nodes that are drained and let lead again, and a membership that is
+//! always on the move.
 //! Machines that are no members are added, learners are promoted, and of four voters one is removed, whose machine then
 //! begins anew.
 
@@ -33,10 +34,12 @@ impl Operator {
         let anybody = self.random.random_range(0..MACHINES);
         let Some((leader, view)) = world.leader() else { return };
         let (machine, order) = match self.random.random_range(0..100) {
-            0..8 => (leader, Order::HandOver),
-            8..30 => (leader, Order::Deliver),
-            30..45 => (leader, Order::Truncate),
-            45..65 => (anybody, Order::Checkpoint),
+            0..15 => (leader, Order::HandOver),
+            15..30 => match self.drain(view) {
+                Some(order) => (leader, order),
+                None => return,
+            },
+            30..55 => (anybody, Order::Checkpoint),
             _ => match self.change(world, view) {
                 Some(order) => (leader, order),
                 None => return,
@@ -46,6 +49,15 @@ impl Operator {
             world.note(Some(machine), format!("is asked: {order:?}"));
             world.machines[machine].orders.push_back(order);
         }
+    }
+
+    /// Lets one lead again that is drained, or drains one.
+    fn drain(&mut self, view: &View) -> Option<Order> {
+        if let Some(drained) = view.drained.first() {
+            return Some(Order::Undrain(*drained));
+        }
+        let members: Vec<NodeId> = view.members.keys().copied().collect();
+        members.choose(&mut self.random).copied().map(Order::Drain)
     }
 
     /// The next change of the membership.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use model::{Member, NodeId, Term};
@@ -25,6 +25,15 @@ pub(crate) const MACHINES: usize = 4;
 /// How many of them found it.
 pub(crate) const FOUNDERS: usize = 3;
 
+/// The host of the device, and that of the destination.
+pub(crate) const TANK: usize = MACHINES;
+pub(crate) const ARCHIVE: usize = MACHINES + 1;
+/// All hosts: machines first.
+pub(crate) const HOSTS: usize = MACHINES + 2;
+
+/// Bytes free on a disk that is not full.
+pub(crate) const FREE: u64 = 1 << 40;
+
 /// How long a healthy disk takes.
 pub(crate) const DISK_LATENCY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(2));
 
@@ -33,15 +42,15 @@ pub(crate) const DISK_LATENCY: (Duration, Duration) = (Duration::from_millis(1),
 pub(crate) struct Event {
     /// Milliseconds since the run began.
     at: u64,
-    /// To which machine, if to one.
-    machine: Option<usize>,
+    /// To which host, if to one.
+    host: Option<usize>,
     what: String,
 }
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.machine {
-            Some(machine) => write!(f, "{:>7} {}: {}", self.at, name(machine), self.what),
+        match self.host {
+            Some(host) => write!(f, "{:>7} {}: {}", self.at, name(host), self.what),
             None => write!(f, "{:>7} {}", self.at, self.what),
         }
     }
@@ -56,6 +65,8 @@ pub(crate) struct View {
     pub(crate) applied: u64,
     pub(crate) voters: BTreeSet<u64>,
     pub(crate) members: BTreeMap<NodeId, Member>,
+    /// Who is kept from leading.
+    pub(crate) drained: BTreeSet<NodeId>,
     pub(crate) is_configured: bool,
 }
 
@@ -63,6 +74,10 @@ pub(crate) struct View {
 pub(crate) struct Machine {
     pub(crate) disk: Arc<SimDisk>,
     pub(crate) clock: Arc<DriftingClock>,
+    /// Its monotonic clock gains a millisecond in so many, if it does.
+    pub(crate) gains_every: Option<u64>,
+    /// Bytes free on its disk, as it is told.
+    pub(crate) free: Arc<AtomicU64>,
     /// Processes so far.
     pub(crate) boots: u64,
     /// Disks so far.
@@ -89,8 +104,6 @@ pub(crate) struct World {
     pub(crate) machines: Vec<Machine>,
     pub(crate) pushers: Vec<Pusher>,
     pub(crate) account: Account,
-    /// No slots are read any more.
-    pub(crate) is_quiet: bool,
     events: Vec<Event>,
     violation: Option<Violation>,
 }
@@ -101,6 +114,8 @@ impl World {
         let machine = |number| Machine {
             disk: disk(seed, number, 1),
             clock: Arc::new(DriftingClock::new(&truth)),
+            gains_every: None,
+            free: Arc::new(AtomicU64::new(FREE)),
             boots: 0,
             disks: 1,
             is_on: true,
@@ -118,7 +133,6 @@ impl World {
             machines,
             pushers,
             account: Account::default(),
-            is_quiet: false,
             events: Vec::new(),
             violation: None,
         }
@@ -133,8 +147,8 @@ impl World {
         self.truth.store(now, Ordering::Relaxed);
     }
 
-    pub(crate) fn note(&mut self, machine: Option<usize>, what: impl Into<String>) {
-        let event = Event { at: self.now(), machine, what: what.into() };
+    pub(crate) fn note(&mut self, host: Option<usize>, what: impl Into<String>) {
+        let event = Event { at: self.now(), host, what: what.into() };
         self.events.push(event);
     }
 
@@ -174,7 +188,7 @@ impl World {
             self.account.gave_up(machine);
         }
         for pusher in &mut self.pushers {
-            pusher.lose(machine);
+            pusher.lose_machine(machine);
         }
     }
 
@@ -203,9 +217,20 @@ impl Shared {
     }
 }
 
-/// How a machine is called.
-pub(crate) fn name(machine: usize) -> String {
-    format!("gateway-{}", machine + 1)
+impl Machine {
+    /// Whether it is told that its disk has no room for samples.
+    pub(crate) fn is_full(&self) -> bool {
+        self.free.load(Ordering::Relaxed) < FREE
+    }
+}
+
+/// How a host is called.
+pub(crate) fn name(host: usize) -> String {
+    match host {
+        TANK => "tank".to_owned(),
+        ARCHIVE => "archive".to_owned(),
+        machine => format!("gateway-{}", machine + 1),
+    }
 }
 
 /// A seed for a part of a run: `part` differs for each.
