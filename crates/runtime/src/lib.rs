@@ -97,7 +97,15 @@ pub fn resident_bytes() -> Option<u64> {
 
 #[cfg(all(test, any(target_os = "linux", target_os = "android")))]
 mod tests {
+    use std::thread;
+
     use super::*;
+
+    #[tokio::test]
+    async fn on_one_thread_what_blocks_is_a_task_of_it() {
+        let here = thread::current().id();
+        assert_eq!(blocking(|| thread::current().id()).await.expect("it does not panic"), here);
+    }
 
     #[test]
     fn what_a_process_holds_grows_with_what_it_takes() {

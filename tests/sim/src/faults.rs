@@ -4,11 +4,11 @@
 //!   their process killed, and are switched on again. A process that has ended by itself is, too.
 //! - Links are cut in both directions or one, held back so that everything arrives at once later, or slow. Those to the
 //!   device and to the destination are cut: what is held back there would be a request that nobody can take back.
-//! - Disks are slow, fail at some operation, or have no room for samples as far as their node is told. Clocks are set, and
-//!   drift; monotonic ones differ in rate, by less than the lease allows for.
+//! - Disks are slow, fail at some operation, have no room for samples as far as their node is told, or none at all. Clocks are
+//!   set, and drift; monotonic ones differ in rate, by less than the lease allows for.
 //! - The device and the destination misbehave by themselves, see [`crate::field`] and [`crate::archive`].
-//! - Not here: processes that stand still while time passes (a simulated host cannot be stopped), disks that lie about
-//!   flushing, and disks that fail for want of room.
+//! - Not here: processes that stand still while time passes (a simulated host cannot be stopped), and disks that lie about
+//!   flushing.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -28,8 +28,10 @@ pub(crate) const LINK_LATENCY: Duration = Duration::from_millis(4);
 const FAULT_WITHIN: u64 = 500;
 /// Milliseconds until one is mended, at most.
 const MEND_WITHIN: u64 = 2_000;
-/// A monotonic clock gains a millisecond in so many: at most 0.45 %, where 0.5 % are allowed for.
-const GAINS_EVERY: (u64, u64) = (222, 2_000);
+/// A monotonic clock gains one or two milliseconds in so many: at most 0.45 %, where 0.5 % are allowed for.
+const GAINS_EVERY: (u64, u64) = (450, 2_000);
+/// How long a process may take to notice that something did not fit on its disk, in milliseconds.
+const NOTICES_WITHIN: u64 = 2_000;
 /// Operations of which one fails.
 const FAILS_WITHIN: u64 = 20;
 
@@ -126,7 +128,7 @@ impl Faults {
             91..95 => {
                 let every = self.random.random_range(GAINS_EVERY.0..GAINS_EVERY.1);
                 let gains = self.random.random_bool(0.7).then_some(every);
-                self.on(victim, format!("its monotonic clock gains a millisecond in {gains:?}"), |world| {
+                self.on(victim, format!("its monotonic clock gains something every {gains:?} ms"), |world| {
                     world.machines[victim].gains_every = gains;
                 });
             }
@@ -237,9 +239,17 @@ impl Faults {
         self.mend_later(Mend::Disk(machine));
     }
 
+    /// Its node is told that there is no room for samples; or nothing fits at all, which a process does not survive.
     fn disk_fills(&mut self, machine: usize) {
-        self.on(machine, "its disk has no room".to_owned(), |world| {
-            world.machines[machine].free.store(0, Ordering::Relaxed);
+        let overflows = self.random.random_bool(0.3);
+        let what = if overflows { "nothing fits on its disk" } else { "its disk has no room for samples" };
+        self.on(machine, what.to_owned(), |world| {
+            let of = &mut world.machines[machine];
+            of.free.store(0, Ordering::Relaxed);
+            if overflows {
+                of.disk.set_capacity(Some(0));
+                of.overflows_until = u64::MAX;
+            }
         });
         self.mend_later(Mend::Room(machine));
     }
@@ -287,7 +297,11 @@ impl Faults {
                 world.machines[machine].disk.set_latency(DISK_LATENCY.0, DISK_LATENCY.1);
             }),
             Mend::Room(machine) => self.on(machine, "its disk has room again".to_owned(), |world| {
-                world.machines[machine].free.store(FREE, Ordering::Relaxed);
+                let noticed = world.now() + NOTICES_WITHIN;
+                let of = &mut world.machines[machine];
+                of.free.store(FREE, Ordering::Relaxed);
+                of.disk.set_capacity(None);
+                of.overflows_until = of.overflows_until.min(noticed);
             }),
             Mend::Power(machine) => {
                 self.on(machine, "is switched on".to_owned(), |world| world.machines[machine].is_on = true);

@@ -74,7 +74,7 @@ pub(crate) struct View {
 pub(crate) struct Machine {
     pub(crate) disk: Arc<SimDisk>,
     pub(crate) clock: Arc<DriftingClock>,
-    /// Its monotonic clock gains a millisecond in so many, if it does.
+    /// Its monotonic clock gains something every so many milliseconds, if it does.
     pub(crate) gains_every: Option<u64>,
     /// Bytes free on its disk, as it is told.
     pub(crate) free: Arc<AtomicU64>,
@@ -86,6 +86,8 @@ pub(crate) struct Machine {
     pub(crate) is_on: bool,
     /// How often its disk was told to fail some time: so many processes may end by themselves.
     pub(crate) failures: u32,
+    /// Until then processes may end by themselves, because nothing more fits on its disk.
+    pub(crate) overflows_until: u64,
     /// Its process has ended by itself.
     pub(crate) has_ended: bool,
     /// The cluster has told it, or whoever asked for it, that it was removed.
@@ -120,6 +122,7 @@ impl World {
             disks: 1,
             is_on: true,
             failures: 0,
+            overflows_until: 0,
             has_ended: false,
             is_removed: false,
             is_handing_over: false,
