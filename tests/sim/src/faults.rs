@@ -2,13 +2,14 @@
 //!
 //! - Machines lose their power (what was not durable is lost, slots are torn, nobody hears a connection close) or have
 //!   their process killed, and are switched on again. A process that has ended by itself is, too.
+//! - With its power a machine may lose what its disk had said to be durable: more than its node can fail to notice. One at a
+//!   time, while all vote, and it is replaced before the next.
 //! - Links are cut in both directions or one, held back so that everything arrives at once later, or slow. Those to the
 //!   device and to the destination are cut: what is held back there would be a request that nobody can take back.
 //! - Disks are slow, fail at some operation, have no room for samples as far as their node is told, or none at all. Clocks are
 //!   set, and drift; monotonic ones differ in rate, by less than the lease allows for.
 //! - The device and the destination misbehave by themselves, see [`crate::field`] and [`crate::archive`].
-//! - Not here: processes that stand still while time passes (a simulated host cannot be stopped), and disks that lie about
-//!   flushing.
+//! - Not here: processes that stand still while time passes, because a simulated host cannot be stopped.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -30,6 +31,8 @@ const FAULT_WITHIN: u64 = 500;
 const MEND_WITHIN: u64 = 2_000;
 /// A monotonic clock gains one or two milliseconds in so many: at most 0.45 %, where 0.5 % are allowed for.
 const GAINS_EVERY: (u64, u64) = (450, 2_000);
+/// How often a disk whose power is cut has lied.
+const LIES: f64 = 0.15;
 /// How long a process may take to notice that something did not fit on its disk, in milliseconds.
 const NOTICES_WITHIN: u64 = 2_000;
 /// Operations of which one fails.
@@ -285,6 +288,11 @@ impl Faults {
         let mut world = self.shared.borrow_mut();
         if cuts_power {
             world.machines[machine].disk.crash(&mut self.random);
+            if world.bears_a_lie() && self.random.random_bool(LIES) {
+                let forgotten = world.machines[machine].disk.forget_last(usize::MAX);
+                world.machines[machine].has_lied = forgotten > 0;
+                world.note(Some(machine), format!("its disk forgets {forgotten} commits that were durable"));
+            }
         }
         world.forget_process(machine);
         drop(world);

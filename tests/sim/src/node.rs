@@ -4,7 +4,8 @@
 //! - It reads the device of [`crate::field`], delivers to the destination of [`crate::archive`], gives up what was delivered,
 //!   hands over where another should lead, and takes what [`crate::pushers`] push: all that is [`Duties`].
 //! - Its monotonic clock may be faster than those of the others, by less than the lease allows for.
-//! - A process ends by itself only when its disk was told to fail.
+//! - A process ends by itself only when its disk was told to fail. One that finds that its disk has forgotten something does
+//!   nothing more; its machine is replaced.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
@@ -92,11 +93,11 @@ pub(crate) async fn run(shared: Shared, machine: usize, staging: PathBuf) -> tur
     {
         let mut world = shared.borrow_mut();
         world.note(Some(machine), format!("process {boot} ends by itself: {ended}"));
-        world.machines[machine].has_ended = true;
+        world.machines[machine].has_ended = !world.machines[machine].is_amnesic;
         world.machines[machine].view = None;
         let overflows = world.now() < world.machines[machine].overflows_until;
         match world.machines[machine].failures.checked_sub(1) {
-            _ if overflows => {}
+            _ if overflows || world.machines[machine].is_amnesic => {}
             Some(left) => world.machines[machine].failures = left,
             None => world.violated(format!("process {boot} on {} ended by itself: {ended}", name(machine))),
         }
@@ -138,9 +139,13 @@ async fn start(
     let birth = StoreId::from((machine as u128 + 1) << 32 | u128::from(disks));
     let opened = Store::open(engine, StoreOptions { tail_bytes: 1 << 20, birth }, &spawner).await;
     let store = opened.map_err(|error| {
-        if matches!(error, OpenError::Amnesic { .. }) {
-            shared.borrow_mut().violated(format!("{}: {error}", name(machine)));
+        let mut world = shared.borrow_mut();
+        if world.machines[machine].has_lied {
+            world.machines[machine].is_amnesic = true;
+        } else if matches!(error, OpenError::Amnesic { .. }) {
+            world.violated(format!("{}: {error}", name(machine)));
         }
+        drop(world);
         text(&error)
     })?;
     let listener = SimListener::bind().await.map_err(|error| text(&error))?;

@@ -31,6 +31,7 @@ impl Operator {
             return;
         }
         self.next = world.now() + self.random.random_range(20..WITHIN);
+        give_up(world);
         let anybody = self.random.random_range(0..MACHINES);
         let Some((leader, view)) = world.leader() else { return };
         let (machine, order) = match self.random.random_range(0..100) {
@@ -62,7 +63,11 @@ impl Operator {
 
     /// The next change of the membership.
     fn change(&mut self, world: &World, view: &View) -> Option<Order> {
-        let is_member = |machine: &usize| view.members.values().any(|member| member.name == name(*machine));
+        let is_member = |machine: &usize| node_on(view, *machine).is_some();
+        let amnesic = (0..MACHINES).filter(|machine| world.machines[*machine].is_amnesic);
+        if let Some((node, machine)) = amnesic.filter_map(|on| Some((node_on(view, on)?, on))).next() {
+            return Some(Order::Remove(node, machine));
+        }
         if let Some(stranger) = (0..MACHINES).find(|machine| !is_member(machine)) {
             return world.machines[stranger].is_on.then_some(Order::Add(stranger));
         }
@@ -76,5 +81,21 @@ impl Operator {
         let goes = *others.choose(&mut self.random)?;
         let machine = (0..MACHINES).find(|machine| name(*machine) == view.members[&goes].name)?;
         Some(Order::Remove(goes, machine))
+    }
+}
+
+/// The member that is on a machine.
+fn node_on(view: &View, machine: usize) -> Option<NodeId> {
+    let name = name(machine);
+    view.members.iter().find(|(_, member)| member.name == name).map(|(node, _)| *node)
+}
+
+/// Machines that have forgotten something begin anew when their nodes are no members any more, whoever heard of that.
+fn give_up(world: &mut World) {
+    let Some((_, view)) = world.leader() else { return };
+    let amnesic = (0..MACHINES).filter(|machine| world.machines[*machine].is_amnesic);
+    let gone: Vec<usize> = amnesic.filter(|machine| node_on(view, *machine).is_none()).collect();
+    for machine in gone {
+        world.machines[machine].is_removed = true;
     }
 }

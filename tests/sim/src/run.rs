@@ -195,7 +195,9 @@ impl Course {
             let is_member =
                 |machine: &usize| leader.members.values().any(|known| known.name == name(*machine));
             let is_idle = world.pushers.iter().all(Pusher::is_idle);
-            is_idle && (0..MACHINES).filter(is_member).all(|machine| applied(machine) == Some(leader.applied))
+            let takes_part = |machine: &usize| is_member(machine) && !world.machines[*machine].is_amnesic;
+            is_idle
+                && (0..MACHINES).filter(takes_part).all(|machine| applied(machine) == Some(leader.applied))
         })?;
         // Long enough for all ledgers to be compared once more.
         for _ in 0..200 {

@@ -88,6 +88,10 @@ pub(crate) struct Machine {
     pub(crate) failures: u32,
     /// Until then processes may end by themselves, because nothing more fits on its disk.
     pub(crate) overflows_until: u64,
+    /// Its disk has forgotten what it had said to be durable.
+    pub(crate) has_lied: bool,
+    /// Its node has found that out, and takes part no more.
+    pub(crate) is_amnesic: bool,
     /// Its process has ended by itself.
     pub(crate) has_ended: bool,
     /// The cluster has told it, or whoever asked for it, that it was removed.
@@ -123,6 +127,8 @@ impl World {
             is_on: true,
             failures: 0,
             overflows_until: 0,
+            has_lied: false,
+            is_amnesic: false,
             has_ended: false,
             is_removed: false,
             is_handing_over: false,
@@ -175,6 +181,13 @@ impl World {
         &self.events
     }
 
+    /// Whether the cluster would live on if a disk had lied: no other one has that was not replaced, and all machines vote, so
+    /// that a majority is left whatever change of the membership is under way.
+    pub(crate) fn bears_a_lie(&self) -> bool {
+        let all_vote = self.leader().is_some_and(|(_, view)| view.voters.len() == MACHINES);
+        all_vote && self.machines.iter().all(|machine| !machine.has_lied)
+    }
+
     /// The machine that may act now, and what it says of itself.
     pub(crate) fn leader(&self) -> Option<(usize, &View)> {
         let views = self.machines.iter().enumerate();
@@ -202,6 +215,7 @@ impl World {
         of.disks += 1;
         of.disk = disk(seed, machine, of.disks);
         (of.failures, of.is_removed) = (0, false);
+        (of.has_lied, of.is_amnesic) = (false, false);
     }
 }
 
