@@ -105,8 +105,19 @@ const CRATES: &[Crate] = &[
     },
     Crate {
         name: "sim",
-        leans_on: &["model", "runtime", "wire", "store", "replication"],
-        why: "replicas on simulated disks, networks and clocks: it needs their seams, and judges what they show",
+        leans_on: &[
+            "model",
+            "runtime",
+            "wire",
+            "store",
+            "replication",
+            "drivers",
+            "ingest",
+            "destinations",
+            "gateway",
+        ],
+        why: "replicas on simulated disks, networks and clocks, and what the gateway does on them: it needs their seams, and \
+              judges what they show",
     },
     Crate {
         name: "benches",

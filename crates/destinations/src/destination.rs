@@ -9,7 +9,9 @@
 //!   delivery begins at `taken`.
 //! - After an error nothing is held: the next delivery begins at the last acknowledged cursor.
 
+use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use model::plant::{self, DestinationKind};
@@ -136,13 +138,36 @@ impl DeliverError {
     }
 }
 
-/// Any destination that a plant document can name.
+/// Any destination that a plant document can name, or that was brought from outside.
 #[derive(Debug)]
 pub enum AnyDestination {
     /// Records are posted as JSON.
     Http(Box<HttpEndpoint>),
     /// Records are written to rotated files.
     Csv(Box<CsvFiles>),
+    /// Records go where a simulation wants them.
+    Foreign(Box<dyn Foreign>),
+}
+
+/// The end of a call of a [`Foreign`] destination.
+pub type Answering<'a, T> = Pin<Box<dyn Future<Output = Result<T, DeliverError>> + Send + 'a>>;
+
+/// A destination that is brought from outside and holds nothing back: the same promises as those of a [`Destination`].
+pub trait Foreign: fmt::Debug + Send {
+    /// See [`Destination::deliver`].
+    fn deliver<'a>(&'a mut self, delivery: &'a Delivery, permit: &'a dyn Permit) -> Answering<'a, Receipt>;
+}
+
+/// Builds the destinations of a node.
+pub trait Builder: fmt::Debug + Send + Sync + 'static {
+    /// Builds what the plant describes; see [`AnyDestination::build`].
+    fn build(&self, destination: &plant::Destination) -> Result<AnyDestination, DeliverError>;
+}
+
+impl Builder for NodeFacts {
+    fn build(&self, destination: &plant::Destination) -> Result<AnyDestination, DeliverError> {
+        AnyDestination::build(destination, self)
+    }
 }
 
 impl AnyDestination {
@@ -166,6 +191,7 @@ impl Destination for AnyDestination {
         match self {
             Self::Http(http) => http.begin_reign(reign, permit).await,
             Self::Csv(csv) => csv.begin_reign(reign, permit).await,
+            Self::Foreign(_) => Ok(()),
         }
     }
 
@@ -173,6 +199,7 @@ impl Destination for AnyDestination {
         match self {
             Self::Http(http) => http.deliver(delivery, permit).await,
             Self::Csv(csv) => csv.deliver(delivery, permit).await,
+            Self::Foreign(foreign) => foreign.deliver(delivery, permit).await,
         }
     }
 
@@ -185,6 +212,7 @@ impl Destination for AnyDestination {
         match self {
             Self::Http(http) => http.offer_again(delivery, refused, permit).await,
             Self::Csv(csv) => csv.offer_again(delivery, refused, permit).await,
+            Self::Foreign(foreign) => foreign.deliver(delivery, permit).await,
         }
     }
 
@@ -192,6 +220,7 @@ impl Destination for AnyDestination {
         match self {
             Self::Http(http) => http.due(),
             Self::Csv(csv) => csv.due(),
+            Self::Foreign(_) => None,
         }
     }
 
@@ -199,6 +228,7 @@ impl Destination for AnyDestination {
         match self {
             Self::Http(http) => http.flush(permit).await,
             Self::Csv(csv) => csv.flush(permit).await,
+            Self::Foreign(_) => Ok(None),
         }
     }
 
@@ -206,6 +236,7 @@ impl Destination for AnyDestination {
         match self {
             Self::Http(http) => http.close().await,
             Self::Csv(csv) => csv.close().await,
+            Self::Foreign(_) => {}
         }
     }
 }

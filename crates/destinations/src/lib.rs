@@ -2,7 +2,8 @@
 //!
 //! - [`Destination`]: the seam. A caller owns one, tells it when a reign begins, hands it deliveries and learns how
 //!   far they are safe ([`Receipt`]) or what to do instead ([`DeliverError`]).
-//! - [`AnyDestination`]: what a plant document can name, built from it: HTTP and CSV files.
+//! - [`AnyDestination`]: what a plant document can name, built from it: HTTP and CSV files. A [`Builder`] builds them; that of
+//!   a simulation brings a [`Foreign`] one.
 //! - [`json`]: the record as text, the same on every destination and in quarantine.
 //! - [`pause_after`]: how long to wait before the next attempt.
 //!
@@ -20,7 +21,9 @@ mod retry;
 mod text;
 
 pub use crate::csv::{CsvFiles, Marker, MarkerReader};
-pub use destination::{AnyDestination, DeliverError, Destination, Receipt, Reign, Rejected};
+pub use destination::{
+    Answering, AnyDestination, Builder, DeliverError, Destination, Foreign, Receipt, Reign, Rejected,
+};
 pub use http::HttpEndpoint;
 pub use node::NodeFacts;
 pub use retry::pause_after;

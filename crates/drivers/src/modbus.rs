@@ -31,6 +31,6 @@ mod registry;
 mod standby;
 
 pub use device::ModbusDevice;
-pub use dial::Origin;
+pub use dial::{DeviceStream, Dialler, Dialling, Origin};
 pub use registry::{Endpoints, NotPolled, Setup};
 pub use standby::{WarmConnections, WarmStandby};

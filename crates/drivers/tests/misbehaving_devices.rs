@@ -621,8 +621,11 @@ async fn connections_leave_from_the_address_they_are_bound_to() {
 async fn a_warm_standby_sends_nothing_and_its_connection_serves_the_first_scan() {
     let server = Misbehaving::start(|asked| Act::Send(asked.right())).await;
     let bench = Bench::new();
-    let mut standby =
-        WarmStandby::new(bench.spawner.clone(), Origin::default(), runtime::random::generator(Some(2)));
+    let mut standby = WarmStandby::new(
+        bench.spawner.clone(),
+        Arc::new(Origin::default()),
+        runtime::random::generator(Some(2)),
+    );
     standby.hold(&plant_device(server.address, 1, registers([10])));
     server.until("an idle connection", |seen| seen.accepted.len() == 1).await;
     let warm = standby.release().await;
@@ -644,8 +647,11 @@ async fn a_standby_connects_again_when_the_device_hangs_up_and_lets_go_when_it_i
     })
     .await;
     let bench = Bench::new();
-    let mut standby =
-        WarmStandby::new(bench.spawner.clone(), Origin::default(), runtime::random::generator(Some(3)));
+    let mut standby = WarmStandby::new(
+        bench.spawner.clone(),
+        Arc::new(Origin::default()),
+        runtime::random::generator(Some(3)),
+    );
     standby.hold(&plant_device(server.address, 1, registers([10])));
     server.until("a second connection", |seen| seen.accepted.len() == 2).await;
     drop(standby);

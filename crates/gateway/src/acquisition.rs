@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drivers::modbus::{ModbusDevice, NotPolled, Origin, WarmConnections};
+use drivers::modbus::{Dialler, ModbusDevice, NotPolled, WarmConnections};
 use model::Clock;
 use model::ids::{GridId, Revision};
 use replication::{Leadership, Replica};
@@ -53,7 +53,7 @@ pub(crate) struct AcquisitionParts<E: Engine> {
     pub(crate) replica: Replica<E>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) live: Live,
-    pub(crate) origin: Origin,
+    pub(crate) dialler: Arc<dyn Dialler>,
     pub(crate) field: FieldDoor,
     /// Bytes of readings that may wait to be proposed.
     pub(crate) readings: usize,

@@ -41,9 +41,9 @@ pub(crate) fn mark(admin_port: u16) -> u32 {
     MARK | u32::from(admin_port)
 }
 
-/// Whether requests may leave by now. Cheap to clone.
+/// Whether requests may leave by now; by default nothing holds them back. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Gate(Option<watch::Receiver<Option<Instant>>>);
+pub struct Gate(Option<watch::Receiver<Option<Instant>>>);
 
 impl Gate {
     /// Waits until a grant lasts, or nobody wants one any more. Where there is no egress lease, it is open.

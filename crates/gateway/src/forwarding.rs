@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use destinations::{AnyDestination, DeliverError, Destination, NodeFacts, Reign, pause_after};
+use destinations::{AnyDestination, Builder, DeliverError, Destination, Reign, pause_after};
 use model::command::Rejection;
 use model::ids::DestinationId;
 use model::plant;
@@ -49,7 +49,9 @@ pub(crate) struct ForwardingParts<E: Engine> {
     pub(crate) replica: Replica<E>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) live: Live,
-    pub(crate) facts: NodeFacts,
+    /// The cluster's name.
+    pub(crate) cluster: Arc<str>,
+    pub(crate) destinations: Arc<dyn Builder>,
     /// For the jitter of pauses.
     pub(crate) random: Random,
     pub(crate) spawner: Spawner,
@@ -153,7 +155,7 @@ struct Forwarder<E: Engine> {
     replica: Replica<E>,
     clock: Arc<dyn Clock>,
     live: Live,
-    facts: NodeFacts,
+    destinations: Arc<dyn Builder>,
     leadership: Leadership,
     spawner: Spawner,
     random: Random,
@@ -169,8 +171,7 @@ impl<E: Engine> Forwarder<E> {
         spec: plant::Destination,
         leadership: Leadership,
     ) -> Self {
-        let (name, cluster): (Arc<str>, Arc<str>) =
-            (spec.id.as_str().into(), parts.facts.cluster.as_str().into());
+        let (name, cluster): (Arc<str>, Arc<str>) = (spec.id.as_str().into(), Arc::clone(&parts.cluster));
         let names = (Arc::clone(&cluster), Arc::clone(&name));
         let mut random = branch(&mut parts.random);
         let for_retries = branch(&mut random);
@@ -183,7 +184,7 @@ impl<E: Engine> Forwarder<E> {
             replica: parts.replica.clone(),
             clock: Arc::clone(&parts.clock),
             live: parts.live.clone(),
-            facts: parts.facts.clone(),
+            destinations: Arc::clone(&parts.destinations),
             leadership,
             spawner: parts.spawner.clone(),
             random,
@@ -244,7 +245,7 @@ impl<E: Engine> Forwarder<E> {
     ) -> Result<(), DeliverError> {
         let destination = match built {
             Some(built) => built,
-            None => built.insert(AnyDestination::build(&self.spec, &self.facts)?),
+            None => built.insert(self.destinations.build(&self.spec)?),
         };
         let permit = self.leadership.clone();
         destination.begin_reign(reign, &permit).await?;

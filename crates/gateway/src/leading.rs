@@ -15,8 +15,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use destinations::NodeFacts;
-use drivers::modbus::{Origin, WarmConnections};
+use destinations::Builder;
+use drivers::modbus::{Dialler, WarmConnections};
 use model::{Clock, NodeId};
 use replication::{Leadership, MembershipError, Replica};
 use runtime::random::{Random, branch};
@@ -48,8 +48,10 @@ pub(crate) struct LeadingParts<E: Engine> {
     pub(crate) replica: Replica<E>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) live: Live,
-    pub(crate) facts: NodeFacts,
-    pub(crate) origin: Origin,
+    /// Builds what is delivered to.
+    pub(crate) destinations: Arc<dyn Builder>,
+    /// Reaches devices.
+    pub(crate) dialler: Arc<dyn Dialler>,
     /// Lets requests to devices out.
     pub(crate) gate: Gate,
     pub(crate) field: FieldDoor,
@@ -127,7 +129,8 @@ impl<E: Engine> Leading<E> {
         // One switchover at a time; more requests wait their turn.
         let (sender, requests) = mpsc::channel(4);
         let random = branch(&mut parts.random);
-        let standby = Standby::new(parts.replica.clone(), parts.origin, random, parts.spawner.clone());
+        let dialler = Arc::clone(&parts.dialler);
+        let standby = Standby::new(parts.replica.clone(), dialler, random, parts.spawner.clone());
         (Self { parts, requests, standby }, Switchover { requests: sender })
     }
 
@@ -225,7 +228,8 @@ impl<E: Engine> Leading<E> {
             replica: parts.replica.clone(),
             clock: Arc::clone(&parts.clock),
             live: parts.live.clone(),
-            facts: parts.facts.clone(),
+            cluster: parts.replica.cluster_name().into(),
+            destinations: Arc::clone(&parts.destinations),
             random: branch(&mut parts.random),
             spawner: parts.spawner.clone(),
         };
@@ -243,7 +247,7 @@ impl<E: Engine> Leading<E> {
             replica: parts.replica.clone(),
             clock: Arc::clone(&parts.clock),
             live: parts.live.clone(),
-            origin: parts.origin,
+            dialler: Arc::clone(&parts.dialler),
             field: parts.field.clone(),
             readings: parts.readings,
             random: branch(&mut parts.random),

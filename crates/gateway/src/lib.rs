@@ -3,6 +3,7 @@
 //! - [`config`]: the node file.
 //! - [`node`]: from a node file to a running node, and back to nothing in order.
 //! - [`security`]: who is talked to, and how; `roles`: which role may call what.
+//! - [`Duties`]: what a node does whatever it stands on: leading, handing over, taking pushes.
 //! - [`leading`]: what a node does while it leads: forwarding first, acquisition last; stopping goes the other way.
 //! - [`failback`]: leadership returns to the preferred node.
 //! - [`notice`]: what a node answers that cannot take part: [`waiting`] to belong, or in [`amnesia`].
@@ -23,6 +24,7 @@ mod amnesia;
 mod api;
 pub mod config;
 mod dialing;
+mod duties;
 mod egress;
 mod failback;
 mod field;
@@ -49,7 +51,10 @@ mod waiting;
 mod watching;
 
 pub use config::{ConfigError, NodeConfig};
+pub use duties::{Duties, DutyParts};
+pub use egress::Gate;
 pub use field::FieldDoor;
 pub use memory::Memory;
 pub use node::{NodeError, RunningNode};
+pub use pushing::PushedTags;
 pub use replication::LeaseTimes;

@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use destinations::NodeFacts;
 use drivers::modbus::Origin;
-use model::{Clock, SessionId};
+use model::Clock;
 use replication::{Replica, StartError};
-use runtime::random::{Random, branch, id_bits};
-use runtime::{Failure, Spawner, Supervisor};
+use runtime::random::{Random, branch};
+use runtime::{Failure, Supervisor};
 use store::OpenError;
 use store::engine::rocks::{self, RocksEngine};
 use tokio::time::sleep;
@@ -29,14 +29,12 @@ use tracing::{error, info, warn};
 use crate::admin::AdminService;
 use crate::amnesia;
 use crate::config::NodeConfig;
+use crate::duties::{Duties, DutyParts};
 use crate::egress::{self, Gate};
-use crate::failback;
 use crate::field::FieldDoor;
-use crate::hooks;
-use crate::leading::{self, Leading, LeadingParts, Switchover};
+use crate::leading::{self, Switchover};
 use crate::live::Live;
 use crate::notice::Boards;
-use crate::space;
 use crate::systemd::{Herald, Manager};
 use serving::Doors;
 use starting::{Amnesic, Ground, Listeners, RaftRuntime, Starting};
@@ -172,12 +170,20 @@ impl RunningNode {
         }
         let replica = starting.replica(store, space, &security, (peers, boards), &stop).await?;
         let (live, field) = (Live::default(), FieldDoor::default());
-        let random = branch(&mut starting.random);
-        let switchover =
-            start_leading(&config, &replica, &clock, &live, (&field, gate), random, &outer_spawner);
-        let stop = outer_spawner.token().clone();
-        let yielding = space::hand_over_when_full(replica.clone(), switchover.clone(), stop);
-        outer_spawner.spawn("room", yielding);
+        let mark = config.fence.nftables.then(|| egress::mark(config.listen.admin.port()));
+        let Duties { switchover, pushes } = Duties::start(DutyParts {
+            replica: replica.clone(),
+            clock: Arc::clone(&clock),
+            live: live.clone(),
+            destinations: Arc::new(node_facts(&config)),
+            dialler: Arc::new(Origin { bind: config.field_bind, mark }),
+            gate,
+            field: field.clone(),
+            memory: config.memory,
+            hooks: config.hooks.clone(),
+            random: branch(&mut starting.random),
+            spawner: outer_spawner.clone(),
+        });
         let service = AdminService::new(
             replica.clone(),
             live,
@@ -190,9 +196,8 @@ impl RunningNode {
         .with_fence(config.fence)
         .with_field(field);
         let doors = Doors { admin, health, security };
-        let session = SessionId::from(id_bits(&mut starting.random));
         herald.runs(service.clone());
-        serving::serve(service, &config, &clock, doors, session, &outer_spawner);
+        serving::serve(service, pushes, &config, doors, &outer_spawner);
         info!(node = %replica.node(), name = config.name, cluster = config.cluster, "node is running");
         let part = Some(Part { replica, switchover, hook_limit: config.hooks.timeout });
         Ok(Self { part, outer, inner, herald, _raft_runtime: raft_runtime })
@@ -253,36 +258,6 @@ impl Part {
             () = sleep(OUTER_GRACE + self.hook_limit) => warn!("leadership was not handed over in time"),
         }
     }
-}
-
-fn start_leading(
-    config: &NodeConfig,
-    replica: &Replica<RocksEngine>,
-    clock: &Arc<dyn Clock>,
-    live: &Live,
-    (field, gate): (&FieldDoor, Gate),
-    random: Random,
-    spawner: &Spawner,
-) -> Switchover {
-    let hooks = hooks::start(config.hooks.clone(), &config.cluster, replica, spawner);
-    let mark = config.fence.nftables.then(|| egress::mark(config.listen.admin.port()));
-    let (leading, switchover) = Leading::new(LeadingParts {
-        replica: replica.clone(),
-        clock: Arc::clone(clock),
-        live: live.clone(),
-        facts: node_facts(config),
-        origin: Origin { bind: config.field_bind, mark },
-        gate,
-        field: field.clone(),
-        readings: config.memory.readings(),
-        hooks,
-        random,
-        spawner: spawner.clone(),
-    });
-    spawner.spawn("leading", leading.run());
-    let watching = failback::run(replica.clone(), switchover.clone(), spawner.token().clone());
-    spawner.spawn("failback", watching);
-    switchover
 }
 
 fn node_facts(config: &NodeConfig) -> NodeFacts {

@@ -99,7 +99,7 @@ fn outcomes(batches: &[BatchOutcome], counts: &[u32]) -> Result<Vec<Outcome>, Pr
 }
 
 /// Resolves tags in the revision in force on this node.
-pub(crate) struct PushedTags<E: Engine>(pub(crate) Replica<E>);
+pub struct PushedTags<E: Engine>(pub(crate) Replica<E>);
 
 impl<E: Engine> TagResolver for PushedTags<E> {
     fn resolve(&self, name: &str) -> Result<(TagId, ValueType), Unresolved> {

@@ -4,7 +4,9 @@
 //!   device out of service. Nothing is ever sent on them: they have no permit.
 //! - Only a node that may lead holds any: a learner or a drained node would wear devices for nothing.
 
-use drivers::modbus::{Origin, WarmConnections, WarmStandby};
+use std::sync::Arc;
+
+use drivers::modbus::{Dialler, WarmConnections, WarmStandby};
 use model::NodeId;
 use model::ids::Revision;
 use model::plant::{Device, Link, Standby as Wanted};
@@ -17,7 +19,7 @@ use store::ledger::State;
 /// What this follower holds.
 pub(crate) struct Standby<E: Engine> {
     replica: Replica<E>,
-    origin: Origin,
+    dialler: Arc<dyn Dialler>,
     random: Random,
     spawner: Spawner,
     held: Option<Held>,
@@ -29,8 +31,13 @@ struct Held {
 }
 
 impl<E: Engine> Standby<E> {
-    pub(crate) fn new(replica: Replica<E>, origin: Origin, random: Random, spawner: Spawner) -> Self {
-        Self { replica, origin, random, spawner, held: None }
+    pub(crate) fn new(
+        replica: Replica<E>,
+        dialler: Arc<dyn Dialler>,
+        random: Random,
+        spawner: Spawner,
+    ) -> Self {
+        Self { replica, dialler, random, spawner, held: None }
     }
 
     /// Holds what the plant wants, as it changes. Ends with the replica; may be dropped and begun again.
@@ -60,7 +67,8 @@ impl<E: Engine> Standby<E> {
         if devices.is_empty() {
             return;
         }
-        let mut connections = WarmStandby::new(self.spawner.clone(), self.origin, branch(&mut self.random));
+        let (spawner, dialler) = (self.spawner.clone(), Arc::clone(&self.dialler));
+        let mut connections = WarmStandby::new(spawner, dialler, branch(&mut self.random));
         devices.iter().for_each(|device| connections.hold(device));
         self.held = Some(Held { devices, connections });
     }

@@ -28,5 +28,5 @@ mod tags;
 pub use config::IngestConfig;
 pub use counters::IngestCounters;
 pub use log::{Log, Outcome, ProposeError, Proposed};
-pub use service::{PushService, start};
+pub use service::{PushService, Responses, start};
 pub use tags::{TagResolver, Unresolved};

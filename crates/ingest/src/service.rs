@@ -65,7 +65,26 @@ pub fn start<L: Log, R: TagResolver>(
     PushService { shared: Arc::new(shared) }
 }
 
+/// What a stream is answered; reading it drives the stream.
+pub type Responses = Pin<Box<dyn Stream<Item = Result<PushResponse, Status>> + Send>>;
+
 impl<R: TagResolver> PushService<R> {
+    /// Opens a stream, whatever its requests come over.
+    pub fn open<I>(&self, requests: I) -> Result<Responses, Status>
+    where
+        I: Stream<Item = Result<PushRequest, Status>> + Send + Unpin + 'static,
+    {
+        let shared = &self.shared;
+        if shared.token.is_cancelled() {
+            return Err(Status::unavailable("this node is stopping; go on with another"));
+        }
+        let Ok(permit) = shared.streams.clone().try_acquire_owned() else {
+            add(&shared.counts.streams_refused, 1);
+            return Err(Status::resource_exhausted("this node has too many push streams; try another"));
+        };
+        Ok(Box::pin(PushStream::new(shared.clone(), requests, permit).into_responses()))
+    }
+
     /// The tonic service with its message limits, ready to be mounted.
     pub fn into_server(self) -> IngestServer<Self> {
         IngestServer::new(self).max_decoding_message_size(MAX_REQUEST)
@@ -85,22 +104,13 @@ impl<R: TagResolver> PushService<R> {
 
 #[tonic::async_trait]
 impl<R: TagResolver> Ingest for PushService<R> {
-    type PushStream = Pin<Box<dyn Stream<Item = Result<PushResponse, Status>> + Send>>;
+    type PushStream = Responses;
 
     async fn push(
         &self,
         request: Request<Streaming<PushRequest>>,
     ) -> Result<Response<Self::PushStream>, Status> {
-        let shared = &self.shared;
-        if shared.token.is_cancelled() {
-            return Err(Status::unavailable("this node is stopping; go on with another"));
-        }
-        let Ok(permit) = shared.streams.clone().try_acquire_owned() else {
-            add(&shared.counts.streams_refused, 1);
-            return Err(Status::resource_exhausted("this node has too many push streams; try another"));
-        };
-        let stream = PushStream::new(shared.clone(), request.into_inner(), permit);
-        Ok(Response::new(Box::pin(stream.into_responses())))
+        Ok(Response::new(self.open(request.into_inner())?))
     }
 }
 

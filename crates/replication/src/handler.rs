@@ -35,7 +35,6 @@ use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 use wire::entry::{EncodeError, Opened};
 
-use crate::chance::spawning;
 use crate::joiners::Joiners;
 use crate::lease::Leadership;
 use crate::network::{
@@ -178,8 +177,7 @@ impl<E: Engine, RT: AsyncRuntime> PeerHandler<RT> for Handler<E, RT> {
             return futures::stream::iter([Err(Stopped)]).boxed();
         };
         let contact = replica.inner.contact.clone();
-        // Here openraft spawns a task for a caller that is none of its own.
-        let answers = spawning(|| replica.inner.raft.stream_append(requests));
+        let answers = replica.inner.raft.stream_append(requests);
         let answers = answers.map(move |answer| {
             if !matches!(answer, Ok(Err(StreamAppendError::HigherVote(_))) | Err(_)) {
                 contact.heard_leader();

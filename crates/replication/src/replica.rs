@@ -15,7 +15,6 @@ use model::ids::{ClusterId, Term};
 use model::{BootId, Clock, Member, NodeId, Position};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{AsyncRuntime, Raft, ServerState};
-use openraft_rt_tokio::TokioRuntime;
 use runtime::Spawner;
 use store::Store;
 use store::engine::Engine;
@@ -23,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use wire::entry::EncodedBatch;
 
+use crate::chance::SeededRuntime;
 use crate::contact::Contact;
 use crate::joiners::Joiners;
 use crate::lease::{Leadership, LeaseCell, LeaseTimes};
@@ -38,7 +38,7 @@ pub(crate) type RaftOf<E, RT> = Raft<TypeConfig<RT>, StateMachine<E>>;
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A replica of the cluster. Cheap to clone.
-pub struct Replica<E: Engine, RT: AsyncRuntime = TokioRuntime> {
+pub struct Replica<E: Engine, RT: AsyncRuntime = SeededRuntime> {
     pub(crate) inner: Arc<Inner<E, RT>>,
 }
 
@@ -161,6 +161,11 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
     /// This node's name.
     pub fn name(&self) -> &str {
         &self.inner.name
+    }
+
+    /// Its cluster's name.
+    pub fn cluster_name(&self) -> &str {
+        &self.inner.cluster_name
     }
 
     /// This process.

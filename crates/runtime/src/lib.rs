@@ -2,6 +2,7 @@
 //!
 //! - [`Supervisor`] and [`Spawner`]: no task is detached. Each is spawned under a name, and an error or panic of
 //!   one ends the node.
+//! - [`blocking`]: work that would hold up a thread of the runtime.
 //! - [`Backoff`]: how long to leave alone what has failed.
 //! - [`SystemClock`]: the wall clock of this machine. Monotonic time is tokio's; it stands still while the machine is
 //!   [`suspended`].
@@ -20,6 +21,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::time::nanos;
 use model::{Clock, Timestamp};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use backoff::Backoff;
@@ -46,6 +49,16 @@ pub async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Does what blocks where it holds up nobody: on a thread for that. On a runtime of one thread it is a task like any other,
+/// so that a simulation repeats. It ends by itself, whoever still waits for it.
+#[allow(clippy::disallowed_methods, reason = "its end is awaited by whoever wants what it gives")]
+pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::CurrentThread => tokio::spawn(async move { work() }),
+        _ => tokio::task::spawn_blocking(work),
     }
 }
 
@@ -84,7 +97,15 @@ pub fn resident_bytes() -> Option<u64> {
 
 #[cfg(all(test, any(target_os = "linux", target_os = "android")))]
 mod tests {
+    use std::thread;
+
     use super::*;
+
+    #[tokio::test]
+    async fn on_one_thread_what_blocks_is_a_task_of_it() {
+        let here = thread::current().id();
+        assert_eq!(blocking(|| thread::current().id()).await.expect("it does not panic"), here);
+    }
 
     #[test]
     fn what_a_process_holds_grows_with_what_it_takes() {

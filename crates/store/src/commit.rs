@@ -271,9 +271,6 @@ impl<E: Engine> CommitLoop<E> {
                 for operation in group {
                     finish(operation, Err(error.clone()));
                 }
-                if runtime::mutant("failed-sync-is-not-final") {
-                    continue;
-                }
                 self.queue.fail(&error);
                 return Err(error);
             }

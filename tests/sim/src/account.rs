@@ -6,21 +6,28 @@
 //! - within one process, terms, what is committed and what is applied only grow;
 //! - logs that have the same entry in the same place are the same up to it; what is committed never changes;
 //! - ledgers that have applied the same are the same;
-//! - `horizon <= applied`, and the horizon lies before every cursor, and no cursor beyond what was delivered;
-//! - nobody forgets a push that was acknowledged.
+//! - `horizon <= applied`, and the horizon lies before every cursor;
+//! - no cursor passes a record that the destination was not sent, and what it was sent twice is the same to the byte;
+//! - no two machines ask the device at one time.
 //!
 //! At its end:
 //! - every position was seen, and holds the same on all nodes that had it;
-//! - the pushes of a session are there once each, in order, without a hole, and none that was acknowledged is missing;
-//! - each slot of each grid is in exactly one record.
+//! - the pushes of a session are there once each, in order, without a hole; the messages of a pusher are in order, without a
+//!   hole, and none that was acknowledged is missing;
+//! - each slot of each grid is in exactly one record, and what was read in it is what the device answered, once;
+//! - everything was delivered, under its key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use model::{Cursor, GridId, Permit as _, Position, SessionId, Source, Term};
+use model::{Cursor, GridId, Ordinal, Permit as _, Position, Reading, SessionId, Source, Term, Value};
 use replication::Leadership;
 use store::engine::Engine;
 use store::ledger::{Digest, EffectRecord};
 use store::{Buffered, ChainHash, LogId, Store};
+use wire::EncodedBatch;
+
+use crate::archive::Delivered;
+use crate::pushers::Message;
 
 /// What was found to be wrong, in one sentence.
 pub(crate) type Violation = String;
@@ -28,10 +35,22 @@ pub(crate) type Violation = String;
 /// Something that a position of the buffer holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fact {
-    /// A push that was accepted.
+    /// A push that was accepted: its number in the session.
     Push(SessionId, u64),
+    /// What it holds.
+    Message(Message),
     /// Slots of a grid in one record, the first and the last of them.
     Slots(GridId, u64, u64),
+    /// A value that was read, by the number of the answer which it came in.
+    Read(u32),
+}
+
+/// What a position of the buffer holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Content {
+    facts: Vec<Fact>,
+    /// Where the records stand that the destination is to be sent.
+    records: Vec<Cursor>,
 }
 
 /// What one process has shown last.
@@ -46,13 +65,6 @@ pub(crate) struct Progress {
     read: Position,
 }
 
-impl Progress {
-    /// Everything before this was read from the buffer, as far as it was applied.
-    pub(crate) fn read(&self) -> Position {
-        self.read
-    }
-}
-
 /// Everything that is known of a run. Machines are meant by their number, from 0.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
@@ -62,10 +74,18 @@ pub(crate) struct Account {
     chains: BTreeMap<LogId, ChainHash>,
     committed: BTreeMap<u64, LogId>,
     digests: BTreeMap<LogId, Digest>,
-    content: BTreeMap<Position, Vec<Fact>>,
-    acknowledged: BTreeMap<SessionId, u64>,
-    /// Everything before this was delivered, if anything was.
-    delivered: Option<Position>,
+    content: BTreeMap<Position, Content>,
+    /// The last message of each pusher that was acknowledged.
+    acknowledged: BTreeMap<u32, u32>,
+    /// Where each record stands that the destination was sent, and the record.
+    received: BTreeMap<Cursor, String>,
+    /// Where records stand that it was not.
+    owed: BTreeSet<Cursor>,
+    /// Requests at the device: which machine asks.
+    asking: BTreeMap<u32, usize>,
+    asked: u32,
+    /// Which of them were answered with values.
+    answered: BTreeSet<u32>,
 }
 
 impl Account {
@@ -127,8 +147,8 @@ impl Account {
             self.compare_chain(last, store)?;
         }
         self.compare_committed(progress, store)?;
-        self.check_line(store)?;
-        self.read_buffer(progress, store)
+        self.read_buffer(progress, store)?;
+        self.check_line(store)
     }
 
     /// The order on the one number line.
@@ -137,28 +157,32 @@ impl Account {
             let cursors: Vec<_> = state.destinations.values().map(|destination| destination.cursor).collect();
             (state.horizon, state.applied_position(), cursors)
         });
-        let is_beyond = |cursor: &Cursor| self.delivered.is_some_and(|delivered| cursor.position > delivered);
+        let first_owed = self.owed.first();
+        let is_beyond = |cursor: &Cursor| first_owed.is_some_and(|owed| cursor > owed);
         if horizon > applied {
             return Err(format!("the horizon {horizon} lies beyond what is applied, {applied}"));
         }
         match cursors.iter().find(|cursor| cursor.position <= horizon || is_beyond(cursor)) {
             None => Ok(()),
             Some(cursor) => Err(format!(
-                "a cursor stands at {cursor}, with the horizon at {horizon} and delivered up to {:?}",
-                self.delivered
+                "a cursor stands at {cursor}, with the horizon at {horizon}, and the destination was not sent {first_owed:?}"
             )),
         }
     }
 
-    /// A leader whose cursor stands at `from` has delivered everything before `to`.
-    pub(crate) fn delivered(&mut self, from: Position, to: Position) -> Result<(), Violation> {
-        let known = *self.delivered.get_or_insert(from);
-        if from > known {
-            return Err(format!(
-                "a leader delivers from {from} on, and what lies between it and {known} was not"
-            ));
+    /// The destination was sent something.
+    pub(crate) fn received(&mut self, delivered: Delivered) -> Result<(), Violation> {
+        let Delivered { after, upto, records } = delivered;
+        for (at, record) in records {
+            if at < after || at >= upto {
+                return Err(format!("a delivery from {after} to {upto} holds a record at {at}"));
+            }
+            self.owed.remove(&at);
+            let known = self.received.entry(at).or_insert_with(|| record.clone());
+            if *known != record {
+                return Err(format!("the record at {at} was {known}, and now it is {record}"));
+            }
         }
-        self.delivered = Some(known.max(to));
         Ok(())
     }
 
@@ -192,17 +216,20 @@ impl Account {
     }
 
     /// Reads what was applied since: nothing is given up before it was read.
-    pub(crate) fn read_buffer<E: Engine>(
-        &mut self,
-        progress: &mut Progress,
-        store: &Store<E>,
-    ) -> Result<(), Violation> {
+    fn read_buffer<E: Engine>(&mut self, progress: &mut Progress, store: &Store<E>) -> Result<(), Violation> {
         let Ok((entries, next)) = store.read_buffer(progress.read, usize::MAX) else { return Ok(()) };
         for entry in entries {
-            let (position, facts) = (entry.id.index, facts(&entry)?);
-            let known = self.content.entry(position).or_insert_with(|| facts.clone());
-            if *known != facts {
-                return Err(format!("at {position} one node has {known:?} and another {facts:?}"));
+            let (position, content) = (entry.id.index, content(&entry)?);
+            match self.content.get(&position) {
+                Some(known) if *known == content => {}
+                Some(known) => {
+                    return Err(format!("at {position} one node has {known:?} and another {content:?}"));
+                }
+                None => {
+                    let is_owed = |at: &&Cursor| !self.received.contains_key(*at);
+                    self.owed.extend(content.records.iter().filter(is_owed));
+                    self.content.insert(position, content);
+                }
             }
         }
         progress.read = next;
@@ -218,15 +245,50 @@ impl Account {
         }
     }
 
-    /// A push was answered with acceptance, now or before.
-    pub(crate) fn acknowledged(&mut self, session: SessionId, sequence: u64) {
-        let last = self.acknowledged.entry(session).or_default();
-        *last = sequence.max(*last);
+    /// A message was acknowledged, and with it all before it.
+    pub(crate) fn acknowledged(&mut self, message: Message) {
+        let last = self.acknowledged.entry(message.pusher).or_default();
+        *last = message.number.max(*last);
     }
 
-    /// How many pushes were acknowledged.
+    /// How many messages were acknowledged.
     pub(crate) fn pushes(&self) -> u64 {
-        self.acknowledged.values().sum()
+        self.acknowledged.values().copied().map(u64::from).sum()
+    }
+
+    /// A request of a machine has come to the device; gives its number.
+    pub(crate) fn asks(&mut self, machine: usize) -> (u32, Result<(), Violation>) {
+        self.asked += 1;
+        let other = self.asking.values().find(|other| **other != machine);
+        let checked = match other {
+            Some(other) => Err(format!("machines {other} and {machine} ask the device at one time")),
+            None => Ok(()),
+        };
+        self.asking.insert(self.asked, machine);
+        (self.asked, checked)
+    }
+
+    /// The device is done with a request; with `is_read`, by answering with values.
+    pub(crate) fn ends(&mut self, number: u32, is_read: bool) {
+        self.asking.remove(&number);
+        if is_read {
+            self.answered.insert(number);
+        }
+    }
+
+    /// How many requests the device has answered with values.
+    pub(crate) fn reads(&self) -> usize {
+        self.answered.len()
+    }
+
+    /// How many records the destination was sent.
+    pub(crate) fn records(&self) -> usize {
+        self.received.len()
+    }
+
+    /// Whether the destination was sent all that is known to be in the log.
+    pub(crate) fn owes_nothing(&self) -> bool {
+        self.owed.is_empty()
     }
 
     /// How many terms had a leader.
@@ -236,8 +298,7 @@ impl Account {
 
     /// How many records of polled slots there are.
     pub(crate) fn slots(&self) -> usize {
-        let is_slots = |fact: &&Fact| matches!(fact, Fact::Slots(..));
-        self.content.values().flatten().filter(is_slots).count()
+        self.facts().filter(|(_, fact)| matches!(fact, Fact::Slots(..))).count()
     }
 
     /// What must hold of a run that has ended.
@@ -247,7 +308,9 @@ impl Account {
             return Err(format!("position {hole} was applied by nobody who was looked at"));
         }
         self.settle_pushes()?;
-        self.settle_slots()
+        self.settle_messages()?;
+        self.settle_slots()?;
+        self.settle_reads()
     }
 
     fn settle_pushes(&self) -> Result<(), Violation> {
@@ -260,11 +323,25 @@ impl Account {
             }
             *last = sequence;
         }
-        for (session, acknowledged) in &self.acknowledged {
-            let last = there.get(session).copied().unwrap_or(0);
+        Ok(())
+    }
+
+    /// A message that was sent again may be there again.
+    fn settle_messages(&self) -> Result<(), Violation> {
+        let mut there: BTreeMap<u32, u32> = BTreeMap::new();
+        for (position, fact) in self.facts() {
+            let Fact::Message(Message { pusher, number }) = fact else { continue };
+            let last = there.entry(pusher).or_default();
+            if number > *last + 1 {
+                return Err(format!("at {position} message {number} of pusher {pusher} follows {last}"));
+            }
+            *last = number.max(*last);
+        }
+        for (pusher, acknowledged) in &self.acknowledged {
+            let last = there.get(pusher).copied().unwrap_or(0);
             if last < *acknowledged {
                 return Err(format!(
-                    "push {acknowledged} of session {session} was acknowledged, and the last one there is {last}"
+                    "message {acknowledged} of pusher {pusher} was acknowledged, and the last one there is {last}"
                 ));
             }
         }
@@ -286,30 +363,73 @@ impl Account {
         Ok(())
     }
 
+    fn settle_reads(&self) -> Result<(), Violation> {
+        let mut before = 0;
+        for (position, fact) in self.facts() {
+            let Fact::Read(number) = fact else { continue };
+            if number <= before || !self.answered.contains(&number) {
+                return Err(format!(
+                    "at {position} is a value of answer {number}, which comes after {before} or was never given"
+                ));
+            }
+            before = number;
+        }
+        Ok(())
+    }
+
     fn facts(&self) -> impl Iterator<Item = (Position, Fact)> {
-        self.content.iter().flat_map(|(position, facts)| facts.iter().map(|fact| (*position, *fact)))
+        self.content
+            .iter()
+            .flat_map(|(position, content)| content.facts.iter().map(|fact| (*position, *fact)))
     }
 }
 
-/// What an entry of the buffer holds: gaps first, as the slots in them lie before those of the batches.
-fn facts(entry: &Buffered) -> Result<Vec<Fact>, Violation> {
-    let gap = |record: &EffectRecord| match record {
-        EffectRecord::Gap { grid, first, last, .. } => Some(Fact::Slots(*grid, *first, *last)),
-        _ => None,
-    };
-    let mut facts: Vec<Fact> = entry.effects.records.iter().filter_map(gap).collect();
-    let Some(command) = &entry.command else { return Ok(facts) };
+/// What an entry of the buffer holds: records of slots first, in their order.
+fn content(entry: &Buffered) -> Result<Content, Violation> {
+    let position = entry.id.index;
+    let mut content = Content::default();
+    for (offset, record) in (0..).zip(&entry.effects.records) {
+        if let EffectRecord::Gap { grid, first, last, .. } = record {
+            content.facts.push(Fact::Slots(*grid, *first, *last));
+            let ordinal = Ordinal(Ordinal::FIRST_EFFECT.0 + offset);
+            content.records.push(Cursor { position, ordinal });
+        }
+    }
+    let Some(command) = &entry.command else { return Ok(content) };
     let opened = wire::entry::open(command.clone())
-        .map_err(|error| format!("the command at {} cannot be read: {error}", entry.id.index))?;
+        .map_err(|error| format!("the command at {position} cannot be read: {error}"))?;
+    let mut next = 0;
     for (number, batch) in (0_u32..).zip(opened.payloads.iter()) {
+        let first = next;
+        next += batch.header.count;
         if entry.effects.refused.contains(&number) {
             continue;
         }
-        facts.push(match batch.header.source {
-            Source::Pushed { session, sequence } => Fact::Push(session, sequence),
-            Source::Polled { grid, slot, .. } => Fact::Slots(grid, slot, slot),
-        });
+        let records = (first..next).map(|ordinal| Cursor { position, ordinal: Ordinal(ordinal) });
+        content.records.extend(records);
+        content.facts.extend(facts(batch)?);
     }
+    // A gap may lie between two batches of one entry.
+    content.facts.sort_by_key(|fact| match fact {
+        Fact::Slots(grid, first, _) => (false, Some((*grid, *first))),
+        _ => (true, None),
+    });
+    Ok(content)
+}
+
+/// What a batch says.
+fn facts(batch: &EncodedBatch) -> Result<Vec<Fact>, Violation> {
+    let mut facts = vec![match batch.header.source {
+        Source::Pushed { session, sequence } => Fact::Push(session, sequence),
+        Source::Polled { grid, slot, .. } => Fact::Slots(grid, slot, slot),
+    }];
+    let decoded = batch.decode().map_err(|error| format!("a batch cannot be read: {error}"))?;
+    let of = |reading: &Reading| match reading {
+        Reading::Good(Value::U64(value)) => Some(Fact::Message(Message::from_value(*value))),
+        Reading::Good(Value::U32(number)) => Some(Fact::Read(*number)),
+        _ => None,
+    };
+    facts.extend(decoded.samples().iter().filter_map(|sample| of(&sample.reading)));
     Ok(facts)
 }
 
@@ -318,7 +438,8 @@ mod tests {
     use super::*;
 
     fn account(facts: &[Fact]) -> Account {
-        let content = (1..).map(Position).zip(facts.iter().map(|fact| vec![*fact])).collect();
+        let content = |fact: &Fact| Content { facts: vec![*fact], records: Vec::new() };
+        let content = (1..).map(Position).zip(facts.iter().map(content)).collect();
         Account { content, ..Account::default() }
     }
 
@@ -332,12 +453,18 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledged_push_that_is_nowhere_is_found() {
-        let mut account = account(&[Fact::Push(SessionId::from(7), 1)]);
-        account.acknowledged(SessionId::from(7), 1);
-        assert_eq!(account.settle(), Ok(()));
-        account.acknowledged(SessionId::from(7), 2);
-        assert!(account.settle().is_err());
+    fn a_message_may_be_there_twice_and_none_before_another_or_nowhere_if_it_was_acknowledged() {
+        let message = |number| Message { pusher: 7, number };
+        let of = |numbers: &[u32]| -> Account {
+            let facts: Vec<Fact> = numbers.iter().map(|number| Fact::Message(message(*number))).collect();
+            account(&facts)
+        };
+        let mut twice = of(&[1, 2, 1, 2]);
+        twice.acknowledged(message(2));
+        assert_eq!(twice.settle(), Ok(()));
+        twice.acknowledged(message(3));
+        assert!(twice.settle().is_err());
+        assert!(of(&[1, 3]).settle().is_err());
     }
 
     #[test]
@@ -350,18 +477,52 @@ mod tests {
     }
 
     #[test]
-    fn what_no_leader_delivered_is_found() {
+    fn a_value_that_the_device_never_gave_or_gave_once_is_found() {
+        let read = |numbers: [u32; 2]| {
+            let mut account = account(&numbers.map(Fact::Read));
+            account.answered.extend([1, 2]);
+            account.settle()
+        };
+        assert_eq!(read([1, 2]), Ok(()));
+        for wrong in [[1, 1], [2, 1], [2, 3]] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn two_machines_that_ask_at_one_time_are_found() {
         let mut account = Account::default();
-        assert_eq!(account.delivered(Position(3), Position(9)), Ok(()));
-        assert_eq!(account.delivered(Position(5), Position(8)), Ok(()), "some of it twice");
-        assert_eq!(account.delivered(Position(9), Position(12)), Ok(()));
-        assert!(account.delivered(Position(13), Position(15)).is_err());
+        let (first, checked) = account.asks(0);
+        assert_eq!(checked, Ok(()));
+        assert_eq!(account.asks(0).1, Ok(()), "one may ask twice");
+        assert!(account.asks(1).1.is_err());
+        account.ends(first, true);
+        assert!(account.asks(1).1.is_err(), "its second request is not answered yet");
+        assert_eq!(account.reads(), 1);
+    }
+
+    #[test]
+    fn a_record_that_changes_or_lies_outside_of_its_delivery_is_found() {
+        let at = |position| Cursor::at(Position(position));
+        let delivered = |position, record: &str| Delivered {
+            after: at(3),
+            upto: at(9),
+            records: vec![(at(position), record.to_owned())],
+        };
+        let mut account = Account { owed: [at(4), at(5)].into(), ..Account::default() };
+        assert_eq!(account.received(delivered(4, "four")), Ok(()));
+        assert_eq!(account.received(delivered(4, "four")), Ok(()), "twice");
+        assert!(account.received(delivered(4, "five")).is_err());
+        assert!(account.received(delivered(9, "nine")).is_err());
+        assert!(!account.owes_nothing());
+        assert_eq!(account.received(delivered(5, "five")), Ok(()));
+        assert!(account.owes_nothing());
     }
 
     #[test]
     fn a_position_that_nobody_has_shown_is_found() {
-        let mut account = account(&[Fact::Push(SessionId::from(7), 1); 1]);
-        account.content.insert(Position(3), Vec::new());
+        let mut account = account(&[Fact::Push(SessionId::from(7), 1)]);
+        account.content.insert(Position(3), Content::default());
         assert!(account.settle().is_err());
     }
 }

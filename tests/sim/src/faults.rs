@@ -2,12 +2,17 @@
 //!
 //! - Machines lose their power (what was not durable is lost, slots are torn, nobody hears a connection close) or have
 //!   their process killed, and are switched on again. A process that has ended by itself is, too.
-//! - Links are cut in both directions or one, held back so that everything arrives at once later, or slow.
-//! - Disks are slow, or fail at some operation. Clocks are set, and drift.
-//! - Not here: processes that stand still while time passes (a simulated host cannot be stopped), monotonic clocks that
-//!   differ in rate, disks that lie about flushing, and full ones.
+//! - With its power a machine may lose what its disk had said to be durable: more than its node can fail to notice. One at a
+//!   time, while all vote, and it is replaced before the next.
+//! - Links are cut in both directions or one, held back so that everything arrives at once later, or slow. Those to the
+//!   device and to the destination are cut: what is held back there would be a request that nobody can take back.
+//! - Disks are slow, fail at some operation, have no room for samples as far as their node is told, or none at all. Clocks are
+//!   set, and drift; monotonic ones differ in rate, by less than the lease allows for.
+//! - The device and the destination misbehave by themselves, see [`crate::field`] and [`crate::archive`].
+//! - Not here: processes that stand still while time passes, because a simulated host cannot be stopped.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rand::Rng as _;
@@ -16,7 +21,7 @@ use runtime::random::Random;
 use store::engine::sim::Operation;
 use turmoil::Sim;
 
-use crate::world::{DISK_LATENCY, MACHINES, Shared, World, name};
+use crate::world::{ARCHIVE, DISK_LATENCY, FREE, HOSTS, MACHINES, Shared, TANK, World, name};
 
 /// The longest that a healthy link takes.
 pub(crate) const LINK_LATENCY: Duration = Duration::from_millis(4);
@@ -24,10 +29,16 @@ pub(crate) const LINK_LATENCY: Duration = Duration::from_millis(4);
 const FAULT_WITHIN: u64 = 500;
 /// Milliseconds until one is mended, at most.
 const MEND_WITHIN: u64 = 2_000;
+/// A monotonic clock gains one or two milliseconds in so many: at most 0.45 %, where 0.5 % are allowed for.
+const GAINS_EVERY: (u64, u64) = (450, 2_000);
+/// How often a disk whose power is cut has lied.
+const LIES: f64 = 0.15;
+/// How long a process may take to notice that something did not fit on its disk, in milliseconds.
+const NOTICES_WITHIN: u64 = 2_000;
 /// Operations of which one fails.
 const FAILS_WITHIN: u64 = 20;
 
-/// A pair of machines, the smaller number first.
+/// A pair of hosts, the smaller number first.
 type Pair = (usize, usize);
 
 /// What is wrong with a link.
@@ -47,6 +58,7 @@ enum Trouble {
 enum Mend {
     Link(Pair),
     Disk(usize),
+    Room(usize),
     Power(usize),
 }
 
@@ -104,14 +116,23 @@ impl Faults {
         match self.random.random_range(0..100) {
             0..12 => self.power_fails(sim, victim),
             12..22 => self.is_killed(sim, victim),
-            22..40 => self.is_isolated(sim, victim),
-            40..65 => self.link_fails(sim),
-            65..78 => self.disk_slows_down(victim),
-            78..84 => self.disk_fails(victim),
-            84..92 => {
+            22..36 => self.is_isolated(sim, victim),
+            36..56 => self.link_fails(sim),
+            56..66 => self.edge_fails(sim, victim),
+            66..76 => self.disk_slows_down(victim),
+            76..82 => self.disk_fails(victim),
+            82..86 => self.disk_fills(victim),
+            86..91 => {
                 let by = self.random.random_range(-3_000..=3_000);
                 self.on(victim, format!("its clock is set by {by} ms"), |world| {
                     world.machines[victim].clock.set_by(by);
+                });
+            }
+            91..95 => {
+                let every = self.random.random_range(GAINS_EVERY.0..GAINS_EVERY.1);
+                let gains = self.random.random_bool(0.7).then_some(every);
+                self.on(victim, format!("its monotonic clock gains something every {gains:?} ms"), |world| {
+                    world.machines[victim].gains_every = gains;
                 });
             }
             _ => {
@@ -183,6 +204,15 @@ impl Faults {
         self.trouble(sim, pair(one, other), trouble);
     }
 
+    /// The way to the device or the destination.
+    fn edge_fails(&mut self, sim: &Sim<'_>, machine: usize) {
+        let edge = if self.random.random_bool(0.5) { TANK } else { ARCHIVE };
+        let back = self.random.random_bool(0.5);
+        let troubles = [Trouble::Cut, Trouble::CutOneWay { back }];
+        let trouble = *troubles.choose(&mut self.random).expect("there are some");
+        self.trouble(sim, pair(machine, edge), trouble);
+    }
+
     fn trouble(&mut self, sim: &Sim<'_>, pair: Pair, trouble: Trouble) {
         // One trouble at a time: turmoil does not say what two of them come to.
         if self.links.contains_key(&pair) {
@@ -212,6 +242,21 @@ impl Faults {
         self.mend_later(Mend::Disk(machine));
     }
 
+    /// Its node is told that there is no room for samples; or nothing fits at all, which a process does not survive.
+    fn disk_fills(&mut self, machine: usize) {
+        let overflows = self.random.random_bool(0.3);
+        let what = if overflows { "nothing fits on its disk" } else { "its disk has no room for samples" };
+        self.on(machine, what.to_owned(), |world| {
+            let of = &mut world.machines[machine];
+            of.free.store(0, Ordering::Relaxed);
+            if overflows {
+                of.disk.set_capacity(Some(0));
+                of.overflows_until = u64::MAX;
+            }
+        });
+        self.mend_later(Mend::Room(machine));
+    }
+
     fn disk_fails(&mut self, machine: usize) {
         let operations = [Operation::Commit, Operation::Sync, Operation::WriteFile, Operation::WriteSlot];
         let operation = *operations.choose(&mut self.random).expect("there are some");
@@ -228,7 +273,7 @@ impl Faults {
     fn switch_off(&mut self, sim: &mut Sim<'_>, machine: usize, cuts_power: bool) {
         let what = if cuts_power { "loses its power" } else { "its process is killed" };
         self.on(machine, what.to_owned(), |world| world.machines[machine].is_on = false);
-        let silent: Vec<usize> = (0..MACHINES)
+        let silent: Vec<usize> = (0..HOSTS)
             .filter(|other| {
                 cuts_power && *other != machine && !self.links.contains_key(&pair(machine, *other))
             })
@@ -243,6 +288,11 @@ impl Faults {
         let mut world = self.shared.borrow_mut();
         if cuts_power {
             world.machines[machine].disk.crash(&mut self.random);
+            if world.bears_a_lie() && self.random.random_bool(LIES) {
+                let forgotten = world.machines[machine].disk.forget_last(usize::MAX);
+                world.machines[machine].has_lied = forgotten > 0;
+                world.note(Some(machine), format!("its disk forgets {forgotten} commits that were durable"));
+            }
         }
         world.forget_process(machine);
         drop(world);
@@ -253,6 +303,13 @@ impl Faults {
         match mend {
             Mend::Disk(machine) => self.on(machine, "its disk is fast again".to_owned(), |world| {
                 world.machines[machine].disk.set_latency(DISK_LATENCY.0, DISK_LATENCY.1);
+            }),
+            Mend::Room(machine) => self.on(machine, "its disk has room again".to_owned(), |world| {
+                let noticed = world.now() + NOTICES_WITHIN;
+                let of = &mut world.machines[machine];
+                of.free.store(FREE, Ordering::Relaxed);
+                of.disk.set_capacity(None);
+                of.overflows_until = of.overflows_until.min(noticed);
             }),
             Mend::Power(machine) => {
                 self.on(machine, "is switched on".to_owned(), |world| world.machines[machine].is_on = true);

@@ -1,13 +1,16 @@
-//! Simulated clusters: `make sim SEEDS=1000`. One seed decides everything that happens to a cluster of real replicas on
-//! simulated disks, networks and clocks; what must hold is checked while it happens and after everything is mended.
+//! Simulated clusters: `make sim SEEDS=1000`. One seed decides everything that happens to a cluster of real replicas, with
+//! what the gateway does on them, on simulated disks, networks and clocks; what must hold is checked while it happens and after everything is mended.
 //!
 //! - [`mod@run`] is the course of a run, [`world`] what it consists of, [`node`] a node in it.
 //! - [`faults`] and [`operator`] do things to it, [`pushers`] and [`orders`] give it work.
+//! - [`field`] is the device that it reads, [`archive`] the destination that it delivers to.
 //! - [`account`] is the judge.
 
 mod account;
+mod archive;
 mod clock;
 mod faults;
+mod field;
 mod network;
 mod node;
 mod operator;
@@ -152,13 +155,14 @@ fn tell(arguments: &Arguments, report: &Report) -> io::Result<()> {
 }
 
 fn tell_total(arguments: &Arguments, total: &Total, took: Duration) -> io::Result<()> {
-    let Figures { ticks, faults, processes, reigns, pushes, slots } = total.figures;
+    let Figures { ticks, faults, processes, reigns, pushes, slots, reads, records } = total.figures;
     let minutes = took.as_secs_f64() / 60.0 * jobs(arguments) as f64;
     let mut out = io::stdout().lock();
     writeln!(
         out,
         "{} seeds, {} failed: {ticks} ms simulated, {faults} faults, {processes} processes, {reigns} reigns, {pushes} \
-         pushes acknowledged, {slots} records of slots; {:.0} seeds a minute and core",
+         pushes acknowledged, {reads} reads, {slots} records of slots, {records} records delivered; {:.0} seeds a minute \
+         and core",
         total.runs,
         total.failed.len(),
         total.runs as f64 / minutes

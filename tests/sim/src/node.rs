@@ -1,37 +1,45 @@
-//! A node on a simulated machine: the real replica on the machine's disk and network, watched at each millisecond, and
-//! around it as much of a gateway as the ledger needs to have something to do.
+//! A node on a simulated machine: the real replica on the machine's disk and network, and what the gateway does with it,
+//! watched at each millisecond.
 //!
-//! - Its pushes come from [`crate::pushers`]; what acquisition would read is one batch for each slot that is due, while
-//!   the lease is live. There is no driver and no forwarder: what is delivered goes from the buffer to the account of
-//!   the run.
-//! - A process ends by itself only when its disk was told to fail.
+//! - It reads the device of [`crate::field`], delivers to the destination of [`crate::archive`], gives up what was delivered,
+//!   hands over where another should lead, and takes what [`crate::pushers`] push: all that is [`Duties`].
+//! - Its monotonic clock may be faster than those of the others, by less than the lease allows for.
+//! - A process ends by itself only when its disk was told to fail. One that finds that its disk has forgotten something does
+//!   nothing more; its machine is replaced.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::{FutureExt as _, LocalBoxFuture};
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use model::batch::Source;
-use model::{BootId, Cause, Clock, Position, Revision, Role, StoreId, Term, Timestamp};
+use gateway::config::Hooks;
+use gateway::live::Live;
+use gateway::{Duties, DutyParts, FieldDoor, Gate, Memory};
+use model::{BootId, Clock, Revision, Role, StoreId, Term, Timestamp};
 use replication::{
     Belonging, Leadership, LeaseEvents, LeaseTimes, PeerEvents, PlainAcceptor, Replica, ReplicaParts,
-    SeededRuntime, Standing, Windows, seeded,
+    Standing, Windows, seeded,
 };
 use runtime::random::generator;
 use runtime::{Spawner, Supervisor};
 use store::engine::sim::SimEngine;
-use store::{BatchOutcome, OpenError, Outcome, Store, StoreOptions};
-use tokio::sync::watch;
-use tokio::time::interval;
+use store::{OpenError, Store, StoreOptions};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{advance, interval};
+use wire::proto::v1::PushRequest;
 
 use crate::account::Progress;
+use crate::archive::SimBuilder;
 use crate::clock::DriftingClock;
+use crate::field::SimDialler;
 use crate::network::{SimConnector, SimListener, address};
-use crate::orders::{Order, PATIENCE, batch};
-use crate::world::{FOUNDERS, MACHINES, Shared, View, World, branch, name};
+use crate::orders::Order;
+use crate::world::{FOUNDERS, FREE, MACHINES, Shared, View, World, branch, name};
 
 /// How often a node looks for orders and at its lease.
 const TICK: Duration = Duration::from_millis(1);
@@ -39,14 +47,17 @@ const TICK: Duration = Duration::from_millis(1);
 const LOOK_EVERY: u64 = 5;
 /// How often its ledger is.
 const COMPARE_EVERY: u64 = 100;
-/// Bytes free on every disk.
-const FREE: u64 = 1 << 40;
+/// By how much a faster clock is moved at a time. It gains one millisecond by that or two: a step of the simulation ends when
+/// the clock has moved by one, and it depends on the step's beginning whether that is part of it.
+const GAIN: Duration = Duration::from_millis(2);
 
 /// A node that belongs to the cluster.
 pub(crate) struct Process {
     shared: Shared,
     pub(crate) machine: usize,
-    pub(crate) replica: Replica<SimEngine, SeededRuntime>,
+    pub(crate) replica: Replica<SimEngine>,
+    pub(crate) duties: Duties<SimEngine>,
+    doors: RefCell<BTreeMap<usize, Door>>,
     clock: Arc<DriftingClock>,
     leadership: watch::Receiver<Option<Leadership>>,
     /// The leadership that was held last.
@@ -57,8 +68,16 @@ pub(crate) struct Process {
     handing_over: Cell<Option<Term>>,
     /// How many attempts to hand over have not come to their end.
     hand_overs: Cell<u32>,
-    is_reading: Cell<bool>,
+    /// When its monotonic clock gained last, in milliseconds of the run.
+    gained_at: Cell<u64>,
     progress: RefCell<Progress>,
+}
+
+/// Where the messages of a pusher go in.
+pub(crate) struct Door {
+    /// Which of its streams.
+    pub(crate) stream: u64,
+    pub(crate) requests: mpsc::Sender<PushRequest>,
 }
 
 /// One process on a machine, from its start until the machine is switched off.
@@ -74,9 +93,11 @@ pub(crate) async fn run(shared: Shared, machine: usize, staging: PathBuf) -> tur
     {
         let mut world = shared.borrow_mut();
         world.note(Some(machine), format!("process {boot} ends by itself: {ended}"));
-        world.machines[machine].has_ended = true;
+        world.machines[machine].has_ended = !world.machines[machine].is_amnesic;
         world.machines[machine].view = None;
+        let overflows = world.now() < world.machines[machine].overflows_until;
         match world.machines[machine].failures.checked_sub(1) {
+            _ if overflows || world.machines[machine].is_amnesic => {}
             Some(left) => world.machines[machine].failures = left,
             None => world.violated(format!("process {boot} on {} ended by itself: {ended}", name(machine))),
         }
@@ -109,18 +130,22 @@ async fn start(
     staging: PathBuf,
 ) -> Result<Process, String> {
     let text = |error: &dyn Display| error.to_string();
-    let (disk, clock, disks) = {
+    let (disk, clock, free, disks) = {
         let world = shared.borrow_mut();
         let of = &world.machines[machine];
-        (Arc::clone(&of.disk), Arc::clone(&of.clock), of.disks)
+        (Arc::clone(&of.disk), Arc::clone(&of.clock), Arc::clone(&of.free), of.disks)
     };
     let engine = Arc::new(SimEngine::open(&disk).map_err(|error| text(&error))?);
     let birth = StoreId::from((machine as u128 + 1) << 32 | u128::from(disks));
     let opened = Store::open(engine, StoreOptions { tail_bytes: 1 << 20, birth }, &spawner).await;
     let store = opened.map_err(|error| {
-        if matches!(error, OpenError::Amnesic { .. }) {
-            shared.borrow_mut().violated(format!("{}: {error}", name(machine)));
+        let mut world = shared.borrow_mut();
+        if world.machines[machine].has_lied {
+            world.machines[machine].is_amnesic = true;
+        } else if matches!(error, OpenError::Amnesic { .. }) {
+            world.violated(format!("{}: {error}", name(machine)));
         }
+        drop(world);
         text(&error)
     })?;
     let listener = SimListener::bind().await.map_err(|error| text(&error))?;
@@ -147,31 +172,61 @@ async fn start(
         acceptor: Arc::new(PlainAcceptor),
         listener: Some(Box::new(listener)),
         staging: staging.join(boot.to_string()),
-        free_bytes: Arc::new(|| FREE),
+        free_bytes: Arc::new(move || free.load(Ordering::Relaxed)),
         snapshot_bytes: Arc::new(|| FREE),
         events: PeerEvents::new(|_| {}),
         lease_events: LeaseEvents::default(),
-        spawner,
+        spawner: spawner.clone(),
         random: generator(Some(seed)),
     };
     let started = Box::pin(Replica::start(parts)).await;
-    let replica: Replica<SimEngine, SeededRuntime> = started.map_err(|error| text(&error))?;
+    let replica: Replica<SimEngine> = started.map_err(|error| text(&error))?;
+    let duties = Duties::start(duties(&replica, &clock, seed, spawner));
     Ok(Process {
         shared: shared.clone(),
         machine,
         leadership: replica.leadership(),
         replica,
+        duties,
+        doors: RefCell::default(),
         clock,
         held: RefCell::default(),
         acts: Cell::default(),
         handing_over: Cell::default(),
         hand_overs: Cell::default(),
-        is_reading: Cell::default(),
+        gained_at: Cell::default(),
         progress: RefCell::default(),
     })
 }
 
+/// What the gateway is started with, on the hosts of the run.
+fn duties(
+    replica: &Replica<SimEngine>,
+    clock: &Arc<DriftingClock>,
+    seed: u64,
+    spawner: Spawner,
+) -> DutyParts<SimEngine> {
+    DutyParts {
+        replica: replica.clone(),
+        clock: Arc::clone(clock) as Arc<dyn Clock>,
+        live: Live::default(),
+        destinations: Arc::new(SimBuilder),
+        dialler: Arc::new(SimDialler),
+        gate: Gate::default(),
+        field: FieldDoor::default(),
+        memory: Memory::default(),
+        hooks: Hooks::default(),
+        random: generator(Some(branch(seed, 1))),
+        spawner,
+    }
+}
+
 impl Process {
+    /// Where the messages of each pusher go in. Not to be kept while waiting.
+    pub(crate) fn doors(&self) -> RefMut<'_, BTreeMap<usize, Door>> {
+        self.doors.borrow_mut()
+    }
+
     /// Not to be kept while waiting.
     pub(crate) fn world(&self) -> RefMut<'_, World> {
         self.shared.borrow_mut()
@@ -180,16 +235,6 @@ impl Process {
     /// What the machine's clock shows.
     pub(crate) fn wall_clock(&self) -> Timestamp {
         self.clock.now()
-    }
-
-    /// The revision of the plant in force here.
-    pub(crate) fn revision(&self) -> Revision {
-        self.replica.store().keeper().read(|state| state.revision())
-    }
-
-    /// The right to act, if this node has it now.
-    pub(crate) fn leadership_held(&self) -> Option<Leadership> {
-        self.held.borrow().clone().filter(Leadership::is_live)
     }
 
     /// Notes how something ended that was asked of the node.
@@ -213,15 +258,6 @@ impl Process {
         self.hand_overs.set(self.hand_overs.get() - 1);
     }
 
-    /// Takes what was applied to the account; returns the position before which all of it is there.
-    pub(crate) fn read_buffer(&self) -> Position {
-        let mut progress = self.progress.borrow_mut();
-        let mut world = self.world();
-        let checked = world.account.read_buffer(&mut progress, self.replica.store());
-        world.check(checked);
-        progress.read()
-    }
-
     /// Does what is asked of the node until an essential task of it ends; returns why.
     async fn serve(&self, supervisor: &mut Supervisor) -> String {
         let mut ticks = interval(TICK);
@@ -234,13 +270,23 @@ impl Process {
                 _ = ticks.tick() => {}
             }
             self.look();
-            if let Some((leadership, source)) = self.due_slot() {
-                at_work.push(self.read_slot(leadership, source).boxed_local());
+            if self.gains_now() {
+                advance(GAIN).await;
             }
             while let Some(order) = self.next_order() {
                 at_work.push(self.carry_out(order).boxed_local());
             }
         }
+    }
+
+    /// Whether the monotonic clock of the machine is moved now, beside the time that passes.
+    fn gains_now(&self) -> bool {
+        let (now, every) = {
+            let world = self.world();
+            (world.now(), world.machines[self.machine].gains_every)
+        };
+        // It makes a tick more, which is in the same millisecond.
+        every.is_some_and(|every| now.is_multiple_of(every)) && self.gained_at.replace(now) < now
     }
 
     fn next_order(&self) -> Option<Order> {
@@ -272,8 +318,10 @@ impl Process {
         let mut progress = self.progress.borrow_mut();
         let looked = world.account.look(&mut progress, (status.term, status.committed), store);
         world.check(looked);
-        let (applied, is_configured) =
-            store.keeper().read(|state| (state.applied_position().0, state.revision() > Revision(0)));
+        let (applied, is_configured, drained) = store.keeper().read(|state| {
+            let drained = state.drained.keys().copied().collect();
+            (state.applied_position().0, state.revision() > Revision(0), drained)
+        });
         let of = &mut world.machines[self.machine];
         of.is_removed |= status.standing == Standing::Removed;
         of.view = Some(View {
@@ -282,6 +330,7 @@ impl Process {
             applied,
             voters: status.voters.into_iter().flatten().collect(),
             members: status.members,
+            drained,
             is_configured,
         });
     }
@@ -293,6 +342,10 @@ impl Process {
             *held = Some(current);
         }
         let live = held.as_ref().filter(|held| held.is_live());
+        let yields = self.hand_overs.get() > 0 || self.yields_by_itself(world);
+        if let Some(held) = live.filter(|_| yields) {
+            self.handing_over.set(Some(held.term()));
+        }
         if let Some(held) = live {
             let now = world.now();
             match world.account.acts(self.machine, now, held) {
@@ -309,7 +362,7 @@ impl Process {
         {
             world.account.gave_up(self.machine);
         }
-        world.machines[self.machine].is_handing_over = self.hand_overs.get() > 0;
+        world.machines[self.machine].is_handing_over = yields;
         let acts = live.map(Leadership::term);
         if self.acts.replace(acts) != acts {
             let what =
@@ -319,36 +372,10 @@ impl Process {
         acts
     }
 
-    /// The next slot, if it is due and this node may read it.
-    fn due_slot(&self) -> Option<(Leadership, Source)> {
-        if self.is_reading.get() || self.world().is_quiet {
-            return None;
-        }
-        let leadership = self.leadership_held()?;
-        let grids = self.replica.store().keeper().open_grids();
-        let (group, grid, _) = grids.into_iter().next()?;
-        let last = grid.line.slots_until(self.clock.now()).checked_sub(1)?;
-        let source = Source::Polled { group, grid: grid.id, slot: last, skipped: Cause::Late };
-        if last < grid.next {
-            return None;
-        }
-        self.is_reading.set(true);
-        Some((leadership, source))
-    }
-
-    async fn read_slot(&self, leadership: Leadership, source: Source) {
-        let read = batch(source, self.replica.node(), self.revision(), self.clock.now());
-        let placed = Box::pin(self.replica.append_in(&leadership, &[read], PATIENCE)).await;
-        self.is_reading.set(false);
-        let Source::Polled { slot, .. } = source else { return };
-        let what = match placed.map(|applied| applied.outcome) {
-            Ok(Outcome::Appended { batches, .. }) => match batches.first() {
-                Some(BatchOutcome::Accepted) => "is in the log".to_owned(),
-                other => format!("is not in the log: {other:?}"),
-            },
-            Ok(other) => format!("was answered with {other}"),
-            Err(error) => format!("has an unknown fate: {error}"),
-        };
-        self.world().note(Some(self.machine), format!("slot {slot} {what}"));
+    /// Whether the gateway may give leadership up without being asked: nobody leads who is drained, or whose disk is full, if
+    /// another can.
+    fn yields_by_itself(&self, world: &World) -> bool {
+        let is_drained = |node| self.replica.store().keeper().read(|state| state.drained.contains_key(&node));
+        world.machines[self.machine].is_full() || is_drained(self.replica.node())
     }
 }

@@ -1,4 +1,5 @@
-//! Whoever runs the cluster: deliveries, truncation, checkpoints, switchovers, and a membership that is always on the move.
+//! Whoever runs the cluster: checkpoints, switchovers, nodes that are drained and let lead again, and a membership that is
+//! always on the move.
 //! Machines that are no members are added, learners are promoted, and of four voters one is removed, whose machine then
 //! begins anew.
 
@@ -30,13 +31,16 @@ impl Operator {
             return;
         }
         self.next = world.now() + self.random.random_range(20..WITHIN);
+        give_up(world);
         let anybody = self.random.random_range(0..MACHINES);
         let Some((leader, view)) = world.leader() else { return };
         let (machine, order) = match self.random.random_range(0..100) {
-            0..8 => (leader, Order::HandOver),
-            8..30 => (leader, Order::Deliver),
-            30..45 => (leader, Order::Truncate),
-            45..65 => (anybody, Order::Checkpoint),
+            0..15 => (leader, Order::HandOver),
+            15..30 => match self.drain(view) {
+                Some(order) => (leader, order),
+                None => return,
+            },
+            30..55 => (anybody, Order::Checkpoint),
             _ => match self.change(world, view) {
                 Some(order) => (leader, order),
                 None => return,
@@ -48,9 +52,22 @@ impl Operator {
         }
     }
 
+    /// Lets one lead again that is drained, or drains one.
+    fn drain(&mut self, view: &View) -> Option<Order> {
+        if let Some(drained) = view.drained.first() {
+            return Some(Order::Undrain(*drained));
+        }
+        let members: Vec<NodeId> = view.members.keys().copied().collect();
+        members.choose(&mut self.random).copied().map(Order::Drain)
+    }
+
     /// The next change of the membership.
     fn change(&mut self, world: &World, view: &View) -> Option<Order> {
-        let is_member = |machine: &usize| view.members.values().any(|member| member.name == name(*machine));
+        let is_member = |machine: &usize| node_on(view, *machine).is_some();
+        let amnesic = (0..MACHINES).filter(|machine| world.machines[*machine].is_amnesic);
+        if let Some((node, machine)) = amnesic.filter_map(|on| Some((node_on(view, on)?, on))).next() {
+            return Some(Order::Remove(node, machine));
+        }
         if let Some(stranger) = (0..MACHINES).find(|machine| !is_member(machine)) {
             return world.machines[stranger].is_on.then_some(Order::Add(stranger));
         }
@@ -64,5 +81,21 @@ impl Operator {
         let goes = *others.choose(&mut self.random)?;
         let machine = (0..MACHINES).find(|machine| name(*machine) == view.members[&goes].name)?;
         Some(Order::Remove(goes, machine))
+    }
+}
+
+/// The member that is on a machine.
+fn node_on(view: &View, machine: usize) -> Option<NodeId> {
+    let name = name(machine);
+    view.members.iter().find(|(_, member)| member.name == name).map(|(node, _)| *node)
+}
+
+/// Machines that have forgotten something begin anew when their nodes are no members any more, whoever heard of that.
+fn give_up(world: &mut World) {
+    let Some((_, view)) = world.leader() else { return };
+    let amnesic = (0..MACHINES).filter(|machine| world.machines[*machine].is_amnesic);
+    let gone: Vec<usize> = amnesic.filter(|machine| node_on(view, *machine).is_none()).collect();
+    for machine in gone {
+        world.machines[machine].is_removed = true;
     }
 }

@@ -1,26 +1,34 @@
-//! What a node is asked to do, by pushers, by an operator and by what would be the gateway around it.
+//! What a node is asked to do, by pushers and by an operator.
 
 use std::time::Duration;
 
-use model::batch::{Batch, Sample, Source};
+use futures::StreamExt as _;
+use futures::stream::poll_fn;
+use ingest::Responses;
 use model::command::{Command, Request};
-use model::plant::{Csv, Destination, DestinationKind, Device, Group, Link, Plant, Schedule, Start, Tag};
+use model::plant::address::{ModbusAddress, Table, WordOrder};
+use model::plant::{
+    Csv, Destination, DestinationKind, Device, Encoding, Group, Link, ModbusPoint, ModbusTcp, Plant,
+    Schedule, Standby, Start, Tag,
+};
 use model::value::ValueType;
-use model::{Cursor, NodeId, Reading, Revision, TagId, Timestamp, Value};
-use replication::{Applied, ProposeError};
-use store::{BatchOutcome, Outcome};
-use wire::entry::EncodedBatch;
+use model::{NodeId, Revision};
+use tokio::sync::mpsc;
+use wire::proto::v1::PushRequest;
+use wire::proto::v1::push_request::{Content, Declare, DeclaredTag, Samples, Type};
 
-use crate::account::Violation;
+use crate::field;
 use crate::network::address;
-use crate::node::Process;
-use crate::pushers::{self, Answer, Messages};
-use crate::world::name;
+use crate::node::{Door, Process};
+use crate::pushers::{self, Message, Messages};
+use crate::world::{TANK, name};
 
 /// How long an answer is waited for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// From one slot of the only polled group to the next.
 const PERIOD: Duration = Duration::from_millis(200);
+/// Requests that wait to be read by their stream: more than a pusher has under way.
+const WAITING: usize = 64;
 
 /// Something to do.
 #[derive(Debug, Clone)]
@@ -36,12 +44,12 @@ pub(crate) enum Order {
     Configure,
     /// Write a checkpoint.
     Checkpoint,
-    /// Deliver what the buffer holds, and acknowledge it.
-    Deliver,
-    /// Give up what was delivered.
-    Truncate,
     /// Hand leadership over.
     HandOver,
+    /// Keep a member from leading.
+    Drain(NodeId),
+    /// Let it lead again.
+    Undrain(NodeId),
     /// Add a machine as a learner.
     Add(usize),
     /// Make a learner a voter.
@@ -50,65 +58,77 @@ pub(crate) enum Order {
     Remove(NodeId, usize),
 }
 
-/// The plant of every run: one polled group, and a destination that gets everything.
+/// The plant of every run: one polled group, one tag that is pushed, and a destination that gets everything.
 fn plant() -> Plant {
-    let tag = Tag {
-        name: "level".into(),
-        point: None,
-        value_type: ValueType::U64,
-        unit: String::new(),
-        description: String::new(),
+    let destination = Destination {
+        id: "archive".into(),
+        // What is built of it is brought from here.
+        kind: DestinationKind::Csv(Csv { directory: "archive".into(), every: PERIOD, max_rows: 1_000 }),
+        required: true,
+        start: Start::Oldest,
+        routes: Vec::new(),
     };
-    let schedule = Some(Schedule { period: PERIOD, offset: Duration::ZERO });
-    let group = Group { id: "fast".into(), schedule, enabled: true, tags: vec![tag] };
-    let device = Device {
-        id: "tank".into(),
-        link: Link::Push,
+    Plant { devices: vec![tank(), pushing()], destinations: vec![destination], ..Plant::default() }
+}
+
+/// The device that is polled.
+fn tank() -> Device {
+    let link = ModbusTcp {
+        host: name(TANK),
+        port: field::PORT,
+        unit_id: 1,
+        timeout: Duration::from_millis(300),
+        slow: false,
+        standby: Standby::Warm,
+        max_gap: 0,
+        max_registers: 125,
+    };
+    let point = ModbusPoint {
+        address: ModbusAddress { table: Table::Holding, offset: 0, bit: None },
+        encoding: Encoding::Plain(ValueType::U32),
+        word_order: WordOrder::default(),
+        scaling: None,
+    };
+    let schedule = Schedule { period: PERIOD, offset: Duration::ZERO };
+    device("tank", Link::ModbusTcp(link), Some(schedule), tag("level", Some(point), ValueType::U32))
+}
+
+/// What pushers push for.
+fn pushing() -> Device {
+    device("line", Link::Push, None, tag("count", None, ValueType::U64))
+}
+
+fn device(id: &str, link: Link, schedule: Option<Schedule>, tag: Tag) -> Device {
+    Device {
+        id: id.into(),
+        link,
         enabled: true,
         labels: Default::default(),
         description: String::new(),
-        groups: vec![group],
-    };
-    let destination = Destination {
-        id: "archive".into(),
-        kind: DestinationKind::Csv(Csv { directory: "archive".into(), every: PERIOD, max_rows: 1_000 }),
-        required: true,
-        start: Start::default(),
-        routes: Vec::new(),
-    };
-    Plant { devices: vec![device], destinations: vec![destination], ..Plant::default() }
-}
-
-/// A batch of one sample.
-pub(crate) fn batch(source: Source, node: NodeId, revision: Revision, at: Timestamp) -> EncodedBatch {
-    let sample = Sample { tag: TagId(1), source_time: at, reading: Reading::Good(Value::U64(7)) };
-    let batch = Batch::new(source, node, revision, at, vec![sample]).expect("it holds a sample");
-    EncodedBatch::encode(&batch).expect("one sample can be encoded")
-}
-
-/// What a proposal of `messages` came to.
-fn answer(messages: &Messages, proposed: Result<Applied, ProposeError>) -> Result<Answer, Violation> {
-    let go_back = Answer { accepted: None, goes_back: true };
-    let outcome = match proposed {
-        Ok(applied) => applied.outcome,
-        Err(ProposeError::Invalid(reason)) => return Err(format!("a push is called invalid: {reason}")),
-        Err(_) => return Ok(go_back),
-    };
-    let Outcome::Appended { batches, .. } = outcome else {
-        return Err(format!("a push was answered with: {outcome}"));
-    };
-    let mut answer = Answer { accepted: None, goes_back: false };
-    for (sequence, batch) in (messages.first..).zip(batches) {
-        match batch {
-            BatchOutcome::Accepted | BatchOutcome::Already => answer.accepted = Some(sequence),
-            // The last: by a node that had not heard of the plant yet.
-            BatchOutcome::Expected { .. } | BatchOutcome::Fenced | BatchOutcome::RevisionGone => {
-                answer.goes_back = true;
-            }
-            other => return Err(format!("a push was answered with {other:?}")),
-        }
+        groups: vec![Group { id: "fast".into(), schedule, enabled: true, tags: vec![tag] }],
     }
-    Ok(answer)
+}
+
+fn tag(name: &str, point: Option<ModbusPoint>, value_type: ValueType) -> Tag {
+    Tag { name: name.into(), point, value_type, unit: String::new(), description: String::new() }
+}
+
+/// What a stream says first: which tag it is about.
+fn declaration() -> PushRequest {
+    let tag = DeclaredTag { name: "line/count".into(), r#type: Type::U64.into() };
+    PushRequest { content: Some(Content::Declare(Declare { tags: vec![tag] })) }
+}
+
+/// One message, under its number in the stream.
+fn samples(sequence: u64, message: Message, at: i64) -> PushRequest {
+    let samples = Samples {
+        sequence,
+        base_time: at,
+        tags: vec![0],
+        unsigned: vec![message.to_value()],
+        ..Samples::default()
+    };
+    PushRequest { content: Some(Content::Samples(samples)) }
 }
 
 impl Process {
@@ -121,9 +141,16 @@ impl Process {
                 let written = self.replica.store().keeper().write_checkpoint().await;
                 self.note_outcome("checkpoint", written.map(|()| "written"));
             }
-            Order::Deliver => self.deliver().await,
-            Order::Truncate => self.truncate().await,
             Order::HandOver => self.hand_over().await,
+            Order::Drain(node) => {
+                let drained = Box::pin(self.replica.drain(node, Request::default(), PATIENCE)).await;
+                self.note_outcome(&format!("draining {node}"), drained.map(|applied| applied.outcome));
+            }
+            Order::Undrain(node) => {
+                let command = Command::SetDrained { node, drained: false, request: Request::default() };
+                let undrained = Box::pin(self.replica.propose(&command, PATIENCE)).await;
+                self.note_outcome(&format!("undraining {node}"), undrained.map(|applied| applied.outcome));
+            }
             Order::Add(machine) => {
                 let name = name(machine);
                 let added = Box::pin(self.replica.add(&name, &address(&name), None)).await;
@@ -143,24 +170,46 @@ impl Process {
         }
     }
 
+    /// Hands messages to their stream; whoever opens it hears what it is answered, to its end.
     async fn take(&self, pusher: usize, messages: Messages) {
-        let (at, revision) = (self.wall_clock(), self.revision());
-        let known = self.world().pushers[pusher].acknowledged();
-        let Messages { session, first, count, .. } = messages;
-        let node = self.replica.node();
-        let pushed = |sequence| batch(Source::Pushed { session, sequence }, node, revision, at);
-        let batches: Vec<EncodedBatch> = (first..first + count).map(pushed).collect();
-        let proposed = Box::pin(self.replica.append(&batches, PATIENCE)).await;
-        let mut world = self.world();
-        if let Some(expected) = expected(&proposed)
-            && expected <= known
-        {
-            world.violated(format!("push {expected} is expected, and {known} had been acknowledged"));
+        let stream = (pusher, messages.stream);
+        let opened = match self.send(pusher, messages) {
+            Ok(opened) => opened,
+            Err(reason) => {
+                let mut world = self.world();
+                world.note(Some(self.machine), format!("a stream of pusher {pusher} breaks: {reason}"));
+                return pushers::lost(&mut world, stream);
+            }
+        };
+        let Some(mut responses) = opened else { return };
+        while let Some(Ok(response)) = responses.next().await {
+            if let Some(answer) = response.content {
+                pushers::heard(&mut self.world(), self.machine, stream, &answer);
+            }
         }
-        match answer(&messages, proposed) {
-            Ok(answer) => pushers::answered(&mut world, self.machine, (pusher, messages), answer),
-            Err(violation) => world.violated(violation),
+        pushers::lost(&mut self.world(), stream);
+    }
+
+    /// The answers to come, if the stream had to be opened.
+    fn send(&self, pusher: usize, messages: Messages) -> Result<Option<Responses>, String> {
+        let Messages { stream, sequence, first, count } = messages;
+        let mut doors = self.doors();
+        let mut opened = None;
+        if doors.get(&pusher).is_none_or(|door| door.stream != stream) {
+            let (requests, mut waiting) = mpsc::channel(WAITING);
+            let incoming = poll_fn(move |cx| waiting.poll_recv(cx).map(|request| request.map(Ok)));
+            let responses = self.duties.pushes.open(incoming).map_err(|status| status.to_string())?;
+            requests.try_send(declaration()).map_err(|error| error.to_string())?;
+            doors.insert(pusher, Door { stream, requests });
+            opened = Some(responses);
         }
+        let door = doors.get(&pusher).ok_or("it is not open")?;
+        let at = self.wall_clock().0;
+        for (sequence, number) in (sequence..).zip(first..first + count) {
+            let request = samples(sequence, Message { pusher: pusher as u32, number }, at);
+            door.requests.try_send(request).map_err(|error| error.to_string())?;
+        }
+        Ok(opened)
     }
 
     async fn configure(&self) {
@@ -176,68 +225,10 @@ impl Process {
         self.note_outcome("configuring", configured.map(|applied| applied.outcome));
     }
 
-    /// The destination is the account of the run: what was read from the buffer has arrived there.
-    async fn deliver(&self) {
-        let Some(leadership) = self.leadership_held() else { return };
-        let destinations = self.replica.store().keeper().read(|state| state.destinations.clone());
-        let Some((destination, state)) = destinations.into_iter().next() else { return };
-        let next = self.read_buffer();
-        {
-            let mut world = self.world();
-            let delivered = world.account.delivered(state.cursor.position, next);
-            world.check(delivered);
-        }
-        let next = Cursor::at(next);
-        let command = Command::Acknowledge { destination, next, rejected: Vec::new() };
-        let acknowledged = Box::pin(self.replica.propose_in(&leadership, &command, PATIENCE)).await;
-        self.note_outcome(&format!("acknowledging to {next}"), acknowledged.map(|applied| applied.outcome));
-    }
-
-    async fn truncate(&self) {
-        let below = self.replica.store().keeper().read(|state| state.required_horizon()).next();
-        let command = Command::Truncate { below, overrun: None };
-        let truncated = Box::pin(self.replica.propose(&command, PATIENCE)).await;
-        self.note_outcome(&format!("truncating below {below}"), truncated.map(|applied| applied.outcome));
-    }
-
     async fn hand_over(&self) {
         self.begin_to_hand_over();
-        let handed_over = Box::pin(self.replica.transfer_leadership(None)).await;
+        let handed_over = Box::pin(self.duties.switchover.request(None)).await;
         self.end_to_hand_over();
         self.note_outcome("handing over", handed_over);
-    }
-}
-
-/// Which push is expected, where others were sent.
-fn expected(proposed: &Result<Applied, ProposeError>) -> Option<u64> {
-    let Ok(Applied { outcome: Outcome::Appended { batches, .. }, .. }) = proposed else { return None };
-    batches.iter().find_map(|batch| match batch {
-        BatchOutcome::Expected { sequence } => Some(*sequence),
-        _ => None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use model::{Position, SessionId, Term};
-
-    use super::*;
-
-    fn appended(batches: Vec<BatchOutcome>) -> Result<Applied, ProposeError> {
-        let outcome = Outcome::Appended { position: Position(5), batches };
-        Ok(Applied { term: Term(2), position: Position(5), outcome })
-    }
-
-    #[test]
-    fn what_was_accepted_counts_and_the_rest_is_sent_again() {
-        let messages = Messages { session: SessionId::from(1), proposal: 1, first: 4, count: 2 };
-        let answer = |proposed| answer(&messages, proposed).expect("no violation");
-        let all = appended(vec![BatchOutcome::Already, BatchOutcome::Accepted]);
-        assert_eq!(answer(all), Answer { accepted: Some(5), goes_back: false });
-        let none = appended(vec![BatchOutcome::Expected { sequence: 3 }; 2]);
-        assert_eq!(answer(none), Answer { accepted: None, goes_back: true });
-        let unnamed = appended(vec![BatchOutcome::RevisionGone, BatchOutcome::Expected { sequence: 4 }]);
-        assert_eq!(answer(unnamed), Answer { accepted: None, goes_back: true });
-        assert_eq!(answer(Err(ProposeError::Unknown)), Answer { accepted: None, goes_back: true });
     }
 }

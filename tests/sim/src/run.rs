@@ -1,7 +1,12 @@
 //! One run: a cluster is founded, lives through faults, is healed, and must then be well.
 //!
-//! - After everything is mended, somebody acts within [`LEADS_WITHIN`], pushes are acknowledged again, and all members
-//!   come to have applied the same.
+//! - After everything is mended, somebody acts within [`LEADS_WITHIN`], pushes are acknowledged again, all members come to
+//!   have applied the same, and the destination has everything.
+//! - Real is what a node does in its cluster: replication, the store, and of the gateway acquisition with its driver,
+//!   forwarding, retention, switchovers, and ingest behind its door. Not real are: disks, networks and clocks; the sockets
+//!   to devices, in the place of which are simulated connections; what a destination does with a delivery (HTTP, files),
+//!   of which the seam is what is left; the transport of pushes, whose streams begin in the process that takes them; RocksDB;
+//!   the API, health, alarms and system tags, hooks, the egress lease and the dead man, which are those of a machine.
 //! - What a run does follows from its seed alone, as far as that is in our hands. Not seeded are: tokio's choices among
 //!   ready branches (`select!`), unless it is built with `--cfg tokio_unstable`, as `make sim` does; the order in which
 //!   threads finish that read and write staged snapshots; the keys of hash maps, over none of which our code decides;
@@ -14,13 +19,15 @@ use runtime::random::{Random, generator};
 use turmoil::{Builder, Sim};
 
 use crate::account::Violation;
+use crate::archive;
 use crate::faults::{Faults, LINK_LATENCY};
+use crate::field;
 use crate::node;
 use crate::operator::Operator;
 use crate::orders::Order;
 use crate::panics;
 use crate::pushers::{Pusher, push};
-use crate::world::{Event, MACHINES, Shared, World, branch, name};
+use crate::world::{ARCHIVE, Event, MACHINES, Shared, TANK, World, branch, name};
 
 /// Sessions that push.
 const PUSHERS: usize = 3;
@@ -50,6 +57,8 @@ pub(crate) struct Figures {
     pub(crate) reigns: u64,
     pub(crate) pushes: u64,
     pub(crate) slots: u64,
+    pub(crate) reads: u64,
+    pub(crate) records: u64,
 }
 
 impl Figures {
@@ -62,6 +71,8 @@ impl Figures {
             reigns: self.reigns + other.reigns,
             pushes: self.pushes + other.pushes,
             slots: self.slots + other.slots,
+            reads: self.reads + other.reads,
+            records: self.records + other.records,
         }
     }
 }
@@ -105,6 +116,10 @@ impl Course {
             let (shared, folder) = (shared.clone(), staging.path().join(name(machine)));
             sim.host(name(machine), move || node::run(shared.clone(), machine, folder.clone()));
         }
+        let of_tank = shared.clone();
+        sim.host(name(TANK), move || field::run(of_tank.clone()));
+        let of_archive = shared.clone();
+        sim.host(name(ARCHIVE), move || archive::run(of_archive.clone()));
         let random = |part| generator(Some(branch(seed, part)));
         Ok(Self {
             faults: Faults::new(random(2), shared.clone()),
@@ -142,6 +157,8 @@ impl Course {
             reigns: world.account.reigns() as u64,
             pushes: world.account.pushes(),
             slots: world.account.slots() as u64,
+            reads: world.account.reads() as u64,
+            records: world.account.records() as u64,
         })
     }
 
@@ -163,29 +180,32 @@ impl Course {
     /// Each pusher has something acknowledged again.
     fn serve(&mut self) -> Result<(), Violation> {
         let acknowledged =
-            |world: &World| -> Vec<u64> { world.pushers.iter().map(Pusher::acknowledged).collect() };
+            |world: &World| -> Vec<u32> { world.pushers.iter().map(Pusher::acknowledged).collect() };
         let before = acknowledged(&self.shared.borrow_mut());
         self.until("pushes to be acknowledged", WELL_WITHIN, true, |world| {
             acknowledged(world).iter().zip(&before).all(|(now, before)| now > before)
         })
     }
 
-    /// Nothing new comes in, and all members have applied the same.
+    /// Nothing new is pushed, all members have applied the same, and everything is delivered.
     fn come_to_rest(&mut self) -> Result<(), Violation> {
-        self.shared.borrow_mut().is_quiet = true;
         self.until("all members to have applied the same", WELL_WITHIN, false, |world| {
             let Some((_, leader)) = world.leader() else { return false };
             let applied = |machine: usize| world.machines[machine].view.as_ref().map(|view| view.applied);
             let is_member =
                 |machine: &usize| leader.members.values().any(|known| known.name == name(*machine));
             let is_idle = world.pushers.iter().all(Pusher::is_idle);
-            is_idle && (0..MACHINES).filter(is_member).all(|machine| applied(machine) == Some(leader.applied))
+            let takes_part = |machine: &usize| is_member(machine) && !world.machines[*machine].is_amnesic;
+            is_idle
+                && (0..MACHINES).filter(takes_part).all(|machine| applied(machine) == Some(leader.applied))
         })?;
         // Long enough for all ledgers to be compared once more.
         for _ in 0..200 {
             self.step(false)?;
         }
-        Ok(())
+        self.until("the destination to have everything", WELL_WITHIN, false, |world| {
+            world.account.owes_nothing()
+        })
     }
 
     fn now(&self) -> u64 {
@@ -237,7 +257,8 @@ mod tests {
     fn a_cluster_lives_through_a_short_run_of_faults() {
         let report = run(1, TICKS);
         let figures = report.verdict.unwrap_or_else(|violation| panic!("seed {}: {violation}", report.seed));
-        assert!(figures.pushes > 0 && figures.slots > 0, "{figures:?}");
+        let Figures { pushes, slots, reads, records, .. } = figures;
+        assert!(pushes > 0 && slots > 0 && reads > 0 && records > 0, "{figures:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use model::{Member, NodeId, Term};
@@ -25,6 +25,15 @@ pub(crate) const MACHINES: usize = 4;
 /// How many of them found it.
 pub(crate) const FOUNDERS: usize = 3;
 
+/// The host of the device, and that of the destination.
+pub(crate) const TANK: usize = MACHINES;
+pub(crate) const ARCHIVE: usize = MACHINES + 1;
+/// All hosts: machines first.
+pub(crate) const HOSTS: usize = MACHINES + 2;
+
+/// Bytes free on a disk that is not full.
+pub(crate) const FREE: u64 = 1 << 40;
+
 /// How long a healthy disk takes.
 pub(crate) const DISK_LATENCY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(2));
 
@@ -33,15 +42,15 @@ pub(crate) const DISK_LATENCY: (Duration, Duration) = (Duration::from_millis(1),
 pub(crate) struct Event {
     /// Milliseconds since the run began.
     at: u64,
-    /// To which machine, if to one.
-    machine: Option<usize>,
+    /// To which host, if to one.
+    host: Option<usize>,
     what: String,
 }
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.machine {
-            Some(machine) => write!(f, "{:>7} {}: {}", self.at, name(machine), self.what),
+        match self.host {
+            Some(host) => write!(f, "{:>7} {}: {}", self.at, name(host), self.what),
             None => write!(f, "{:>7} {}", self.at, self.what),
         }
     }
@@ -56,6 +65,8 @@ pub(crate) struct View {
     pub(crate) applied: u64,
     pub(crate) voters: BTreeSet<u64>,
     pub(crate) members: BTreeMap<NodeId, Member>,
+    /// Who is kept from leading.
+    pub(crate) drained: BTreeSet<NodeId>,
     pub(crate) is_configured: bool,
 }
 
@@ -63,6 +74,10 @@ pub(crate) struct View {
 pub(crate) struct Machine {
     pub(crate) disk: Arc<SimDisk>,
     pub(crate) clock: Arc<DriftingClock>,
+    /// Its monotonic clock gains something every so many milliseconds, if it does.
+    pub(crate) gains_every: Option<u64>,
+    /// Bytes free on its disk, as it is told.
+    pub(crate) free: Arc<AtomicU64>,
     /// Processes so far.
     pub(crate) boots: u64,
     /// Disks so far.
@@ -71,6 +86,12 @@ pub(crate) struct Machine {
     pub(crate) is_on: bool,
     /// How often its disk was told to fail some time: so many processes may end by themselves.
     pub(crate) failures: u32,
+    /// Until then processes may end by themselves, because nothing more fits on its disk.
+    pub(crate) overflows_until: u64,
+    /// Its disk has forgotten what it had said to be durable.
+    pub(crate) has_lied: bool,
+    /// Its node has found that out, and takes part no more.
+    pub(crate) is_amnesic: bool,
     /// Its process has ended by itself.
     pub(crate) has_ended: bool,
     /// The cluster has told it, or whoever asked for it, that it was removed.
@@ -89,8 +110,6 @@ pub(crate) struct World {
     pub(crate) machines: Vec<Machine>,
     pub(crate) pushers: Vec<Pusher>,
     pub(crate) account: Account,
-    /// No slots are read any more.
-    pub(crate) is_quiet: bool,
     events: Vec<Event>,
     violation: Option<Violation>,
 }
@@ -101,10 +120,15 @@ impl World {
         let machine = |number| Machine {
             disk: disk(seed, number, 1),
             clock: Arc::new(DriftingClock::new(&truth)),
+            gains_every: None,
+            free: Arc::new(AtomicU64::new(FREE)),
             boots: 0,
             disks: 1,
             is_on: true,
             failures: 0,
+            overflows_until: 0,
+            has_lied: false,
+            is_amnesic: false,
             has_ended: false,
             is_removed: false,
             is_handing_over: false,
@@ -118,7 +142,6 @@ impl World {
             machines,
             pushers,
             account: Account::default(),
-            is_quiet: false,
             events: Vec::new(),
             violation: None,
         }
@@ -133,8 +156,8 @@ impl World {
         self.truth.store(now, Ordering::Relaxed);
     }
 
-    pub(crate) fn note(&mut self, machine: Option<usize>, what: impl Into<String>) {
-        let event = Event { at: self.now(), machine, what: what.into() };
+    pub(crate) fn note(&mut self, host: Option<usize>, what: impl Into<String>) {
+        let event = Event { at: self.now(), host, what: what.into() };
         self.events.push(event);
     }
 
@@ -158,6 +181,13 @@ impl World {
         &self.events
     }
 
+    /// Whether the cluster would live on if a disk had lied: no other one has that was not replaced, and all machines vote, so
+    /// that a majority is left whatever change of the membership is under way.
+    pub(crate) fn bears_a_lie(&self) -> bool {
+        let all_vote = self.leader().is_some_and(|(_, view)| view.voters.len() == MACHINES);
+        all_vote && self.machines.iter().all(|machine| !machine.has_lied)
+    }
+
     /// The machine that may act now, and what it says of itself.
     pub(crate) fn leader(&self) -> Option<(usize, &View)> {
         let views = self.machines.iter().enumerate();
@@ -174,7 +204,7 @@ impl World {
             self.account.gave_up(machine);
         }
         for pusher in &mut self.pushers {
-            pusher.lose(machine);
+            pusher.lose_machine(machine);
         }
     }
 
@@ -185,6 +215,7 @@ impl World {
         of.disks += 1;
         of.disk = disk(seed, machine, of.disks);
         (of.failures, of.is_removed) = (0, false);
+        (of.has_lied, of.is_amnesic) = (false, false);
     }
 }
 
@@ -203,9 +234,20 @@ impl Shared {
     }
 }
 
-/// How a machine is called.
-pub(crate) fn name(machine: usize) -> String {
-    format!("gateway-{}", machine + 1)
+impl Machine {
+    /// Whether it is told that its disk has no room for samples.
+    pub(crate) fn is_full(&self) -> bool {
+        self.free.load(Ordering::Relaxed) < FREE
+    }
+}
+
+/// How a host is called.
+pub(crate) fn name(host: usize) -> String {
+    match host {
+        TANK => "tank".to_owned(),
+        ARCHIVE => "archive".to_owned(),
+        machine => format!("gateway-{}", machine + 1),
+    }
 }
 
 /// A seed for a part of a run: `part` differs for each.

@@ -76,7 +76,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "failed-sync-is-not-final",
         breaks: "a disk error is final: the sync that is tried again does not bring back what was lost",
-        killed_by: Scenario("store", "on_disk", "failures::a_failed_sync_is_final"),
+        killed_by: Unit("store", "engine::rocks::tests::the_first_failed_write_is_final"),
     },
     Mutant {
         name: "vote-is-not-promised",

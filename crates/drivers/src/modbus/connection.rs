@@ -9,19 +9,19 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context as Task, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context as Task, Poll, Waker};
 use std::time::Duration;
 
 use model::plant::address::Table;
 use model::{Clock, Permit, Timestamp};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_modbus::client::{Client as _, Context, tcp};
 use tokio_modbus::slave::SlaveContext as _;
 use tokio_modbus::{Error, ExceptionCode, ProtocolError, Request, Response, Slave};
 
+use super::dial::DeviceStream;
 use super::endpoint::Ask;
 use super::plan::Span;
 use crate::driver::Silence;
@@ -30,7 +30,7 @@ use crate::fenced::{FencedStream, LineFacts, is_fenced};
 /// An open connection that may send while its permit lasts.
 pub(super) struct Connection {
     context: Context,
-    socket: Arc<TcpStream>,
+    socket: SharedSocket,
     facts: Arc<LineFacts>,
     permit: Arc<dyn Permit>,
 }
@@ -63,9 +63,9 @@ pub(super) enum Failure {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, permit: Arc<dyn Permit>) -> Self {
-        let socket = Arc::new(stream);
-        let fenced = FencedStream::new(SharedSocket(Arc::clone(&socket)), Arc::clone(&permit));
+    pub(super) fn new(stream: Box<dyn DeviceStream>, permit: Arc<dyn Permit>) -> Self {
+        let socket = SharedSocket(Arc::new(Mutex::new(stream)));
+        let fenced = FencedStream::new(socket.clone(), Arc::clone(&permit));
         let facts = fenced.facts();
         // The unit id is set before each request; the library's default would be 255.
         Self { context: tcp::attach(fenced), socket, facts, permit }
@@ -74,7 +74,9 @@ impl Connection {
     /// Whether the device has closed the connection meanwhile, or has said something that nobody asked for.
     pub(super) fn is_stale(&self) -> bool {
         let mut byte = [0];
-        !matches!(self.socket.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        // Nobody waits for it: whoever reads next says anew that they do.
+        let mut nobody = Task::from_waker(Waker::noop());
+        Pin::new(&mut **self.socket.stream()).poll_read(&mut nobody, &mut ReadBuf::new(&mut byte)).is_ready()
     }
 
     /// Whether nothing at all came back since the last request was begun.
@@ -203,38 +205,31 @@ async fn within<F: Future>(cap: Duration, permit: &dyn Permit, call: F) -> Resul
     }
 }
 
-/// A socket that both the protocol library and [`Connection::is_stale`] read from, never at the same time.
-struct SharedSocket(Arc<TcpStream>);
+/// A socket that both the protocol library and [`Connection::is_stale`] read from, never at the same time. Locked for one
+/// step of either, never while waiting.
+#[derive(Clone)]
+struct SharedSocket(Arc<Mutex<Box<dyn DeviceStream>>>);
+
+impl SharedSocket {
+    fn stream(&self) -> MutexGuard<'_, Box<dyn DeviceStream>> {
+        // A panic half-way through a step ends the node.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl AsyncRead for SharedSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Task<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read(buf.initialize_unfilled()) {
-                Ok(count) => {
-                    buf.advance(count);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        Pin::new(&mut **self.stream()).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for SharedSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Task<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match self.0.try_write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                outcome => return Poll::Ready(outcome),
-            }
-        }
+        Pin::new(&mut **self.stream()).poll_write(cx, bytes)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Task<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut **self.stream()).poll_flush(cx)
     }
 
     /// Connections end by being dropped, which resets them.
@@ -245,7 +240,7 @@ impl AsyncWrite for SharedSocket {
 
 impl fmt::Debug for SharedSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.stream().fmt(f)
     }
 }
 

@@ -1,16 +1,20 @@
 //! How a connection to a field device is made.
 //!
-//! Every connection made here:
+//! The seam between the driver and the network below it: a [`Dialler`] gives streams of bytes, and [`Origin`] is the one
+//! that has sockets. Every connection that it makes:
 //! - is closed hard: lingering is off from the start, so that however it ends, whatever is unsent is discarded and
 //!   the device sees a reset at once. Many devices bear only a few connections and keep a dead one for minutes;
 //! - sends small frames at once, and notices a peer that has vanished, while idle and while sending.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
 
@@ -23,7 +27,21 @@ pub(super) struct HostPort {
     pub(super) port: u16,
 }
 
-/// What connections to devices are told apart by.
+/// A connection to a device: bytes in both directions. It ends by being dropped, and the device notices that at once.
+pub trait DeviceStream: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin + 'static> DeviceStream for S {}
+
+/// A connection being made.
+pub type Dialling<'a> = Pin<Box<dyn Future<Output = Result<Box<dyn DeviceStream>, Silence>> + Send + 'a>>;
+
+/// Makes connections to devices.
+pub trait Dialler: fmt::Debug + Send + Sync + 'static {
+    /// Connects within `cap` (name resolution included). Sends nothing. Dropping the future gives up.
+    fn dial<'a>(&'a self, host: &'a str, port: u16, cap: Duration) -> Dialling<'a>;
+}
+
+/// Sockets of this machine, and what connections to devices are told apart by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Origin {
     /// Their local address, where it is not the system's choice.
@@ -42,18 +60,20 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// Connects within `cap` (name resolution included). Sends nothing.
-pub(super) async fn dial(to: &HostPort, origin: Origin, cap: Duration) -> Result<TcpStream, Silence> {
-    match timeout(cap, try_addresses(to, origin, cap)).await {
-        Ok(outcome) => outcome,
-        Err(_elapsed) => Err(Silence::ConnectTimeout { after: cap }),
+impl Dialler for Origin {
+    fn dial<'a>(&'a self, host: &'a str, port: u16, cap: Duration) -> Dialling<'a> {
+        Box::pin(async move {
+            match timeout(cap, try_addresses((host, port), *self, cap)).await {
+                Ok(outcome) => Ok(Box::new(outcome?) as Box<dyn DeviceStream>),
+                Err(_elapsed) => Err(Silence::ConnectTimeout { after: cap }),
+            }
+        })
     }
 }
 
-async fn try_addresses(to: &HostPort, origin: Origin, cap: Duration) -> Result<TcpStream, Silence> {
-    let addresses = lookup_host((to.host.as_str(), to.port))
-        .await
-        .map_err(|error| Silence::UnknownHost { reason: error.to_string() })?;
+async fn try_addresses(to: (&str, u16), origin: Origin, cap: Duration) -> Result<TcpStream, Silence> {
+    let addresses =
+        lookup_host(to).await.map_err(|error| Silence::UnknownHost { reason: error.to_string() })?;
     let mut last =
         Silence::UnknownHost { reason: "no address of the family of the local address".to_owned() };
     let is_of_family =

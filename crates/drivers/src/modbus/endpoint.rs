@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::connection::{Answer, Connection, Failure};
-use super::dial::{HostPort, Origin, dial};
+use super::dial::{Dialler, HostPort};
 use super::exception::{Verdict, verdict};
 use super::plan::Span;
 use crate::backoff::backoff;
@@ -65,7 +65,7 @@ pub(super) struct Ask {
 pub(super) struct Surroundings {
     pub(super) permit: Arc<dyn Permit>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) origin: Origin,
+    pub(super) dialler: Arc<dyn Dialler>,
     pub(super) random: Random,
     pub(super) token: CancellationToken,
 }
@@ -249,7 +249,8 @@ impl Endpoint {
     /// Connects. If the endpoint is known to be silent, other requests are turned away meanwhile.
     async fn connect(&mut self, cap: Duration) -> Result<Connection, Failure> {
         self.connected.store(false, Ordering::Relaxed);
-        let mut dialling = std::pin::pin!(dial(&self.remote, self.surroundings.origin, cap));
+        let HostPort { host, port } = &self.remote;
+        let mut dialling = self.surroundings.dialler.dial(host, *port, cap);
         let outcome = loop {
             tokio::select! {
                 biased;

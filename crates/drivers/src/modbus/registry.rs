@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::Connection;
 use super::device::ModbusDevice;
-use super::dial::{HostPort, Origin};
+use super::dial::{Dialler, HostPort};
 use super::endpoint::{Endpoint, EndpointHandle, Surroundings, WeakEndpointHandle};
 use super::standby::WarmConnections;
 
@@ -30,8 +30,8 @@ pub struct Setup {
     pub clock: Arc<dyn Clock>,
     /// Runs the owner tasks.
     pub spawner: Spawner,
-    /// Where field connections come from.
-    pub origin: Origin,
+    /// Makes the connections.
+    pub dialler: Arc<dyn Dialler>,
     /// For the jitter of pauses.
     pub random: Random,
     /// What a standby of this node held open.
@@ -99,7 +99,7 @@ impl Endpoints {
         let surroundings = Surroundings {
             permit: Arc::clone(&setup.permit),
             clock: Arc::clone(&setup.clock),
-            origin: setup.origin,
+            dialler: Arc::clone(&setup.dialler),
             random: branch(&mut setup.random),
             token: self.token.clone(),
         };

@@ -4,20 +4,21 @@
 //! - A connection that the device ends, or on which it speaks unasked, is thrown away and made again, with pauses.
 //! - Only devices with `standby = "warm"` are connected to: many bear few connections.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::plant::{Device, Link, Standby};
 use runtime::Spawner;
 use runtime::random::{Random, branch};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
-use super::dial::{HostPort, Origin, dial};
+use super::dial::{DeviceStream, Dialler, HostPort};
 use crate::backoff::backoff;
 
 /// A connection that lasted so long was no failure; many devices end idle ones after a minute or more.
@@ -27,21 +28,21 @@ const STEADY: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct WarmStandby {
     spawner: Spawner,
-    origin: Origin,
+    dialler: Arc<dyn Dialler>,
     random: Random,
     token: CancellationToken,
-    held: HashMap<HostPort, oneshot::Receiver<Option<TcpStream>>>,
+    held: BTreeMap<HostPort, oneshot::Receiver<Option<Box<dyn DeviceStream>>>>,
     _cancel_on_drop: DropGuard,
 }
 
 /// Open connections on their way from a [`WarmStandby`] to the [`Endpoints`](super::Endpoints) of a new leadership.
 #[derive(Debug, Default)]
-pub struct WarmConnections(BTreeMap<HostPort, TcpStream>);
+pub struct WarmConnections(BTreeMap<HostPort, Box<dyn DeviceStream>>);
 
 /// Owns one idle connection.
 struct Holder {
     remote: HostPort,
-    origin: Origin,
+    dialler: Arc<dyn Dialler>,
     cap: Duration,
     random: Random,
     token: CancellationToken,
@@ -49,10 +50,10 @@ struct Holder {
 
 impl WarmStandby {
     /// Holds nothing yet.
-    pub fn new(spawner: Spawner, origin: Origin, random: Random) -> Self {
+    pub fn new(spawner: Spawner, dialler: Arc<dyn Dialler>, random: Random) -> Self {
         let token = spawner.token().child_token();
         let guard = token.clone().drop_guard();
-        Self { spawner, origin, random, token, held: HashMap::new(), _cancel_on_drop: guard }
+        Self { spawner, dialler, random, token, held: BTreeMap::new(), _cancel_on_drop: guard }
     }
 
     /// Connects to the device and stays connected, if it is enabled and its standby is warm.
@@ -64,7 +65,7 @@ impl WarmStandby {
         }
         let holder = Holder {
             remote: remote.clone(),
-            origin: self.origin,
+            dialler: Arc::clone(&self.dialler),
             cap: link.timeout,
             random: branch(&mut self.random),
             token: self.token.clone(),
@@ -104,23 +105,24 @@ impl WarmConnections {
         self.0.is_empty()
     }
 
-    pub(super) fn take(&mut self, remote: &HostPort) -> Option<TcpStream> {
+    pub(super) fn take(&mut self, remote: &HostPort) -> Option<Box<dyn DeviceStream>> {
         self.0.remove(remote)
     }
 }
 
 impl Holder {
     /// Stays connected until cancelled; then gives the connection, if there is one.
-    async fn run(mut self) -> Option<TcpStream> {
+    async fn run(mut self) -> Option<Box<dyn DeviceStream>> {
         let token = self.token.clone();
         let mut failures = 0;
         loop {
-            let stream = token.run_until_cancelled(dial(&self.remote, self.origin, self.cap)).await?;
+            let HostPort { host, port } = &self.remote;
+            let stream = token.run_until_cancelled(self.dialler.dial(host, *port, self.cap)).await?;
             match stream {
-                Ok(stream) => {
+                Ok(mut stream) => {
                     let connected = Instant::now();
-                    // Readable means ended, or words that nobody asked for.
-                    if token.run_until_cancelled(stream.readable()).await.is_none() {
+                    // Whatever comes is its end, or words that nobody asked for.
+                    if token.run_until_cancelled(stream.read_u8()).await.is_none() {
                         return Some(stream);
                     }
                     debug!(endpoint = %self.remote, "idle connection lost");

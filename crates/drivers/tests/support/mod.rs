@@ -305,7 +305,7 @@ impl Bench {
             permit: permit.clone(),
             clock: Arc::new(SystemClock),
             spawner: spawner.clone(),
-            origin: Origin { bind, mark: None },
+            dialler: Arc::new(Origin { bind, mark: None }),
             random: runtime::random::generator(Some(1)),
             warm,
         });

@@ -71,7 +71,7 @@ impl<E: Engine> Groups<E> {
             permit: Arc::new(leadership.clone()) as Arc<dyn Permit>,
             clock: Arc::clone(&parts.clock),
             spawner: spawner.clone(),
-            origin: parts.origin,
+            dialler: Arc::clone(&parts.dialler),
             // Nobody else draws from it.
             random: parts.random.clone(),
             warm,

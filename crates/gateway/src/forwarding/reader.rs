@@ -74,7 +74,7 @@ impl<E: Engine> Reader<E> {
         }
         let Some(mut source) = self.source.take() else { return };
         let from = run.next;
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = runtime::blocking(move || {
             let run = source.read(from);
             (source, run)
         });

@@ -1,9 +1,8 @@
 //! What is asked of a node, and where: the API and the health listener. Both tell what the one admin service knows.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Clock, SessionId};
+use ingest::PushService;
 use runtime::Spawner;
 use store::engine::rocks::RocksEngine;
 use tokio::net::TcpListener;
@@ -14,7 +13,7 @@ use crate::admin::AdminService;
 use crate::api;
 use crate::config::NodeConfig;
 use crate::health::{self, HealthParts};
-use crate::pushing::{PushedTags, ReplicatedLog};
+use crate::pushing::PushedTags;
 use crate::roles::RoleLayer;
 use crate::security::Security;
 use crate::watching::Watch;
@@ -26,20 +25,14 @@ pub(super) struct Doors {
     pub(super) security: Security,
 }
 
-/// Opens the API and, where it is wanted, the health listener. What is pushed is numbered in `session`.
+/// Opens the API and, where it is wanted, the health listener.
 pub(super) fn serve(
     service: AdminService<RocksEngine>,
+    pushes: PushService<PushedTags<RocksEngine>>,
     config: &NodeConfig,
-    clock: &Arc<dyn Clock>,
     Doors { admin, health, security }: Doors,
-    session: SessionId,
     spawner: &Spawner,
 ) {
-    let replica = service.replica().clone();
-    let log = Arc::new(ReplicatedLog::start(replica.clone(), spawner));
-    let node = replica.node();
-    let tags = Arc::new(PushedTags(replica));
-    let pushes = ingest::start(spawner, log, tags, Arc::clone(clock), node, session, config.memory.pushes());
     let reporter = HealthReporter::new();
     let service = service.keeping_gaps(spawner).reporting_health(reporter.clone(), spawner);
     let routes = api::health_and_reflection(reporter)

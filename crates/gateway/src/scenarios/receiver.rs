@@ -129,7 +129,8 @@ impl Node {
             replica: self.replica.clone(),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             live: live.clone(),
-            facts,
+            cluster: facts.cluster.as_str().into(),
+            destinations: Arc::new(facts),
             random: generator(Some(7)),
             spawner: self.spawner.clone(),
         };

@@ -25,7 +25,8 @@ async fn a_follower_holds_a_silent_connection_to_a_warm_device_and_takes_it_alon
     let address = device.local_addr().expect("bound");
     node.configure(warm_plant(address, Wanted::Warm)).await;
     let random = generator(Some(7));
-    let mut standby = Standby::new(node.replica.clone(), Origin::default(), random, node.spawner.clone());
+    let mut standby =
+        Standby::new(node.replica.clone(), Arc::new(Origin::default()), random, node.spawner.clone());
     let accepted = async |standby: &mut Standby<SimEngine>| {
         tokio::select! {
             () = standby.follow() => panic!("it follows until it is dropped"),

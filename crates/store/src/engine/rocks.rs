@@ -192,6 +192,9 @@ impl Shared {
 
     /// Keeps the first error, and returns it.
     fn fail(&self, error: EngineError) -> EngineError {
+        if runtime::mutant("failed-sync-is-not-final") {
+            return error;
+        }
         self.failed.get_or_init(|| error).clone()
     }
 
