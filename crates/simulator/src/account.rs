@@ -7,7 +7,8 @@
 //! - A read is numbered by its device; the number travels in the values, so each value names the read it came from.
 //! - A read of some registers alone is a part of the scan around the read of the first one, and a value names which.
 //! - A read that was answered and not delivered is excused by a slot, between its delivered neighbours, that is in a
-//!   gap record or bad; one slot excuses one read, and hardly any where the gap says that nothing was read.
+//!   gap record or bad; one slot excuses one read, and hardly any where the gap says that nothing was read. So is a read
+//!   of the slot that the next leader has read as well, and delivered.
 //! - Every slot from 0 to the highest known of a grid is in exactly one of: sampled, bad, in a gap, unaccounted. A
 //!   grid that is replaced ends where its successor begins, to one period: all nodes share this machine's clock. Where
 //!   a clock was set, the opening says so, and its time is not compared.

@@ -6,7 +6,6 @@
 
 use std::ffi::{c_int, c_void};
 use std::mem::transmute;
-use std::ptr::null_mut;
 
 use libc::{clockid_t, pthread_cond_t, pthread_mutex_t, time_t, timespec, timeval};
 

@@ -286,7 +286,9 @@ fn enter_key(line: &[u8], columns: &[&str], at_ns: u64, account: &mut Account) -
     let Received { is_new, record }: Received<&RawValue> = serde_json::from_slice(line)?;
     let cells = cells(record, columns)?;
     let key = cells.first().ok_or(Nonsense::Short)?.parse::<SampleKey>()?;
-    account.keys.came(key, Text::of(cells.iter().map(|cell| &**cell)), is_new, at_ns);
+    // What was refused had its answer then: the cursor may pass it, and it comes whenever it is offered again.
+    let answered_ns = if account.refused.contains(&key) { 0 } else { at_ns };
+    account.keys.came(key, Text::of(cells.iter().map(|cell| &**cell)), is_new, answered_ns);
     Ok(())
 }
 

@@ -335,7 +335,8 @@ impl DeviceBook {
             let Some(ordinal) = ordinal else { return };
             tally.wrong += u64::from(self.ordinals.binary_search(&ordinal).is_err() || ordinal <= settled);
             if ordinal > settled {
-                let missing = self.between(settled, ordinal).saturating_sub(excuses);
+                let excused = excuses + u64::from(self.has_read_it_again(ordinal));
+                let missing = self.between(settled, ordinal).saturating_sub(excused);
                 tally.hidden += missing.min(dry);
                 tally.lost += missing.saturating_sub(dry) * tags;
                 (settled, excuses, dry) = (ordinal, 0, 0);
@@ -349,6 +350,18 @@ impl DeviceBook {
         tally.hidden += missing.min(dry);
         tally.pending += missing.saturating_sub(dry) * tags;
         tally
+    }
+
+    /// Whether read number `ordinal` came of another node than the one before it, in the time of one slot: a leader may have
+    /// read the slot, and have gone without being able to commit it.
+    fn has_read_it_again(&self, ordinal: u32) -> bool {
+        let period = self.openings.values().map(|opening| opening.period_ns).max().unwrap_or_default();
+        let before = self.asked.range(..ordinal).next_back();
+        let (Some((_, (other, earlier_ns))), Some((node, began_ns))) = (before, self.asked.get(&ordinal))
+        else {
+            return false;
+        };
+        other != node && began_ns.saturating_sub(*earlier_ns) < period.unsigned_abs()
     }
 
     /// Slots with a time before the request of their read came, or behind that of the next one of the same node. What was

@@ -132,6 +132,18 @@ impl Run {
     }
 }
 
+/// The opening of a grid of 100 ms whose slot 0 is at so many milliseconds.
+fn opening(grid: u64, first: i64, replaces: Option<u64>) -> OpeningSeen {
+    OpeningSeen {
+        device: PRESS.to_owned(),
+        grid,
+        first: Timestamp(first * MS as i64),
+        period_ns: 100 * MS as i64,
+        replaces,
+        cause: "configuration".to_owned(),
+    }
+}
+
 #[test]
 fn a_run_in_which_everything_arrives_passes() {
     let mut run = Run::new();
@@ -193,6 +205,26 @@ fn one_slot_of_a_gap_excuses_one_read() {
     assert_eq!(run.account.settle().lost, 20, "two reads, one slot");
     run.slots(9..=9, 2);
     assert_eq!(run.account.settle().lost, 20, "nor before a later sample");
+}
+
+#[test]
+fn a_slot_that_the_next_leader_reads_again_excuses_the_read_of_the_one_before() {
+    let read_again = |by: IpAddr, after_ms: u64| {
+        let mut run = Run::new();
+        run.account.received_opening(opening(1, 0, None), true);
+        run.slots(0..=3, 1);
+        for (ordinal, node, at_ms) in [(5, A, 400), (6, by, 400 + after_ms)] {
+            run.account.answered(PRESS, ordinal, node, at_ms * MS);
+            run.account.asked(PRESS, ordinal, node, at_ms * MS);
+        }
+        let mut again = run.samples(5, 2);
+        again.iter_mut().for_each(|sample| sample.slot = Some((1, 4)));
+        run.deliver(&again);
+        run.account.settle().lost
+    };
+    assert_eq!(read_again(B, 90), 0);
+    assert_eq!(read_again(A, 90), 20, "by the same node");
+    assert_eq!(read_again(B, 100), 20, "in the time of another slot");
 }
 
 #[test]
@@ -362,14 +394,6 @@ fn a_slot_in_two_things_or_in_part_is_unaccounted() {
 fn a_grid_ends_where_its_successor_begins() {
     let mut run = Run::new();
     run.slots(0..=4, 1);
-    let opening = |grid, first, replaces| OpeningSeen {
-        device: PRESS.to_owned(),
-        grid,
-        first: Timestamp(first * MS as i64),
-        period_ns: 100 * MS as i64,
-        replaces,
-        cause: "configuration".to_owned(),
-    };
     run.account.received_opening(opening(1, 0, None), true);
     run.account.received_opening(opening(2, 600, Some(1)), true);
     assert_eq!(run.account.settle().slots_unaccounted, 0, "to one period");

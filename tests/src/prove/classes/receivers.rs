@@ -4,26 +4,17 @@
 //! - Whatever it answers, nothing is lost, and what comes again is the same. What it refuses for what it holds is set aside;
 //!   once it is well again all of it is offered again, as an operator would, and must arrive.
 //! - Files are finished meanwhile as ever.
-//! - No cursor that a node shows lies behind a record that the receiver takes for the first time later, unless it had refused
-//!   it. Whatever is not routed to a receiver may lie between its records: a cursor alone says nothing.
 //! - A trouble has bitten if a request was answered as it says, or not at all; where nobody listens, if nothing was taken
 //!   while more was committed.
 
-use std::borrow::Cow;
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use futures::future::join_all;
 use rand::Rng as _;
 use rand::rngs::SmallRng;
-use serde::Deserialize;
-use simulator::history::monotonic_ns;
-use simulator::nodes::layout::NODES;
 use simulator::plant::Plant;
 use simulator::receiver::Reply;
 use tokio::net::TcpStream;
@@ -38,14 +29,11 @@ const HISTORIAN: &str = "historian";
 /// For how long it is in trouble, in milliseconds, and how much longer at most where no file is finished.
 const HOLD: Range<u64> = 3_000..8_000;
 const FILES_END: Duration = Duration::from_secs(20);
-/// From one look at the nodes' cursors to the next.
+/// From one look at the files to the next.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// A node of this machine that is well answers much sooner.
-const LOOK_LIMIT: Duration = Duration::from_millis(400);
 /// A connection to an address at which nobody listens is refused at once.
 const REFUSED: Duration = Duration::from_secs(1);
 
-const CURSORS: &str = "I14 no cursor lies behind what the receiver has yet to take";
 const FILES: &str = "G2 files are finished while the receiver is in trouble";
 
 /// What is the matter with the receiver.
@@ -69,44 +57,10 @@ struct Trouble {
 /// What is found on the way.
 #[derive(Debug, Default)]
 struct Notes {
-    cursors: Cursors,
     /// Troubles in which no file was finished.
     without_files: Vec<String>,
     /// Until it had what had been committed when it was well again.
     slowest: Duration,
-}
-
-/// Cursors that were shown, each further than the one before, with the moment by which they had been.
-#[derive(Debug, Default)]
-struct Cursors(Vec<(u64, Place)>);
-
-/// Position and ordinal of a record, or of the next one.
-type Place = (u64, u32);
-
-/// What is found of cursors in a history.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Outrun {
-    records: u64,
-    /// Records that came when a cursor had passed them.
-    late: Vec<String>,
-}
-
-/// What is looked at in a line of a history.
-#[derive(Deserialize)]
-struct Line<'a> {
-    t_ns: u64,
-    #[serde(borrow)]
-    op: Cow<'a, str>,
-    #[serde(default)]
-    is_new: bool,
-    key: Option<&'a str>,
-    #[serde(borrow)]
-    record: Option<Keyed<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Keyed<'a> {
-    key: &'a str,
 }
 
 /// Gives the receiver so much trouble, one after the other.
@@ -119,10 +73,8 @@ pub async fn run(assignment: &Assignment) -> Result<RunReport> {
             break;
         }
     }
-    let history = world.scene.field.history();
     let mut report = world.close().await;
-    let outrun = outrun(BufReader::new(File::open(&history)?), &notes.cursors)?;
-    judge(&mut report, &notes, &outrun);
+    judge(&mut report, &notes);
     Ok(report)
 }
 
@@ -224,7 +176,6 @@ async fn suffer(
     let committed = world.scene.buffer(world.scene.leader().await?).await?.committed;
     let files = world.scene.field.files();
     loop {
-        look(&world.scene, &mut notes.cursors).await;
         if let Some(node) = victim.take_if(|_| began.elapsed() >= hold / 2) {
             let ended = world.scene.kill(node).await?;
             ensure!(ended.is_some(), "{} had ended by itself", world.scene.name(node));
@@ -277,21 +228,6 @@ fn first_of(name: &str) -> Option<u64> {
     key.split('-').nth(1).filter(|_| is_finished)?.parse().ok()
 }
 
-/// Asks every node for the receiver's cursor; who does not answer shows none.
-async fn look(scene: &Scene, cursors: &mut Cursors) {
-    let asked = (0..NODES).map(|node| async move {
-        let question = pb::ListDestinationsRequest { this_node: true, ids: vec![HISTORIAN.to_owned()] };
-        let mut client = scene.client(node);
-        let answer = timeout(LOOK_LIMIT, client.list_destinations(question)).await.ok()?.ok()?;
-        answer.into_inner().destinations.into_iter().next()?.cursor
-    });
-    let shown = join_all(asked).await.into_iter().flatten();
-    let shown = shown.map(|cursor| (cursor.position, cursor.ordinal)).max();
-    if let Some(cursor) = shown {
-        cursors.shown(monotonic_ns(), cursor);
-    }
-}
-
 /// Waits until the receiver has what was committed when it was well again, and what it had refused.
 async fn caught_up(world: &mut World, notes: &mut Notes) -> Result<()> {
     let began = Instant::now();
@@ -342,11 +278,7 @@ fn count(world: &mut World, what: &str) {
     *world.report.figures.entry(format!("faults: {what}")).or_default() += 1.0;
 }
 
-fn judge(report: &mut RunReport, notes: &Notes, outrun: &Outrun) {
-    let shown = notes.cursors.0.len();
-    let late = outrun.late.first().map(|first| format!("; {} late: {first}", outrun.late.len()));
-    let text = format!("{shown} cursors, {} records{}", outrun.records, late.unwrap_or_default());
-    report.judge(CURSORS, outrun.late.is_empty() && shown > 0 && outrun.records > 0, text);
+fn judge(report: &mut RunReport, notes: &Notes) {
     let text = match notes.without_files.is_empty() {
         true => format!("{} faults", report.injected),
         false => format!("none while it was {}", notes.without_files.join(", ")),
@@ -356,56 +288,10 @@ fn judge(report: &mut RunReport, notes: &Notes, outrun: &Outrun) {
     report.figures.insert("longest until the receiver had everything, ms".to_owned(), slowest);
 }
 
-impl Cursors {
-    /// This one had been shown by then.
-    fn shown(&mut self, at_ns: u64, cursor: Place) {
-        if self.0.last().is_none_or(|(_, last)| *last < cursor) {
-            self.0.push((at_ns, cursor));
-        }
-    }
-
-    /// The furthest that had been shown by then.
-    fn by(&self, at_ns: u64) -> Option<Place> {
-        let behind = self.0.partition_point(|(shown_ns, _)| *shown_ns <= at_ns);
-        behind.checked_sub(1).map(|last| self.0[last].1)
-    }
-}
-
-/// Holds what the receiver took for the first time against cursors that had been shown by then.
-fn outrun(history: impl BufRead, cursors: &Cursors) -> Result<Outrun> {
-    let mut refused = BTreeSet::new();
-    let mut outrun = Outrun::default();
-    for line in history.lines() {
-        let line = line?;
-        let line: Line<'_> = serde_json::from_str(&line)?;
-        let key = line.record.map(|record| record.key).or(line.key);
-        match (&*line.op, key) {
-            ("refused", Some(key)) => {
-                refused.insert(place(key)?);
-            }
-            ("sample" | "gap" | "opening", Some(key)) if line.is_new => {
-                let place = place(key)?;
-                outrun.records += 1;
-                let cursor = cursors.by(line.t_ns).filter(|cursor| place < *cursor);
-                if let Some(cursor) = cursor.filter(|_| !refused.contains(&place)) {
-                    outrun.late.push(format!("{key} came behind {cursor:?}"));
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(outrun)
-}
-
-/// Position and ordinal of a key.
-fn place(key: &str) -> Result<Place> {
-    let mut parts = key.split('/').skip(1);
-    let mut next = || parts.next().with_context(|| format!("{key} is no key"));
-    Ok((next()?.parse()?, next()?.parse()?))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use rand::SeedableRng as _;
 
     use super::*;
@@ -428,58 +314,17 @@ mod tests {
         );
     }
 
-    fn received(t_ns: u64, op: &str, key: &str, is_new: bool) -> String {
-        format!(
-            r#"{{"t_ns":{t_ns},"process":"historian","kind":"ok","op":"{op}","is_new":{is_new},"record":{{"key":"{key}"}}}}"#
-        )
-    }
-
-    fn found(lines: &[String]) -> Outrun {
-        let mut cursors = Cursors::default();
-        for (at_ns, cursor) in [(10, (5, 0)), (20, (4, 0)), (30, (7, 3))] {
-            cursors.shown(at_ns, cursor);
-        }
-        outrun(lines.join("\n").as_bytes(), &cursors).expect("it makes sense")
-    }
-
     #[test]
-    fn what_comes_first_behind_a_cursor_has_been_outrun() {
-        let in_order = [
-            received(9, "sample", "00000000/4/0", true),
-            received(25, "sample", "00000000/5/0", true),
-            received(29, "gap", "00000000/7/2", true),
-            received(31, "sample", "00000000/7/3", true),
-            received(32, "sample", "00000000/4/0", false),
-        ];
-        assert_eq!(found(&in_order), Outrun { records: 4, late: Vec::new() });
-        for (t_ns, op, key) in [
-            (11, "sample", "00000000/4/9"),
-            (25, "gap", "00000000/4/2147483648"),
-            (31, "opening", "00000000/7/2"),
-        ] {
-            let late = found(&[received(t_ns, op, key, true)]);
-            assert_eq!((late.records, late.late.len()), (1, 1), "{key}");
-        }
-        let refused = r#"{"t_ns":8,"process":"historian","kind":"fail","op":"refused","key":"00000000/4/9"}"#;
-        let offered_again = [refused.to_owned(), received(31, "sample", "00000000/4/9", true)];
-        assert_eq!(found(&offered_again), Outrun { records: 1, late: Vec::new() });
-    }
-
-    #[test]
-    fn a_cursor_that_outran_and_a_trouble_without_files_fail_the_run() {
-        let failed = |notes: &Notes, outrun: &Outrun| {
+    fn a_trouble_without_files_fails_the_run() {
+        let failed = |notes: &Notes| {
             let mut report = RunReport::new("receivers", 1);
-            judge(&mut report, notes, outrun);
-            let failed = report.findings.into_iter().filter(|finding| finding.verdict == Verdict::Failed);
-            failed.map(|finding| finding.check).collect::<Vec<String>>()
+            judge(&mut report, notes);
+            report.verdict() == Verdict::Failed
         };
         let mut notes = Notes::default();
-        assert_eq!(failed(&notes, &Outrun { records: 1, late: Vec::new() }), [CURSORS], "nothing was shown");
-        notes.cursors.shown(1, (1, 0));
-        assert_eq!(failed(&notes, &Outrun { records: 1, late: Vec::new() }), Vec::<String>::new());
-        assert_eq!(failed(&notes, &Outrun { records: 1, late: vec!["so".to_owned()] }), [CURSORS]);
+        assert!(!failed(&notes));
         notes.without_files.push("away".to_owned());
-        assert_eq!(failed(&notes, &Outrun { records: 1, late: Vec::new() }), [FILES]);
+        assert!(failed(&notes));
     }
 
     #[test]
