@@ -3,7 +3,8 @@
 //! - Automatically only if the plant document says so, and only to a node that has been fit to lead for the settle time,
 //!   which doubles each time that node has lost leadership again soon after it got it (the ledger counts that, so that a
 //!   failover does not forget it). By hand at any time: then the status says that it is possible.
-//! - A drained leader hands over as soon as anybody may take over, whatever the document says about failback.
+//! - A drained leader hands over as soon as anybody may take over, whatever the document says about failback; so does one
+//!   whose removal a dead leader had begun.
 //! - [`Watch::decide`] is the policy, without a clock of its own; [`run`] only looks and asks for the switchover.
 
 use std::collections::BTreeMap;
@@ -33,6 +34,8 @@ pub(crate) struct Facts {
     pub(crate) own_preference: Option<usize>,
     /// An operator keeps this leader from leading.
     pub(crate) is_drained: bool,
+    /// A change that is not finished removes this leader.
+    pub(crate) is_leaving: bool,
     /// The other members.
     pub(crate) candidates: Vec<Candidate>,
     /// How often in a row each node lost leadership soon after it got it back.
@@ -57,6 +60,8 @@ pub(crate) enum Decision {
 pub(crate) enum Reason {
     /// This leader is drained.
     Drained,
+    /// This leader is being removed.
+    Leaving,
     /// The other is preferred.
     Preferred,
 }
@@ -75,10 +80,11 @@ impl Watch {
         for candidate in fit() {
             self.fit_since.entry(candidate.node).or_insert(now);
         }
-        if facts.is_drained
+        if (facts.is_leaving || facts.is_drained)
             && let Ok(to) = replication::choose(&facts.candidates, None)
         {
-            return Decision::HandOver(to, Reason::Drained);
+            let reason = if facts.is_leaving { Reason::Leaving } else { Reason::Drained };
+            return Decision::HandOver(to, reason);
         }
         let own = facts.own_preference.unwrap_or(usize::MAX);
         let better = fit().filter_map(|candidate| Some((candidate.preference?, candidate.node)));
@@ -97,7 +103,7 @@ impl Watch {
 
 /// What this leader knows.
 pub(crate) fn facts<E: Engine>(replica: &Replica<E>) -> Facts {
-    let candidates = replica.candidates();
+    let (candidates, is_leaving) = (replica.candidates(), replica.status().is_leaving());
     let (me, name) = (replica.node(), replica.name());
     replica.store().keeper().read(|state| {
         let policy = state.plant().cluster.clone();
@@ -105,6 +111,7 @@ pub(crate) fn facts<E: Engine>(replica: &Replica<E>) -> Facts {
             own_preference: policy.preferred.iter().position(|preferred| preferred == name),
             mode: policy.failback,
             is_drained: state.drained.contains_key(&me),
+            is_leaving,
             candidates,
             relapses: state.relapses.clone(),
         }
@@ -138,7 +145,7 @@ pub(crate) async fn run<E: Engine>(
             announced = decision;
         }
         if let Decision::HandOver(to, reason) = decision {
-            // Whoever is best placed in the end may take over from a drained leader.
+            // Whoever is best placed in the end may take over from a leader that only has to go.
             let wanted = (reason == Reason::Preferred).then_some(to);
             match switchover.request(wanted).await {
                 Ok(leader) => info!(%leader, "leadership has gone where it belongs"),
@@ -182,6 +189,7 @@ mod tests {
             mode: Failback::Auto { settle: SETTLE },
             own_preference: None,
             is_drained: false,
+            is_leaving: false,
             candidates: vec![candidate(A, Some(0), unfit), candidate(B, None, None)],
             relapses: BTreeMap::new(),
         }
@@ -244,5 +252,11 @@ mod tests {
         assert_eq!(Watch::default().decide(Instant::now(), &drained), Decision::HandOver(B, Reason::Drained));
         let alone = Facts { candidates: vec![candidate(A, None, Some(Unfit::Drained))], ..drained };
         assert_eq!(Watch::default().decide(Instant::now(), &alone), Decision::Stay, "it goes on leading");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_is_being_removed_goes_at_once() {
+        let leaving = Facts { is_leaving: true, is_drained: true, ..facts(Some(Unfit::Unreachable)) };
+        assert_eq!(Watch::default().decide(Instant::now(), &leaving), Decision::HandOver(B, Reason::Leaving));
     }
 }

@@ -39,6 +39,7 @@ use crate::joiners::Joiners;
 use crate::lease::Leadership;
 use crate::network::{
     Applied, Identity, PeerHandler, Place, ProposeError, Refusal, SnapshotFile, SnapshotMeta, Stopped,
+    read_staged,
 };
 use crate::proposer::Pending;
 use crate::replica::Replica;
@@ -77,9 +78,9 @@ impl<E: Engine, RT: AsyncRuntime> Handler<E, RT> {
             tracing::warn!(%reason, "a snapshot cannot be installed");
             refusal
         };
-        let bytes = tokio::fs::read(path).await;
+        let bytes = read_staged(path).await;
         let bytes = bytes.map_err(|error| refused(Refusal::DamagedSnapshot, &error))?;
-        let received = self.keeper.receive(&Bytes::from(bytes)).await.map_err(|error| match error {
+        let received = self.keeper.receive(&bytes).await.map_err(|error| match error {
             EngineError::Damaged(_) => refused(Refusal::DamagedSnapshot, &error),
             EngineError::Failed { .. } => refused(Refusal::Stopped, &error),
         })?;

@@ -3,7 +3,9 @@
 //! - One change at a time, by the leader alone. A number is never given twice: the ledger remembers every number that was
 //!   ever given, and a change that was not committed has told nobody its number.
 //! - A node becomes a voter only when it is caught up, and no change is begun that the live nodes could not commit.
-//! - A leader never removes itself: it hands over first, because openraft's own step-down passes by the barrier.
+//! - A leader never removes itself: it hands over first, because openraft's own step-down passes by the barrier. One that a
+//!   dead leader had begun to remove ([`Status::is_leaving`]) leaves it to the next to finish that.
+//! - No change is begun before the last one is finished: what comes of both together nobody has asked for.
 //! - [`check_removal`] and [`is_caught_up`] are pure functions.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -174,7 +176,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         address: &str,
         instead_of: Option<NodeId>,
     ) -> Result<Added, MembershipError> {
-        let _turn = self.take_turn().await?;
+        let _turn = self.take_turn_to_change().await?;
         let peer = self.inner.network.ask(address).await.map_err(|error| not_taken(address, &error))?;
         let status = self.status();
         if let Some((node, known)) = status.members.iter().find(|(_, known)| known.store == peer.store) {
@@ -237,7 +239,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
 
     /// Makes a learner a voter, if it is caught up.
     pub async fn promote(&self, node: NodeId) -> Result<(), MembershipError> {
-        let _turn = self.take_turn().await?;
+        let _turn = self.take_turn_to_change().await?;
         let status = self.status();
         if status.votes(node) {
             return Ok(());
@@ -249,7 +251,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
 
     /// Makes `new` a voter and removes `old`, in one change. `old` must not be this node.
     pub async fn replace(&self, old: NodeId, new: NodeId) -> Result<(), MembershipError> {
-        let _turn = self.take_turn().await?;
+        let _turn = self.take_turn_to_change().await?;
         let status = self.status();
         self.refuse_self(old)?;
         if !status.votes(new) {
@@ -269,7 +271,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
 
     /// Removes a member, voter or not. It must not be this node: hand leadership over first.
     pub async fn remove(&self, node: NodeId, force: bool) -> Result<(), MembershipError> {
-        let _turn = self.take_turn().await?;
+        let _turn = self.take_turn_to_change().await?;
         self.refuse_self(node)?;
         let status = self.status();
         let is_voter = status.voters.iter().any(|voters| voters.contains(&node.0));
@@ -337,6 +339,17 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         self.own_leadership().map(|_| turn)
     }
 
+    /// The same, where no change is left that has begun and is not finished.
+    async fn take_turn_to_change(&self) -> Result<SemaphorePermit<'_>, MembershipError> {
+        let turn = self.take_turn().await?;
+        if self.status().voters.len() > 1 {
+            let text =
+                "a change of membership that was begun before is not finished yet: try again in a moment";
+            return Err(MembershipError::Refused(text.to_owned()));
+        }
+        Ok(turn)
+    }
+
     /// This node's leadership, or who leads instead. Nothing is borrowed meanwhile: what says who leads borrows the same.
     pub(crate) fn own_leadership(&self) -> Result<Leadership, MembershipError> {
         let held = self.inner.leadership.borrow().clone();
@@ -400,7 +413,8 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                 && committed.log_id() == seen.membership_config.log_id()
                 && committed.membership().get_joint_config().len() > 1
         };
-        if !is_left_joint {
+        // Without itself it would be no leader any more to openraft, and lead on: who takes over finishes it.
+        if !is_left_joint || self.status().is_leaving() {
             return;
         }
         info!("finishing a change of membership that an earlier leader began");

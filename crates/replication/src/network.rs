@@ -52,7 +52,7 @@ pub(crate) use link::NetworkParts;
 pub(crate) use listen::{accept_peers, serve};
 pub(crate) use proposals::Proposals;
 pub(crate) use server::{PeerHandler, PeerService, ServiceParts, Stopped};
-pub(crate) use snapshot::{SnapshotFile, clear_staging};
+pub(crate) use snapshot::{SnapshotFile, clear_staging, read_staged};
 
 /// Largest message in either direction, bytes. A proposal is far smaller; this bounds what a stranger can make us
 /// hold.

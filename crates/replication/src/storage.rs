@@ -22,7 +22,7 @@ use openraft::{
 use store::engine::Engine;
 use store::{Body, Keeper, Log, Store};
 
-use crate::network::SnapshotFile;
+use crate::network::{SnapshotFile, read_staged};
 use crate::type_config::{CommittedLeaderId, Entry, LogId, Payload, TypeConfig, Vote};
 
 /// Bytes of entries that one replication request carries.
@@ -328,7 +328,7 @@ impl<E: Engine, RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for StateMach
         let bytes = match snapshot {
             SnapshotFile::Received(received) => return Ok(self.keeper.install_received(*received).await?),
             SnapshotFile::Bytes(bytes) => bytes,
-            SnapshotFile::Path(path) => Bytes::from(tokio::fs::read(path).await?),
+            SnapshotFile::Path(path) => read_staged(&path).await?,
         };
         Ok(self.keeper.install(bytes).await?)
     }

@@ -246,6 +246,11 @@ impl Status {
         !self.voters.is_empty() && self.voters.iter().all(|voters| voters.contains(&node.0))
     }
 
+    /// Whether this node will vote no more once the change of membership is finished that has begun.
+    pub fn is_leaving(&self) -> bool {
+        self.voters.last().is_some_and(|voters| !voters.contains(&self.node.0))
+    }
+
     /// Entries of this leader's log that a member has not confirmed, where that is known.
     pub fn behind(&self, node: NodeId) -> Option<u64> {
         match node == self.node {

@@ -9,6 +9,7 @@
 //! - All that is drawn comes from fixed seeds, in openraft too ([`SeededRuntime`]). A run does not repeat to the millisecond
 //!   for that: its connections are the machine's.
 
+mod changes;
 mod drained;
 mod faults;
 mod leases;

@@ -20,9 +20,10 @@ mod pushers;
 mod run;
 mod world;
 
+use std::env;
 use std::io::{self, Write as _};
 use std::num::NonZero;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -61,6 +62,9 @@ struct Arguments {
     /// Runs side by side; as many as there are processors by default.
     #[arg(long)]
     jobs: Option<NonZero<usize>>,
+    /// Run it in this process, and say as JSON what came of it.
+    #[arg(long, hide = true, requires = "seed")]
+    alone: bool,
 }
 
 /// What came of all runs so far.
@@ -73,7 +77,11 @@ struct Total {
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    panics::keep();
+    if let Some(seed) = arguments.seed.filter(|_| arguments.alone) {
+        panics::keep();
+        serde_json::to_writer(io::stdout().lock(), &run(seed, arguments.ticks))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let began = tokio::time::Instant::now();
     let total = run_all(&arguments)?;
     tell_total(&arguments, &total, began.elapsed())?;
@@ -95,7 +103,7 @@ fn run_all(arguments: &Arguments) -> anyhow::Result<Total> {
             if number >= count {
                 return Ok(());
             }
-            let report = judged(first + number, arguments);
+            let report = judged(first + number, arguments)?;
             let mut total = total.lock().expect("nobody panics while adding up");
             total.runs += 1;
             match &report.verdict {
@@ -119,23 +127,28 @@ fn run_all(arguments: &Arguments) -> anyhow::Result<Total> {
 }
 
 /// A run and, where it is to be compared, what differs in a second one.
-fn judged(seed: u64, arguments: &Arguments) -> Report {
-    let mut report = run(seed, arguments.ticks);
+fn judged(seed: u64, arguments: &Arguments) -> anyhow::Result<Report> {
+    let mut report = run_alone(seed, arguments.ticks)?;
     // Where a seed should repeat to the last event, one is always looked at.
     let is_first = cfg!(tokio_unstable) && seed == arguments.seed.unwrap_or(arguments.first);
     if (arguments.twice || is_first) && report.verdict.is_ok() {
-        let again = run(seed, arguments.ticks);
+        let again = run_alone(seed, arguments.ticks)?;
         let same = report.events.iter().zip(&again.events).take_while(|(one, other)| one == other).count();
         if report.events != again.events {
-            let of = |events: &[world::Event]| events.get(same).map_or_else(String::new, ToString::to_string);
-            report.verdict = Err(format!(
-                "two runs differ after {same} events: {:?} and {:?}",
-                of(&report.events),
-                of(&again.events)
-            ));
+            let (one, other) = (report.events.get(same), again.events.get(same));
+            report.verdict = Err(format!("two runs differ after {same} events: {one:?} and {other:?}"));
         }
     }
-    report
+    Ok(report)
+}
+
+/// A run in a process of its own.
+fn run_alone(seed: u64, ticks: u64) -> anyhow::Result<Report> {
+    let mut command = Command::new(env::current_exe()?);
+    command.args(["--alone", "--seed", &seed.to_string(), "--ticks", &ticks.to_string()]);
+    let output = command.stderr(Stdio::inherit()).output()?;
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("the run of seed {seed} ended with {}", output.status))
 }
 
 fn tell(arguments: &Arguments, report: &Report) -> io::Result<()> {

@@ -372,10 +372,11 @@ impl Process {
         acts
     }
 
-    /// Whether the gateway may give leadership up without being asked: nobody leads who is drained, or whose disk is full, if
-    /// another can.
+    /// Whether the gateway may give leadership up without being asked: nobody leads who is drained or being removed, or whose
+    /// disk is full, if another can.
     fn yields_by_itself(&self, world: &World) -> bool {
         let is_drained = |node| self.replica.store().keeper().read(|state| state.drained.contains_key(&node));
-        world.machines[self.machine].is_full() || is_drained(self.replica.node())
+        let is_leaving = self.replica.status().is_leaving();
+        is_leaving || world.machines[self.machine].is_full() || is_drained(self.replica.node())
     }
 }

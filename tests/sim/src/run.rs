@@ -11,11 +11,14 @@
 //!   ready branches (`select!`), unless it is built with `--cfg tokio_unstable`, as `make sim` does; the order in which
 //!   threads finish that read and write staged snapshots; the keys of hash maps, over none of which our code decides;
 //!   how long HTTP/2 remembers a stream that was reset, and the dates in its headers.
+//! - `select!` of the crate futures chooses by a generator of its thread, which goes on from one run to the next. So each
+//!   run has a process of its own; two in one process are two stories.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, UNIX_EPOCH};
 
 use runtime::random::{Random, generator};
+use serde::{Deserialize, Serialize};
 use turmoil::{Builder, Sim};
 
 use crate::account::Violation;
@@ -27,7 +30,7 @@ use crate::operator::Operator;
 use crate::orders::Order;
 use crate::panics;
 use crate::pushers::{Pusher, push};
-use crate::world::{ARCHIVE, Event, MACHINES, Shared, TANK, World, branch, name};
+use crate::world::{ARCHIVE, MACHINES, Shared, TANK, World, branch, name};
 
 /// Sessions that push.
 const PUSHERS: usize = 3;
@@ -41,15 +44,16 @@ const WELL_WITHIN: u64 = 15_000;
 const TROUBLED: (u64, u64) = (7, 10);
 
 /// What came of a run.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) seed: u64,
-    pub(crate) events: Vec<Event>,
+    /// In words, in order.
+    pub(crate) events: Vec<String>,
     pub(crate) verdict: Result<Figures, Violation>,
 }
 
 /// What happened in a run, in numbers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Figures {
     pub(crate) ticks: u64,
     pub(crate) faults: u64,
@@ -85,7 +89,7 @@ pub(crate) fn run(seed: u64, ticks: u64) -> Report {
     let verdict = catch_unwind(course).unwrap_or_else(|_| Err("the run itself panicked".to_owned()));
     // A panic says more than what came of it.
     let verdict = panics::first().map_or(verdict, |panic| Err(format!("panicked: {panic}")));
-    let events = shared.borrow_mut().events().to_vec();
+    let events = shared.borrow_mut().events().iter().map(ToString::to_string).collect();
     Report { seed, events, verdict }
 }
 
@@ -264,13 +268,5 @@ mod tests {
     #[test]
     fn two_seeds_are_two_stories() {
         assert_ne!(run(2, TICKS).events, run(3, TICKS).events);
-    }
-
-    /// Only with tokio's own choices seeded, see above; there the program always compares two runs of its first seed,
-    /// too.
-    #[cfg(tokio_unstable)]
-    #[test]
-    fn one_seed_is_one_story() {
-        assert_eq!(run(4, TICKS).events, run(4, TICKS).events);
     }
 }

@@ -324,7 +324,7 @@ impl<RT: AsyncRuntime> Shared<RT> {
         self.parts.spawner.spawn("install snapshot", async move {
             let file = SnapshotFile::Path(staged.path.clone());
             let installed = shared.handler().install_snapshot(staged.vote, staged.meta, file).await;
-            if let Err(error) = tokio::fs::remove_file(&staged.path).await
+            if let Err(error) = snapshot::remove_staged(&staged.path).await
                 && error.kind() != io::ErrorKind::NotFound
             {
                 tracing::warn!(path = %staged.path.display(), %error, "staged snapshot not removed");

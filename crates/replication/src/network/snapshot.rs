@@ -6,7 +6,8 @@
 //!   then lets the snapshot be installed. Whatever goes wrong before leaves nothing behind.
 //! - Neither side waits without limit: each chunk must make progress within the stall limit.
 
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,8 +18,6 @@ use openraft::AsyncRuntime;
 use openraft::errors::StreamingError;
 use openraft::raft::SnapshotResponse;
 use store::Received;
-use tokio::fs::{self, File};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Request, Status};
@@ -169,9 +168,13 @@ pub(super) async fn stage(
 ) -> Result<Staged, StageError> {
     let (vote, meta, length) =
         convert::snapshot_header_from_proto(header).map_err(|_| StageError::Damaged("unreadable header"))?;
-    fs::create_dir_all(folder).await?;
     let aside = Aside::new(folder);
-    let mut file = File::create_new(&aside.path).await?;
+    let (folder, path) = (folder.to_owned(), aside.path.clone());
+    let mut file = on_disk(move || {
+        fs::create_dir_all(folder)?;
+        File::create_new(path)
+    })
+    .await?;
     let mut hasher = blake3::Hasher::new();
     let mut offset = 0_u64;
     let digest = loop {
@@ -188,7 +191,7 @@ pub(super) async fn stage(
                 }
                 hasher.update(&chunk.data);
                 offset += chunk.data.len() as u64;
-                file.write_all(&chunk.data).await?;
+                file = on_disk(move || file.write_all(&chunk.data).map(|()| file)).await?;
             }
             Some(Part::End(end)) => break end.digest,
             Some(Part::Header(_)) | None => return Err(StageError::Damaged("unexpected part")),
@@ -197,37 +200,55 @@ pub(super) async fn stage(
     if offset != length || digest != hasher.finalize().as_bytes()[..] {
         return Err(StageError::Damaged("length or checksum differ"));
     }
-    file.sync_all().await?;
-    drop(file);
+    on_disk(move || file.sync_all()).await?;
     let at = meta.last_log_id.map_or((0, 0), |last| (last.leader_id.term, last.index));
     // Keyed by reign and place: two leaders' snapshots of one position never meet.
-    let path = folder.join(format!("{:020}-{:020}-{:020}.snapshot", vote.leader_id.term, at.0, at.1));
-    aside.keep_as(&path).await?;
-    sync_folder(folder).await?;
+    let name = format!("{:020}-{:020}-{:020}.snapshot", vote.leader_id.term, at.0, at.1);
+    let path = on_disk(move || aside.keep_as(&name)).await?;
     Ok(Staged { vote, meta, path })
 }
 
 /// Removes what earlier runs left in `folder`: nothing in it was installed.
 pub(crate) async fn clear_staging(folder: &Path) -> io::Result<()> {
-    let mut files = match fs::read_dir(folder).await {
-        Ok(files) => files,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    while let Some(file) = files.next_entry().await? {
-        let name = file.file_name();
-        let ours = Path::new(&name).extension().is_some_and(|kind| kind == "part" || kind == "snapshot");
-        if ours {
-            fs::remove_file(file.path()).await?;
+    let folder = folder.to_owned();
+    on_disk(move || {
+        let files = match fs::read_dir(folder) {
+            Ok(files) => files,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for file in files {
+            let path = file?.path();
+            if path.extension().is_some_and(|kind| kind == "part" || kind == "snapshot") {
+                fs::remove_file(path)?;
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
+    .await
 }
 
-async fn sync_folder(folder: &Path) -> io::Result<()> {
+/// Reads what was staged.
+pub(crate) async fn read_staged(path: &Path) -> io::Result<Bytes> {
+    let path = path.to_owned();
+    on_disk(move || fs::read(path)).await.map(Bytes::from)
+}
+
+/// Removes what was staged.
+pub(super) async fn remove_staged(path: &Path) -> io::Result<()> {
+    let path = path.to_owned();
+    on_disk(move || fs::remove_file(path)).await
+}
+
+/// Works on files where that holds up nobody.
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    runtime::blocking(work).await.map_err(io::Error::other)?
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
     // Only Unix lets a folder be opened and synced; elsewhere a rename is as durable as the system makes it.
     #[cfg(unix)]
-    File::open(folder).await?.sync_all().await?;
+    File::open(folder)?.sync_all()?;
     #[cfg(not(unix))]
     let _ = folder;
     Ok(())
@@ -247,17 +268,20 @@ impl Aside {
         Self { path, kept: false }
     }
 
-    async fn keep_as(mut self, path: &Path) -> io::Result<()> {
-        fs::rename(&self.path, path).await?;
+    /// Keeps it under this name, durably.
+    fn keep_as(mut self, name: &str) -> io::Result<PathBuf> {
+        let path = self.path.with_file_name(name);
+        fs::rename(&self.path, &path)?;
         self.kept = true;
-        Ok(())
+        sync_folder(path.parent().unwrap_or(Path::new(".")))?;
+        Ok(path)
     }
 }
 
 impl Drop for Aside {
     fn drop(&mut self) {
         if !self.kept
-            && let Err(error) = std::fs::remove_file(&self.path)
+            && let Err(error) = fs::remove_file(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(path = %self.path.display(), %error, "unfinished snapshot not removed");

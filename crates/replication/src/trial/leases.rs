@@ -63,7 +63,7 @@ impl Cluster {
     }
 
     /// Begins to hand leadership over.
-    fn hands_over(&self, from: u64, to: u64) -> JoinHandle<Result<NodeId, MembershipError>> {
+    pub(super) fn hands_over(&self, from: u64, to: u64) -> JoinHandle<Result<NodeId, MembershipError>> {
         let replica = self.replica(from).clone();
         tokio::spawn(async move { replica.transfer_leadership(Some(NodeId(to))).await })
     }

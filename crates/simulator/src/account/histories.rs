@@ -460,6 +460,8 @@ fn finished_files(folder: &Path, kind: &str) -> io::Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
+    use model::Position;
+
     use super::*;
     use crate::account::{ClockSet, Effect, Fault};
 
@@ -559,6 +561,18 @@ mod tests {
         assert_eq!(account.unfiled(), 0);
         let report = account.settle();
         assert_eq!((report.lost, report.keys_astray), (5, 0), "only what nobody got is lost");
+    }
+
+    #[test]
+    fn what_was_refused_had_its_answer_then_and_holds_up_no_cursor() {
+        let refused = r#"{"t_ns":1,"process":"historian","kind":"fail","op":"refused","key":"00000000/7/0"}"#;
+        for (before, came_ns) in [(None, 3), (Some(refused), 0)] {
+            let mut account = Account::new(&Plant::demo(), 0);
+            for line in before.into_iter().chain(LINES[2..5].iter().copied()) {
+                enter(line.as_bytes(), &mut account).expect("it makes sense");
+            }
+            assert_eq!(account.accepted(), [(Position(7), came_ns)]);
+        }
     }
 
     #[test]
