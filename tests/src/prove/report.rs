@@ -115,11 +115,15 @@ pub fn markdown(runs: &[Kept]) -> String {
 }
 
 fn circumstances(page: &mut String, runs: &[Kept]) {
-    let of = |word: fn(&Kept) -> String| runs.iter().map(word).collect::<BTreeSet<_>>();
-    for version in of(|run| format!("{}, build {}", run.version, run.build)) {
-        let _ = writeln!(page, "- {version}");
+    // The checkout beside a program may have gone on since it was built: a build has one version.
+    let mut builds: BTreeMap<&str, &str> = BTreeMap::new();
+    for run in runs {
+        builds.entry(&run.build).or_insert(&run.version);
     }
-    for machine in of(|run| run.machine.clone()) {
+    for (build, version) in builds {
+        let _ = writeln!(page, "- {version}, build {build}");
+    }
+    for machine in runs.iter().map(|run| &run.machine).collect::<BTreeSet<_>>() {
         let _ = writeln!(page, "- {machine}");
     }
 }
