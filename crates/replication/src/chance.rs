@@ -108,7 +108,7 @@ impl AsyncRuntime for SeededRuntime {
     where
         F: Future<Output = T>,
     {
-        self.0.block_on(HAS_SEED.scope((), future))
+        self.0.block_on(future)
     }
 
     fn spawn_blocking<F, T>(work: F) -> impl Future<Output = Result<T, io::Error>> + Send

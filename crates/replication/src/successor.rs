@@ -198,7 +198,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
             let candidate = |(node, member): (&NodeId, &model::Member)| {
                 let known = Known {
                     role: member.role,
-                    votes_everywhere: status.votes(*node),
+                    votes_everywhere: status.may_succeed(*node),
                     is_drained: state.drained.contains_key(node),
                     peer: peers.get(node),
                     behind: status.behind(*node),
@@ -246,6 +246,13 @@ impl Status {
         !self.voters.is_empty() && self.voters.iter().all(|voters| voters.contains(&node.0))
     }
 
+    /// Whether a member votes enough to lead after this node: in both sets while the membership changes; in the one that
+    /// stays, if this node is not in it, because somebody must finish that change.
+    fn may_succeed(&self, node: NodeId) -> bool {
+        let stays = || self.voters.last().is_some_and(|voters| voters.contains(&node.0));
+        self.votes(node) || (self.is_leaving() && stays())
+    }
+
     /// Whether this node will vote no more once the change of membership is finished that has begun.
     pub fn is_leaving(&self) -> bool {
         self.voters.last().is_some_and(|voters| !voters.contains(&self.node.0))
@@ -262,7 +269,12 @@ impl Status {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use model::Term;
+
     use super::*;
+    use crate::replica::Standing;
 
     fn candidate(node: u64, preference: Option<usize>, confirmed: u64, unfit: Option<Unfit>) -> Candidate {
         Candidate {
@@ -348,6 +360,35 @@ mod tests {
     }
 
     const SILENCE: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn who_stays_may_take_over_from_a_leader_that_is_being_removed() {
+        let status = |node, voters: &[&[u64]]| Status {
+            node: NodeId(node),
+            term: Term(3),
+            leader: Some(NodeId(node)),
+            standing: Standing::Leader,
+            last: Position(9),
+            committed: Position(9),
+            applied: Position(9),
+            voters: voters.iter().map(|voters| voters.iter().copied().collect()).collect(),
+            members: BTreeMap::new(),
+            holds_lease: true,
+            matched: BTreeMap::new(),
+        };
+        let (old, new): (&[u64], &[u64]) = (&[1, 2, 3], &[1, 2, 4]);
+        let succeed = |status: &Status| (1..=4).filter(|node| status.may_succeed(NodeId(*node))).collect();
+        let cases: [(Status, Vec<u64>); 3] = [
+            (status(3, &[old]), vec![1, 2, 3]),
+            (status(1, &[old, new]), vec![1, 2]),
+            (status(3, &[old, new]), vec![1, 2, 4]),
+        ];
+        for (status, expected) in cases {
+            assert_eq!(status.is_leaving(), expected.contains(&4));
+            let found: Vec<u64> = succeed(&status);
+            assert_eq!(found, expected);
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn each_reason_not_to_lead_is_named() {

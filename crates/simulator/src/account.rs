@@ -33,7 +33,7 @@ mod reigns;
 mod report;
 mod told;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use model::{Position, SampleKey, Timestamp};
@@ -156,8 +156,8 @@ pub struct Account {
     pushers: BTreeMap<String, PusherBook>,
     /// The highest key of each tag that came for the first time.
     highest: HashMap<String, SampleKey>,
-    /// What the receiver has refused for what it holds.
-    refused: BTreeSet<SampleKey>,
+    /// What the receiver has refused for what it holds, and when it first did, in monotonic nanoseconds.
+    refused: BTreeMap<SampleKey, u64>,
     reigns: Reigns,
     /// Wall clock minus monotonic clock, in nanoseconds, and by how much that was more at the end.
     wall_offset: i64,
@@ -226,7 +226,7 @@ impl Account {
             devices: devices.collect(),
             pushers: pushers.collect(),
             highest: HashMap::new(),
-            refused: BTreeSet::new(),
+            refused: BTreeMap::new(),
             reigns: Reigns::default(),
             wall_offset,
             wall_moved: 0,
@@ -296,8 +296,8 @@ impl Account {
     }
 
     /// The HTTP receiver has refused a record for what it holds.
-    pub fn refused(&mut self, key: SampleKey) {
-        self.refused.insert(key);
+    pub fn refused(&mut self, key: SampleKey, at_ns: u64) {
+        self.refused.entry(key).or_insert(at_ns);
     }
 
     /// The HTTP receiver got a sample; `is_new`: under a key that had not come before.
@@ -311,7 +311,7 @@ impl Account {
         }
         self.delivered += 1;
         let highest = self.highest.entry(sample.tag.clone()).or_insert(sample.key);
-        self.out_of_order += u64::from(sample.key < *highest && !self.refused.contains(&sample.key));
+        self.out_of_order += u64::from(sample.key < *highest && !self.refused.contains_key(&sample.key));
         *highest = sample.key.max(*highest);
         self.reigns.received(sample);
         let is_known = if let Some(book) = self.devices.get_mut(&sample.device) {

@@ -23,8 +23,7 @@ use crate::keeper::Keeper;
 use crate::ledger::{Body, Effects, Ledger, LogId};
 use crate::log::{Log, load};
 
-/// Holds the longest lease that was granted: nanoseconds in 8 bytes, big-endian, and their CRC-32 in 4. Files from before it
-/// had one end with the nanoseconds.
+/// Holds the longest lease that was granted: nanoseconds in 8 bytes, big-endian, and their CRC-32 in 4.
 const LEASE_FILE: &str = "lease";
 
 /// What a data directory says it is.
@@ -226,7 +225,7 @@ fn read_lease<E: Engine>(engine: &E) -> Result<Option<Duration>, EngineError> {
     let Some(bytes) = engine.read_file(LEASE_FILE)? else { return Ok(None) };
     let damaged = || EngineError::Damaged(format!("file {LEASE_FILE} of {} bytes", bytes.len()));
     let (nanos, crc) = bytes.split_first_chunk::<8>().ok_or_else(damaged)?;
-    if !crc.is_empty() && *crc != crc32fast::hash(nanos).to_be_bytes() {
+    if *crc != crc32fast::hash(nanos).to_be_bytes() {
         return Err(damaged());
     }
     Ok(Some(Duration::from_nanos(u64::from_be_bytes(*nanos))))

@@ -185,7 +185,8 @@ async fn run(args: &RunArgs) -> Result<bool> {
 fn open(place: &Place, name: &str) -> Result<Campaign> {
     let own = std::env::current_exe().context("the path of this program is not known")?;
     let program = program()?;
-    let build = campaign::build_of(&[&program, &own]).context("the programs cannot be read")?;
+    let library = machine::preload::library()?;
+    let build = campaign::build_of(&[&program, &own, &library]).context("the programs cannot be read")?;
     let circumstances = Circumstances { build, version: report::version(), machine: report::machine() };
     let beside = own.parent().unwrap_or(Path::new("."));
     let usual = || beside.join("campaigns").join(name);

@@ -199,7 +199,7 @@ impl Control {
 }
 
 /// The library, beside this program; a test lies one folder deeper.
-fn library() -> io::Result<PathBuf> {
+pub fn library() -> io::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let mut places = own.ancestors().skip(1).take(2).map(|folder| folder.join(LIBRARY));
     places.find(|place| place.is_file()).ok_or_else(|| {

@@ -31,7 +31,7 @@ use tokio::time::{Instant, timeout};
 use super::profile::Class;
 use super::run::{Assignment, RunReport, Verdict};
 use super::timeline::Timeline;
-use crate::machine::Unable;
+use crate::machine::{self, Unable};
 
 const REPORT: &str = "report.json";
 /// A history, wherever below a run's folder it lies.
@@ -146,6 +146,8 @@ impl Campaign {
         let assignment = Assignment { seed, times, folder: folder.clone(), program: self.program.clone() };
         let began = Instant::now();
         let report = carry_out(class, &assignment).await;
+        // What was broken off may have left mounts.
+        machine::clear(&folder).with_context(|| format!("what is mounted below {}", folder.display()))?;
         let Circumstances { build, version, machine } = self.circumstances.clone();
         let seconds = began.elapsed().as_secs_f64();
         let kept = Kept { report, times, seconds, build, version, machine };

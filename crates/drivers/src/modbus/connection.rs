@@ -6,7 +6,7 @@
 //! - An exception is an `Ok`.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +16,7 @@ use std::time::Duration;
 use model::plant::address::Table;
 use model::{Clock, Permit, Timestamp};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, timeout_at};
 use tokio_modbus::client::{Client as _, Context, tcp};
 use tokio_modbus::slave::SlaveContext as _;
@@ -74,9 +75,13 @@ impl Connection {
     /// Whether the device has closed the connection meanwhile, or has said something that nobody asked for.
     pub(super) fn is_stale(&self) -> bool {
         let mut byte = [0];
-        // Nobody waits for it: whoever reads next says anew that they do.
+        // Nobody waits for it: whoever reads next says anew that they do. And it is asked what has come, whatever this task
+        // has done before it lets others have their turn.
         let mut nobody = Task::from_waker(Waker::noop());
-        Pin::new(&mut **self.socket.stream()).poll_read(&mut nobody, &mut ReadBuf::new(&mut byte)).is_ready()
+        let looked = poll_fn(|task| {
+            Pin::new(&mut **self.socket.stream()).poll_read(task, &mut ReadBuf::new(&mut byte))
+        });
+        pin!(unconstrained(looked)).poll(&mut nobody).is_ready()
     }
 
     /// Whether nothing at all came back since the last request was begun.

@@ -27,7 +27,8 @@ pub(super) struct HostPort {
     pub(super) port: u16,
 }
 
-/// A connection to a device: bytes in both directions. It ends by being dropped, and the device notices that at once.
+/// A connection to a device: bytes in both directions. It ends by being dropped, and the device notices that at once. What
+/// is written leaves at once, and nothing later: the permit is asked where it is written.
 pub trait DeviceStream: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin + 'static> DeviceStream for S {}

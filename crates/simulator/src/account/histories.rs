@@ -273,7 +273,7 @@ fn enter(line: &[u8], account: &mut Account) -> Result<(), Nonsense> {
         }
         ("refused", _) => {
             let refused: Refused<'_> = serde_json::from_slice(line)?;
-            account.refused(refused.key.parse()?);
+            account.refused(refused.key.parse()?, head.t_ns);
         }
         ("expiry", _) => enter_key(line, EXPIRY, head.t_ns, account)?,
         _ => {}
@@ -287,7 +287,7 @@ fn enter_key(line: &[u8], columns: &[&str], at_ns: u64, account: &mut Account) -
     let cells = cells(record, columns)?;
     let key = cells.first().ok_or(Nonsense::Short)?.parse::<SampleKey>()?;
     // What was refused had its answer then: the cursor may pass it, and it comes whenever it is offered again.
-    let answered_ns = if account.refused.contains(&key) { 0 } else { at_ns };
+    let answered_ns = account.refused.get(&key).copied().unwrap_or(at_ns);
     account.keys.came(key, Text::of(cells.iter().map(|cell| &**cell)), is_new, answered_ns);
     Ok(())
 }
@@ -566,7 +566,7 @@ mod tests {
     #[test]
     fn what_was_refused_had_its_answer_then_and_holds_up_no_cursor() {
         let refused = r#"{"t_ns":1,"process":"historian","kind":"fail","op":"refused","key":"00000000/7/0"}"#;
-        for (before, came_ns) in [(None, 3), (Some(refused), 0)] {
+        for (before, came_ns) in [(None, 3), (Some(refused), 1)] {
             let mut account = Account::new(&Plant::demo(), 0);
             for line in before.into_iter().chain(LINES[2..5].iter().copied()) {
                 enter(line.as_bytes(), &mut account).expect("it makes sense");

@@ -28,7 +28,7 @@ pub(super) struct Keys {
 struct Entry {
     samples: Vec<u32>,
     effects: Vec<u32>,
-    /// When the last of them came for the first time that had not been refused, in monotonic nanoseconds.
+    /// When the last of them was answered for the first time, in monotonic nanoseconds.
     came_ns: u64,
 }
 
@@ -79,8 +79,8 @@ impl Keys {
         self.astray
     }
 
-    /// Positions in order, and when everything up to there had been accepted that ever was without having been refused, in
-    /// monotonic nanoseconds.
+    /// Positions in order, and when everything up to there that was ever accepted had been accepted, or refused before that,
+    /// in monotonic nanoseconds.
     pub(super) fn accepted(&self) -> Vec<(Position, u64)> {
         let mut until_ns = 0;
         let mut accepted = Vec::with_capacity(self.entries.len());

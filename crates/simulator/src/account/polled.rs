@@ -335,7 +335,7 @@ impl DeviceBook {
             let Some(ordinal) = ordinal else { return };
             tally.wrong += u64::from(self.ordinals.binary_search(&ordinal).is_err() || ordinal <= settled);
             if ordinal > settled {
-                let excused = excuses + u64::from(self.has_read_it_again(ordinal));
+                let excused = excuses + u64::from(self.has_read_it_again(settled, ordinal));
                 let missing = self.between(settled, ordinal).saturating_sub(excused);
                 tally.hidden += missing.min(dry);
                 tally.lost += missing.saturating_sub(dry) * tags;
@@ -352,16 +352,15 @@ impl DeviceBook {
         tally
     }
 
-    /// Whether read number `ordinal` came of another node than the one before it, in the time of one slot: a leader may have
-    /// read the slot, and have gone without being able to commit it.
-    fn has_read_it_again(&self, ordinal: u32) -> bool {
+    /// Whether the last read of a leader and the first one of the next, number `ordinal`, came in the time of one slot: the
+    /// first may have gone without being able to commit what it had read. `settled` is the last read of it that was
+    /// delivered: who reads on while another's reads are delivered is excused by nothing.
+    fn has_read_it_again(&self, settled: u32, ordinal: u32) -> bool {
         let period = self.openings.values().map(|opening| opening.period_ns).max().unwrap_or_default();
-        let before = self.asked.range(..ordinal).next_back();
-        let (Some((_, (other, earlier_ns))), Some((node, began_ns))) = (before, self.asked.get(&ordinal))
-        else {
-            return false;
-        };
-        other != node && began_ns.saturating_sub(*earlier_ns) < period.unsigned_abs()
+        let (last, before) = (self.asked.get(&settled), self.asked.range(..ordinal).next_back());
+        let (Some((first, _)), Some((_, (old, earlier_ns)))) = (last, before) else { return false };
+        let Some((new, began_ns)) = self.asked.get(&ordinal) else { return false };
+        first == old && old != new && began_ns.saturating_sub(*earlier_ns) < period.unsigned_abs()
     }
 
     /// Slots with a time before the request of their read came, or behind that of the next one of the same node. What was

@@ -209,11 +209,12 @@ fn one_slot_of_a_gap_excuses_one_read() {
 
 #[test]
 fn a_slot_that_the_next_leader_reads_again_excuses_the_read_of_the_one_before() {
-    let read_again = |by: IpAddr, after_ms: u64| {
+    let lost = |before: IpAddr, old: IpAddr, new: IpAddr, after_ms: u64| {
         let mut run = Run::new();
         run.account.received_opening(opening(1, 0, None), true);
         run.slots(0..=3, 1);
-        for (ordinal, node, at_ms) in [(5, A, 400), (6, by, 400 + after_ms)] {
+        run.account.asked(PRESS, 4, before, 300 * MS);
+        for (ordinal, node, at_ms) in [(5, old, 400), (6, new, 400 + after_ms)] {
             run.account.answered(PRESS, ordinal, node, at_ms * MS);
             run.account.asked(PRESS, ordinal, node, at_ms * MS);
         }
@@ -222,9 +223,10 @@ fn a_slot_that_the_next_leader_reads_again_excuses_the_read_of_the_one_before() 
         run.deliver(&again);
         run.account.settle().lost
     };
-    assert_eq!(read_again(B, 90), 0);
-    assert_eq!(read_again(A, 90), 20, "by the same node");
-    assert_eq!(read_again(B, 100), 20, "in the time of another slot");
+    assert_eq!(lost(A, A, B, 90), 0);
+    assert_eq!(lost(A, A, A, 90), 20, "by the same node");
+    assert_eq!(lost(A, A, B, 100), 20, "in the time of another slot");
+    assert_eq!(lost(B, A, B, 90), 20, "by a node that reads on behind its end");
 }
 
 #[test]
@@ -280,7 +282,7 @@ fn what_was_refused_may_come_later_and_must_come() {
     // The number of the read and another tag are refused, and come when the next slot has.
     let refused = [samples.remove(7), samples.remove(0)];
     run.deliver(&samples);
-    refused.iter().for_each(|sample| run.account.refused(sample.key));
+    refused.iter().for_each(|sample| run.account.refused(sample.key, 1));
     run.slots(3..=3, 1);
     let report = run.account.settle();
     assert_eq!((report.lost, report.slots_unaccounted, report.verdict), (20, 1, Verdict::Fail));

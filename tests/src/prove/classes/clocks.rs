@@ -22,7 +22,7 @@ use simulator::plant::Shape;
 use tokio::time::sleep;
 
 use super::{World, victims};
-use crate::prove::run::{Assignment, RunReport};
+use crate::prove::run::{Assignment, RunReport, TIMES};
 
 /// In seconds: by how much a clock is wrong.
 const LEAST: f64 = 0.1;
@@ -87,6 +87,7 @@ pub async fn run(assignment: &Assignment) -> Result<RunReport> {
     let (account, devices) = (world.scene.field.account.clone(), world.scene.field.plant.devices.len());
     let mut report = Box::pin(world.close()).await;
     let lost = account.lock().gap_causes().get(CLOCK).copied().unwrap_or_default();
+    report.withdraw(TIMES);
     judge(&mut report, &tally, lost, devices);
     Ok(report)
 }
