@@ -92,6 +92,12 @@ impl Story {
         of_node.map(|read| read.first_byte_ns).filter(|at| (from_ns..until_ns).contains(at)).collect()
     }
 
+    /// Messages acknowledged between two moments, in monotonic nanoseconds.
+    pub fn acknowledged(&self, from_ns: u64, until_ns: u64) -> usize {
+        let acknowledged = self.pushes.iter().filter(|push| push.kind == Kind::Ok);
+        acknowledged.filter(|push| (from_ns..until_ns).contains(&push.t_ns)).count()
+    }
+
     /// What a pusher noted of this kind, between two moments.
     pub fn notes(&self, pusher: &str, kind: Kind, from_ns: u64, until_ns: u64) -> Vec<&PushNote> {
         let of_pusher = self.pushes.iter().filter(|note| note.process == pusher && note.kind == kind);

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rand::rngs::SmallRng;
+use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use simulator::history::monotonic_ns;
 use simulator::nodes::layout::NODES;
@@ -42,6 +43,7 @@ use super::remains;
 use super::run::{Assignment, RunReport, Verdict};
 use crate::machine::hosts::Hosts;
 use crate::scene::Scene;
+use crate::story::Story;
 
 /// The check on what comes back after each fault.
 const HEALS: &str = "I17 the cluster is whole again after every fault";
@@ -177,6 +179,34 @@ impl World {
         }
         report
     }
+
+    /// Ends everything, and enters the account. Also the devices, and what they and the pushers saw.
+    async fn close_with_story(self) -> Result<(RunReport, Vec<String>, Story)> {
+        let devices = self.scene.field.plant.devices.iter().map(|device| device.id.clone()).collect();
+        let history = self.scene.field.history();
+        let report = Box::pin(self.close()).await;
+        Ok((report, devices, Story::of_sources(&history)?))
+    }
+}
+
+/// What is drawn each once, before any comes again.
+struct Deck<T> {
+    all: Vec<T>,
+    left: Vec<T>,
+}
+
+impl<T: Copy> Deck<T> {
+    fn of(all: impl IntoIterator<Item = T>) -> Self {
+        Self { all: all.into_iter().collect(), left: Vec::new() }
+    }
+
+    fn draw(&mut self, random: &mut SmallRng) -> T {
+        if self.left.is_empty() {
+            self.left.clone_from(&self.all);
+            self.left.shuffle(random);
+        }
+        self.left.pop().expect("there is something to draw")
+    }
 }
 
 /// Injects as many faults as are assigned, one after the other, until the cluster is not whole again after one.
@@ -246,6 +276,15 @@ mod tests {
         assert_eq!(drawn, BTreeSet::from(expected));
         let drawn: BTreeSet<usize> = (0..1000).map(|_| one_of(&mut random, 1)).collect();
         assert_eq!(drawn, BTreeSet::from([0, 1, 2]));
+    }
+
+    #[test]
+    fn everything_in_a_deck_is_drawn_once_before_anything_comes_again() {
+        let (mut random, mut deck) = (SmallRng::seed_from_u64(7), Deck::of(0..5));
+        for _ in 0..3 {
+            let drawn: BTreeSet<i32> = (0..5).map(|_| deck.draw(&mut random)).collect();
+            assert_eq!(drawn.len(), 5, "{drawn:?}");
+        }
     }
 
     #[test]

@@ -23,10 +23,9 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::held::{Held, Promise};
-use super::{World, time_of_any_magnitude};
+use super::{Deck, World, time_of_any_magnitude};
 use crate::machine::network::{EDGES, Network, WHOLE, is_live};
 use crate::prove::run::{Assignment, RunReport};
-use crate::story::Story;
 
 /// How long edges are down or up, in milliseconds.
 const BEATS: (u32, u32) = (50, 2_000);
@@ -87,13 +86,9 @@ struct Beat {
 /// Lets so many things flap: each kind once, before any comes again.
 pub async fn run(assignment: &Assignment) -> Result<RunReport> {
     let mut world = World::open("flapping", assignment).await?;
-    let (mut all, mut kinds) = (Vec::new(), Vec::new());
+    let (mut all, mut kinds) = (Vec::new(), Deck::of(Kind::ALL));
     for number in 1..=assignment.times {
-        if kinds.is_empty() {
-            kinds = Kind::ALL.to_vec();
-            kinds.shuffle(&mut world.random);
-        }
-        let kind = kinds.pop().context("it was filled")?;
+        let kind = kinds.draw(&mut world.random);
         *world.report.figures.entry(format!("flapping: {kind}")).or_default() += 1.0;
         let held = Box::pin(hold(&mut world, kind)).await;
         let held = held.with_context(|| kind.to_string()).map(|held| all.push(held));
@@ -101,11 +96,8 @@ pub async fn run(assignment: &Assignment) -> Result<RunReport> {
             break;
         }
     }
-    let devices: Vec<String> =
-        world.scene.field.plant.devices.iter().map(|device| device.id.clone()).collect();
-    let history = world.scene.field.history();
-    let mut report = world.close().await;
-    PROMISE.judge(&mut report, &all, &devices, &Story::of_sources(&history)?);
+    let (mut report, devices, story) = world.close_with_story().await?;
+    PROMISE.judge(&mut report, &all, &devices, &story);
     Ok(report)
 }
 

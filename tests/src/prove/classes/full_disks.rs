@@ -101,11 +101,8 @@ pub async fn run(assignment: &Assignment) -> Result<RunReport> {
             break;
         }
     }
-    let devices: Vec<String> =
-        world.scene.field.plant.devices.iter().map(|device| device.id.clone()).collect();
-    let history = world.scene.field.history();
-    let mut report = world.close().await;
-    judge(&mut report, &all, &devices, &Story::of_sources(&history)?);
+    let (mut report, devices, story) = world.close_with_story().await?;
+    judge(&mut report, &all, &devices, &story);
     Ok(report)
 }
 
@@ -296,10 +293,9 @@ fn judge(report: &mut RunReport, all: &[Held], devices: &[String], story: &Story
     let (live, silent): (Vec<&Held>, Vec<&Held>) = all.iter().partition(|held| held.has_majority);
     let is_missing = |held: &Held| {
         let from = held.full_ns + nanos(GOES_ON);
-        acknowledged(story, from, held.freed_ns) == 0
-            || fewest_reads(story, devices, from, held.freed_ns) == 0
+        story.acknowledged(from, held.freed_ns) == 0 || fewest_reads(story, devices, from, held.freed_ns) == 0
     };
-    let is_loud = |held: &Held| acknowledged(story, held.full_ns + nanos(CALLS_END), held.freed_ns) > 0;
+    let is_loud = |held: &Held| story.acknowledged(held.full_ns + nanos(CALLS_END), held.freed_ns) > 0;
     let is_late = |held: &Held| held.recovery > HEALING;
     let names = |held: &[&Held], is_wrong: &dyn Fn(&Held) -> bool| {
         let wrong = held.iter().filter(|held| is_wrong(held));
@@ -324,12 +320,6 @@ fn judge(report: &mut RunReport, all: &[Held], devices: &[String], story: &Story
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2)
-}
-
-/// Messages acknowledged between two moments.
-fn acknowledged(story: &Story, from_ns: u64, until_ns: u64) -> usize {
-    let acknowledged = story.pushes.iter().filter(|push| push.kind == Kind::Ok);
-    acknowledged.filter(|push| (from_ns..until_ns).contains(&push.t_ns)).count()
 }
 
 /// Reads answered between two moments, of the device that was read least.

@@ -10,12 +10,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use rand::seq::SliceRandom as _;
 use simulator::history::monotonic_ns;
 use tokio::time::sleep;
 
-use super::World;
 use super::held::Seen;
+use super::{Deck, World};
 use crate::machine::network::{GRAPHS, WHOLE, is_live};
 use crate::prove::run::{Assignment, RunReport};
 use crate::story::Story;
@@ -45,24 +44,17 @@ struct Held {
 pub async fn run(assignment: &Assignment) -> Result<RunReport> {
     let mut world = World::open("graphs", assignment).await?;
     let mut all = Vec::new();
-    let mut order: Vec<u8> = Vec::new();
+    let mut graphs = Deck::of(0..GRAPHS);
     for number in 1..=assignment.times {
-        if order.is_empty() {
-            order = (0..GRAPHS).collect();
-            order.shuffle(&mut world.random);
-        }
-        let graph = order.pop().context("it was filled")?;
+        let graph = graphs.draw(&mut world.random);
         let held = hold(&mut world, graph).await;
         let held = held.with_context(|| format!("graph {graph:06b}")).map(|held| all.push(held));
         if !world.is_over(number, held) {
             break;
         }
     }
-    let devices: Vec<String> =
-        world.scene.field.plant.devices.iter().map(|device| device.id.clone()).collect();
-    let history = world.scene.field.history();
-    let mut report = world.close().await;
-    judge(&mut report, &all, &devices, &Story::of_sources(&history)?);
+    let (mut report, devices, story) = world.close_with_story().await?;
+    judge(&mut report, &all, &devices, &story);
     Ok(report)
 }
 

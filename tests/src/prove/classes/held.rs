@@ -94,8 +94,7 @@ impl Seen {
     pub(super) fn of(set_ns: u64, healed_ns: u64, devices: &[String], story: &Story) -> Self {
         let behind = |time: Duration| set_ns + u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2);
         let (lease_ends, calls_end) = (behind(LEASE_ENDS), behind(CALLS_END));
-        let acknowledged = story.pushes.iter().filter(|push| push.kind == Kind::Ok);
-        let acknowledged = acknowledged.filter(|push| (calls_end..healed_ns).contains(&push.t_ns)).count();
+        let acknowledged = story.acknowledged(calls_end, healed_ns);
         let (mut reads, mut changes) = (BTreeMap::<&str, usize>::new(), BTreeMap::<&str, usize>::new());
         let mut readers = BTreeMap::new();
         for read in story.reads.iter().filter(|read| read.kind == Kind::Ok) {

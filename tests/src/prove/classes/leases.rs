@@ -12,11 +12,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use rand::seq::SliceRandom as _;
 use simulator::history::{Entry, monotonic_ns};
 use simulator::modbus::ReadSeen;
 
-use super::{LATE, World};
+use super::{Deck, LATE, World};
 use crate::prove::run::{Assignment, RunReport};
 use crate::story::Story;
 use scenarios::Played;
@@ -92,13 +91,9 @@ pub async fn run(assignment: &Assignment) -> Result<RunReport> {
     let mut world = Box::pin(World::open("leases", assignment)).await?;
     world.report.figures.extend(Scenario::ALL.map(|scenario| (scenario.figure().to_owned(), 0.0)));
     let mut all = Vec::new();
-    let mut order: Vec<Scenario> = Vec::new();
+    let mut scenarios = Deck::of(Scenario::ALL);
     for number in 1..=assignment.times {
-        if order.is_empty() {
-            order = Scenario::ALL.to_vec();
-            order.shuffle(&mut world.random);
-        }
-        let scenario = order.pop().context("it was filled")?;
+        let scenario = scenarios.draw(&mut world.random);
         let watched = Box::pin(play(&mut world, scenario)).await.with_context(|| scenario.figure());
         if !world.is_over(number, watched.map(|watched| all.push(watched))) {
             break;

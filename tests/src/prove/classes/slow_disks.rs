@@ -46,9 +46,8 @@ pub async fn run(assignment: &Assignment) -> Result<RunReport> {
             break;
         }
     }
-    let history = world.scene.field.history();
-    let mut report = Box::pin(world.close()).await;
-    judge(&mut report, &all, &Story::of_sources(&history)?);
+    let (mut report, _, story) = Box::pin(world.close_with_story()).await?;
+    judge(&mut report, &all, &story);
     Ok(report)
 }
 

@@ -17,11 +17,10 @@ use simulator::nodes::layout::NODES;
 use tokio::time::sleep;
 
 use super::held::{Held, Promise};
-use super::{World, of_any_magnitude, time_of_any_magnitude};
+use super::{Deck, World, of_any_magnitude, time_of_any_magnitude};
 use crate::machine::network::EDGES;
 use crate::machine::wire::{Counts, Line};
 use crate::prove::run::{Assignment, RunReport};
-use crate::story::Story;
 use crate::until;
 
 /// Of the nodes' profile.
@@ -78,13 +77,9 @@ struct Plan {
 pub async fn run(assignment: &Assignment) -> Result<RunReport> {
     let mut world = World::open("wires", assignment).await?;
     world.hosts.lay_wire(assignment.seed)?;
-    let (mut all, mut kinds) = (Vec::new(), Vec::new());
+    let (mut all, mut kinds) = (Vec::new(), Deck::of(Kind::ALL));
     for number in 1..=assignment.times {
-        if kinds.is_empty() {
-            kinds = Kind::ALL.to_vec();
-            kinds.shuffle(&mut world.random);
-        }
-        let kind = kinds.pop().context("it was filled")?;
+        let kind = kinds.draw(&mut world.random);
         *world.report.figures.entry(format!("wires: {kind}")).or_default() += 1.0;
         let held = Box::pin(hold(&mut world, kind)).await;
         let held = held.with_context(|| kind.to_string()).map(|held| all.push(held));
@@ -92,11 +87,8 @@ pub async fn run(assignment: &Assignment) -> Result<RunReport> {
             break;
         }
     }
-    let devices: Vec<String> =
-        world.scene.field.plant.devices.iter().map(|device| device.id.clone()).collect();
-    let history = world.scene.field.history();
-    let mut report = world.close().await;
-    PROMISE.judge(&mut report, &all, &devices, &Story::of_sources(&history)?);
+    let (mut report, devices, story) = world.close_with_story().await?;
+    PROMISE.judge(&mut report, &all, &devices, &story);
     Ok(report)
 }
 
