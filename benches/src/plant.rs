@@ -124,13 +124,17 @@ pub(crate) fn document(
         text.push_str("]\n");
     }
     if let Some(url) = url {
-        let _ = write!(
-            text,
-            "[[destination]]\nid = \"receiver\"\nkind = \"http\"\nurl = \"{url}\"\nstart = \"oldest\"\n\
-             tags = [\"bench/**\"]\n"
-        );
+        text.push_str(&destination(url));
     }
     text
+}
+
+/// Everything goes to a receiver.
+pub(crate) fn destination(url: &str) -> String {
+    format!(
+        "[[destination]]\nid = \"receiver\"\nkind = \"http\"\nurl = \"{url}\"\nstart = \"oldest\"\n\
+         tags = [\"bench/**\"]\n"
+    )
 }
 
 #[cfg(test)]

@@ -10,16 +10,15 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::Deserialize;
 use simulator::history::{History, Kind};
+use simulator::nodes::relay::carry_each;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 
 use super::polling::Delivered;
 use crate::plant::device_number;
@@ -43,8 +42,6 @@ const NO_LIMITS: &str = concat!(
 );
 /// Larger packets are none.
 const LARGEST: usize = 16 << 20;
-/// An accept error (too many open files) passes by itself.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A platform that is up, or can be brought up again at the same address.
 pub(super) struct Platform {
@@ -93,7 +90,8 @@ impl Platform {
         let listener = TcpListener::bind(self.address).await?;
         self.address = listener.local_addr()?;
         let mut serving = JoinSet::new();
-        serving.spawn(accept(listener, Arc::clone(&self.shared)));
+        let shared = Arc::clone(&self.shared);
+        serving.spawn(carry_each(listener, move |stream| serve(stream, Arc::clone(&shared))));
         self.serving = Some(serving);
         Ok(())
     }
@@ -108,29 +106,13 @@ impl Platform {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let shared = Arc::clone(&shared);
-                    // However it ends: a gateway that was killed ends it without a word.
-                    connections.spawn(async move { serve(stream, &shared).await.unwrap_or_default() });
-                }
-                Err(_) => sleep(ACCEPT_PAUSE).await,
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+/// However it ends: a gateway that was killed ends it without a word.
+async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut incoming, mut outgoing) = (BytesMut::new(), BytesMut::new());
     let mut session = Session::default();
     loop {
-        let goes_on = session.answer_all(&mut incoming, shared, &mut outgoing);
+        let goes_on = session.answer_all(&mut incoming, &shared, &mut outgoing);
         stream.write_all_buf(&mut outgoing).await?;
         match goes_on {
             Ok(true) => {}

@@ -19,7 +19,7 @@ use simulator::receiver::{Mode, Receiver};
 use tokio::time::{Instant, interval, sleep};
 
 use super::thingsboard::{self, ThingsBoard};
-use crate::plant::{Devices, device_id};
+use crate::plant::{Devices, destination, device_id};
 use crate::process::Usage;
 use crate::seen::{READS, Seen};
 use crate::table::{Figure, grouped, megabytes};
@@ -441,11 +441,7 @@ fn document(running: &[ModbusServer], url: &str) -> String {
         let (id, address) = (device_id(number), device.address());
         let _ = writeln!(text, "[[device]]\nid = \"{id}\"\ntemplate = \"machine\"\naddress = \"{address}\"");
     }
-    let _ = write!(
-        text,
-        "[[destination]]\nid = \"receiver\"\nkind = \"http\"\nurl = \"{url}\"\nstart = \"oldest\"\n\
-         tags = [\"bench/**\"]\n"
-    );
+    text.push_str(&destination(url));
     text
 }
 
