@@ -79,8 +79,8 @@ pub(crate) fn allow_many_files() -> io::Result<()> {
 pub(crate) fn end_all_below(folder: &Path) {
     let until = Instant::now() + KILLED;
     loop {
-        let left = started_below(folder);
-        if left.is_empty() || Instant::now() > until {
+        let Started { left, unclear } = started_below(folder);
+        if (left.is_empty() && !unclear) || Instant::now() > until {
             return;
         }
         for id in left {
@@ -91,18 +91,33 @@ pub(crate) fn end_all_below(folder: &Path) {
     }
 }
 
-fn started_below(folder: &Path) -> Vec<Pid> {
+/// What a look at all processes has found.
+#[derive(Default)]
+struct Started {
+    /// Those of the folder that was looked for.
+    left: Vec<Pid>,
+    /// Whether a program is just being started, whose arguments are not known yet.
+    unclear: bool,
+}
+
+fn started_below(folder: &Path) -> Started {
     let mut wanted = folder.as_os_str().as_encoded_bytes().to_vec();
     wanted.push(b'/');
     let own = std::process::id();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let id = |entry: std::fs::DirEntry| {
-        let id: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let names = command.split(|byte| *byte == 0).any(|argument| argument.starts_with(&wanted));
-        (names && id != own).then(|| Pid::from_raw(i32::try_from(id).ok()?)).flatten()
-    };
-    entries.flatten().filter_map(id).collect()
+    let mut started = Started::default();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return started };
+    for entry in entries.flatten() {
+        let id = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+        let Some(id) = id.filter(|id| *id != own) else { continue };
+        let Ok(command) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        if command.split(|byte| *byte == 0).any(|argument| argument.starts_with(&wanted)) {
+            started.left.extend(i32::try_from(id).ok().and_then(Pid::from_raw));
+        }
+        // Whoever started it may go on before its arguments stand. Those that never have any, zombies and threads of the
+        // kernel, have no program either.
+        started.unclear |= command.is_empty() && entry.path().join("exe").read_link().is_ok();
+    }
+    started
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //!   next one starts: nothing else runs meanwhile. The median of the runs counts.
 //! - One client each, on one connection, to the node that leads. When that is killed, the client goes to the next node
 //!   at once, rests only after a round of all of them, and sends again what is not acknowledged: in the same times all.
+//! - What is sent is made when it is sent, by all in the same way: a hundred samples of new values, encoded.
 //! - Silence is the longest time between two acknowledgements as the client hears them, from the kill on.
 
 mod etcd;
@@ -20,10 +21,12 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures::future::BoxFuture;
+use model::Clock as _;
+use runtime::SystemClock;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::push::{self, MESSAGE_BYTES, PATIENCE, Progress, Pushed};
+use crate::push::{self, PATIENCE, Progress, Pushed};
 use crate::table::{Figure, median, millis};
 use crate::world::Bench;
 
@@ -167,8 +170,9 @@ async fn race_messages(bench: &Bench, args: &Messages) -> anyhow::Result<Vec<Fig
         // So that nobody always comes behind the same one.
         order.reverse();
     }
+    let message_bytes = push::content().encoded(0, SystemClock.now()).len();
     let mut figures = figures(&all);
-    figures.push(Figure::reported("bytes of a message", MESSAGE_BYTES.to_string()));
+    figures.push(Figure::reported("bytes of a message", message_bytes.to_string()));
     figures.push(Figure::reported("versions", versions));
     Ok(figures)
 }

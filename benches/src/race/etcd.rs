@@ -12,8 +12,9 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::future::{BoxFuture, FutureExt, try_join_all};
-use rand::RngCore;
-use runtime::random::generator;
+use model::Clock as _;
+use runtime::SystemClock;
+use simulator::pusher::Content;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -27,7 +28,7 @@ use tonic::{Request, Status};
 
 use super::rival::{self, Rival, Tally};
 use super::{Client, Order, PAUSE, Racer};
-use crate::push::MESSAGE_BYTES;
+use crate::push;
 use crate::world::Bench;
 
 const PROGRAM: &str = "etcd";
@@ -38,7 +39,7 @@ const METRICS_BYTES: u64 = 4 << 20;
 
 pub(super) struct Etcd {
     rival: Rival,
-    value: Bytes,
+    content: Content,
     /// Keys given so far.
     keys: Arc<AtomicU64>,
 }
@@ -62,9 +63,7 @@ impl Etcd {
             command.args(["--initial-cluster", &members.join(","), "--initial-cluster-state", "new"]);
             Ok(command)
         })?;
-        let mut value = vec![0; MESSAGE_BYTES];
-        generator(None).fill_bytes(&mut value);
-        Ok(Self { rival, value: value.into(), keys: Arc::default() })
+        Ok(Self { rival, content: push::content(), keys: Arc::default() })
     }
 
     /// The node that says that it leads, if all say something.
@@ -90,7 +89,7 @@ impl Racer for Etcd {
         let putter = Putter {
             channels: channels.collect::<anyhow::Result<_>>()?,
             order,
-            value: self.value.clone(),
+            content: self.content.clone(),
             keys: Arc::clone(&self.keys),
             tally: Arc::clone(&progress),
         };
@@ -120,7 +119,7 @@ async fn leads(address: SocketAddr) -> anyhow::Result<bool> {
 struct Putter {
     channels: Vec<Channel>,
     order: Order,
-    value: Bytes,
+    content: Content,
     keys: Arc<AtomicU64>,
     tally: Arc<Tally>,
 }
@@ -138,8 +137,9 @@ impl Putter {
     async fn keep_putting(&self) -> anyhow::Result<()> {
         let mut node = self.order.node;
         loop {
-            let key = format!("race/{:012}", self.keys.fetch_add(1, Ordering::Relaxed));
-            let request = put_request(key.as_bytes(), &self.value);
+            let number = self.keys.fetch_add(1, Ordering::Relaxed);
+            let value = self.content.encoded(number, SystemClock.now());
+            let request = put_request(format!("race/{number:012}").as_bytes(), &value);
             let sent = Instant::now();
             while let Err(left) = self.put(node, request.clone()).await {
                 if !self.order.goes_on {

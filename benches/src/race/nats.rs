@@ -14,10 +14,13 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::{BoxFuture, FutureExt};
-use rand::{Rng, RngCore};
+use model::Clock as _;
+use rand::Rng;
+use runtime::SystemClock;
 use runtime::random::generator;
 use serde::Deserialize;
 use simulator::nodes::layout::{NodePlan, toml_text};
+use simulator::pusher::Content;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -27,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::rival::{self, ASKING, Rival, Tally};
 use super::{Client, Order, PAUSE, Racer};
-use crate::push::MESSAGE_BYTES;
+use crate::push;
 use crate::world::Bench;
 
 const PROGRAM: &str = "nats-server";
@@ -38,7 +41,7 @@ const HELLO: &str = r#"{"verbose":false,"pedantic":false,"lang":"rust","version"
 
 pub(super) struct Nats {
     rival: Rival,
-    payload: Bytes,
+    content: Content,
 }
 
 pub(super) fn version() -> anyhow::Result<String> {
@@ -54,9 +57,7 @@ impl Nats {
             command.arg("-c").arg(&node.file);
             Ok(command)
         })?;
-        let mut bytes = vec![0; MESSAGE_BYTES];
-        generator(None).fill_bytes(&mut bytes);
-        Ok(Self { rival, payload: bytes.into() })
+        Ok(Self { rival, content: push::content() })
     }
 
     /// Makes the stream, or finds it: the node that leads it, if all its replicas are up to date.
@@ -90,7 +91,7 @@ impl Racer for Nats {
         let publisher = Publisher {
             addresses: self.rival.nodes.iter().map(|node| node.api).collect(),
             order,
-            payload: self.payload.clone(),
+            content: self.content.clone(),
             tally: Arc::clone(&progress),
             pending: BTreeMap::new(),
             published: 0,
@@ -151,7 +152,7 @@ fn leader_in(answer: &[u8]) -> anyhow::Result<Option<String>> {
 struct Publisher {
     addresses: Vec<SocketAddr>,
     order: Order,
-    payload: Bytes,
+    content: Content,
     tally: Arc<Tally>,
     /// Messages without acknowledgement, and when each was first sent.
     pending: BTreeMap<u64, Instant>,
@@ -188,7 +189,7 @@ impl Publisher {
             while self.pending.len() < self.order.window {
                 self.published += 1;
                 self.pending.insert(self.published, Instant::now());
-                publish(&mut outgoing, SUBJECT, &inbox, self.published, &self.payload);
+                self.publish(&mut outgoing, &inbox, self.published);
             }
             tokio::select! {
                 read = reader.read_buf(&mut incoming) => {
@@ -220,8 +221,14 @@ impl Publisher {
 
     fn publish_pending(&self, outgoing: &mut BytesMut, inbox: &str) {
         for number in self.pending.keys() {
-            publish(outgoing, SUBJECT, inbox, *number, &self.payload);
+            self.publish(outgoing, inbox, *number);
         }
+    }
+
+    /// A message is made when it is sent, as all clients do.
+    fn publish(&self, outgoing: &mut BytesMut, inbox: &str, number: u64) {
+        let payload = self.content.encoded(number, SystemClock.now());
+        publish(outgoing, SUBJECT, inbox, number, &payload);
     }
 
     /// Whether this acknowledges a message that had no acknowledgement.

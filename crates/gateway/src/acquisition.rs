@@ -79,7 +79,7 @@ pub(crate) async fn run<E: Engine>(
     }
     let mut seen_grids: BTreeSet<GridId> =
         parts.replica.store().keeper().read(|state| state.grids.values().map(|grid| grid.id).collect());
-    let mut applied = parts.replica.store().keeper().applied();
+    let mut orders = parts.replica.store().keeper().orders();
     let mut questions = parts.field.open();
     loop {
         // One look: what changes after it is noticed below.
@@ -96,7 +96,7 @@ pub(crate) async fn run<E: Engine>(
             groups.renew(&catalog, &grids, &timeline);
         }
         tokio::select! {
-            changed = configuration_changed(&parts.replica, &mut applied, &seen) => if !changed { break },
+            changed = configuration_changed(&parts.replica, &mut orders, &seen) => if !changed { break },
             ahead = clock_was_set(&parts, &timeline) => {
                 warn!(ahead_nanos = ahead, "the wall clock was set: opening all grids anew");
                 timeline = open_grids_anew(&parts, &leadership, &stop).await;
@@ -149,7 +149,7 @@ fn fingerprint(state: &State) -> (Revision, Vec<GridId>) {
 /// Resolves with `true` when the grids or the configuration are not what was `seen`; with `false` when the node ends.
 async fn configuration_changed<E: Engine>(
     replica: &Replica<E>,
-    applied: &mut tokio::sync::watch::Receiver<model::Position>,
+    orders: &mut tokio::sync::watch::Receiver<model::Position>,
     seen: &(Revision, Vec<GridId>),
 ) -> bool {
     loop {
@@ -160,7 +160,7 @@ async fn configuration_changed<E: Engine>(
         if !unchanged {
             return true;
         }
-        if applied.changed().await.is_err() {
+        if orders.changed().await.is_err() {
             return false;
         }
     }

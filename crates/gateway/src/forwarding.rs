@@ -73,7 +73,7 @@ pub(crate) async fn run<E: Engine>(
 ) -> Result<(), Failure> {
     let mut running: BTreeMap<DestinationId, Running> = BTreeMap::new();
     let tasks = TaskTracker::new();
-    let mut applied = parts.replica.store().keeper().applied();
+    let mut orders = parts.replica.store().keeper().orders();
     loop {
         let (current, revision) = parts.replica.store().keeper().read(|state| {
             let catalog = state.catalog();
@@ -117,7 +117,7 @@ pub(crate) async fn run<E: Engine>(
             );
         }
         tokio::select! {
-            () = new_revision(&parts.replica, &mut applied, revision) => {}
+            () = new_revision(&parts.replica, &mut orders, revision) => {}
             () = leadership.over() => break,
             () = stop.cancelled() => break,
         }
@@ -136,11 +136,11 @@ pub(crate) async fn run<E: Engine>(
 
 async fn new_revision<E: Engine>(
     replica: &Replica<E>,
-    applied: &mut watch::Receiver<Position>,
+    orders: &mut watch::Receiver<Position>,
     known: model::Revision,
 ) {
     while replica.store().keeper().read(store::ledger::State::revision) == known {
-        if applied.changed().await.is_err() {
+        if orders.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }

@@ -24,7 +24,7 @@ impl<E: Engine> ReplicatedLog<E> {
     /// Starts following reigns on this node's ledger, for as long as anybody listens.
     pub(crate) fn start(replica: Replica<E>, spawner: &runtime::Spawner) -> Self {
         let (sender, reign) = watch::channel(term(&replica));
-        let mut applied = replica.store().keeper().applied();
+        let mut orders = replica.store().keeper().orders();
         let followed = replica.clone();
         spawner.spawn("reigns for ingest", async move {
             loop {
@@ -33,7 +33,7 @@ impl<E: Engine> ReplicatedLog<E> {
                     std::mem::replace(known, now) != now
                 });
                 tokio::select! {
-                    changed = applied.changed() => if changed.is_err() { return Ok::<(), runtime::Failure>(()) },
+                    changed = orders.changed() => if changed.is_err() { return Ok::<(), runtime::Failure>(()) },
                     // Not when the node is told to stop: ingest then waits for what is in flight, and the next reign
                     // decides that.
                     () = sender.closed() => return Ok(()),

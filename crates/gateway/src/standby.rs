@@ -43,7 +43,7 @@ impl<E: Engine> Standby<E> {
     /// Holds what the plant wants, as it changes. Ends with the replica; may be dropped and begun again.
     pub(crate) async fn follow(&mut self) {
         let (node, keeper) = (self.replica.node(), self.replica.store().keeper().clone());
-        let mut applied = keeper.applied();
+        let mut orders = keeper.orders();
         let mut seen = None;
         loop {
             let now = keeper.read(|state| Seen::of(state, node));
@@ -55,7 +55,7 @@ impl<E: Engine> Standby<E> {
                 }
                 seen = Some(now);
             }
-            if applied.changed().await.is_err() {
+            if orders.changed().await.is_err() {
                 return;
             }
         }

@@ -89,7 +89,8 @@ impl Intake {
         self.lock().close(stream);
     }
 
-    /// Takes a message, or says why not. What the stream was told before is then in its channel.
+    /// Takes a message, or says why not. What the stream was told before is then in its channel. It is not proposed before the
+    /// stream says with [`Intake::begin`] that no other comes at once.
     pub(crate) fn enqueue(
         &self,
         stream: StreamId,
@@ -98,13 +99,12 @@ impl Intake {
         ticket: Ticket,
     ) -> Result<(), Settled> {
         let queued = self.lock().enqueue(now(), stream, generation, batch, ticket);
-        match queued {
-            Ok(()) => {
-                self.wake.notify_one();
-                Ok(())
-            }
-            Err(refused) => Err(Settled { sequence: refused.ticket.sequence, verdict: refused.verdict }),
-        }
+        queued.map_err(|refused| Settled { sequence: refused.ticket.sequence, verdict: refused.verdict })
+    }
+
+    /// Has what is queued proposed.
+    pub(crate) fn begin(&self) {
+        self.wake.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Batcher<Ticket>> {

@@ -3,10 +3,11 @@
 //! - Every message that was read is answered once, before the stream ends (unless the connection breaks).
 //! - While the window or the node's memory is full, or the client does not read its answers, nothing is read: what waits
 //!   for memory waits in its connection.
+//! - Messages that have come together are proposed together: an entry costs a sync on every node.
 //! - `expected` is the only number that is taken next. It goes back when a message was refused.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -34,6 +35,8 @@ use crate::memory::{Memory, Room};
 use crate::samples::{read_samples, reject_too_large, size_of};
 use crate::tags::TagResolver;
 
+/// Payload bytes that are worth an entry: messages that have come together wait for no more of them.
+const GATHERED_BYTES: usize = 32 << 10;
 /// Answers taken from the queue at a time.
 const ANSWERS: usize = 256;
 
@@ -72,6 +75,8 @@ pub(crate) struct PushStream<R: TagResolver, I> {
     /// Messages without an answer, in the order in which they were taken.
     pending: VecDeque<Pending>,
     pending_bytes: usize,
+    /// Bytes of those that are queued and wait for others that have come with them.
+    gathered: usize,
     /// The newest of them may still wait for memory that another stream took while it was read.
     parked: Option<Parked>,
     replies: mpsc::Receiver<Settled>,
@@ -134,6 +139,7 @@ where
             expected: 1,
             pending: VecDeque::new(),
             pending_bytes: 0,
+            gathered: 0,
             parked: None,
             replies,
             to_replies,
@@ -161,6 +167,8 @@ where
     async fn next_response(&mut self) -> Option<Result<PushResponse, Status>> {
         loop {
             if let Some(content) = self.outbox.pop_front() {
+                // It may be a while until another one is asked for.
+                self.begin();
                 return Some(Ok(PushResponse { content: Some(content) }));
             }
             if self.has_ended {
@@ -202,13 +210,32 @@ where
         let is_full = !memory.has(largest);
         let parked = self.parked.as_ref();
         let can_read = is_open && has_window && parked.is_none();
-        tokio::select! {
-            biased;
-            _ = self.replies.recv_many(&mut self.buffer, ANSWERS) => Happening::Answers,
-            room = wait_for_room(memory, parked) => Happening::Room(room),
-            () = self.shared.token.cancelled(), if is_open => Happening::Stopping,
-            happening = next_request(&mut self.requests, memory, largest, is_full), if can_read => happening,
-            () = tokio::time::sleep_until(self.idle_at), if is_open && is_quiet && !is_full => Happening::Idle,
+        let happening = async {
+            tokio::select! {
+                biased;
+                _ = self.replies.recv_many(&mut self.buffer, ANSWERS) => Happening::Answers,
+                room = wait_for_room(memory, parked) => Happening::Room(room),
+                () = self.shared.token.cancelled(), if is_open => Happening::Stopping,
+                happening = next_request(&mut self.requests, memory, largest, is_full), if can_read => happening,
+                () = tokio::time::sleep_until(self.idle_at), if is_open && is_quiet && !is_full => Happening::Idle,
+            }
+        };
+        let (mut happening, gathered) = (std::pin::pin!(happening), &mut self.gathered);
+        // What has come together is proposed together: as soon as nothing else is there.
+        poll_fn(|context| {
+            let polled = happening.as_mut().poll(context);
+            if polled.is_pending() && std::mem::take(gathered) > 0 {
+                self.shared.intake.begin();
+            }
+            polled
+        })
+        .await
+    }
+
+    /// Has proposed what has come together.
+    fn begin(&mut self) {
+        if std::mem::take(&mut self.gathered) > 0 {
+            self.shared.intake.begin();
         }
     }
 
@@ -314,6 +341,7 @@ where
     fn submit(&mut self, room: Room) {
         let Some(Parked { sequence, batch, .. }) = self.parked.take() else { return };
         let ticket = Ticket { sequence, replies: self.to_replies.clone(), _room: room };
+        let bytes = batch.payload.len();
         if let Err(refused) = self.shared.intake.enqueue(self.id, self.generation, batch, ticket) {
             // What ended the generation is in the channel already and comes first.
             while let Ok(earlier) = self.replies.try_recv() {
@@ -321,6 +349,11 @@ where
             }
             self.buffer.push(refused);
             self.answer();
+            return;
+        }
+        self.gathered += bytes.max(1);
+        if self.gathered >= GATHERED_BYTES {
+            self.begin();
         }
     }
 

@@ -311,6 +311,12 @@ impl LeaseCell {
         Leadership { term, since: Instant::now(), cell: self.clone() }
     }
 
+    /// Whether this node leads, and its lease lasts now.
+    pub(crate) fn is_live(&self) -> bool {
+        let leads = self.lease.borrow().leads;
+        leads.and_then(|term| self.deadline(term)).is_some_and(|deadline| Instant::now() < deadline)
+    }
+
     /// Whether no operation of this node can be acting under an unexpired lease: only then may it help to elect another.
     pub(crate) fn is_over(&self) -> bool {
         let kept = self.lease.borrow().kept();

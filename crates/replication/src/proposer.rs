@@ -6,8 +6,8 @@
 //! - While the gate is closed, samples are refused and everything else passes: acknowledgements and truncation are the
 //!   way out of a full disk.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use model::ids::Term;
@@ -31,11 +31,13 @@ const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(50);
 /// When samples that found the buffer full should be tried again: destinations need a while to take some.
 const RETRY_FULL_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
+type Answer = oneshot::Sender<Result<Applied, ProposeError>>;
+
 /// A command on its way, and who waits for it.
 struct Proposal {
     command: Bytes,
     term: Term,
-    answer: oneshot::Sender<Result<Applied, ProposeError>>,
+    answer: Answer,
     room: OwnedSemaphorePermit,
 }
 
@@ -131,29 +133,36 @@ impl<E: Engine, RT: AsyncRuntime> ProposerTask<E, RT> {
     /// Runs until told to stop.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), ProposeError> {
         while let Some(Some(proposal)) = stop.run_until_cancelled(self.queue.recv()).await {
-            let (reply, outcome) = oneshot::channel::<ClientWriteResult<TypeConfig<RT>>>();
             let Proposal { command, term, answer, room } = proposal;
+            let waiter = Waiter(Arc::new(Mutex::new(Some((answer, room)))));
+            // An entry is applied, or discarded by another leader's log. If Raft ends before, this is dropped.
+            let told = waiter.clone();
+            let reply = Reply::new(move |result: ClientWriteResult<TypeConfig<RT>>| {
+                told.tell(answer_of::<RT>(result));
+            });
             let write = self.raft.write(Payload(command));
-            let write = write.with_leader(CommittedLeaderId::new(term.0)).responder(Reply(reply));
+            let write = write.with_leader(CommittedLeaderId::new(term.0)).responder(reply);
             if write.await.is_err() {
-                drop(answer.send(Err(ProposeError::Stopped)));
+                waiter.tell(Err(ProposeError::Stopped));
                 return if stop.is_cancelled() { Ok(()) } else { Err(ProposeError::Stopped) };
             }
-            // The wait itself is bounded by openraft: an entry is applied, or discarded by another leader's log.
-            #[allow(
-                clippy::disallowed_methods,
-                reason = "one waiter for each of a bounded number of permits"
-            )]
-            tokio::spawn(async move {
-                let applied = match outcome.await {
-                    Ok(result) => answer_of::<RT>(result),
-                    Err(_) => Err(ProposeError::Unknown),
-                };
-                drop(room);
-                drop(answer.send(applied));
-            });
         }
         Ok(())
+    }
+}
+
+/// Who waits for a proposal, told once; with the last clone it learns that nobody knows.
+#[derive(Clone)]
+struct Waiter(Arc<Mutex<Option<(Answer, OwnedSemaphorePermit)>>>);
+
+impl Waiter {
+    fn tell(&self, outcome: Result<Applied, ProposeError>) {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((answer, room)) = waiting {
+            // There is room again before somebody makes use of the answer.
+            drop(room);
+            drop(answer.send(outcome));
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Reigns: the lease is kept, `Lead` is proposed, leadership is handed out and taken back.
 //!
+//! - One task follows openraft's metrics, which change with every entry, and tells the others of the little in them that
+//!   concerns leadership. What only renews the lease it looks at a few times in each heartbeat.
 //! - A reign begins only when the `Lead` of its term is applied: applying it decides everything proposed before it.
 //! - Whether this node may reign is judged by a ledger that has caught up to the start of the term, not before: what was
 //!   committed under the leader before may not be applied here yet.
@@ -30,14 +32,16 @@ use crate::type_config::{CommittedLeaderId, Payload, Reply, TypeConfig};
 
 /// How often a leader that only hands over looks whether somebody has all it has.
 const PASS_ON_EVERY: Duration = Duration::from_millis(10);
+/// How many times in the time of a heartbeat the lease is renewed from what openraft knows, at most.
+const RENEWALS: u32 = 8;
 /// For how many leases nobody who may lead has answered a drained leader when it takes itself for the only one.
 const ALONE_AFTER: u32 = 2;
 
 impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
-    /// Copies what openraft knows of leadership into the cell.
-    pub(crate) async fn keep_lease(self, stop: CancellationToken) -> Result<(), String> {
+    /// Copies what openraft knows of leadership to where it is needed.
+    pub(crate) async fn follow_raft(self, stop: CancellationToken) -> Result<(), String> {
         let inner = &self.inner;
-        let mut metrics = inner.raft.metrics();
+        let (mut metrics, mut server) = (inner.raft.metrics(), inner.raft.server_metrics());
         let mut muting = Muting::default();
         let mut sends = true;
         loop {
@@ -50,9 +54,11 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                         Err(format!("raft has ended: {fatal}"))
                     };
                 }
+                self.note_leader(&seen);
                 self.news(&seen)
             };
             inner.cell.update(news);
+            inner.leads.send_if_modified(|leads| std::mem::replace(leads, news.leads) != news.leads);
             let before = sends;
             sends = muting.sends(Instant::now(), news.leads, news.acknowledged, inner.times.lease);
             if sends != before {
@@ -61,12 +67,22 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                 }
                 inner.raft.runtime_config().heartbeat(sends);
             }
+            // The smaller metrics are set before those that are read here: what changed in between is seen with the next look.
+            drop(server.borrow_and_update());
+            let waits_for_majority = news.leads.is_some() && !inner.cell.is_live();
+            let pause = if waits_for_majority { Duration::ZERO } else { inner.times.heartbeat / RENEWALS };
+            let renewed = async {
+                sleep(pause).await;
+                metrics.changed().await
+            };
             tokio::select! {
-                changed = metrics.changed() => {
+                changed = renewed => {
                     if changed.is_err() {
                         return if stop.is_cancelled() { Ok(()) } else { Err("raft has ended".to_owned()) };
                     }
                 }
+                // Its end is that of the others.
+                Ok(()) = server.changed() => {}
                 // A single voter gets no acknowledgements; muting must end, and a suspension be noticed, although
                 // nothing changes.
                 () = sleep(inner.times.heartbeat) => {}
@@ -94,15 +110,27 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         News { leads, acknowledged, lease: shortest(inner.times.lease, voters) }
     }
 
+    /// Tells the forwarder of proposals who leads, if that is another node.
+    fn note_leader(&self, seen: &openraft::RaftMetrics<TypeConfig<RT>>) {
+        let membership = seen.membership_config.membership();
+        let other = seen.current_leader.filter(|id| *id != self.inner.node.0);
+        let current = other.and_then(|id| Some((NodeId(id), membership.get_node(&id)?.clone())));
+        self.inner.leader.send_if_modified(|known| {
+            let changed = *known != current;
+            if changed && let Some((_, member)) = &current {
+                info!(leader = member.name, "following");
+            }
+            *known = current;
+            changed
+        });
+    }
+
     /// Begins this node's reigns: proposes `Lead`, waits for it, hands out leadership; takes it back at the end.
     pub(crate) async fn reign(self, stop: CancellationToken, mut random: Random) -> Result<(), String> {
         let inner = &self.inner;
-        let mut metrics = inner.raft.metrics();
+        let mut follows = inner.leads.subscribe();
         loop {
-            let leads = {
-                let seen = metrics.borrow_and_update();
-                (seen.state == ServerState::Leader).then_some(Term(seen.current_term))
-            };
+            let leads = *follows.borrow_and_update();
             let held = inner.leadership.borrow().as_ref().map(Leadership::term);
             if held.is_some() && held != leads {
                 info!(term = %held.unwrap_or_default(), "leadership has ended");
@@ -118,7 +146,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                 }
             }
             tokio::select! {
-                changed = metrics.changed() => if changed.is_err() { return Ok(()) },
+                changed = follows.changed() => if changed.is_err() { return Ok(()) },
                 () = stop.cancelled() => return Ok(()),
             }
         }
@@ -243,7 +271,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         loop {
             let (reply, outcome) = oneshot::channel();
             let write = inner.raft.write(Payload(bytes.clone()));
-            let write = write.with_leader(CommittedLeaderId::new(term.0)).responder(Reply(reply));
+            let write = write.with_leader(CommittedLeaderId::new(term.0)).responder(Reply::to(reply));
             if write.await.is_err() {
                 return false;
             }

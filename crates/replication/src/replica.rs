@@ -59,6 +59,10 @@ pub(crate) struct Inner<E: Engine, RT: AsyncRuntime> {
     pub(crate) store: Store<E>,
     pub(crate) raft: RaftOf<E, RT>,
     pub(crate) cell: LeaseCell,
+    /// The term in which openraft says that this node leads.
+    pub(crate) leads: watch::Sender<Option<Term>>,
+    /// Who leads, if that is another node.
+    pub(crate) leader: watch::Sender<Option<(NodeId, Member)>>,
     pub(crate) leadership: watch::Sender<Option<Leadership>>,
     pub(crate) proposer: Proposer,
     pub(crate) forward: Proposals,

@@ -10,15 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::ids::ClusterId;
-use model::{BootId, Clock, Member, NodeId, Role};
-use openraft::async_runtime::WatchReceiver as _;
+use model::{BootId, Clock, NodeId, Role};
 use openraft::{AsyncRuntime, Config, SnapshotPolicy};
 use runtime::Spawner;
 use runtime::random::{Random, branch};
 use store::Store;
 use store::engine::Engine;
 use tokio::sync::{OnceCell, Semaphore, watch};
-use tracing::info;
 
 use crate::contact::Contact;
 use crate::founding::{self, Belonging};
@@ -190,7 +188,7 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         let for_elections = branch(&mut random);
         let spawner = &self.inner.spawner;
         let stop = spawner.token();
-        spawner.spawn("lease", self.clone().keep_lease(stop.clone()));
+        spawner.spawn("raft watch", self.clone().follow_raft(stop.clone()));
         spawner.spawn("reign", self.clone().reign(stop.clone(), random));
         spawner.spawn("elections", self.clone().campaign(stop.clone(), for_elections));
         spawner.spawn("snapshots", self.clone().purge_behind_horizon(stop.clone()));
@@ -253,7 +251,6 @@ async fn assemble<E: Engine, RT: AsyncRuntime>(
     let (proposer, proposing) = Proposer::new(raft.clone(), &parts.windows);
     parts.spawner.spawn("proposals", proposing.run(parts.spawner.token().clone()));
     let (leader, leader_seen) = watch::channel(None);
-    follow_leader(&raft, node, leader, &parts.spawner);
     let quarantine = quarantine(parts, node).await?;
     Ok(Inner {
         node,
@@ -266,6 +263,8 @@ async fn assemble<E: Engine, RT: AsyncRuntime>(
         store: parts.store.clone(),
         raft,
         cell: LeaseCell::new(parts.times, Suspension::of_this_machine(), parts.lease_events.clone()),
+        leads: watch::Sender::new(None),
+        leader,
         leadership: watch::Sender::new(None),
         proposer,
         forward: Proposals::start(network.clone(), leader_seen, options, &parts.spawner),
@@ -295,40 +294,6 @@ async fn quarantine<E: Engine>(parts: &ReplicaParts<E>, node: NodeId) -> Result<
     }
     let recorded = parts.store.keeper().read(|state| Some(state.membership.nodes.get(&node.0)?.lease));
     Ok(lease::quarantine(longest.max(recorded.unwrap_or_default())))
-}
-
-/// Tells the forwarder who leads.
-fn follow_leader<E: Engine, RT: AsyncRuntime>(
-    raft: &RaftOf<E, RT>,
-    node: NodeId,
-    leader: watch::Sender<Option<(NodeId, Member)>>,
-    spawner: &Spawner,
-) {
-    let mut metrics = raft.metrics();
-    let stop = spawner.token().clone();
-    spawner.spawn("leader watch", async move {
-        loop {
-            let current = {
-                let seen = metrics.borrow_and_update();
-                let membership = seen.membership_config.membership();
-                seen.current_leader
-                    .filter(|id| *id != node.0)
-                    .and_then(|id| Some((NodeId(id), membership.get_node(&id)?.clone())))
-            };
-            leader.send_if_modified(|known| {
-                let changed = *known != current;
-                if changed && let Some((_, member)) = &current {
-                    info!(leader = member.name, "following");
-                }
-                *known = current;
-                changed
-            });
-            tokio::select! {
-                changed = metrics.changed() => if changed.is_err() { return Ok::<(), StartError>(()) },
-                () = stop.cancelled() => return Ok(()),
-            }
-        }
-    });
 }
 
 /// openraft's settings; each that is not its default has its reason in docs/adr/0001 or beside it.

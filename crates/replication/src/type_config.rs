@@ -32,8 +32,20 @@ impl fmt::Display for Payload {
     }
 }
 
-/// Where the answer to a proposal goes. Whoever asked may have stopped waiting; that is no news.
-pub(crate) struct Reply<T>(pub(crate) oneshot::Sender<T>);
+/// What is done with the answer to a proposal, at once and where openraft gives it; dropped if it never will.
+pub(crate) struct Reply<T>(Box<dyn FnOnce(T) + Send>);
+
+impl<T: Send + 'static> Reply<T> {
+    /// Whatever `take` does, which must be short.
+    pub(crate) fn new(take: impl FnOnce(T) + Send + 'static) -> Self {
+        Self(Box::new(take))
+    }
+
+    /// Sends it. Whoever asked may have stopped waiting; that is no news.
+    pub(crate) fn to(sender: oneshot::Sender<T>) -> Self {
+        Self::new(move |answer| drop(sender.send(answer)))
+    }
+}
 
 impl<C, T> Responder<C, T> for Reply<T>
 where
@@ -41,7 +53,7 @@ where
     T: OptionalSend + 'static,
 {
     fn on_complete(self, answer: T) {
-        drop(self.0.send(answer));
+        (self.0)(answer);
     }
 }
 

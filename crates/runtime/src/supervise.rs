@@ -3,15 +3,18 @@
 //! - Every task has a name and is counted; shutting down cancels all and waits for them, up to a grace period.
 //! - An essential task that ends with an error, or panics, is a [`Failure`]: the owner of the [`Supervisor`] ends
 //!   the node. Ending with `Ok` is always allowed.
+//! - A task that blocks has a thread of its own, which ends with the task.
 //! - Tasks watch the cancellation token of their [`Spawner`]; children of it can be cancelled alone.
 
 use std::fmt;
 use std::future::Future;
+use std::io;
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error};
 
@@ -103,12 +106,54 @@ impl Spawner {
         self.start(watched);
     }
 
+    /// Starts an essential task that blocks whoever polls it, on a thread that does nothing else. It is supervised like any
+    /// other, and dropped with the runtime.
+    pub fn spawn_on_thread<F, E>(&self, name: &str, task: F) -> io::Result<()>
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: fmt::Display + Send + 'static,
+    {
+        let runtime = self.on.clone().unwrap_or_else(Handle::current);
+        let (dropped, (outcome, ended)) = (CancellationToken::new(), oneshot::channel());
+        let until = dropped.clone();
+        let thread = Builder::new().name(name.to_owned()).spawn(move || {
+            let ended = runtime.block_on(until.run_until_cancelled_owned(task));
+            // Nobody listens where the runtime is dropped.
+            drop(outcome.send(ended));
+        })?;
+        let running = Running { thread: Some(thread), dropped: Some(dropped.drop_guard()) };
+        self.spawn(name, async move {
+            let _running = running;
+            match ended.await {
+                Ok(Some(ended)) => ended.map_err(|error| error.to_string()),
+                Ok(None) => Ok(()),
+                Err(_) => Err("panicked".to_owned()),
+            }
+        });
+        Ok(())
+    }
+
     fn start(&self, task: impl Future<Output = ()> + Send + 'static) {
         let task = self.tracker.track_future(task).in_current_span();
         #[allow(clippy::disallowed_methods, reason = "this is the spawner that everything else uses")]
         match &self.on {
             Some(handle) => drop(handle.spawn(task)),
             None => drop(tokio::spawn(task)),
+        }
+    }
+}
+
+/// A task with a thread of its own. Dropped, it is ended and waited for.
+struct Running {
+    thread: Option<JoinHandle<()>>,
+    dropped: Option<DropGuard>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.dropped.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            error!("the thread of an essential task panicked");
         }
     }
 }
@@ -165,6 +210,42 @@ mod tests {
         let (mut supervisor, spawner) = Supervisor::new();
         spawner.spawn::<_, Failure>("pump", async { panic!("expected in this test") });
         assert_eq!(supervisor.failure().await.reason, "panicked");
+    }
+
+    #[tokio::test]
+    async fn a_task_on_a_thread_of_its_own_is_supervised_like_any_other() {
+        let (mut supervisor, spawner) = Supervisor::new();
+        let name = || std::thread::current().name().map(str::to_owned);
+        spawner.spawn_on_thread("pump", async move { Err(name().unwrap_or_default()) }).expect("a thread");
+        assert_eq!(supervisor.failure().await, Failure { task: "pump".into(), reason: "pump".into() });
+        let panics = async { panic!("expected in this test") };
+        spawner.spawn_on_thread::<_, Failure>("valve", panics).expect("a thread");
+        assert_eq!(supervisor.failure().await, Failure { task: "valve".into(), reason: "panicked".into() });
+    }
+
+    #[test]
+    fn a_task_on_a_thread_of_its_own_is_dropped_with_the_runtime() {
+        struct Held(std::sync::mpsc::Sender<()>);
+        impl Drop for Held {
+            fn drop(&mut self) {
+                self.0.send(()).expect("the test waits for it");
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (_supervisor, spawner) = Supervisor::new();
+        let (sender, dropped) = std::sync::mpsc::channel();
+        let held = Held(sender);
+        runtime.block_on(async {
+            let task = async move {
+                let _held = held;
+                std::future::pending::<Result<(), Failure>>().await
+            };
+            spawner.spawn_on_thread("pump", task).expect("a thread");
+            tokio::task::yield_now().await;
+        });
+        assert!(dropped.try_recv().is_err(), "it goes on");
+        drop(runtime);
+        dropped.try_recv().expect("it has ended");
     }
 
     #[tokio::test]

@@ -2,16 +2,20 @@
 //!
 //! - All that is queued, up to [`GROUP_BYTES`], becomes one atomic commit with one sync (group commit). The cap keeps
 //!   a vote from waiting behind much.
-//! - Callbacks are called in order, after the commit that covers them.
+//! - Callbacks are called in order, after the commit that covers them. A promise that only keeps the floor file fresh comes
+//!   behind them.
+//! - What is known to be committed may be lost, so it wakes nobody: the newest rides along with what is written next, or is
+//!   written a while after the last entries.
 //! - The first error is final: every callback from then on gets it, and the loop's task ends the node.
 //! - The queue is not bounded in count: what may wait in it is bounded in bytes where it comes from (the leader's
 //!   byte permits, the replication window of followers), and RaftCore must never wait here.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use runtime::sleep_until;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -26,6 +30,8 @@ const GROUP_BYTES: usize = 1 << 20;
 /// A promise is renewed after this time or this many bytes.
 const PROMISE_EVERY: Duration = Duration::from_millis(100);
 const PROMISE_BYTES: usize = 16 << 20;
+/// How long after entries were written what became known of them is written, if nothing else was in the meantime.
+const RIDES_FOR: Duration = Duration::from_millis(100);
 
 /// Called with the outcome once it is known.
 pub type Done = Box<dyn FnOnce(Result<(), EngineError>) + Send>;
@@ -105,6 +111,8 @@ struct QueueInner {
 #[derive(Default)]
 struct Waiting {
     operations: VecDeque<Operation>,
+    /// What is known to be committed, newest only, if that was not written yet.
+    committed: Option<Option<LogId>>,
     /// Set once the loop has failed: nothing is accepted any more.
     failed: Option<EngineError>,
 }
@@ -113,7 +121,7 @@ impl Queue {
     /// Queues an operation; its callback gets the error at once if the loop has failed.
     pub(crate) fn push(&self, operation: Operation) {
         let refused = {
-            let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = self.waiting();
             match waiting.failed.clone() {
                 Some(error) => Some((operation, error)),
                 None => {
@@ -128,6 +136,11 @@ impl Queue {
         }
     }
 
+    /// Leaves what is known to be committed to be written with whatever comes next.
+    pub(crate) fn leave_committed(&self, committed: Option<LogId>) {
+        self.waiting().committed = Some(committed);
+    }
+
     /// Waits until everything queued before this call is durable.
     pub(crate) async fn barrier(&self) -> Result<(), EngineError> {
         let (done, outcome) = oneshot_done();
@@ -135,9 +148,13 @@ impl Queue {
         outcome.await
     }
 
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn take_group(&self) -> Vec<Operation> {
         loop {
-            let group = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner).take_group();
+            let group = self.waiting().take_group();
             if !group.is_empty() {
                 return group;
             }
@@ -147,7 +164,7 @@ impl Queue {
 
     fn fail(&self, error: &EngineError) {
         let left = {
-            let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = self.waiting();
             // The first reason is the true one.
             waiting.failed.get_or_insert_with(|| error.clone());
             std::mem::take(&mut waiting.operations)
@@ -169,7 +186,15 @@ impl Waiting {
             }
             group.extend(self.operations.pop_front());
         }
+        // Not before the entries that it speaks of.
+        if !group.is_empty() && self.operations.is_empty() {
+            group.extend(self.take_committed());
+        }
         group
+    }
+
+    fn take_committed(&mut self) -> Option<Operation> {
+        self.committed.take().map(|committed| Operation::Committed { committed })
     }
 }
 
@@ -228,6 +253,8 @@ pub(crate) struct CommitLoop<E> {
     promised_at: Instant,
     bytes_since_promise: usize,
     unpromised: bool,
+    /// When to look for what rides along, after entries were written.
+    leftovers_at: Option<Instant>,
 }
 
 impl<E: Engine> CommitLoop<E> {
@@ -247,6 +274,7 @@ impl<E: Engine> CommitLoop<E> {
             promised_at: Instant::now(),
             bytes_since_promise: 0,
             unpromised: false,
+            leftovers_at: None,
         }
     }
 
@@ -254,40 +282,44 @@ impl<E: Engine> CommitLoop<E> {
     pub(crate) async fn run(mut self, stop: tokio_util::sync::CancellationToken) -> Result<(), EngineError> {
         let _nobody_waits = FailOnDrop(self.queue.clone());
         loop {
-            let due = self.promised_at + PROMISE_EVERY;
             let group = tokio::select! {
                 biased;
                 group = self.queue.take_group() => group,
-                () = tokio::time::sleep_until(due), if self.unpromised => {
-                    if let Err(error) = self.write_promise().await {
-                        self.queue.fail(&error);
-                        return Err(error);
-                    }
-                    continue;
+                () = sleep_until(self.idle_until()) => {
+                    self.leftovers_at = None;
+                    self.leftovers()
                 }
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return self.commit(self.leftovers()).await,
             };
-            if let Err((group, error)) = self.commit(group).await {
-                for operation in group {
-                    finish(operation, Err(error.clone()));
-                }
-                self.queue.fail(&error);
-                return Err(error);
-            }
+            self.commit(group).await?;
         }
     }
 
-    async fn commit(&mut self, group: Vec<Operation>) -> Result<(), (Vec<Operation>, EngineError)> {
+    /// When there is something to do although nothing is queued.
+    fn idle_until(&self) -> Option<Instant> {
+        let promise_at = self.unpromised.then(|| self.promised_at + PROMISE_EVERY);
+        promise_at.into_iter().chain(self.leftovers_at).min()
+    }
+
+    fn leftovers(&self) -> Vec<Operation> {
+        self.queue.waiting().take_committed().into_iter().collect()
+    }
+
+    /// Commits a group and calls its callbacks; an error ends everything.
+    async fn commit(&mut self, group: Vec<Operation>) -> Result<(), EngineError> {
         let prepared = self.prepare(&group);
-        match self.write(prepared).await {
-            Ok(()) => {
-                for operation in group {
-                    finish(operation, Ok(()));
-                }
-                Ok(())
-            }
-            Err(error) => Err((group, error)),
+        let outcome = self.write(prepared).await;
+        for operation in group {
+            finish(operation, outcome.clone());
         }
+        let ended = match outcome {
+            Ok(()) if self.is_promise_due() => self.write_promise().await,
+            outcome => outcome,
+        };
+        if let Err(error) = &ended {
+            self.queue.fail(error);
+        }
+        ended
     }
 
     /// Turns a group into writes, and moves the promise to what will be durable with them.
@@ -333,16 +365,23 @@ impl<E: Engine> CommitLoop<E> {
             // Promise less before the log gets shorter, or a crash in between would look like amnesia.
             self.floor.write(&*self.engine, lesser).await?;
         }
-        self.engine.commit(prepared.writes, prepared.durability).await?;
+        if !prepared.writes.is_empty() || prepared.durability == Durability::Sync {
+            self.engine.commit(prepared.writes, prepared.durability).await?;
+        }
         if let Some((index, branch)) = prepared.last_appended {
             self.written.up_to(index, branch);
+            self.leftovers_at.get_or_insert_with(|| Instant::now() + RIDES_FOR);
         }
-        let due = self.promised_at.elapsed() >= PROMISE_EVERY || self.bytes_since_promise >= PROMISE_BYTES;
         let votes = prepared.votes && !runtime::mutant("vote-is-not-promised");
-        if votes || prepared.lesser_promise.is_some() || (due && self.unpromised) {
+        if votes || prepared.lesser_promise.is_some() {
             self.write_promise().await?;
         }
         Ok(())
+    }
+
+    fn is_promise_due(&self) -> bool {
+        let due = self.promised_at.elapsed() >= PROMISE_EVERY || self.bytes_since_promise >= PROMISE_BYTES;
+        due && self.unpromised
     }
 
     async fn write_promise(&mut self) -> Result<(), EngineError> {
@@ -457,6 +496,56 @@ mod tests {
         let waiting = queue.barrier();
         drop(running);
         assert_eq!(tokio::time::timeout(Duration::from_secs(1), waiting).await, Ok(Err(ended())));
+    }
+
+    /// What the disk holds as committed, once the loop has nothing to do for as long as `idle`.
+    async fn committed_after(idle: Duration, operations: impl IntoIterator<Item = Operation>) -> Option<u64> {
+        let queue = Queue::default();
+        let running = commit_loop(&queue);
+        let engine = Arc::clone(&running.engine);
+        queue.leave_committed(Some(LogId { term: 1.into(), index: 7.into() }));
+        operations.into_iter().for_each(|operation| queue.push(operation));
+        let running = running.run(tokio_util::sync::CancellationToken::new());
+        assert!(tokio::time::timeout(idle, running).await.is_err(), "it goes on");
+        let value = engine.get(Family::Raft, keys::COMMITTED).expect("it can be read");
+        value.map(|value| decode_log_id(&value).expect("a log id").index.0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_committed_is_written_with_something_else_or_after_a_while() {
+        let append = || {
+            let (last, done) = (LogId { term: 1.into(), index: 7.into() }, oneshot_done().0);
+            let (chain, branch) = (Default::default(), Branch::default());
+            Operation::Append { entries: vec![(7, Bytes::from_static(b"x"))], last, chain, branch, done }
+        };
+        assert_eq!(committed_after(RIDES_FOR * 10, []).await, None, "it wakes nobody");
+        let soon = RIDES_FOR / 2;
+        assert_eq!(committed_after(soon, [append()]).await, Some(7), "it rides along");
+
+        let (queue, soon) = (Queue::default(), RIDES_FOR / 2);
+        let running = commit_loop(&queue);
+        let engine = Arc::clone(&running.engine);
+        let mut running = Box::pin(running.run(tokio_util::sync::CancellationToken::new()));
+        queue.push(append());
+        assert!(tokio::time::timeout(soon, running.as_mut()).await.is_err(), "it goes on");
+        queue.leave_committed(Some(LogId { term: 1.into(), index: 7.into() }));
+        let held = || engine.get(Family::Raft, keys::COMMITTED).expect("it can be read");
+        assert!(tokio::time::timeout(soon / 2, running.as_mut()).await.is_err(), "it goes on");
+        assert_eq!(held(), None, "nothing else is written yet");
+        assert!(tokio::time::timeout(RIDES_FOR, running.as_mut()).await.is_err(), "it goes on");
+        assert!(held().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_committed_is_written_at_the_end() {
+        let queue = Queue::default();
+        let running = commit_loop(&queue);
+        let engine = Arc::clone(&running.engine);
+        queue.leave_committed(Some(LogId { term: 1.into(), index: 7.into() }));
+        let stop = tokio_util::sync::CancellationToken::new();
+        stop.cancel();
+        running.run(stop).await.expect("an orderly end");
+        assert!(engine.get(Family::Raft, keys::COMMITTED).expect("it can be read").is_some());
     }
 
     async fn futures_poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {

@@ -90,6 +90,9 @@ impl From<EngineError> for std::io::Error {
 
 /// A small ordered store with explicit durability. See the module for its promises.
 pub trait Engine: Send + Sync + 'static {
+    /// Whether [`Engine::commit`] blocks whoever polls it.
+    const COMMIT_BLOCKS: bool;
+
     /// Applies all writes atomically. At most one commit is in flight at a time (there is one commit loop).
     fn commit(
         &self,

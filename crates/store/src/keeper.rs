@@ -23,6 +23,7 @@ use model::{Position, Timestamp};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use wire::entry::Kind;
 
 use crate::answers::Answers;
 use crate::checkpoint::{Checkpoint, CheckpointHeader, Rows};
@@ -61,6 +62,10 @@ struct Shared<E> {
     log: Log<E>,
     held: RwLock<Held>,
     applied: watch::Sender<Position>,
+    /// The last applied entry that carries no samples.
+    orders: watch::Sender<Position>,
+    /// The last applied entry that made a record.
+    records: watch::Sender<Position>,
     checkpoints: Checkpoints<E>,
     errands: Mutex<Errands>,
     /// Held while the ledger is moved, from before an entry is prepared for it: what was prepared fits.
@@ -162,6 +167,8 @@ impl<E: Engine> Keeper<E> {
     pub(crate) fn new(engine: Arc<E>, log: Log<E>, ledger: Ledger, checkpoints: Checkpoints<E>) -> Self {
         let log_end = log.ends().last.map_or(Position::ZERO, |last| last.index);
         let (applied, _) = watch::channel(ledger.state().applied_position());
+        let (orders, _) = watch::channel(ledger.state().applied_position());
+        let (records, _) = watch::channel(ledger.state().applied_position());
         // What a crash kept from being given back goes now.
         let droppable = log.ends().floor;
         let errands = Errands { cut_at: Some(Instant::now()), droppable, ..Errands::default() };
@@ -170,6 +177,8 @@ impl<E: Engine> Keeper<E> {
             log,
             held: RwLock::new(Held::new(ledger)),
             applied,
+            orders,
+            records,
             checkpoints,
             errands: Mutex::new(errands),
             moving: Mutex::default(),
@@ -202,12 +211,34 @@ impl<E: Engine> Keeper<E> {
         self.shared.applied.subscribe()
     }
 
+    /// Changes with every applied entry that carries anything but samples: for whoever follows the configuration, reigns,
+    /// memberships or schedules, which samples never change.
+    pub fn orders(&self) -> watch::Receiver<Position> {
+        self.shared.orders.subscribe()
+    }
+
+    /// Changes with every applied entry that made a record: a gap, an opening, an overrun.
+    pub fn records(&self) -> watch::Receiver<Position> {
+        self.shared.records.subscribe()
+    }
+
+    /// Wakes as few as possible: samples come all the time, and each of them would wake all.
+    fn tell_applied(&self, at: Position, (gives_orders, makes_records): (bool, bool)) {
+        self.shared.applied.send_replace(at);
+        if gives_orders {
+            self.shared.orders.send_replace(at);
+        }
+        if makes_records {
+            self.shared.records.send_replace(at);
+        }
+    }
+
     /// Applies one committed entry. While that is made ready, the ledger can be read. An error of the disk is final.
     pub fn apply(&self, id: LogId, body: &Body) -> Result<Outcome, ApplyError> {
         let vote = self.shared.log.vote();
         let is_in_office =
             id.index > self.shared.replayed_to && vote.is_some_and(|vote| vote.term == id.term);
-        let outcome = {
+        let (outcome, makes_records) = {
             let _moving = self.shared.moving.lock().unwrap_or_else(PoisonError::into_inner);
             let entry = Read::entry(id, body)?;
             let (said_at, values) = (entry.said_at(), entry.answers());
@@ -217,9 +248,12 @@ impl<E: Engine> Keeper<E> {
             let outcome = ledger.apply_prepared(entry);
             phases.applied(ledger.state(), (id, said_at), is_in_office, Instant::now());
             answers.applied(&values, &outcome);
-            outcome
+            let last_record = ledger.state().effects.last_key_value();
+            (outcome, last_record.is_some_and(|(at, _)| *at == id.index))
         };
-        self.shared.applied.send_replace(id.index);
+        let carries_samples =
+            matches!(body, Body::Command(bytes) if wire::entry::kind(bytes) == Some(Kind::Append));
+        self.tell_applied(id.index, (!carries_samples, makes_records));
         let size = if let Body::Command(bytes) = body { bytes.len() } else { 0 };
         let due = {
             let mut errands = self.errands();
@@ -457,7 +491,7 @@ impl<E: Engine> Keeper<E> {
         }
         outcome.await?;
         self.may_drop(header.at);
-        self.shared.applied.send_replace(header.at.index);
+        self.tell_applied(header.at.index, (true, true));
         Ok(())
     }
 

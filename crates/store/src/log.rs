@@ -231,7 +231,7 @@ impl<E: Engine> Log<E> {
     pub fn save_committed(&self, committed: Option<LogId>) {
         let mut view = self.view();
         view.committed = committed;
-        self.queue.push(Operation::Committed { committed });
+        self.queue.leave_committed(committed);
     }
 
     /// What was last known to be committed.

@@ -122,7 +122,16 @@ impl<E: Engine> Store<E> {
         let commits = CommitLoop::new(Arc::clone(&engine), queue, log.written(), floor_file, promise);
         // The commit loop outlives the keeper, whose last act is to queue rows and wait for them.
         let last_rows_written = CancellationToken::new();
-        spawner.spawn("commit", commits.run(last_rows_written.clone()));
+        let committing = commits.run(last_rows_written.clone());
+        if E::COMMIT_BLOCKS {
+            let no_thread = |error: std::io::Error| EngineError::Failed {
+                operation: "a thread for commits",
+                reason: error.to_string(),
+            };
+            spawner.spawn_on_thread("commit", committing).map_err(no_thread)?;
+        } else {
+            spawner.spawn("commit", committing);
+        }
         let (keeping, stop) = (keeper.clone(), spawner.token().clone());
         spawner.spawn("ledger", async move {
             let ended = keeping.run(stop).await;

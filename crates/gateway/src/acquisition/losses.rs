@@ -130,10 +130,10 @@ impl Losses {
         leadership: Leadership,
         stop: CancellationToken,
     ) -> Result<(), Failure> {
-        let mut applied = replica.store().keeper().applied();
+        let mut orders = replica.store().keeper().orders();
         loop {
             tokio::select! {
-                changed = applied.changed() => if changed.is_err() { return Ok(()) },
+                changed = orders.changed() => if changed.is_err() { return Ok(()) },
                 () = self.noted.notified() => {}
                 () = leadership.over() => return Ok(()),
                 () = stop.cancelled() => return Ok(()),

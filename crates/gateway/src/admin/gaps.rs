@@ -49,12 +49,12 @@ impl GapJournal {
 
     /// Notes gaps as they are applied, until told to stop.
     pub(super) async fn follow<E: Engine>(self, keeper: Keeper<E>, stop: CancellationToken) {
-        let mut applied = keeper.applied();
+        let mut records = keeper.records();
         loop {
-            applied.mark_unchanged();
+            records.mark_unchanged();
             self.catch_up(&keeper);
             tokio::select! {
-                changed = applied.changed() => if changed.is_err() { return },
+                changed = records.changed() => if changed.is_err() { return },
                 () = stop.cancelled() => return,
             }
         }

@@ -5,6 +5,8 @@
 //!
 //! - At most a window of requests, in count and bytes, is unanswered.
 //! - The oldest of them waits no longer than the stall limit; then the stream ends with an error.
+//! - A request that says only that everything before it is committed waits a moment for the next entries, which say it as
+//!   well. For openraft it is sent all the same, and unanswered: the answer to what says it instead answers both.
 //! - Answers pass the [`HoldBack`] and the tripwire before openraft sees them.
 
 use std::collections::VecDeque;
@@ -29,23 +31,36 @@ use super::hold_back::HoldBack;
 use super::link::{CallFailure, Connection};
 use crate::type_config::{LogId, TypeConfig, Vote};
 
+/// How long a request without entries waits for the next ones.
+const WAITS_FOR_ENTRIES: Duration = Duration::from_millis(2);
+
 type Answer<RT> = Result<StreamAppendResult<TypeConfig<RT>>, RPCError<TypeConfig<RT>>>;
 
 /// A request that was not answered yet.
 struct Unanswered {
     sequence: u64,
+    /// How many requests of openraft it answers.
+    stands_for: usize,
     vote: Vote,
     last: Option<LogId>,
     bytes: usize,
     sent: Instant,
 }
 
+/// Requests without entries that wait for some. The newest says what the others say.
+struct Waiting<RT: AsyncRuntime> {
+    request: AppendEntriesRequest<TypeConfig<RT>>,
+    count: usize,
+    until: Instant,
+}
+
 /// The state of one stream.
-struct Session<S> {
+struct Session<RT: AsyncRuntime, S> {
     peer: Arc<Peer>,
     connection: Connection,
     /// openraft's requests; gone when they have ended.
     input: Option<S>,
+    waiting: Option<Waiting<RT>>,
     requests: mpsc::Sender<pb::AppendRequest>,
     answers: Answers<pb::AppendResponse>,
     unanswered: VecDeque<Unanswered>,
@@ -69,8 +84,9 @@ where
         let Some(first) = input.next().await else { return futures::stream::empty().boxed() };
         match begin(peer, input, patience).await {
             Ok(mut session) => {
-                session.send(first);
-                let next = |mut session: Session<S>| async move { Some((session.next().await?, session)) };
+                session.take_request(first);
+                let next =
+                    |mut session: Session<RT, S>| async move { Some((session.next().await?, session)) };
                 futures::stream::unfold(session, next).boxed()
             }
             Err(failure) => futures::stream::iter([Err(failure.into_rpc())]).boxed(),
@@ -79,7 +95,11 @@ where
     opening.into_stream().flatten().boxed()
 }
 
-async fn begin<S>(peer: Arc<Peer>, input: S, patience: Duration) -> Result<Session<S>, CallFailure> {
+async fn begin<RT: AsyncRuntime, S>(
+    peer: Arc<Peer>,
+    input: S,
+    patience: Duration,
+) -> Result<Session<RT, S>, CallFailure> {
     peer.check_tripwire()?;
     let connection = peer.bulk.connection(Instant::now() + patience).await?;
     let window = peer.context.options.append_window;
@@ -91,6 +111,7 @@ async fn begin<S>(peer: Arc<Peer>, input: S, patience: Duration) -> Result<Sessi
         peer,
         connection,
         input: Some(input),
+        waiting: None,
         requests,
         answers,
         unanswered: VecDeque::new(),
@@ -102,17 +123,17 @@ async fn begin<S>(peer: Arc<Peer>, input: S, patience: Duration) -> Result<Sessi
     })
 }
 
-impl<S> Session<S> {
-    async fn next<RT>(&mut self) -> Option<Answer<RT>>
-    where
-        RT: AsyncRuntime,
-        S: Stream<Item = AppendEntriesRequest<TypeConfig<RT>>> + Send + Unpin + 'static,
-    {
+impl<RT, S> Session<RT, S>
+where
+    RT: AsyncRuntime,
+    S: Stream<Item = AppendEntriesRequest<TypeConfig<RT>>> + Send + Unpin + 'static,
+{
+    async fn next(&mut self) -> Option<Answer<RT>> {
         loop {
             if let Some(matching) = self.hold_back.release() {
                 return Some(Ok(Ok(matching)));
             }
-            let all_answered = self.input.is_none() && self.unanswered.is_empty();
+            let all_answered = self.input.is_none() && self.waiting.is_none() && self.unanswered.is_empty();
             if self.over || all_answered {
                 return None;
             }
@@ -132,16 +153,13 @@ impl<S> Session<S> {
     }
 
     /// Waits for the next answer or request. `Some` is an answer that ends the stream.
-    async fn step<RT>(&mut self) -> Result<Option<StreamAppendResult<TypeConfig<RT>>>, CallFailure>
-    where
-        RT: AsyncRuntime,
-        S: Stream<Item = AppendEntriesRequest<TypeConfig<RT>>> + Send + Unpin + 'static,
-    {
+    async fn step(&mut self) -> Result<Option<StreamAppendResult<TypeConfig<RT>>>, CallFailure> {
         let options = &self.peer.context.options;
         let room = self.unanswered.is_empty()
             || self.unanswered.len() < options.append_window
                 && self.unanswered_bytes < options.append_window_bytes;
         let stalled_at = self.unanswered.front().map(|oldest| oldest.sent + self.stall_limit);
+        let waits_until = self.waiting.as_ref().map(|waiting| waiting.until);
         let Self { input, answers, .. } = self;
         tokio::select! {
             biased;
@@ -152,9 +170,16 @@ impl<S> Session<S> {
             },
             request = next_of(input), if room && input.is_some() => {
                 match request {
-                    Some(request) => self.send(request),
-                    None => self.input = None,
+                    Some(request) => self.take_request(request),
+                    None => {
+                        self.input = None;
+                        self.wait_no_longer();
+                    }
                 }
+                Ok(None)
+            }
+            () = sleep_until(waits_until) => {
+                self.wait_no_longer();
                 Ok(None)
             }
             () = sleep_until(stalled_at) => {
@@ -163,13 +188,34 @@ impl<S> Session<S> {
         }
     }
 
-    fn send<RT: AsyncRuntime>(&mut self, request: AppendEntriesRequest<TypeConfig<RT>>) {
-        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+    /// Sends a request that openraft has given, or lets it wait for entries.
+    fn take_request(&mut self, request: AppendEntriesRequest<TypeConfig<RT>>) {
+        self.hold_back.sent(last_of(&request));
+        let before = self.waiting.take();
+        let count = before.as_ref().map_or(0, |waiting| waiting.count) + 1;
+        // What waits for a majority's answer must not wait for the answer to this.
+        let waits = request.entries.is_empty() && request.prev_log_id == request.leader_commit;
+        if waits {
+            let until = before.map_or_else(|| Instant::now() + WAITS_FOR_ENTRIES, |waiting| waiting.until);
+            self.waiting = Some(Waiting { request, count, until });
+        } else {
+            self.send(request, count);
+        }
+    }
+
+    fn wait_no_longer(&mut self) {
+        if let Some(Waiting { request, count, .. }) = self.waiting.take() {
+            self.send(request, count);
+        }
+    }
+
+    fn send(&mut self, request: AppendEntriesRequest<TypeConfig<RT>>, stands_for: usize) {
+        let last = last_of(&request);
         let (vote, sequence) = (request.vote, self.sent);
         let message = convert::append_to_proto(self.peer.envelope(), sequence, request);
         let bytes = convert::payload_bytes(&message);
-        self.hold_back.sent(last);
-        self.unanswered.push_back(Unanswered { sequence, vote, last, bytes, sent: Instant::now() });
+        let sent = Instant::now();
+        self.unanswered.push_back(Unanswered { sequence, stands_for, vote, last, bytes, sent });
         self.unanswered_bytes += bytes;
         self.sent += 1;
         if let Err(unsent) = self.requests.try_send(message) {
@@ -178,7 +224,7 @@ impl<S> Session<S> {
         }
     }
 
-    fn take_answer<RT: AsyncRuntime>(
+    fn take_answer(
         &mut self,
         answer: pb::AppendResponse,
     ) -> Result<Option<StreamAppendResult<TypeConfig<RT>>>, CallFailure> {
@@ -191,15 +237,16 @@ impl<S> Session<S> {
         match result {
             Ok(matching) if matching > request.last => Err(Malformed("acknowledgement").into()),
             Ok(matching) => {
-                self.hold_back.acknowledged(matching, matching);
+                self.hold_back.acknowledged(request.stands_for, matching, matching);
                 Ok(None)
             }
-            last_word @ Err(_) => {
-                self.hold_back.refused();
-                Ok(Some(last_word))
-            }
+            last_word @ Err(_) => Ok(Some(last_word)),
         }
     }
+}
+
+fn last_of<RT: AsyncRuntime>(request: &AppendEntriesRequest<TypeConfig<RT>>) -> Option<LogId> {
+    request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id)
 }
 
 async fn next_of<S: Stream + Unpin>(input: &mut Option<S>) -> Option<S::Item> {

@@ -26,18 +26,18 @@ impl<L: PartialOrd, T> HoldBack<L, T> {
         Self { unanswered: VecDeque::new(), held: VecDeque::new() }
     }
 
-    /// A request that ends at `last` was taken from openraft, which has noted the time.
+    /// A request that ends at `last` was taken from openraft, which has noted the time; whether it is sent now, or a later
+    /// one in its place.
     pub(super) fn sent(&mut self, last: L) {
         self.unanswered.push_back(last);
     }
 
-    /// The oldest unanswered request was acknowledged up to `matching`.
+    /// The oldest `count` unanswered requests were acknowledged up to `matching`, by the answer to the last of them.
     ///
     /// # Panics
-    /// If no request is unanswered: the caller matches answers to requests.
-    pub(super) fn acknowledged(&mut self, matching: L, answer: T) {
-        let answered = self.unanswered.pop_front();
-        assert!(answered.is_some(), "an answer needs a request");
+    /// If fewer requests are unanswered: the caller matches answers to requests.
+    pub(super) fn acknowledged(&mut self, count: usize, matching: L, answer: T) {
+        self.unanswered.drain(..count);
         self.held.push_back((matching, answer));
     }
 
@@ -49,15 +49,6 @@ impl<L: PartialOrd, T> HoldBack<L, T> {
             return None;
         }
         self.held.pop_front().map(|(_, answer)| answer)
-    }
-
-    /// The oldest unanswered request was answered by something else than an acknowledgement, which ends the stream.
-    ///
-    /// # Panics
-    /// If no request is unanswered: the caller matches answers to requests.
-    pub(super) fn refused(&mut self) {
-        let answered = self.unanswered.pop_front();
-        assert!(answered.is_some(), "an answer needs a request");
     }
 }
 
@@ -87,39 +78,48 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_counts_from_the_send_of_its_own_request() {
-        // Every interleaving of five requests (data or commit-only) with their answers.
+        // Every interleaving of five requests (data or commit-only) with their answers, where each commit-only one is sent at
+        // once or waits for the next.
         for kinds in 0..32_u32 {
-            for schedule in 0..1_024_u32 {
-                run(kinds, schedule);
+            for waits in (0..32_u32).filter(|waits| waits & kinds == 0) {
+                for schedule in 0..1_024_u32 {
+                    run(kinds, waits, schedule);
+                }
             }
         }
     }
 
-    fn run(kinds: u32, schedule: u32) {
+    fn run(kinds: u32, waits: u32, schedule: u32) {
         let mut inflight = InflightModel::default();
         let mut hold_back = HoldBack::new();
-        let (mut last, mut sent, mut answered) = (10, 0_u64, 0_u64);
-        let mut lasts = Vec::new();
+        // Requests that openraft has given; those of them that wait; those that are answered.
+        let (mut last, mut given, mut waiting, mut answered) = (10, 0_u64, 0, 0);
+        // What is on the wire: for how many requests each message stands, and where it ends.
+        let mut wire = VecDeque::new();
         for step in 0..10 {
-            if schedule >> step & 1 == 0 && sent < 5 {
-                last += u64::from(kinds >> sent & 1);
-                inflight.push(last, sent);
+            if schedule >> step & 1 == 0 && given < 5 {
+                last += u64::from(kinds >> given & 1);
+                inflight.push(last, given);
                 hold_back.sent(last);
-                lasts.push(last);
-                sent += 1;
-            } else if answered < sent {
-                let matching = lasts[answered as usize];
-                hold_back.acknowledged(matching, matching);
-                answered += 1;
+                waiting += 1;
+                if waits >> given & 1 == 0 {
+                    wire.push_back((std::mem::take(&mut waiting), last));
+                }
+                given += 1;
+            } else if let Some((stands_for, matching)) = wire.pop_front() {
+                hold_back.acknowledged(stands_for, matching, matching);
+                answered += stands_for as u64;
                 while let Some(matching) = hold_back.release() {
                     let claimed = inflight.drain_acked(matching);
                     assert!(
                         claimed.is_none_or(|at| at < answered),
-                        "kinds {kinds:05b}, schedule {schedule:010b}: the answer to request {} claims contact \
-                         at the time of request {claimed:?}",
+                        "kinds {kinds:05b}, waits {waits:05b}, schedule {schedule:010b}: the answer to request {} claims \
+                         contact at the time of request {claimed:?}",
                         answered - 1,
                     );
                 }
+            } else if waiting > 0 {
+                wire.push_back((std::mem::take(&mut waiting), last));
             }
         }
     }
@@ -129,9 +129,9 @@ mod tests {
         let mut hold_back = HoldBack::new();
         hold_back.sent(7);
         hold_back.sent(7);
-        hold_back.acknowledged(7, "data");
+        hold_back.acknowledged(1, 7, "data");
         assert_eq!(hold_back.release(), None);
-        hold_back.acknowledged(7, "commit");
+        hold_back.acknowledged(1, 7, "commit");
         assert_eq!(hold_back.release(), Some("data"));
         assert_eq!(hold_back.release(), Some("commit"));
         assert_eq!(hold_back.release(), None);
@@ -143,9 +143,9 @@ mod tests {
         for last in [1, 2, 3] {
             hold_back.sent(last);
         }
-        hold_back.acknowledged(1, 1);
+        hold_back.acknowledged(1, 1, 1);
         assert_eq!(hold_back.release(), Some(1));
-        hold_back.acknowledged(2, 2);
+        hold_back.acknowledged(1, 2, 2);
         assert_eq!(hold_back.release(), Some(2));
     }
 }

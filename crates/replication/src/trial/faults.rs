@@ -406,6 +406,6 @@ fn panic_in_the_core() {
         tokio::spawn(async move { replica.append(&[pushed(1, 1)], PATIENCE).await });
         running.supervisor.failure().await
     });
-    assert_eq!(failure.task, "lease", "{failure}");
+    assert_eq!(failure.task, "raft watch", "{failure}");
     std::process::exit(ENDED);
 }

@@ -4,8 +4,8 @@
 //! `format` and `created`. It knows nothing of what the keys mean.
 //!
 //! - Only one opening of a directory lives at a time; a lock file says so by name.
-//! - Commits, file writes and giving back space have a thread each: neither a compaction nor a slow commit delays
-//!   the small files that a vote waits for.
+//! - A commit blocks whoever polls it: the commit loop has a thread of its own. File writes and giving back space have one
+//!   each: neither a compaction nor a slow commit delays the small files that a vote waits for.
 //! - The first failed write is final. RocksDB may not resume by itself, and every later call fails with the first
 //!   error.
 //! - A directory that was once opened is never created anew: if its database is gone, opening fails.
@@ -97,7 +97,6 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct RocksEngine {
     shared: Arc<Shared>,
-    commits: Worker,
     files: Worker,
     space: Worker,
 }
@@ -148,7 +147,6 @@ impl RocksEngine {
         let shared = Shared { db, files, failed: OnceLock::new(), claim };
         Ok(Self {
             shared: Arc::new(shared),
-            commits: Worker::start("store-commit").map_err(unusable)?,
             files: Worker::start("store-files").map_err(unusable)?,
             space: Worker::start("store-space").map_err(unusable)?,
         })
@@ -160,21 +158,13 @@ impl RocksEngine {
         J: FnOnce(&Shared) -> Result<(), EngineError> + Send + 'static,
     {
         let shared = Arc::clone(&self.shared);
-        let done = worker
-            .run(operation, move || {
-                shared.check()?;
-                let done = job(&shared).and_then(|()| shared.check_background(operation));
-                // Here, because the caller may have gone away.
-                done.map_err(|error| shared.fail(error))
-            })
-            .await;
+        let done = worker.run(operation, move || shared.change(operation, job)).await;
         done.map_err(|error| self.shared.fail(error))
     }
 }
 
 impl Drop for RocksEngine {
     fn drop(&mut self) {
-        self.commits.finish();
         self.files.finish();
         // A compaction may take seconds, and nobody needs it any more.
         self.shared.db.cancel_all_background_work(false);
@@ -188,6 +178,16 @@ impl Shared {
             Some(error) => Err(error.clone()),
             None => Ok(()),
         }
+    }
+
+    /// Does what changes the disk. A failure is kept here, because the caller may have gone away.
+    fn change<J>(&self, operation: &'static str, job: J) -> Result<(), EngineError>
+    where
+        J: FnOnce(&Self) -> Result<(), EngineError>,
+    {
+        self.check()?;
+        let done = job(self).and_then(|()| self.check_background(operation));
+        done.map_err(|error| self.fail(error))
     }
 
     /// Keeps the first error, and returns it.
@@ -244,12 +244,10 @@ impl Shared {
 }
 
 impl Engine for RocksEngine {
-    fn commit(
-        &self,
-        writes: Vec<Write>,
-        durability: Durability,
-    ) -> impl Future<Output = Result<(), EngineError>> + Send {
-        self.change(&self.commits, "commit", move |shared| shared.write(writes, durability))
+    const COMMIT_BLOCKS: bool = true;
+
+    async fn commit(&self, writes: Vec<Write>, durability: Durability) -> Result<(), EngineError> {
+        self.shared.change("commit", |shared| shared.write(writes, durability))
     }
 
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, EngineError> {

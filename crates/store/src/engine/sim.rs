@@ -166,6 +166,8 @@ impl Drop for SimEngine {
 }
 
 impl Engine for SimEngine {
+    const COMMIT_BLOCKS: bool = false;
+
     async fn commit(&self, writes: Vec<Write>, durability: Durability) -> Result<(), EngineError> {
         let number = self.step("commit", |platter| platter.log(writes))?;
         if durability == Durability::Sync {

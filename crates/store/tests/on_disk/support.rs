@@ -365,6 +365,8 @@ impl<E> Counting<E> {
 }
 
 impl<E: Engine> Engine for Counting<E> {
+    const COMMIT_BLOCKS: bool = E::COMMIT_BLOCKS;
+
     fn commit(
         &self,
         writes: Vec<Write>,

@@ -318,3 +318,38 @@ async fn a_peer_that_is_down_is_not_called_before_there_is_a_request() {
     assert_unreachable(&feed.next().await.expect("an error"));
     assert!(feed.next().await.is_none(), "the stream has ended");
 }
+
+/// Says only that everything up to its end is committed.
+fn commit(last: u64) -> Append {
+    AppendEntriesRequest { leader_commit: Some(log_id(3, last)), ..append(last, last, 0) }
+}
+
+#[tokio::test]
+async fn what_only_tells_of_a_commit_goes_with_the_next_entries() {
+    let node = Node::start(2, Handler::new()).await;
+    let (caller, member) = (Caller::new(), node.member(2));
+    let mut client = caller.client(2, &member).await;
+    let requests = [append(19, 20, 10), commit(20), commit(20), append(20, 21, 10)];
+    let answers = client.stream_append(futures::stream::iter(requests), RPCOption::new(TTL)).await;
+    let answers: Vec<_> = soon("all answers", answers.expect("a stream").collect()).await;
+    let matching: Vec<_> = answers.into_iter().map(|answer| answer.expect("answered")).collect();
+    assert_eq!(matching, [Ok(Some(log_id(3, 20))), Ok(Some(log_id(3, 21)))]);
+    assert_eq!(node.handler.appends.lock().expect("no panic").len(), 2, "nothing was sent without entries");
+}
+
+#[tokio::test]
+async fn what_only_tells_of_a_commit_waits_for_entries_only_a_moment() {
+    let node = Node::start(2, Handler::new()).await;
+    let (caller, member) = (Caller::new(), node.member(2));
+    let mut feed = Feed::open(&caller, &member).await;
+    feed.send(commit(20)).await;
+    assert_eq!(feed.acknowledged().await, 20);
+    // Nothing waits where a majority may wait for its answer.
+    feed.send(AppendEntriesRequest { leader_commit: Some(log_id(3, 19)), ..append(20, 20, 0) }).await;
+    assert_eq!(feed.acknowledged().await, 20);
+    let mut client = caller.client(2, &member).await;
+    let last = futures::stream::iter([commit(21)]);
+    let mut answers = client.stream_append(last, RPCOption::new(TTL)).await.expect("a stream");
+    let answer = soon("an answer to the last request", answers.next()).await;
+    assert_eq!(answer.expect("there is one").expect("answered"), Ok(Some(log_id(3, 21))));
+}
