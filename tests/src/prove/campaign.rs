@@ -58,6 +58,12 @@ pub struct Kept {
     pub build: String,
     /// Their version.
     pub version: String,
+    /// What the program under test says of itself; empty in runs of before it was asked.
+    #[serde(default)]
+    pub program: String,
+    /// Where it lies, if it is not the one that tests build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<PathBuf>,
     /// The machine.
     pub machine: String,
 }
@@ -66,19 +72,33 @@ impl Kept {
     /// What repeats it.
     pub fn command(&self) -> String {
         let RunReport { class, seed, .. } = &self.report;
-        format!("make prove DO=\"run {class} --seed {seed} --times {}\"", self.times)
+        let named = self.named.as_ref().map(|path| format!("PROGRAM={} ", path.display()));
+        let named = named.unwrap_or_default();
+        format!("make prove {named}DO=\"run {class} --seed {seed} --times {}\"", self.times)
     }
 }
 
 /// Which programs are at work, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Circumstances {
-    /// Of the bytes of both programs.
+    /// Of the bytes of all programs.
     pub build: String,
-    /// In words.
+    /// Of this kit, in words.
     pub version: String,
+    /// What the program under test says of itself.
+    pub program: String,
+    /// Where it lies, if it is not the one that tests build.
+    pub named: Option<PathBuf>,
     /// In words.
     pub machine: String,
+}
+
+impl Circumstances {
+    /// A run that was made in them.
+    pub fn of(&self, report: RunReport, times: u32, seconds: f64) -> Kept {
+        let Self { build, version, program, named, machine } = self.clone();
+        Kept { report, times, seconds, build, version, program, named, machine }
+    }
 }
 
 /// A folder of runs.
@@ -148,9 +168,8 @@ impl Campaign {
         let report = carry_out(class, &assignment).await;
         // What was broken off may have left mounts.
         machine::clear(&folder).with_context(|| format!("what is mounted below {}", folder.display()))?;
-        let Circumstances { build, version, machine } = self.circumstances.clone();
         let seconds = began.elapsed().as_secs_f64();
-        let kept = Kept { report, times, seconds, build, version, machine };
+        let kept = self.circumstances.of(report, times, seconds);
         if kept.report.verdict() != Verdict::Failed {
             tidy(&folder).with_context(|| format!("tidying {}", folder.display()))?;
         }
@@ -325,20 +344,32 @@ fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
 mod tests {
     use super::*;
 
+    fn circumstances() -> Circumstances {
+        let words = || "here".to_owned();
+        let build = "3f2a9c1d".to_owned();
+        Circumstances { build, version: words(), program: words(), named: None, machine: words() }
+    }
+
     fn campaign(folder: &Path) -> Campaign {
-        let circumstances = Circumstances {
-            build: "3f2a9c1d".to_owned(),
-            version: "0.1.0".to_owned(),
-            machine: "here".to_owned(),
-        };
-        Campaign::open(folder, Path::new("/nowhere/holdfast"), circumstances).expect("a folder")
+        Campaign::open(folder, Path::new("/nowhere/holdfast"), circumstances()).expect("a folder")
     }
 
     fn kept(seed: u64) -> Kept {
         let mut report = RunReport::new("kills", seed);
         report.passed("I9 no overlap", "0");
-        let words = || "here".to_owned();
-        Kept { report, times: 6, seconds: 1.5, build: words(), version: words(), machine: words() }
+        circumstances().of(report, 6, 1.5)
+    }
+
+    #[test]
+    fn the_program_that_was_named_stands_in_what_repeats_a_run_and_old_runs_are_read() {
+        let ours = kept(7);
+        assert_eq!(ours.command(), "make prove DO=\"run kills --seed 7 --times 6\"");
+        let named = Kept { named: Some(PathBuf::from("/opt/holdfast")), ..kept(7) };
+        assert!(named.command().starts_with("make prove PROGRAM=/opt/holdfast DO=\"run kills "));
+        let mut old = serde_json::to_value(&ours).expect("it is plain");
+        old.as_object_mut().expect("it has fields").remove("program");
+        let old: Kept = serde_json::from_value(old).expect("it is read");
+        assert_eq!(old, Kept { program: String::new(), ..ours });
     }
 
     #[tokio::test]
