@@ -1,7 +1,8 @@
 //! Three hosts for three nodes: each has an address and a disk of its own.
 //!
 //! - They outlive the nodes: who has both drops the nodes first.
-//! - Logs, node files and histories are on this machine's disk, beside them, and survive every power cut.
+//! - Logs, node files and histories are on this machine's disk, beside them, and survive every power cut. So do the files
+//!   of the disks, which stay in the folder when the hosts are gone.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -120,10 +121,5 @@ impl Hosts {
     /// The disk of a host.
     pub fn disk(&self, host: usize) -> &Volume {
         &self.volumes[host]
-    }
-
-    /// Leaves the files of the disks where they are at the end: they are evidence.
-    pub fn keep(&self) {
-        self.volumes.iter().for_each(|volume| volume.keep());
     }
 }

@@ -4,7 +4,9 @@
 //!   build has shown is no verdict on this one.
 //! - Its report is written last and at once whole. A folder without one is a run that was broken off: it is removed, and
 //!   the run begun anew. A run with a report is not made again, unless it was skipped.
-//! - Histories, logs and the picture stay. Data stays only where something failed.
+//! - Histories, logs and the picture stay. Of a run that failed everything stays, the disks of its nodes too, wherever the
+//!   failure was found: by a check, by the account at the end, by an error, a panic or a time-out. [`settle`] is the one
+//!   place where that is decided.
 //! - One program works in a campaign folder at a time.
 //!
 //! ```text
@@ -14,6 +16,7 @@
 //!     history.jsonl    what devices, pushers and the receiver saw
 //!     timeline.svg     the same as a picture
 //!     *.log *.toml     the nodes' logs and files
+//!     *.ext4           disks, where the run failed (`mount -o loop,ro`)
 //! ```
 
 use std::ffi::OsStr;
@@ -40,6 +43,10 @@ const TIMELINE: &str = "timeline.svg";
 const LOCK: &str = "lock";
 /// Below a run's folder: the CSV files, which belong to its account.
 pub const FILES: &str = "csv";
+/// What a machine that is left as it was found has shown, or not.
+const LEFT: &str = "nothing of the run stays on the machine";
+/// The check on what can be shown of a run.
+const DRAWN: &str = "its history can be drawn";
 /// What stays of a run in which nothing failed.
 const KEPT: [&str; 6] = ["json", "jsonl", "svg", "log", "toml", "txt"];
 /// A run's folder has histories in itself and in folders below it, no deeper than this.
@@ -165,17 +172,13 @@ impl Campaign {
         begin_anew(&folder)?;
         let assignment = Assignment { seed, times, folder: folder.clone(), program: self.program.clone() };
         let began = Instant::now();
-        let report = carry_out(class, &assignment).await;
+        let mut report = carry_out(class, &assignment).await;
         // What was broken off may have left mounts.
-        machine::clear(&folder).with_context(|| format!("what is mounted below {}", folder.display()))?;
+        let cleared = machine::clear(&folder);
+        settle(&folder, &mut report, cleared)
+            .with_context(|| format!("what stays of {}", folder.display()))?;
         let seconds = began.elapsed().as_secs_f64();
         let kept = self.circumstances.of(report, times, seconds);
-        if kept.report.verdict() != Verdict::Failed {
-            tidy(&folder).with_context(|| format!("tidying {}", folder.display()))?;
-        }
-        for history in histories(&folder)? {
-            draw(&history).with_context(|| format!("drawing {}", history.display()))?;
-        }
         write(&folder, &kept).with_context(|| format!("writing the report of {}", folder.display()))?;
         Ok(Made { kept, folder, was_there: false })
     }
@@ -309,6 +312,22 @@ fn remove(folder: &Path) -> Result<()> {
     std::fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))
 }
 
+/// Decides what stays of a run that is over, and was `cleared` from the machine or not: everything, if anything failed.
+fn settle(folder: &Path, report: &mut RunReport, cleared: io::Result<()>) -> Result<()> {
+    if let Err(error) = cleared {
+        report.failed(LEFT, format!("what is mounted there does not go: {error}"));
+    }
+    for history in histories(folder)? {
+        if let Err(error) = draw(&history) {
+            report.failed(DRAWN, format!("{}: {error}", history.display()));
+        }
+    }
+    if report.verdict() != Verdict::Failed {
+        tidy(folder)?;
+    }
+    Ok(())
+}
+
 /// Removes what only a failure needs: data directories and volumes.
 fn tidy(folder: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
@@ -435,6 +454,39 @@ mod tests {
         assert!(!data.iter().any(|name| at(name).exists()));
         let found = histories(folder.path()).expect("readable");
         assert_eq!(found, [at("history.jsonl"), at("round-1/history.jsonl")]);
+    }
+
+    #[test]
+    fn disks_stay_wherever_a_run_failed_and_nowhere_else() {
+        let passed = || kept(7).report;
+        let failed = || {
+            let mut report = passed();
+            report.failed("I1 nothing is lost", "3 lost");
+            report
+        };
+        let broken_off = || RunReport::broken_off("kills", 7, "it does not end within 300s");
+        let unable = || RunReport::unable("kills", 7, &Unable("no root".to_owned()));
+        let stays_mounted = || Err(io::Error::other("busy"));
+        for (mut report, cleared, history, stays) in [
+            (passed(), Ok(()), &b""[..], false),
+            (unable(), Ok(()), b"", false),
+            (failed(), Ok(()), b"", true),
+            (broken_off(), Ok(()), b"", true),
+            (passed(), stays_mounted(), b"", true),
+            // It is no text.
+            (passed(), Ok(()), b"\xFF\n", true),
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (disk, log) = (folder.path().join("disk-1.ext4"), folder.path().join("node-1.log"));
+            for path in [&disk, &log] {
+                std::fs::write(path, "x").expect("room");
+            }
+            std::fs::write(folder.path().join(HISTORY), history).expect("room");
+            settle(folder.path(), &mut report, cleared).expect("a folder");
+            assert_eq!(disk.exists(), stays, "{report:?}");
+            assert_eq!(report.verdict() == Verdict::Failed, stays, "{report:?}");
+            assert!(log.exists());
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rand::Rng;
 use runtime::random::{Random, generator};
 use simulator::history::monotonic_ns;
@@ -105,25 +105,12 @@ async fn cut(assignment: &Assignment, writer: Writer) -> Result<Result<Outcome, 
             Err(why) => return Ok(Err(why)),
         };
         if let Some(wrong) = cuts.one_volume(&volume, times).await? {
-            let (seed, cycle) = (assignment.seed, cuts.cycle);
-            let kept = assignment.folder.join("kept");
-            keep(&directory(&volume), &kept).await?;
-            let text =
-                format!("seed {seed}, cycle {cycle}: {}; files kept in {}", wrong.text, kept.display());
+            let (seed, cycle, volume) = (assignment.seed, cuts.cycle, format!("volume-{left}.ext4"));
+            let text = format!("seed {seed}, cycle {cycle}, {volume}: {}", wrong.text);
             cuts.outcome.wrong = Some(Wrong { text, ..wrong });
         }
     }
     Ok(Ok(cuts.outcome))
-}
-
-/// Copies the files as the last opening left them.
-async fn keep(from: &Path, to: &Path) -> Result<()> {
-    if from.try_exists()? {
-        let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
-        let copied = timeout(PATIENCE, copied).await.context("copying takes too long")??;
-        ensure!(copied.success(), "the files could not be kept: {copied}");
-    }
-    Ok(())
 }
 
 fn directory(volume: &Volume) -> PathBuf {
