@@ -8,6 +8,7 @@
 
 pub mod group;
 pub mod hosts;
+pub mod left;
 pub mod network;
 pub mod preload;
 pub mod volume;
@@ -53,11 +54,12 @@ pub fn able<T>(made: Result<T, Unable>) -> Option<T> {
     }
 }
 
-/// Takes away what processes that are gone have left: their control groups and networks with the nodes that run there, and
-/// what is mounted below this folder.
+/// Takes away what processes that are gone have left: their control groups and networks with the nodes that run there, nodes
+/// and writers that run anywhere else, and what is mounted below this folder.
 pub fn clear(folder: &Path) -> io::Result<()> {
     // What is frozen ends only when it is thawed.
     group::sweep();
+    left::sweep();
     network::sweep();
     volume::unmount_below(folder)
 }

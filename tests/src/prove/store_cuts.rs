@@ -35,8 +35,8 @@ use self::expected::{CHECKS, Counts, DURABILITY, Expected, LEDGER, OPENS, VOTE, 
 use self::said::{Found, Said};
 pub use self::writer::child;
 use super::run::{Assignment, RunReport};
-use crate::machine::Unable;
 use crate::machine::volume::Volume;
+use crate::machine::{Unable, left};
 
 /// As reports name it.
 const CLASS: &str = "store-cuts";
@@ -285,11 +285,13 @@ struct Life {
 
 impl Life {
     fn start(writer: &Writer, directory: &Path, seed: u64) -> Result<Self> {
+        let mark = left::mark(&writer.program).context("writers are not told apart")?;
         let mut child = Command::new(&writer.program)
             .args(&writer.arguments)
             .arg(directory)
             .arg(seed.to_string())
             .envs(writer.environment.iter().copied())
+            .envs([mark])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
