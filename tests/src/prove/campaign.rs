@@ -223,7 +223,7 @@ async fn carry_out(class: Class, assignment: &Assignment) -> RunReport {
     };
     report.class = class.name().to_owned();
     report.seed = seed;
-    report.conclude(times);
+    report.conclude(times, class.must_bite(times));
     report
 }
 
@@ -467,14 +467,14 @@ mod tests {
         let broken_off = || RunReport::broken_off("kills", 7, "it does not end within 300s");
         let unable = || RunReport::unable("kills", 7, &Unable("no root".to_owned()));
         let stays_mounted = || Err(io::Error::other("busy"));
+        let (whole, no_text): (&[u8], &[u8]) = (b"", b"\xFF\n");
         for (mut report, cleared, history, stays) in [
-            (passed(), Ok(()), &b""[..], false),
-            (unable(), Ok(()), b"", false),
-            (failed(), Ok(()), b"", true),
-            (broken_off(), Ok(()), b"", true),
-            (passed(), stays_mounted(), b"", true),
-            // It is no text.
-            (passed(), Ok(()), b"\xFF\n", true),
+            (passed(), Ok(()), whole, false),
+            (unable(), Ok(()), whole, false),
+            (failed(), Ok(()), whole, true),
+            (broken_off(), Ok(()), whole, true),
+            (passed(), stays_mounted(), whole, true),
+            (passed(), Ok(()), no_text, true),
         ] {
             let folder = tempfile::tempdir().expect("a folder");
             let (disk, log) = (folder.path().join("disk-1.ext4"), folder.path().join("node-1.log"));

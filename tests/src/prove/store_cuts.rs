@@ -5,9 +5,10 @@
 //!   that alone ([`expected`]). It is killed once the power is off, or just before.
 //! - A volume goes on through many cuts, some of them while the store is opened, so that checkpoints, purged logs and
 //!   old files gather; then comes a fresh one.
-//! - A cut bites if the writer was alive and busy: it was opening the store or writing a checkpoint, something was begun
-//!   and not acknowledged, or it had said something within [`BUSY`]. Of these, `cuts that took something` found less than
-//!   had been begun.
+//! - A cut bites if something was at stake that was written and not synced ([`Stake`]): a vote or entries were begun and not
+//!   acknowledged when the power went, files were gone or shorter when it came back, or the next opening found less than had
+//!   been begun by then, which `cuts that took something` counts. Where a writer had just synced everything, a cut shows
+//!   nothing.
 //! - What is acknowledged once the power goes promises nothing. Of a sync that is under way at that moment this kernel may
 //!   say that it succeeded although what it wrote is gone: ext4 waits for the data, whose end it then cannot enter any more,
 //!   and reports no error. Where the power really fails nobody lives to hear it.
@@ -16,6 +17,7 @@
 //! - The device has no volatile cache: a flush that is missing below the file system is not seen.
 
 mod expected;
+mod files;
 mod said;
 mod writer;
 
@@ -32,6 +34,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::expected::{CHECKS, Counts, DURABILITY, Expected, LEDGER, OPENS, VOTE, Wrong};
+use self::files::Files;
 use self::said::{Found, Said};
 pub use self::writer::child;
 use super::run::{Assignment, RunReport};
@@ -46,8 +49,6 @@ const CHILD: &str = "store-child";
 const UNSYNCED: &str = "HOLDFAST_PROOF_UNSYNCED";
 const VOLUME_BYTES: u64 = 256 << 20;
 const CUTS_OF_A_VOLUME: u32 = 50;
-/// Who has said something within this time before a cut was busy.
-const BUSY: Duration = Duration::from_millis(100);
 /// An opening, and whatever else must come to its end.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often the power fails while the store is opened, and how often the writer is killed just before.
@@ -79,8 +80,8 @@ struct Writer {
 /// What came of it.
 #[derive(Debug, Default)]
 struct Outcome {
-    /// Whether each cut bit.
-    bites: Vec<bool>,
+    /// What each cut could take.
+    stakes: Vec<Stake>,
     counts: Counts,
     /// Writers that lost their power while they opened the store.
     while_opening: u64,
@@ -90,9 +91,34 @@ struct Outcome {
     wrong: Option<Wrong>,
 }
 
+/// What was written and not synced when the power went: what a cut could take, or has taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Stake {
+    /// A vote or entries: begun, and not acknowledged by then.
+    under_way: bool,
+    /// Files were gone, shorter or older ones when the power came back.
+    took_files: bool,
+    /// The next opening found less than had been begun by then.
+    took_tail: bool,
+}
+
+impl Stake {
+    fn has_bitten(self) -> bool {
+        self.under_way || self.took_files || self.took_tail
+    }
+}
+
 async fn cut(assignment: &Assignment, writer: Writer) -> Result<Result<Outcome, Unable>> {
     let random = generator(Some(assignment.seed));
-    let mut cuts = Cuts { writer, random, cycle: 0, dark_since_ns: 0, outcome: Outcome::default() };
+    let mut cuts = Cuts {
+        writer,
+        random,
+        cycle: 0,
+        dark_since_ns: 0,
+        files: Files::default(),
+        not_found: None,
+        outcome: Outcome::default(),
+    };
     let mut left = assignment.times;
     while left > 0 && cuts.outcome.wrong.is_none() {
         let times = left.min(CUTS_OF_A_VOLUME);
@@ -124,6 +150,10 @@ struct Cuts {
     cycle: u32,
     /// When the power began to go last, in monotonic nanoseconds.
     dark_since_ns: u64,
+    /// What was there just before.
+    files: Files,
+    /// The last cut of a writer that had opened the store, by its place, until it is known what is left of that.
+    not_found: Option<usize>,
     outcome: Outcome,
 }
 
@@ -156,6 +186,7 @@ impl Cuts {
     async fn one_volume(&mut self, volume: &Volume, times: u32) -> Result<Option<Wrong>> {
         let mut expected = Expected::default();
         let mut wrong = None;
+        self.not_found = None;
         for _ in 0..times {
             self.cycle += 1;
             let began = Instant::now();
@@ -174,6 +205,7 @@ impl Cuts {
 
     async fn one_cut(&mut self, volume: &Volume, expected: &mut Expected) -> Result<Option<Wrong>> {
         let plan = Plan::draw(&mut self.random);
+        let began_ns = monotonic_ns();
         let mut life = Life::start(&self.writer, &directory(volume), self.random.random())?;
         let lived = self.live_and_lose_power(&mut life, plan, volume, expected).await;
         // In any case, or the volume could not be taken away.
@@ -186,6 +218,9 @@ impl Cuts {
             self.hear(said, expected);
         }
         volume.restore_power().context("the power does not come back")?;
+        let took_files = Files::of(&directory(volume))?.lack(&self.files);
+        let under_way = expected.is_under_way(&(began_ns..self.dark_since_ns));
+        self.outcome.stakes.push(Stake { under_way, took_files, took_tail: false });
         Ok(None)
     }
 
@@ -204,7 +239,7 @@ impl Cuts {
         let patience = if plan.while_opening { moment } else { Instant::now() + PATIENCE };
         let is_open = match life.until(patience).await? {
             Some(Said::Found(found)) => {
-                if let Err(wrong) = expected.judge(&found) {
+                if let Err(wrong) = self.judge(&found, expected) {
                     return Ok(Some(wrong));
                 }
                 life.go_on().await?;
@@ -216,9 +251,7 @@ impl Cuts {
             None if plan.while_opening && life.is_alive()? => false,
             other => return Ok(Some(early_end(other))),
         };
-        let mut makes_room = false;
         while is_open && let Some(said) = life.until(moment).await? {
-            makes_room = matches!(said, Said::MakesRoom {});
             match said {
                 Said::Failed(_) => return Ok(Some(early_end(Some(said)))),
                 said => expected.hear(said),
@@ -227,20 +260,32 @@ impl Cuts {
         if !life.is_alive()? {
             return Ok(Some(early_end(life.last().await?)));
         }
-        // An opening writes new files from its beginning to its end.
-        let bit = !is_open || makes_room || expected.is_pending() || life.heard.elapsed() <= BUSY;
         if plan.killed_before {
             life.kill().await?;
         }
+        self.files = Files::of(&directory(volume))?;
         self.dark_since_ns = monotonic_ns();
         volume.cut_power().context("the power cannot be cut")?;
-        self.outcome.bites.push(bit);
         self.outcome.while_opening += u64::from(!is_open);
+        if is_open {
+            expected.lose_power(self.dark_since_ns);
+            self.not_found = Some(self.outcome.stakes.len());
+        }
         let dies = Instant::now() + plan.lives_on;
         while let Some(said) = life.until(dies).await? {
             self.hear(said, expected);
         }
         Ok(None)
+    }
+
+    /// Holds what is found against what may be; what is missing was taken by the last cut of a writer at work.
+    fn judge(&mut self, found: &Found, expected: &mut Expected) -> Result<(), Wrong> {
+        let before = expected.counts().lossy;
+        expected.judge(found)?;
+        if let Some(cut) = self.not_found.take() {
+            self.outcome.stakes[cut].took_tail = expected.counts().lossy > before;
+        }
+        Ok(())
     }
 
     /// Hears what is said around a cut.
@@ -256,7 +301,7 @@ impl Cuts {
         let found = life.found().await;
         life.kill().await?;
         Ok(match found? {
-            Ok(found) => expected.judge(&found).err(),
+            Ok(found) => self.judge(&found, expected).err(),
             Err(wrong) => Some(wrong),
         })
     }
@@ -279,8 +324,6 @@ struct Life {
     lines: BufReader<ChildStdout>,
     /// A line that is not whole yet.
     line: Vec<u8>,
-    /// When it said something last.
-    heard: Instant,
 }
 
 impl Life {
@@ -300,7 +343,7 @@ impl Life {
         let tells_to_go_on = child.stdin.take().context("its input was asked for")?;
         let lines = child.stdout.take().context("its output was asked for")?;
         let lines = BufReader::new(lines);
-        Ok(Self { child, tells_to_go_on, lines, line: Vec::new(), heard: Instant::now() })
+        Ok(Self { child, tells_to_go_on, lines, line: Vec::new() })
     }
 
     /// What it says next before `moment`; nothing once that has come, or when it has ended.
@@ -331,7 +374,6 @@ impl Life {
         while self.lines.read_until(b'\n', &mut self.line).await? > 0 {
             let line = std::mem::take(&mut self.line);
             if let Some(said) = said::read(&line) {
-                self.heard = Instant::now();
                 let said = said.with_context(|| format!("reading {:?}", String::from_utf8_lossy(&line)))?;
                 return Ok(Some(said));
             }
@@ -371,7 +413,7 @@ impl Life {
 impl Outcome {
     fn report(self, seed: u64) -> RunReport {
         let mut report = RunReport::new(CLASS, seed);
-        self.bites.iter().for_each(|bit| report.injected(*bit));
+        self.stakes.iter().for_each(|stake| report.injected(stake.has_bitten()));
         for check in CHECKS {
             match &self.wrong {
                 None => report.passed(check, self.words(check)),
@@ -380,6 +422,8 @@ impl Outcome {
             }
         }
         let Counts { entries, votes, lossy, .. } = self.counts;
+        let cuts = |which: fn(&Stake) -> bool| self.stakes.iter().filter(|stake| which(stake)).count();
+        let (under_way, took_files) = (cuts(|stake| stake.under_way), cuts(|stake| stake.took_files));
         let mut cycles = self.cycles;
         cycles.sort();
         let all = cycles.iter().sum::<Duration>();
@@ -390,6 +434,8 @@ impl Outcome {
             ("acknowledged entries", entries as f64),
             ("acknowledged votes", votes as f64),
             ("cuts that took something", lossy as f64),
+            ("cuts that took files or ends of files", took_files as f64),
+            ("cuts in the middle of a write", under_way as f64),
             ("cuts while opening", self.while_opening as f64),
             ("cycles per minute", each_minute),
             ("p50 of the cycle, ms", middle.as_secs_f64() * 1_000.0),
@@ -401,7 +447,7 @@ impl Outcome {
 
     fn words(&self, check: &str) -> String {
         let Counts { entries, votes, truncations, purges, lossy } = self.counts;
-        let cuts = self.bites.len();
+        let cuts = self.stakes.len();
         match check {
             DURABILITY => format!(
                 "{entries} acknowledged entries and {truncations} truncations over {cuts} cuts, none lost; {lossy} \
@@ -418,6 +464,7 @@ impl Outcome {
 mod tests {
     use super::*;
     use crate::machine::able;
+    use crate::prove::profile::Class;
 
     const STARTED_BY_A_TEST: &str = "HOLDFAST_PROOF_STORE_CHILD";
 
@@ -459,9 +506,12 @@ mod tests {
     #[tokio::test]
     async fn a_store_loses_nothing_that_it_acknowledged_when_the_power_fails() {
         let Some(outcome) = cut_here(20, false).await else { return };
-        let Outcome { bites, counts, wrong, .. } = outcome;
+        let Outcome { stakes, counts, wrong, .. } = outcome;
         assert_eq!(wrong, None);
-        assert_eq!(bites, vec![true; 20]);
+        let bit = stakes.iter().filter(|stake| stake.has_bitten()).count();
+        assert!(stakes.len() == 20 && bit >= Class::StoreCuts.must_bite(20) as usize, "{stakes:?}");
+        let took = stakes.iter().filter(|stake| stake.took_tail).count();
+        assert_eq!(took as u64, counts.lossy, "{stakes:?}");
         assert!(counts.entries > 20 && counts.votes > 20, "{counts:?}");
         assert!(counts.truncations > 0 && counts.lossy > 0, "{counts:?}");
     }
@@ -474,10 +524,23 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_with_nothing_at_stake_has_not_bitten() {
+        let stake = Stake::default();
+        let all = [
+            stake,
+            Stake { under_way: true, ..stake },
+            Stake { took_files: true, ..stake },
+            Stake { took_tail: true, ..stake },
+        ];
+        let report = Outcome { stakes: all.to_vec(), ..Outcome::default() }.report(7);
+        assert_eq!((report.injected, report.bit), (4, 3));
+    }
+
+    #[test]
     fn the_first_check_that_does_not_hold_is_the_only_one_that_failed() {
         use crate::prove::run::Verdict;
         let verdicts = |wrong| {
-            let report = Outcome { wrong, bites: vec![true], ..Outcome::default() }.report(7);
+            let report = Outcome { wrong, stakes: vec![Stake::default()], ..Outcome::default() }.report(7);
             report.findings.iter().map(|finding| finding.verdict).collect::<Vec<_>>()
         };
         assert_eq!(verdicts(None), [Verdict::Passed; 4]);
