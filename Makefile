@@ -57,7 +57,7 @@ prove-mutants: setup ## each deliberate fault in the code is noticed by the test
 	if [ -n "$$archive" ]; then export ROCKSDB_LIB_DIR="$${archive%/*}" ROCKSDB_STATIC=1; fi; \
 	cargo build --locked --workspace --lib --bins --tests && "$(target)/mutants/debug/prove" mutants $(ARGS)
 # Its own build, beside the ordinary one: only so does tokio choose by the seed, and a seed repeats to the last event.
-sim: setup ## simulated clusters, one for each seed (SEEDS=1000, ARGS="--seed 7 --events" for one of them, ARGS="--twice")
+sim: setup ## simulated clusters, one for each seed (SEEDS=1000, ARGS="--seed 7 --events" for one of them, ARGS="--twice", ARGS="--limit 60" for their seconds)
 	CARGO_TARGET_DIR="$(target)/sim" RUSTFLAGS="--cfg tokio_unstable" \
 	  cargo run --locked --package holdfast-sim -- $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
