@@ -2,8 +2,9 @@
 //! what the kernel gives a process of processors and memory.
 //!
 //! - What a machine cannot do is [`Unable`]: said loudly, and never counted as passed.
-//! - Everything that is made here is taken away again when its value is dropped, also after a failure. What a process left
-//!   that was killed meanwhile goes with [`clear`], its networks also when the next one is made.
+//! - Everything that is made here is taken away again when its value is dropped, also after a failure, but for the files of
+//!   volumes: whoever made them says what becomes of these. What a process left that was killed meanwhile goes with
+//!   [`clear`], its networks also when the next one is made.
 //! - Done by the system's own programs, one after the other; each has a bound.
 
 pub mod group;

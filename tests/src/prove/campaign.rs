@@ -43,7 +43,7 @@ const TIMELINE: &str = "timeline.svg";
 const LOCK: &str = "lock";
 /// Below a run's folder: the CSV files, which belong to its account.
 pub const FILES: &str = "csv";
-/// What a machine that is left as it was found has shown, or not.
+/// The check on what a run leaves on the machine.
 const LEFT: &str = "nothing of the run stays on the machine";
 /// The check on what can be shown of a run.
 const DRAWN: &str = "its history can be drawn";
@@ -317,10 +317,11 @@ fn settle(folder: &Path, report: &mut RunReport, cleared: io::Result<()>) -> Res
     if let Err(error) = cleared {
         report.failed(LEFT, format!("what is mounted there does not go: {error}"));
     }
-    for history in histories(folder)? {
-        if let Err(error) = draw(&history) {
-            report.failed(DRAWN, format!("{}: {error}", history.display()));
-        }
+    let drawn = histories(folder).and_then(|histories| {
+        histories.iter().try_for_each(|path| draw(path).with_context(|| path.display().to_string()))
+    });
+    if let Err(error) = drawn {
+        report.failed(DRAWN, format!("{error:#}"));
     }
     if report.verdict() != Verdict::Failed {
         tidy(folder)?;

@@ -18,28 +18,27 @@
 
 mod expected;
 mod files;
+mod life;
 mod said;
 mod writer;
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rand::Rng;
 use runtime::random::{Random, generator};
 use simulator::history::monotonic_ns;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::Instant;
 
-use self::expected::{CHECKS, Counts, DURABILITY, Expected, LEDGER, OPENS, VOTE, Wrong};
+use self::expected::{CHECKS, Counts, DURABILITY, Expected, LEDGER, VOTE, Wrong};
 use self::files::Files;
+use self::life::{Life, Writer, early_end};
 use self::said::{Found, Said};
 pub use self::writer::child;
 use super::run::{Assignment, RunReport};
+use crate::machine::Unable;
 use crate::machine::volume::Volume;
-use crate::machine::{Unable, left};
 
 /// As reports name it.
 const CLASS: &str = "store-cuts";
@@ -67,14 +66,6 @@ pub async fn run(assignment: &Assignment) -> Result<RunReport> {
         Ok(outcome) => Ok(outcome.report(assignment.seed)),
         Err(why) => Ok(RunReport::unable(CLASS, assignment.seed, &why)),
     }
-}
-
-/// How a writer is started; the data directory and its seed are the last arguments.
-#[derive(Debug)]
-struct Writer {
-    program: PathBuf,
-    arguments: Vec<String>,
-    environment: Vec<(&'static str, &'static str)>,
 }
 
 /// What came of it.
@@ -304,109 +295,6 @@ impl Cuts {
             Ok(found) => self.judge(&found, expected).err(),
             Err(wrong) => Some(wrong),
         })
-    }
-}
-
-/// What a writer said last that should not have ended, or not yet.
-fn early_end(said: Option<Said>) -> Wrong {
-    let text = match said {
-        Some(Said::Failed(reason)) => reason,
-        Some(said) => format!("the writer ended early or spoke out of turn: {said:?}"),
-        None => "the writer fell silent, or ended and said nothing".to_owned(),
-    };
-    Wrong::new(OPENS, text)
-}
-
-/// One process that writes. It dies with this.
-struct Life {
-    child: Child,
-    tells_to_go_on: ChildStdin,
-    lines: BufReader<ChildStdout>,
-    /// A line that is not whole yet.
-    line: Vec<u8>,
-}
-
-impl Life {
-    fn start(writer: &Writer, directory: &Path, seed: u64) -> Result<Self> {
-        let mark = left::mark(&writer.program).context("writers are not told apart")?;
-        let mut child = Command::new(&writer.program)
-            .args(&writer.arguments)
-            .arg(directory)
-            .arg(seed.to_string())
-            .envs(writer.environment.iter().copied())
-            .envs([mark])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("starting {}", writer.program.display()))?;
-        let tells_to_go_on = child.stdin.take().context("its input was asked for")?;
-        let lines = child.stdout.take().context("its output was asked for")?;
-        let lines = BufReader::new(lines);
-        Ok(Self { child, tells_to_go_on, lines, line: Vec::new() })
-    }
-
-    /// What it says next before `moment`; nothing once that has come, or when it has ended.
-    async fn until(&mut self, moment: Instant) -> Result<Option<Said>> {
-        tokio::select! {
-            biased;
-            () = sleep_until(moment) => Ok(None),
-            said = self.next() => said,
-        }
-    }
-
-    /// What a dead one still said.
-    async fn hear(&mut self) -> Result<Option<Said>> {
-        timeout(PATIENCE, self.next()).await.context("somebody else holds the writer's output")?
-    }
-
-    /// The last that a dead one said.
-    async fn last(&mut self) -> Result<Option<Said>> {
-        let mut last = None;
-        while let Some(said) = self.hear().await? {
-            last = Some(said);
-        }
-        Ok(last)
-    }
-
-    /// May be dropped in between: a part of a line waits for the rest.
-    async fn next(&mut self) -> Result<Option<Said>> {
-        while self.lines.read_until(b'\n', &mut self.line).await? > 0 {
-            let line = std::mem::take(&mut self.line);
-            if let Some(said) = said::read(&line) {
-                let said = said.with_context(|| format!("reading {:?}", String::from_utf8_lossy(&line)))?;
-                return Ok(Some(said));
-            }
-        }
-        Ok(None)
-    }
-
-    /// What the store holds, or why it cannot be opened.
-    async fn found(&mut self) -> Result<Result<Found, Wrong>> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.until(deadline).await? {
-                Some(Said::Opens {}) => {}
-                Some(Said::Found(found)) => return Ok(Ok(found)),
-                other => return Ok(Err(early_end(other))),
-            }
-        }
-    }
-
-    async fn go_on(&mut self) -> Result<()> {
-        self.tells_to_go_on.write_all(b"\n").await?;
-        Ok(self.tells_to_go_on.flush().await?)
-    }
-
-    fn is_alive(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
-    }
-
-    async fn kill(&mut self) -> Result<()> {
-        match timeout(PATIENCE, self.child.kill()).await {
-            Ok(killed) => Ok(killed?),
-            Err(_) => bail!("a killed writer does not end"),
-        }
     }
 }
 
