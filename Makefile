@@ -1,5 +1,6 @@
 # The commands of this repository; `make` lists them. Each does all its own set-up, and each that builds leaves
-# ./bin/holdfast pointing at what it built. Nobody links the library of tests/preload, so `--lib` names it where it is used.
+# ./bin/holdfast pointing at what it built, unless it is told of another PROGRAM. Nobody links the library of
+# tests/preload, so `--lib` names it where it is used.
 #
 # The build cache lies outside the checkout and survives it. The tests and the demo share one build: naming a test
 # target lets cargo choose the same features for both, so that neither rebuilds what the other has built.
@@ -39,10 +40,13 @@ endif
 PROFILE ?= quick
 SEED ?= 1
 
-prove: setup ## break real clusters and judge them from outside, as root (PROFILE=quick|nightly|release SEED=1; DO="replay DIR")
+# The program that is broken, if it is not the one that is built here: `make release && make prove PROGRAM=bin/holdfast`.
+PROGRAM ?=
+
+prove: setup ## break real clusters and judge them from outside, as root (PROFILE=quick|nightly|release SEED=1; PROGRAM=bin/holdfast; DO="replay DIR")
 	cargo build --locked --workspace --lib --bins --test architecture
-	@$(call link,debug)
-	@"$(target)/debug/prove" $(or $(DO),profile $(PROFILE) --seed $(SEED)) $(ARGS)
+	@$(if $(PROGRAM),:,$(call link,debug))
+	@"$(target)/debug/prove" $(or $(DO),profile $(PROFILE) --seed $(SEED)) $(if $(PROGRAM),--program "$(PROGRAM)") $(ARGS)
 
 # Everything is built otherwise, into a folder of its own: but for RocksDB, which has no mutants and is taken from where the
 # tests have built it, if they have.
@@ -53,7 +57,7 @@ prove-mutants: setup ## each deliberate fault in the code is noticed by the test
 	if [ -n "$$archive" ]; then export ROCKSDB_LIB_DIR="$${archive%/*}" ROCKSDB_STATIC=1; fi; \
 	cargo build --locked --workspace --lib --bins --tests && "$(target)/mutants/debug/prove" mutants $(ARGS)
 # Its own build, beside the ordinary one: only so does tokio choose by the seed, and a seed repeats to the last event.
-sim: setup ## simulated clusters, one for each seed (SEEDS=1000, ARGS="--seed 7 --events" for one of them, ARGS="--twice")
+sim: setup ## simulated clusters, one for each seed (SEEDS=1000, ARGS="--seed 7 --events" for one of them, ARGS="--twice", ARGS="--limit 60" for their seconds)
 	CARGO_TARGET_DIR="$(target)/sim" RUSTFLAGS="--cfg tokio_unstable" \
 	  cargo run --locked --package holdfast-sim -- $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 

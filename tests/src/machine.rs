@@ -2,12 +2,14 @@
 //! what the kernel gives a process of processors and memory.
 //!
 //! - What a machine cannot do is [`Unable`]: said loudly, and never counted as passed.
-//! - Everything that is made here is taken away again when its value is dropped, also after a failure. What a process left
-//!   that was killed meanwhile goes with [`clear`], its networks also when the next one is made.
+//! - Everything that is made here is taken away again when its value is dropped, also after a failure, but for the files of
+//!   volumes: whoever made them says what becomes of these. What a process left that was killed meanwhile goes with
+//!   [`clear`], its networks also when the next one is made.
 //! - Done by the system's own programs, one after the other; each has a bound.
 
 pub mod group;
 pub mod hosts;
+pub mod left;
 pub mod network;
 pub mod preload;
 pub mod volume;
@@ -53,11 +55,12 @@ pub fn able<T>(made: Result<T, Unable>) -> Option<T> {
     }
 }
 
-/// Takes away what processes that are gone have left: their control groups and networks with the nodes that run there, and
-/// what is mounted below this folder.
+/// Takes away what processes that are gone have left: their control groups and networks with the nodes that run there, nodes
+/// and writers that run anywhere else, and what is mounted below this folder.
 pub fn clear(folder: &Path) -> io::Result<()> {
     // What is frozen ends only when it is thawed.
     group::sweep();
+    left::sweep();
     network::sweep();
     volume::unmount_below(folder)
 }

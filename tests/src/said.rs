@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,8 +20,26 @@ use crate::SOON;
 /// Longer than the program itself waits for the longest change.
 const GIVES_UP: Duration = Duration::from_secs(150);
 
-/// The program, built with whatever runs this: beside it, or beside the folder in which tests lie.
+/// The program that was named, if one was.
+static NAMED: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on this is the program, for nodes and commands alike: another one than was built with whatever runs this.
+///
+/// # Errors
+/// It is no file, or one was named before.
+pub fn name_program(path: &Path) -> Result<()> {
+    // A link may lead elsewhere later.
+    let path = path.canonicalize().with_context(|| path.display().to_string())?;
+    ensure!(path.is_file(), "{} is no program", path.display());
+    NAMED.set(path).ok().context("a program was named before")
+}
+
+/// The program: the one that was named, or the one built with whatever runs this, beside it or beside the folder in which
+/// tests lie.
 pub fn program() -> Result<PathBuf> {
+    if let Some(named) = NAMED.get() {
+        return Ok(named.clone());
+    }
     let own = std::env::current_exe()?;
     let name = format!("holdfast{}", std::env::consts::EXE_SUFFIX);
     let mut candidates = own.ancestors().skip(1).take(2).map(|folder| folder.join(&name));
@@ -35,6 +54,25 @@ pub fn command(arguments: &[&str]) -> Result<Command> {
     let mut command = process::command(&program()?);
     command.args(arguments);
     Ok(command)
+}
+
+/// What the program says of itself, in one line: its version, and which kind of build it is.
+///
+/// # Errors
+/// It cannot be run, or is another program.
+pub async fn version() -> Result<String> {
+    let said = run_within(command(&["--version"])?, SOON).await?.done()?;
+    ensure!(said.starts_with("holdfast "), "{} is another program: {said}", program()?.display());
+    Ok(in_one_line(&said))
+}
+
+fn in_one_line(said: &str) -> String {
+    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    match lines.as_slice() {
+        // As programs of before this was asked do.
+        [version] => format!("{version}, a build that does not say of which kind it is"),
+        lines => lines.join(", "),
+    }
 }
 
 /// Runs a command to its end. One that does not end is killed; if it was killed, the error says what it had written.
@@ -160,9 +198,30 @@ impl Said {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
+
+    #[test]
+    fn what_a_program_says_of_itself_stands_in_one_line() {
+        let said = "holdfast 0.1.0\nwithout debug assertions\nends at a panic\n";
+        assert_eq!(in_one_line(said), "holdfast 0.1.0, without debug assertions, ends at a panic");
+        assert!(in_one_line("holdfast 0.1.0\n").ends_with("does not say of which kind it is"));
+    }
+
+    #[tokio::test]
+    async fn the_program_says_which_kind_of_build_it_is() {
+        let said = version().await.expect("it was built");
+        // This was built with it.
+        let with =
+            if cfg!(debug_assertions) { ", with debug assertions" } else { ", without debug assertions" };
+        assert!(said.contains(with), "{said}");
+    }
+
+    #[test]
+    fn what_is_no_file_is_no_program() {
+        for path in ["/nowhere/holdfast", "/"] {
+            assert!(name_program(Path::new(path)).is_err(), "{path}");
+        }
+    }
 
     async fn of_killed(script: &str, within: Duration) -> String {
         let mut command = process::command(Path::new("sh"));

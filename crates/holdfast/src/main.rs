@@ -13,9 +13,17 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+/// What `--version` says: whoever proves or supports a box wants to know which kind of build it runs.
+const BUILT: &str = match (cfg!(debug_assertions), cfg!(panic = "abort")) {
+    (true, true) => concat!(env!("CARGO_PKG_VERSION"), "\nwith debug assertions\nends at a panic"),
+    (true, false) => concat!(env!("CARGO_PKG_VERSION"), "\nwith debug assertions\nunwinds at a panic"),
+    (false, true) => concat!(env!("CARGO_PKG_VERSION"), "\nwithout debug assertions\nends at a panic"),
+    (false, false) => concat!(env!("CARGO_PKG_VERSION"), "\nwithout debug assertions\nunwinds at a panic"),
+};
+
 /// A gateway that runs on three boxes instead of one.
 #[derive(Debug, Parser)]
-#[command(name = "holdfast", version, propagate_version = true, max_term_width = 110)]
+#[command(name = "holdfast", version, long_version = BUILT, propagate_version = true, max_term_width = 110)]
 #[command(
     after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no quorum, 4 no node reached.\n\
     Every error has a code (HF-2003); docs/errors has a page for each."

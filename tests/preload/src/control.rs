@@ -6,8 +6,9 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use crate::page::{
-    ARMED, BYTES, DELAY, DELAYED, DEVICE, ERROR, FAIL, FAILED, FAILED_AT, FAILED_INODE, HEAD, LAYOUT, MET,
-    OFFSET, OFFSETS, PROCESS, RENAME, RENAMES, SHIFTED, SKIP, SYNC, SYNCS, VARIABLE, WORDS, WRITE, WRITES,
+    ARMED, BYTES, DELAY, DELAYED, DEVICE, ERROR, FAIL, FAILED, FAILED_AT, FAILED_ELSEWHERE, FAILED_INODE,
+    HEAD, LAYOUT, MET, OFFSET, OFFSETS, PASSED_ELSEWHERE, PROCESS, RENAME, RENAMES, SHIFTED, SKIP, SYNC,
+    SYNCS, VARIABLE, WORDS, WRITE, WRITES,
 };
 use crate::{clock, disk};
 
@@ -121,12 +122,18 @@ fn decide(page: &Page, operation: u64, place: Place) -> Result<(), c_int> {
     let number = page[MET].fetch_add(1, Ordering::Relaxed);
     let first = page[SKIP].load(Ordering::Relaxed);
     let behind = first.saturating_add(page[FAIL].load(Ordering::Relaxed));
+    let is_elsewhere = || page[FAILED_INODE].load(Ordering::Acquire) != place.inode;
     if !(first..behind).contains(&number) {
+        if number >= behind && is_elsewhere() {
+            page[PASSED_ELSEWHERE].fetch_add(1, Ordering::Release);
+        }
         return Ok(());
     }
     if number == first {
         page[FAILED_INODE].store(place.inode, Ordering::Release);
         page[FAILED_AT].store(clock::monotonic_ns(), Ordering::Release);
+    } else if is_elsewhere() {
+        page[FAILED_ELSEWHERE].fetch_add(1, Ordering::Release);
     }
     page[FAILED].fetch_add(1, Ordering::Release);
     Err(c_int::try_from(page[ERROR].load(Ordering::Relaxed)).unwrap_or(libc::EIO))

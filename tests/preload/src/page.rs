@@ -13,7 +13,7 @@ pub(crate) const WORDS: usize = 32;
 /// Bytes of a page.
 pub(crate) const BYTES: usize = WORDS * 8;
 /// What the first word of a page is: another layout has another one.
-pub(crate) const LAYOUT: u64 = 0x0001_4547_4150_4648;
+pub(crate) const LAYOUT: u64 = 0x0002_4547_4150_4648;
 
 // Operations that can fail, by number.
 pub(crate) const SYNC: u64 = 1;
@@ -37,7 +37,7 @@ pub(crate) const DELAY: usize = 6;
 pub(crate) const OFFSET: usize = 7;
 pub(crate) const OFFSETS: [usize; 2] = [8, 9];
 
-// What the library counts. The first four are set to 0 whenever an operation is armed.
+// What the library counts. The first six are set to 0 whenever an operation is armed.
 /// Calls that the armed operation has met.
 pub(crate) const MET: usize = 16;
 /// When the first call failed, in monotonic nanoseconds, and the inode that it was about.
@@ -45,13 +45,16 @@ pub(crate) const FAILED_AT: usize = 17;
 pub(crate) const FAILED_INODE: usize = 18;
 /// Calls that have failed.
 pub(crate) const FAILED: usize = 19;
+/// Of these, and of those that the armed operation met later and let through, calls about another inode than the first.
+pub(crate) const FAILED_ELSEWHERE: usize = 20;
+pub(crate) const PASSED_ELSEWHERE: usize = 21;
 /// Calls on the file system that is meant.
-pub(crate) const SYNCS: usize = 20;
-pub(crate) const WRITES: usize = 21;
-pub(crate) const RENAMES: usize = 22;
+pub(crate) const SYNCS: usize = 22;
+pub(crate) const WRITES: usize = 23;
+pub(crate) const RENAMES: usize = 24;
 /// Syncs that have waited.
-pub(crate) const DELAYED: usize = 23;
+pub(crate) const DELAYED: usize = 25;
 /// Looks at the wall clock that saw a wrong one.
-pub(crate) const SHIFTED: usize = 24;
+pub(crate) const SHIFTED: usize = 26;
 /// The process that was loaded last.
-pub(crate) const PROCESS: usize = 25;
+pub(crate) const PROCESS: usize = 27;

@@ -5,8 +5,10 @@
 //! - [`faults`] and [`operator`] do things to it, [`pushers`] and [`orders`] give it work.
 //! - [`field`] is the device that it reads, [`archive`] the destination that it delivers to.
 //! - [`account`] is the judge.
+//! - [`alone`] gives each run a process of its own, and an end.
 
 mod account;
+mod alone;
 mod archive;
 mod clock;
 mod faults;
@@ -23,7 +25,7 @@ mod world;
 use std::env;
 use std::io::{self, Write as _};
 use std::num::NonZero;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -59,6 +61,9 @@ struct Arguments {
     /// Run each seed twice, and compare what happened.
     #[arg(long)]
     twice: bool,
+    /// Seconds after which a run that has not ended is ended, and has failed.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
     /// Runs side by side; as many as there are processors by default.
     #[arg(long)]
     jobs: Option<NonZero<usize>>,
@@ -128,11 +133,14 @@ fn run_all(arguments: &Arguments) -> anyhow::Result<Total> {
 
 /// A run and, where it is to be compared, what differs in a second one.
 fn judged(seed: u64, arguments: &Arguments) -> anyhow::Result<Report> {
-    let mut report = run_alone(seed, arguments.ticks)?;
+    let mut report = run_alone(seed, arguments)?;
     // Where a seed should repeat to the last event, one is always looked at.
     let is_first = cfg!(tokio_unstable) && seed == arguments.seed.unwrap_or(arguments.first);
     if (arguments.twice || is_first) && report.verdict.is_ok() {
-        let again = run_alone(seed, arguments.ticks)?;
+        let again = run_alone(seed, arguments)?;
+        if let Err(violation) = again.verdict {
+            return Ok(Report { verdict: Err(format!("only the second run: {violation}")), ..again });
+        }
         let same = report.events.iter().zip(&again.events).take_while(|(one, other)| one == other).count();
         if report.events != again.events {
             let (one, other) = (report.events.get(same), again.events.get(same));
@@ -143,12 +151,10 @@ fn judged(seed: u64, arguments: &Arguments) -> anyhow::Result<Report> {
 }
 
 /// A run in a process of its own.
-fn run_alone(seed: u64, ticks: u64) -> anyhow::Result<Report> {
+fn run_alone(seed: u64, arguments: &Arguments) -> anyhow::Result<Report> {
     let mut command = Command::new(env::current_exe()?);
-    command.args(["--alone", "--seed", &seed.to_string(), "--ticks", &ticks.to_string()]);
-    let output = command.stderr(Stdio::inherit()).output()?;
-    serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("the run of seed {seed} ended with {}", output.status))
+    command.args(["--alone", "--seed", &seed.to_string(), "--ticks", &arguments.ticks.to_string()]);
+    alone::run(seed, command, Duration::from_secs(arguments.limit))
 }
 
 fn tell(arguments: &Arguments, report: &Report) -> io::Result<()> {

@@ -19,7 +19,7 @@ use holdfast_tests::prove::profile::{Class, Profile, seed_of};
 use holdfast_tests::prove::report;
 use holdfast_tests::prove::run::{Finding, RunReport, Verdict};
 use holdfast_tests::prove::store_cuts;
-use holdfast_tests::said::program;
+use holdfast_tests::said;
 use simulator::account;
 use simulator::plant::Plant;
 use tokio::process::Command;
@@ -103,6 +103,9 @@ struct ReportArgs {
     /// Write the page to this file.
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
+    /// Put runs of several builds on one page, which says so.
+    #[arg(long)]
+    several_builds: bool,
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +113,9 @@ struct Place {
     /// The folder that keeps the runs; what is in it is not made again. The default lies beside this program.
     #[arg(long, value_name = "DIR")]
     campaign: Option<PathBuf>,
+    /// The program whose nodes are broken. The default is the one that tests build, beside this program.
+    #[arg(long, value_name = "PATH")]
+    program: Option<PathBuf>,
 }
 
 /// A run to be made.
@@ -152,7 +158,7 @@ fn ended(ended: Result<bool>) -> ExitCode {
 /// Makes all runs of a profile. `false` if it has not passed.
 async fn profile(args: &ProfileArgs) -> Result<bool> {
     let profile = &args.profile;
-    let campaign = open(&args.place, &format!("{}-{}", profile.name, args.seed))?;
+    let campaign = open(&args.place, &format!("{}-{}", profile.name, args.seed)).await?;
     let may_skip = !args.require_all;
     tell_what_is_skipped(may_skip && profile.may_skip);
     let parts = profile.parts.iter().filter(|part| args.only.is_none_or(|only| only == part.class));
@@ -175,19 +181,30 @@ async fn profile(args: &ProfileArgs) -> Result<bool> {
 
 /// Makes one run, whether or not it was made before.
 async fn run(args: &RunArgs) -> Result<bool> {
-    let campaign = open(&args.place, "single")?;
+    let campaign = open(&args.place, "single").await?;
     let job = Job { class: args.class, seed: args.seed, times: args.times, again: Again::Always };
     let runs = make(&campaign, &[job]).await?;
     print(&report::markdown(&runs));
     Ok(runs.iter().all(|kept| kept.report.verdict() == Verdict::Passed))
 }
 
-fn open(place: &Place, name: &str) -> Result<Campaign> {
+async fn open(place: &Place, name: &str) -> Result<Campaign> {
     let own = std::env::current_exe().context("the path of this program is not known")?;
-    let program = program()?;
+    if let Some(named) = &place.program {
+        said::name_program(named)?;
+    }
+    let program = said::program()?;
     let library = machine::preload::library()?;
     let build = campaign::build_of(&[&program, &own, &library]).context("the programs cannot be read")?;
-    let circumstances = Circumstances { build, version: report::version(), machine: report::machine() };
+    let words = said::version().await.with_context(|| format!("asking {} what it is", program.display()))?;
+    eprintln!("{}: {words}", program.display());
+    let circumstances = Circumstances {
+        build,
+        version: report::version(),
+        program: words,
+        named: place.program.is_some().then(|| program.clone()),
+        machine: report::machine(),
+    };
     let beside = own.parent().unwrap_or(Path::new("."));
     let usual = || beside.join("campaigns").join(name);
     Campaign::open(&place.campaign.clone().unwrap_or_else(usual), &program, circumstances)
@@ -295,6 +312,14 @@ fn merge(args: &ReportArgs) -> Result<bool> {
         runs.extend(campaign::runs(folder)?);
     }
     ensure!(!runs.is_empty(), "there are no runs in these folders");
+    let builds = report::builds(&runs);
+    ensure!(
+        builds.len() == 1 || args.several_builds,
+        "these runs were made with {} builds, and what one has shown is no verdict on another; `--several-builds` puts \
+         them on one page\n{}",
+        builds.len(),
+        builds.join("\n")
+    );
     let page = report::markdown(&runs);
     match &args.write {
         Some(path) => std::fs::write(path, page).with_context(|| path.display().to_string())?,
@@ -378,16 +403,41 @@ mod tests {
 
     #[test]
     fn a_command_that_a_report_names_is_one() {
-        let mut report = RunReport::new("store-cuts", u64::MAX);
-        report.failed("I1 lost", "1");
-        let words = String::new;
-        let kept =
-            Kept { report, times: 50, seconds: 1.0, build: words(), version: words(), machine: words() };
+        let kept = kept("");
         let command = kept.command();
         let told = command.split('"').nth(1).expect("it stands in quotes");
         let parsed = Arguments::try_parse_from(["prove"].into_iter().chain(told.split(' ')));
         let What::Run(args) = parsed.expect("valid").what else { panic!("no run: {command}") };
         assert_eq!((args.class, args.seed, args.times), (Class::StoreCuts, u64::MAX, 50));
+    }
+
+    fn kept(build: &str) -> Kept {
+        let mut report = RunReport::new("store-cuts", u64::MAX);
+        report.failed("I1 lost", "1");
+        let words = String::new;
+        let (build, version, program) = (build.to_owned(), words(), words());
+        Circumstances { build, version, program, named: None, machine: words() }.of(report, 50, 1.0)
+    }
+
+    #[test]
+    fn runs_of_several_builds_stand_on_one_page_only_if_somebody_says_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for build in ["a", "b"] {
+            let place = folder.path().join(build);
+            std::fs::create_dir(&place).expect("room");
+            let text = serde_json::to_string(&kept(build)).expect("it is plain");
+            std::fs::write(place.join("report.json"), text).expect("room");
+        }
+        let write = Some(folder.path().join("page.md"));
+        let args = |several_builds| ReportArgs {
+            folders: vec![folder.path().to_owned()],
+            write: write.clone(),
+            several_builds,
+        };
+        let refused = merge(&args(false)).expect_err("they are two").to_string();
+        assert!(refused.contains("2 builds") && refused.contains("--several-builds"), "{refused}");
+        assert!(!merge(&args(true)).expect("somebody says so"), "both have failed");
+        assert!(folder.path().join("page.md").is_file());
     }
 
     #[test]

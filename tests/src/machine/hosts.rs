@@ -1,7 +1,8 @@
 //! Three hosts for three nodes: each has an address and a disk of its own.
 //!
 //! - They outlive the nodes: who has both drops the nodes first.
-//! - Logs, node files and histories are on this machine's disk, beside them, and survive every power cut.
+//! - Logs, node files and histories are on this machine's disk, beside them, and survive every power cut. So do the files
+//!   of the disks, which stay in the folder when the hosts are gone.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,11 +11,11 @@ use std::sync::Arc;
 use simulator::nodes::layout::{Layout, NODES};
 use tokio::task::spawn_blocking;
 
-use super::Unable;
 use super::network::Network;
 use super::preload::Control;
 use super::volume::Volume;
 use super::wire::Wire;
+use super::{Unable, left};
 
 /// A sparse file. A run writes some hundred MiB.
 const DISK: u64 = 1 << 30;
@@ -33,6 +34,8 @@ pub struct Hosts {
     launchers: Vec<Vec<String>>,
     folder: PathBuf,
     program: PathBuf,
+    /// By which nodes are found that outlive this process.
+    mark: (String, String),
 }
 
 impl Hosts {
@@ -43,6 +46,8 @@ impl Hosts {
             absolute.map_err(|error| Unable(format!("{} is nowhere: {error}", path.display())))
         };
         let (folder, program) = (absolute(folder)?, absolute(program)?);
+        let mark =
+            left::mark(&program).map_err(|error| Unable(format!("processes are not told apart: {error}")))?;
         let network = Network::make(NODES)?;
         let volume = |node: usize| {
             let (file, mount) = (format!("disk-{}.ext4", node + 1), format!("disk-{}", node + 1));
@@ -50,7 +55,7 @@ impl Hosts {
         };
         let volumes = (0..NODES).map(volume).collect::<Result<_, Unable>>()?;
         let launchers = vec![Vec::new(); NODES];
-        Ok(Self { wire: None, network, volumes, controls: Vec::new(), launchers, folder, program })
+        Ok(Self { wire: None, network, volumes, controls: Vec::new(), launchers, folder, program, mark })
     }
 
     /// Lets the nodes of every later layout obey control pages: their disk calls can fail or dawdle then, and their wall
@@ -93,6 +98,7 @@ impl Hosts {
         for (host, (node, volume)) in layout.nodes.iter_mut().zip(&self.volumes).enumerate() {
             node.launcher = [&self.launchers[host][..], &self.network.launcher(host)[..]].concat();
             node.data = volume.path().join("data");
+            node.variables.push(self.mark.clone());
         }
         for (node, control) in layout.nodes.iter_mut().zip(&self.controls) {
             node.variables.extend(control.variables());
@@ -120,10 +126,5 @@ impl Hosts {
     /// The disk of a host.
     pub fn disk(&self, host: usize) -> &Volume {
         &self.volumes[host]
-    }
-
-    /// Leaves the files of the disks where they are at the end: they are evidence.
-    pub fn keep(&self) {
-        self.volumes.iter().for_each(|volume| volume.keep());
     }
 }

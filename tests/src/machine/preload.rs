@@ -80,6 +80,10 @@ pub struct Counted {
     pub failed: u64,
     /// The first of them.
     pub first_failed: Option<FirstFailed>,
+    /// How many of them were about another file than the first.
+    pub failed_elsewhere: u64,
+    /// Calls of the same kind about another file that were let through after the last that was to fail.
+    pub passed_elsewhere: u64,
 }
 
 /// A control page.
@@ -145,7 +149,10 @@ impl Control {
     /// Lets calls fail from now on; whatever was to fail before is not.
     pub fn fail(&self, failing: &Failing) -> io::Result<()> {
         self.fail_no_more()?;
-        for counter in [page::MET, page::FAILED_AT, page::FAILED_INODE, page::FAILED] {
+        let elsewhere = [page::FAILED_ELSEWHERE, page::PASSED_ELSEWHERE];
+        for counter in
+            [page::MET, page::FAILED_AT, page::FAILED_INODE, page::FAILED].into_iter().chain(elsewhere)
+        {
             self.set(counter, 0)?;
         }
         self.set(page::SKIP, failing.skip)?;
@@ -184,6 +191,8 @@ impl Control {
             shifted: self.word(page::SHIFTED)?,
             failed,
             first_failed: (failed > 0).then_some(first),
+            failed_elsewhere: self.word(page::FAILED_ELSEWHERE)?,
+            passed_elsewhere: self.word(page::PASSED_ELSEWHERE)?,
         })
     }
 
@@ -279,6 +288,30 @@ mod tests {
         let moved = command(&control, "mv").args([&file, &other]).output().expect("everybody has mv");
         assert!(!moved.status.success() && file.exists() && !other.exists(), "{moved:?}");
         assert!(control.counted().expect("a page").renames >= 1);
+    }
+
+    #[test]
+    fn what_happens_to_other_files_than_the_first_is_counted_apart() {
+        let (folder, control) = controlled();
+        let synced = |name: &str| {
+            let further = [&ONE_BLOCK[..], &["conv=fsync"]].concat();
+            dd(&control, &folder.path().join(name), &further).0
+        };
+        let elsewhere = || {
+            let counted = control.counted().expect("a page");
+            (counted.failed, counted.failed_elsewhere, counted.passed_elsewhere)
+        };
+        let once = Failing { operation: Operation::Sync, complaint: Complaint::Broken, skip: 0, count: 1 };
+        control.fail(&once).expect("a page");
+        assert!(!synced("a") && synced("a"));
+        assert_eq!(elsewhere(), (1, 0, 0));
+        assert!(synced("b"));
+        assert_eq!(elsewhere(), (1, 0, 1));
+        control.fail(&Failing { count: u64::MAX, ..once }).expect("a page");
+        assert!(!synced("a") && !synced("a"));
+        assert_eq!(elsewhere(), (2, 0, 0));
+        assert!(!synced("b"));
+        assert_eq!(elsewhere(), (3, 1, 0));
     }
 
     #[test]

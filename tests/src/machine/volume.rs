@@ -5,11 +5,11 @@
 //! - Its journal is written by itself only every five minutes, so that it saves nobody by luck.
 //! - Nobody may have a file open on it when its power is restored: its users are dead by then.
 //! - The loop device goes with the mount, so that only mounts can be left by a process that was killed ([`unmount_below`]).
+//! - The file stays when a volume is dropped, as the disk was then: whoever made it says what becomes of it.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,6 @@ const BLOCK: u64 = 4096;
 pub struct Volume {
     file: PathBuf,
     mount: PathBuf,
-    is_kept: AtomicBool,
 }
 
 impl Volume {
@@ -39,10 +38,8 @@ impl Volume {
     pub fn make(file: &Path, mount: &Path, bytes: u64) -> Result<Self, Unable> {
         must_be_root()?;
         let unable = |error: io::Error| Unable(format!("a file system of its own cannot be made: {error}"));
-        // From here on the file is ours to remove.
         let space = File::create_new(file).map_err(unable)?;
-        let (file, mount) = (file.to_owned(), mount.to_owned());
-        let volume = Self { file, mount, is_kept: AtomicBool::new(false) };
+        let volume = Self { file: file.to_owned(), mount: mount.to_owned() };
         space.set_len(bytes).and_then(|()| volume.set_up()).map_err(unable)?;
         Ok(volume)
     }
@@ -59,11 +56,6 @@ impl Volume {
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.mount
-    }
-
-    /// Leaves its file where it is at the end: it is evidence.
-    pub fn keep(&self) {
-        self.is_kept.store(true, Ordering::Relaxed);
     }
 
     /// Cuts its power: every later write fails, and what was not synced is gone. An error if writes do not fail.
@@ -157,12 +149,6 @@ impl Drop for Volume {
     fn drop(&mut self) {
         if let Err(error) = unmount_below(&self.mount) {
             eprintln!("{} stays mounted: {error}", self.mount.display());
-            return;
-        }
-        if !self.is_kept.load(Ordering::Relaxed)
-            && let Err(error) = fs::remove_file(&self.file)
-        {
-            eprintln!("{} stays: {error}", self.file.display());
         }
     }
 }
@@ -232,10 +218,16 @@ mod tests {
             assert!(found == vec![b'S'; round * WRITES * 1000], "{} bytes after cut {round}", found.len());
             assert!(!unsynced.exists(), "it was never synced");
         }
-        let file = volume.file.clone();
+        let (file, mount) = (volume.file.clone(), volume.mount.clone());
         drop(volume);
-        assert!(!file.exists(), "it is removed");
+        assert!(!mount.join("log").exists(), "it is mounted no more");
+        // Whoever wants to know what was on it can look.
+        let again = Volume { file, mount };
+        again.mount().expect("it is there");
+        let found = fs::read(again.path().join("log")).expect("it was synced").len();
+        assert_eq!(found, 3 * WRITES * 1000);
     }
+
     #[test]
     fn a_full_disk_takes_nothing_until_it_is_freed_and_an_exchanged_one_is_empty() {
         const ROOM: usize = 1 << 20;

@@ -4,7 +4,9 @@
 //!   build has shown is no verdict on this one.
 //! - Its report is written last and at once whole. A folder without one is a run that was broken off: it is removed, and
 //!   the run begun anew. A run with a report is not made again, unless it was skipped.
-//! - Histories, logs and the picture stay. Data stays only where something failed.
+//! - Histories, logs and the picture stay. Of a run that failed everything stays, the disks of its nodes too, wherever the
+//!   failure was found: by a check, by the account at the end, by an error, a panic or a time-out. [`settle`] is the one
+//!   place where that is decided.
 //! - One program works in a campaign folder at a time.
 //!
 //! ```text
@@ -14,6 +16,7 @@
 //!     history.jsonl    what devices, pushers and the receiver saw
 //!     timeline.svg     the same as a picture
 //!     *.log *.toml     the nodes' logs and files
+//!     *.ext4           disks, where the run failed (`mount -o loop,ro`)
 //! ```
 
 use std::ffi::OsStr;
@@ -40,6 +43,10 @@ const TIMELINE: &str = "timeline.svg";
 const LOCK: &str = "lock";
 /// Below a run's folder: the CSV files, which belong to its account.
 pub const FILES: &str = "csv";
+/// The check on what a run leaves on the machine.
+const LEFT: &str = "nothing of the run stays on the machine";
+/// The check on what can be shown of a run.
+const DRAWN: &str = "its history can be drawn";
 /// What stays of a run in which nothing failed.
 const KEPT: [&str; 6] = ["json", "jsonl", "svg", "log", "toml", "txt"];
 /// A run's folder has histories in itself and in folders below it, no deeper than this.
@@ -58,6 +65,12 @@ pub struct Kept {
     pub build: String,
     /// Their version.
     pub version: String,
+    /// What the program under test says of itself; empty in runs of before it was asked.
+    #[serde(default)]
+    pub program: String,
+    /// Where it lies, if it is not the one that tests build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<PathBuf>,
     /// The machine.
     pub machine: String,
 }
@@ -66,19 +79,33 @@ impl Kept {
     /// What repeats it.
     pub fn command(&self) -> String {
         let RunReport { class, seed, .. } = &self.report;
-        format!("make prove DO=\"run {class} --seed {seed} --times {}\"", self.times)
+        let named = self.named.as_ref().map(|path| format!("PROGRAM={} ", path.display()));
+        let named = named.unwrap_or_default();
+        format!("make prove {named}DO=\"run {class} --seed {seed} --times {}\"", self.times)
     }
 }
 
 /// Which programs are at work, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Circumstances {
-    /// Of the bytes of both programs.
+    /// Of the bytes of all programs.
     pub build: String,
-    /// In words.
+    /// Of this kit, in words.
     pub version: String,
+    /// What the program under test says of itself.
+    pub program: String,
+    /// Where it lies, if it is not the one that tests build.
+    pub named: Option<PathBuf>,
     /// In words.
     pub machine: String,
+}
+
+impl Circumstances {
+    /// A run that was made in them.
+    pub fn of(&self, report: RunReport, times: u32, seconds: f64) -> Kept {
+        let Self { build, version, program, named, machine } = self.clone();
+        Kept { report, times, seconds, build, version, program, named, machine }
+    }
 }
 
 /// A folder of runs.
@@ -145,18 +172,13 @@ impl Campaign {
         begin_anew(&folder)?;
         let assignment = Assignment { seed, times, folder: folder.clone(), program: self.program.clone() };
         let began = Instant::now();
-        let report = carry_out(class, &assignment).await;
+        let mut report = carry_out(class, &assignment).await;
         // What was broken off may have left mounts.
-        machine::clear(&folder).with_context(|| format!("what is mounted below {}", folder.display()))?;
-        let Circumstances { build, version, machine } = self.circumstances.clone();
+        let cleared = machine::clear(&folder);
+        settle(&folder, &mut report, cleared)
+            .with_context(|| format!("what stays of {}", folder.display()))?;
         let seconds = began.elapsed().as_secs_f64();
-        let kept = Kept { report, times, seconds, build, version, machine };
-        if kept.report.verdict() != Verdict::Failed {
-            tidy(&folder).with_context(|| format!("tidying {}", folder.display()))?;
-        }
-        for history in histories(&folder)? {
-            draw(&history).with_context(|| format!("drawing {}", history.display()))?;
-        }
+        let kept = self.circumstances.of(report, times, seconds);
         write(&folder, &kept).with_context(|| format!("writing the report of {}", folder.display()))?;
         Ok(Made { kept, folder, was_there: false })
     }
@@ -201,7 +223,7 @@ async fn carry_out(class: Class, assignment: &Assignment) -> RunReport {
     };
     report.class = class.name().to_owned();
     report.seed = seed;
-    report.conclude(times);
+    report.conclude(times, class.must_bite(times));
     report
 }
 
@@ -290,6 +312,23 @@ fn remove(folder: &Path) -> Result<()> {
     std::fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))
 }
 
+/// Decides what stays of a run that is over, and was `cleared` from the machine or not: everything, if anything failed.
+fn settle(folder: &Path, report: &mut RunReport, cleared: io::Result<()>) -> Result<()> {
+    if let Err(error) = cleared {
+        report.failed(LEFT, format!("what is mounted there does not go: {error}"));
+    }
+    let drawn = histories(folder).and_then(|histories| {
+        histories.iter().try_for_each(|path| draw(path).with_context(|| path.display().to_string()))
+    });
+    if let Err(error) = drawn {
+        report.failed(DRAWN, format!("{error:#}"));
+    }
+    if report.verdict() != Verdict::Failed {
+        tidy(folder)?;
+    }
+    Ok(())
+}
+
 /// Removes what only a failure needs: data directories and volumes.
 fn tidy(folder: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
@@ -325,20 +364,32 @@ fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
 mod tests {
     use super::*;
 
+    fn circumstances() -> Circumstances {
+        let words = || "here".to_owned();
+        let build = "3f2a9c1d".to_owned();
+        Circumstances { build, version: words(), program: words(), named: None, machine: words() }
+    }
+
     fn campaign(folder: &Path) -> Campaign {
-        let circumstances = Circumstances {
-            build: "3f2a9c1d".to_owned(),
-            version: "0.1.0".to_owned(),
-            machine: "here".to_owned(),
-        };
-        Campaign::open(folder, Path::new("/nowhere/holdfast"), circumstances).expect("a folder")
+        Campaign::open(folder, Path::new("/nowhere/holdfast"), circumstances()).expect("a folder")
     }
 
     fn kept(seed: u64) -> Kept {
         let mut report = RunReport::new("kills", seed);
         report.passed("I9 no overlap", "0");
-        let words = || "here".to_owned();
-        Kept { report, times: 6, seconds: 1.5, build: words(), version: words(), machine: words() }
+        circumstances().of(report, 6, 1.5)
+    }
+
+    #[test]
+    fn the_program_that_was_named_stands_in_what_repeats_a_run_and_old_runs_are_read() {
+        let ours = kept(7);
+        assert_eq!(ours.command(), "make prove DO=\"run kills --seed 7 --times 6\"");
+        let named = Kept { named: Some(PathBuf::from("/opt/holdfast")), ..kept(7) };
+        assert!(named.command().starts_with("make prove PROGRAM=/opt/holdfast DO=\"run kills "));
+        let mut old = serde_json::to_value(&ours).expect("it is plain");
+        old.as_object_mut().expect("it has fields").remove("program");
+        let old: Kept = serde_json::from_value(old).expect("it is read");
+        assert_eq!(old, Kept { program: String::new(), ..ours });
     }
 
     #[tokio::test]
@@ -404,6 +455,39 @@ mod tests {
         assert!(!data.iter().any(|name| at(name).exists()));
         let found = histories(folder.path()).expect("readable");
         assert_eq!(found, [at("history.jsonl"), at("round-1/history.jsonl")]);
+    }
+
+    #[test]
+    fn disks_stay_wherever_a_run_failed_and_nowhere_else() {
+        let passed = || kept(7).report;
+        let failed = || {
+            let mut report = passed();
+            report.failed("I1 nothing is lost", "3 lost");
+            report
+        };
+        let broken_off = || RunReport::broken_off("kills", 7, "it does not end within 300s");
+        let unable = || RunReport::unable("kills", 7, &Unable("no root".to_owned()));
+        let stays_mounted = || Err(io::Error::other("busy"));
+        let (whole, no_text): (&[u8], &[u8]) = (b"", b"\xFF\n");
+        for (mut report, cleared, history, stays) in [
+            (passed(), Ok(()), whole, false),
+            (unable(), Ok(()), whole, false),
+            (failed(), Ok(()), whole, true),
+            (broken_off(), Ok(()), whole, true),
+            (passed(), stays_mounted(), whole, true),
+            (passed(), Ok(()), no_text, true),
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (disk, log) = (folder.path().join("disk-1.ext4"), folder.path().join("node-1.log"));
+            for path in [&disk, &log] {
+                std::fs::write(path, "x").expect("room");
+            }
+            std::fs::write(folder.path().join(HISTORY), history).expect("room");
+            settle(folder.path(), &mut report, cleared).expect("a folder");
+            assert_eq!(disk.exists(), stays, "{report:?}");
+            assert_eq!(report.verdict() == Verdict::Failed, stays, "{report:?}");
+            assert!(log.exists());
+        }
     }
 
     #[test]

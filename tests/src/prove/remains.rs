@@ -102,11 +102,15 @@ async fn read(nodes: &[NodePlan]) -> Result<Vec<Remains>> {
     let mut all = Vec::new();
     let opened = open_each(nodes, &mut all).await;
     let looked = opened.and_then(|()| look(&all));
-    // Whatever was found, or their volumes could not be taken away.
+    // Whatever was found, and each of them, or their volumes could not be taken away.
+    let mut stay = Vec::new();
     for Opened { node, store, supervisor, .. } in all {
         drop(store);
-        ensure!(supervisor.shut_down(PATIENCE).await, "the store of {node} does not end");
+        if !supervisor.shut_down(PATIENCE).await {
+            stay.push(node);
+        }
     }
+    ensure!(stay.is_empty(), "these stores do not end: {}", stay.join(", "));
     looked
 }
 

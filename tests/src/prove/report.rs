@@ -4,7 +4,8 @@
 //!   whole classes where it lets a lesser machine do so. What a machine could do in one run it can do in all: a class
 //!   that was skipped in some runs only has failed, and so has one that was skipped where another was done that needs as
 //!   much of the machine.
-//! - Runs of several campaigns, builds and machines may stand on one page, which names them all.
+//! - Runs of several campaigns and machines may stand on one page, which names them all; of several builds only if whoever
+//!   makes it says so ([`builds`]), and the page says so, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -117,14 +118,30 @@ pub fn markdown(runs: &[Kept]) -> String {
     page
 }
 
-fn circumstances(page: &mut String, runs: &[Kept]) {
+/// The builds that runs were made with, a line each.
+pub fn builds(runs: &[Kept]) -> Vec<String> {
     // The checkout beside a program may have gone on since it was built: a build has one version.
-    let mut builds: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut builds: BTreeMap<&str, (&Kept, u32)> = BTreeMap::new();
     for run in runs {
-        builds.entry(&run.build).or_insert(&run.version);
+        builds.entry(&run.build).or_insert((run, 0)).1 += 1;
     }
-    for (build, version) in builds {
-        let _ = writeln!(page, "- {version}, build {build}");
+    let line = |(build, (first, count)): (&str, (&Kept, u32))| {
+        let Kept { version, program, .. } = first;
+        let runs = if count == 1 { "run" } else { "runs" };
+        let said = if program.is_empty() { "nobody asked it what it is" } else { program.as_str() };
+        format!("{version}, build {build}, {count} {runs}; the program: {said}")
+    };
+    builds.into_iter().map(line).collect()
+}
+
+fn circumstances(page: &mut String, runs: &[Kept]) {
+    let builds = builds(runs);
+    if builds.len() > 1 {
+        let count = builds.len();
+        let _ = writeln!(page, "**{count} builds**: what one of them has shown is no verdict on another.\n");
+    }
+    for build in builds {
+        let _ = writeln!(page, "- {build}");
     }
     for machine in runs.iter().map(|run| &run.machine).collect::<BTreeSet<_>>() {
         let _ = writeln!(page, "- {machine}");
@@ -271,6 +288,7 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prove::campaign::Circumstances;
     use crate::prove::profile::Part;
     use crate::prove::run::RunReport;
 
@@ -294,7 +312,8 @@ mod tests {
         report.figures.insert("samples".to_owned(), 10.0 * seed as f64);
         report.figures.insert("longest gap, ms".to_owned(), 700.5);
         let words = || "here".to_owned();
-        Kept { report, times: 3, seconds: 1.5, build: words(), version: words(), machine: words() }
+        let (build, version, program) = (words(), words(), words());
+        Circumstances { build, version, program, named: None, machine: words() }.of(report, 3, 1.5)
     }
 
     const PASSED: (&str, Verdict) = ("I9 no overlap", Verdict::Passed);
@@ -363,6 +382,25 @@ mod tests {
             assert!(page.contains(line), "{line} is missing in\n{page}");
         }
         assert!(page.ends_with("store-cuts, 3 times: 1 2\n"));
+    }
+
+    #[test]
+    fn builds_are_told_apart_and_a_page_of_several_says_so() {
+        let mut runs = three(&[PASSED], &[PASSED], &[PASSED]);
+        assert_eq!(builds(&runs), ["here, build here, 3 runs; the program: here"]);
+        assert!(!markdown(&runs).contains("builds**"));
+        runs[2].build = "there".to_owned();
+        runs[2].program = "holdfast 0.1.0, without debug assertions".to_owned();
+        let page = markdown(&runs);
+        for line in [
+            "**2 builds**",
+            "- here, build here, 2 runs; the program: here",
+            "build there, 1 run; the program: holdfast 0.1.0, without debug assertions",
+        ] {
+            assert!(page.contains(line), "{line} is missing in\n{page}");
+        }
+        runs[2].program.clear();
+        assert!(builds(&runs)[1].contains("nobody asked it"), "{:?}", builds(&runs));
     }
 
     #[test]

@@ -29,6 +29,8 @@ const SILENCE: &str = "longest time without a read, ms";
 const JUDGED: &str = "what was seen is whole, and can be judged";
 /// The check on the faults themselves.
 pub const BIT: &str = "I22 every fault was injected, and bit";
+/// The same where chance decides what a fault meets.
+const ENOUGH_BIT: &str = "I22 every fault was injected, and enough of them bit";
 const WHOLE: &str = "the run comes to its end";
 
 /// What a run is asked to do.
@@ -222,14 +224,20 @@ impl RunReport {
         }
     }
 
-    /// Judges whether the faults that were asked for were injected and bit: nothing else counts otherwise.
-    pub(super) fn conclude(&mut self, times: u32) {
+    /// Judges whether the faults that were asked for were injected, and so many of them, or all, bit: nothing else counts
+    /// otherwise.
+    pub(super) fn conclude(&mut self, times: u32, must_bite: u32) {
         if self.verdict() == Verdict::Skipped {
             return;
         }
-        let is_whole = self.bit == self.injected && self.injected >= u64::from(times);
-        let text = format!("{times} asked for, {} injected, {} bit", self.injected, self.bit);
-        self.judge(BIT, is_whole, text);
+        let may_miss = u64::from(times.saturating_sub(must_bite));
+        let is_whole = self.injected >= u64::from(times) && self.injected - self.bit <= may_miss;
+        let mut text = format!("{times} asked for, {} injected, {} bit", self.injected, self.bit);
+        let check = if may_miss == 0 { BIT } else { ENOUGH_BIT };
+        if may_miss > 0 {
+            text.push_str(&format!(" and {must_bite} must"));
+        }
+        self.judge(check, is_whole, text);
     }
 }
 
@@ -284,7 +292,21 @@ mod tests {
         ] {
             let mut run = judged(&account::Report::default());
             bites.iter().for_each(|bit| run.injected(*bit));
-            run.conclude(2);
+            run.conclude(2, 2);
+            assert_eq!(run.verdict(), verdict, "{bites:?}");
+        }
+    }
+
+    #[test]
+    fn where_chance_decides_enough_faults_must_have_bitten() {
+        for (bites, verdict) in [
+            (vec![true, true, false, false, false], Verdict::Passed),
+            (vec![true, false, false, false, false], Verdict::Failed),
+            (vec![true, true, true, true], Verdict::Failed),
+        ] {
+            let mut run = judged(&account::Report::default());
+            bites.iter().for_each(|bit| run.injected(*bit));
+            run.conclude(5, 2);
             assert_eq!(run.verdict(), verdict, "{bites:?}");
         }
     }
@@ -293,7 +315,7 @@ mod tests {
     fn a_run_without_findings_has_failed_and_one_that_cannot_be_done_is_skipped() {
         assert_eq!(RunReport::new("kills", 7).verdict(), Verdict::Failed);
         let mut run = RunReport::unable("kills", 7, &Unable("no root".to_owned()));
-        run.conclude(2);
+        run.conclude(2, 2);
         assert_eq!((run.verdict(), run.findings.len()), (Verdict::Skipped, 1));
         run.skipped("I12 equal state", "no volume");
         run.passed("I15 no acknowledgements", "0");

@@ -5,9 +5,10 @@
 //!   that alone ([`expected`]). It is killed once the power is off, or just before.
 //! - A volume goes on through many cuts, some of them while the store is opened, so that checkpoints, purged logs and
 //!   old files gather; then comes a fresh one.
-//! - A cut bites if the writer was alive and busy: it was opening the store or writing a checkpoint, something was begun
-//!   and not acknowledged, or it had said something within [`BUSY`]. Of these, `cuts that took something` found less than
-//!   had been begun.
+//! - A cut bites if something was at stake that was written and not synced ([`Stake`]): a vote or entries were begun and not
+//!   acknowledged when the power went, files were gone or shorter when it came back, or the next opening found less than had
+//!   been begun by then, which `cuts that took something` counts. Where a writer had just synced everything, a cut shows
+//!   nothing.
 //! - What is acknowledged once the power goes promises nothing. Of a sync that is under way at that moment this kernel may
 //!   say that it succeeded although what it wrote is gone: ext4 waits for the data, whose end it then cannot enter any more,
 //!   and reports no error. Where the power really fails nobody lives to hear it.
@@ -16,22 +17,23 @@
 //! - The device has no volatile cache: a flush that is missing below the file system is not seen.
 
 mod expected;
+mod files;
+mod life;
 mod said;
 mod writer;
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rand::Rng;
 use runtime::random::{Random, generator};
 use simulator::history::monotonic_ns;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::Instant;
 
-use self::expected::{CHECKS, Counts, DURABILITY, Expected, LEDGER, OPENS, VOTE, Wrong};
+use self::expected::{CHECKS, Counts, DURABILITY, Expected, LEDGER, VOTE, Wrong};
+use self::files::Files;
+use self::life::{Life, Writer, early_end};
 use self::said::{Found, Said};
 pub use self::writer::child;
 use super::run::{Assignment, RunReport};
@@ -46,8 +48,6 @@ const CHILD: &str = "store-child";
 const UNSYNCED: &str = "HOLDFAST_PROOF_UNSYNCED";
 const VOLUME_BYTES: u64 = 256 << 20;
 const CUTS_OF_A_VOLUME: u32 = 50;
-/// Who has said something within this time before a cut was busy.
-const BUSY: Duration = Duration::from_millis(100);
 /// An opening, and whatever else must come to its end.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often the power fails while the store is opened, and how often the writer is killed just before.
@@ -68,19 +68,11 @@ pub async fn run(assignment: &Assignment) -> Result<RunReport> {
     }
 }
 
-/// How a writer is started; the data directory and its seed are the last arguments.
-#[derive(Debug)]
-struct Writer {
-    program: PathBuf,
-    arguments: Vec<String>,
-    environment: Vec<(&'static str, &'static str)>,
-}
-
 /// What came of it.
 #[derive(Debug, Default)]
 struct Outcome {
-    /// Whether each cut bit.
-    bites: Vec<bool>,
+    /// What each cut could take.
+    stakes: Vec<Stake>,
     counts: Counts,
     /// Writers that lost their power while they opened the store.
     while_opening: u64,
@@ -90,9 +82,34 @@ struct Outcome {
     wrong: Option<Wrong>,
 }
 
+/// What was written and not synced when the power went: what a cut could take, or has taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Stake {
+    /// A vote or entries: begun, and not acknowledged by then.
+    under_way: bool,
+    /// Files were gone, shorter or older ones when the power came back.
+    took_files: bool,
+    /// The next opening found less than had been begun by then.
+    took_tail: bool,
+}
+
+impl Stake {
+    fn has_bitten(self) -> bool {
+        self.under_way || self.took_files || self.took_tail
+    }
+}
+
 async fn cut(assignment: &Assignment, writer: Writer) -> Result<Result<Outcome, Unable>> {
     let random = generator(Some(assignment.seed));
-    let mut cuts = Cuts { writer, random, cycle: 0, dark_since_ns: 0, outcome: Outcome::default() };
+    let mut cuts = Cuts {
+        writer,
+        random,
+        cycle: 0,
+        dark_since_ns: 0,
+        files: Files::default(),
+        not_found: None,
+        outcome: Outcome::default(),
+    };
     let mut left = assignment.times;
     while left > 0 && cuts.outcome.wrong.is_none() {
         let times = left.min(CUTS_OF_A_VOLUME);
@@ -105,25 +122,12 @@ async fn cut(assignment: &Assignment, writer: Writer) -> Result<Result<Outcome, 
             Err(why) => return Ok(Err(why)),
         };
         if let Some(wrong) = cuts.one_volume(&volume, times).await? {
-            let (seed, cycle) = (assignment.seed, cuts.cycle);
-            let kept = assignment.folder.join("kept");
-            keep(&directory(&volume), &kept).await?;
-            let text =
-                format!("seed {seed}, cycle {cycle}: {}; files kept in {}", wrong.text, kept.display());
+            let (seed, cycle, volume) = (assignment.seed, cuts.cycle, format!("volume-{left}.ext4"));
+            let text = format!("seed {seed}, cycle {cycle}, {volume}: {}", wrong.text);
             cuts.outcome.wrong = Some(Wrong { text, ..wrong });
         }
     }
     Ok(Ok(cuts.outcome))
-}
-
-/// Copies the files as the last opening left them.
-async fn keep(from: &Path, to: &Path) -> Result<()> {
-    if from.try_exists()? {
-        let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
-        let copied = timeout(PATIENCE, copied).await.context("copying takes too long")??;
-        ensure!(copied.success(), "the files could not be kept: {copied}");
-    }
-    Ok(())
 }
 
 fn directory(volume: &Volume) -> PathBuf {
@@ -137,6 +141,10 @@ struct Cuts {
     cycle: u32,
     /// When the power began to go last, in monotonic nanoseconds.
     dark_since_ns: u64,
+    /// What was there just before.
+    files: Files,
+    /// The last cut of a writer that had opened the store, by its place, until it is known what is left of that.
+    not_found: Option<usize>,
     outcome: Outcome,
 }
 
@@ -169,6 +177,7 @@ impl Cuts {
     async fn one_volume(&mut self, volume: &Volume, times: u32) -> Result<Option<Wrong>> {
         let mut expected = Expected::default();
         let mut wrong = None;
+        self.not_found = None;
         for _ in 0..times {
             self.cycle += 1;
             let began = Instant::now();
@@ -187,6 +196,7 @@ impl Cuts {
 
     async fn one_cut(&mut self, volume: &Volume, expected: &mut Expected) -> Result<Option<Wrong>> {
         let plan = Plan::draw(&mut self.random);
+        let began_ns = monotonic_ns();
         let mut life = Life::start(&self.writer, &directory(volume), self.random.random())?;
         let lived = self.live_and_lose_power(&mut life, plan, volume, expected).await;
         // In any case, or the volume could not be taken away.
@@ -199,6 +209,9 @@ impl Cuts {
             self.hear(said, expected);
         }
         volume.restore_power().context("the power does not come back")?;
+        let took_files = Files::of(&directory(volume))?.lack(&self.files);
+        let under_way = expected.is_under_way(&(began_ns..self.dark_since_ns));
+        self.outcome.stakes.push(Stake { under_way, took_files, took_tail: false });
         Ok(None)
     }
 
@@ -217,7 +230,7 @@ impl Cuts {
         let patience = if plan.while_opening { moment } else { Instant::now() + PATIENCE };
         let is_open = match life.until(patience).await? {
             Some(Said::Found(found)) => {
-                if let Err(wrong) = expected.judge(&found) {
+                if let Err(wrong) = self.judge(&found, expected) {
                     return Ok(Some(wrong));
                 }
                 life.go_on().await?;
@@ -229,9 +242,7 @@ impl Cuts {
             None if plan.while_opening && life.is_alive()? => false,
             other => return Ok(Some(early_end(other))),
         };
-        let mut makes_room = false;
         while is_open && let Some(said) = life.until(moment).await? {
-            makes_room = matches!(said, Said::MakesRoom {});
             match said {
                 Said::Failed(_) => return Ok(Some(early_end(Some(said)))),
                 said => expected.hear(said),
@@ -240,20 +251,32 @@ impl Cuts {
         if !life.is_alive()? {
             return Ok(Some(early_end(life.last().await?)));
         }
-        // An opening writes new files from its beginning to its end.
-        let bit = !is_open || makes_room || expected.is_pending() || life.heard.elapsed() <= BUSY;
         if plan.killed_before {
             life.kill().await?;
         }
+        self.files = Files::of(&directory(volume))?;
         self.dark_since_ns = monotonic_ns();
         volume.cut_power().context("the power cannot be cut")?;
-        self.outcome.bites.push(bit);
         self.outcome.while_opening += u64::from(!is_open);
+        if is_open {
+            expected.lose_power(self.dark_since_ns);
+            self.not_found = Some(self.outcome.stakes.len());
+        }
         let dies = Instant::now() + plan.lives_on;
         while let Some(said) = life.until(dies).await? {
             self.hear(said, expected);
         }
         Ok(None)
+    }
+
+    /// Holds what is found against what may be; what is missing was taken by the last cut of a writer at work.
+    fn judge(&mut self, found: &Found, expected: &mut Expected) -> Result<(), Wrong> {
+        let before = expected.counts().lossy;
+        expected.judge(found)?;
+        if let Some(cut) = self.not_found.take() {
+            self.outcome.stakes[cut].took_tail = expected.counts().lossy > before;
+        }
+        Ok(())
     }
 
     /// Hears what is said around a cut.
@@ -269,120 +292,16 @@ impl Cuts {
         let found = life.found().await;
         life.kill().await?;
         Ok(match found? {
-            Ok(found) => expected.judge(&found).err(),
+            Ok(found) => self.judge(&found, expected).err(),
             Err(wrong) => Some(wrong),
         })
-    }
-}
-
-/// What a writer said last that should not have ended, or not yet.
-fn early_end(said: Option<Said>) -> Wrong {
-    let text = match said {
-        Some(Said::Failed(reason)) => reason,
-        Some(said) => format!("the writer ended early or spoke out of turn: {said:?}"),
-        None => "the writer fell silent, or ended and said nothing".to_owned(),
-    };
-    Wrong::new(OPENS, text)
-}
-
-/// One process that writes. It dies with this.
-struct Life {
-    child: Child,
-    tells_to_go_on: ChildStdin,
-    lines: BufReader<ChildStdout>,
-    /// A line that is not whole yet.
-    line: Vec<u8>,
-    /// When it said something last.
-    heard: Instant,
-}
-
-impl Life {
-    fn start(writer: &Writer, directory: &Path, seed: u64) -> Result<Self> {
-        let mut child = Command::new(&writer.program)
-            .args(&writer.arguments)
-            .arg(directory)
-            .arg(seed.to_string())
-            .envs(writer.environment.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("starting {}", writer.program.display()))?;
-        let tells_to_go_on = child.stdin.take().context("its input was asked for")?;
-        let lines = child.stdout.take().context("its output was asked for")?;
-        let lines = BufReader::new(lines);
-        Ok(Self { child, tells_to_go_on, lines, line: Vec::new(), heard: Instant::now() })
-    }
-
-    /// What it says next before `moment`; nothing once that has come, or when it has ended.
-    async fn until(&mut self, moment: Instant) -> Result<Option<Said>> {
-        tokio::select! {
-            biased;
-            () = sleep_until(moment) => Ok(None),
-            said = self.next() => said,
-        }
-    }
-
-    /// What a dead one still said.
-    async fn hear(&mut self) -> Result<Option<Said>> {
-        timeout(PATIENCE, self.next()).await.context("somebody else holds the writer's output")?
-    }
-
-    /// The last that a dead one said.
-    async fn last(&mut self) -> Result<Option<Said>> {
-        let mut last = None;
-        while let Some(said) = self.hear().await? {
-            last = Some(said);
-        }
-        Ok(last)
-    }
-
-    /// May be dropped in between: a part of a line waits for the rest.
-    async fn next(&mut self) -> Result<Option<Said>> {
-        while self.lines.read_until(b'\n', &mut self.line).await? > 0 {
-            let line = std::mem::take(&mut self.line);
-            if let Some(said) = said::read(&line) {
-                self.heard = Instant::now();
-                let said = said.with_context(|| format!("reading {:?}", String::from_utf8_lossy(&line)))?;
-                return Ok(Some(said));
-            }
-        }
-        Ok(None)
-    }
-
-    /// What the store holds, or why it cannot be opened.
-    async fn found(&mut self) -> Result<Result<Found, Wrong>> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.until(deadline).await? {
-                Some(Said::Opens {}) => {}
-                Some(Said::Found(found)) => return Ok(Ok(found)),
-                other => return Ok(Err(early_end(other))),
-            }
-        }
-    }
-
-    async fn go_on(&mut self) -> Result<()> {
-        self.tells_to_go_on.write_all(b"\n").await?;
-        Ok(self.tells_to_go_on.flush().await?)
-    }
-
-    fn is_alive(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
-    }
-
-    async fn kill(&mut self) -> Result<()> {
-        match timeout(PATIENCE, self.child.kill()).await {
-            Ok(killed) => Ok(killed?),
-            Err(_) => bail!("a killed writer does not end"),
-        }
     }
 }
 
 impl Outcome {
     fn report(self, seed: u64) -> RunReport {
         let mut report = RunReport::new(CLASS, seed);
-        self.bites.iter().for_each(|bit| report.injected(*bit));
+        self.stakes.iter().for_each(|stake| report.injected(stake.has_bitten()));
         for check in CHECKS {
             match &self.wrong {
                 None => report.passed(check, self.words(check)),
@@ -391,6 +310,8 @@ impl Outcome {
             }
         }
         let Counts { entries, votes, lossy, .. } = self.counts;
+        let cuts = |which: fn(&Stake) -> bool| self.stakes.iter().filter(|stake| which(stake)).count();
+        let (under_way, took_files) = (cuts(|stake| stake.under_way), cuts(|stake| stake.took_files));
         let mut cycles = self.cycles;
         cycles.sort();
         let all = cycles.iter().sum::<Duration>();
@@ -401,6 +322,8 @@ impl Outcome {
             ("acknowledged entries", entries as f64),
             ("acknowledged votes", votes as f64),
             ("cuts that took something", lossy as f64),
+            ("cuts that took files or ends of files", took_files as f64),
+            ("cuts in the middle of a write", under_way as f64),
             ("cuts while opening", self.while_opening as f64),
             ("cycles per minute", each_minute),
             ("p50 of the cycle, ms", middle.as_secs_f64() * 1_000.0),
@@ -412,7 +335,7 @@ impl Outcome {
 
     fn words(&self, check: &str) -> String {
         let Counts { entries, votes, truncations, purges, lossy } = self.counts;
-        let cuts = self.bites.len();
+        let cuts = self.stakes.len();
         match check {
             DURABILITY => format!(
                 "{entries} acknowledged entries and {truncations} truncations over {cuts} cuts, none lost; {lossy} \
@@ -429,6 +352,7 @@ impl Outcome {
 mod tests {
     use super::*;
     use crate::machine::able;
+    use crate::prove::profile::Class;
 
     const STARTED_BY_A_TEST: &str = "HOLDFAST_PROOF_STORE_CHILD";
 
@@ -470,9 +394,12 @@ mod tests {
     #[tokio::test]
     async fn a_store_loses_nothing_that_it_acknowledged_when_the_power_fails() {
         let Some(outcome) = cut_here(20, false).await else { return };
-        let Outcome { bites, counts, wrong, .. } = outcome;
+        let Outcome { stakes, counts, wrong, .. } = outcome;
         assert_eq!(wrong, None);
-        assert_eq!(bites, vec![true; 20]);
+        let bit = stakes.iter().filter(|stake| stake.has_bitten()).count();
+        assert!(stakes.len() == 20 && bit >= Class::StoreCuts.must_bite(20) as usize, "{stakes:?}");
+        let took = stakes.iter().filter(|stake| stake.took_tail).count();
+        assert_eq!(took as u64, counts.lossy, "{stakes:?}");
         assert!(counts.entries > 20 && counts.votes > 20, "{counts:?}");
         assert!(counts.truncations > 0 && counts.lossy > 0, "{counts:?}");
     }
@@ -485,10 +412,23 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_with_nothing_at_stake_has_not_bitten() {
+        let stake = Stake::default();
+        let all = [
+            stake,
+            Stake { under_way: true, ..stake },
+            Stake { took_files: true, ..stake },
+            Stake { took_tail: true, ..stake },
+        ];
+        let report = Outcome { stakes: all.to_vec(), ..Outcome::default() }.report(7);
+        assert_eq!((report.injected, report.bit), (4, 3));
+    }
+
+    #[test]
     fn the_first_check_that_does_not_hold_is_the_only_one_that_failed() {
         use crate::prove::run::Verdict;
         let verdicts = |wrong| {
-            let report = Outcome { wrong, bites: vec![true], ..Outcome::default() }.report(7);
+            let report = Outcome { wrong, stakes: vec![Stake::default()], ..Outcome::default() }.report(7);
             report.findings.iter().map(|finding| finding.verdict).collect::<Vec<_>>()
         };
         assert_eq!(verdicts(None), [Verdict::Passed; 4]);

@@ -3,7 +3,8 @@
 //!
 //! - A disk error is final, also where only one call fails: what is tried again may seem to work, because the kernel calls
 //!   pages clean whose sync has failed. The process ends by itself, soon and with status 1, and says what the disk said.
-//! - The database's own diary is no data: a node goes on if nothing but that cannot be written or renamed.
+//! - The database's own diary is no data: a node goes on if nothing but that cannot be written or renamed, and what it
+//!   writes into other files meanwhile is written.
 //! - Started again on a disk that is well, it is whole.
 //! - A fault has bitten if a call was counted that failed.
 
@@ -20,7 +21,7 @@ use simulator::history::monotonic_ns;
 use simulator::nodes::layout::NODES;
 
 use super::World;
-use crate::machine::preload::{Complaint, Failing, Operation};
+use crate::machine::preload::{Complaint, Counted, Failing, Operation};
 use crate::prove::run::{Assignment, RunReport};
 use crate::until;
 
@@ -36,8 +37,10 @@ const ENDS_WITHIN: Duration = Duration::from_secs(5);
 const REFUSED: i32 = 1;
 /// What the store says where a thread of the database met the error.
 const IN_THE_BACKGROUND: &str = "in the background failed";
-/// The diary.
-const DIARY: &str = "rocksdb/LOG";
+/// The folder of the database, and the diary in it; older ones have this name with a time behind it.
+const DATABASE: &str = "rocksdb";
+const DIARY: &str = "LOG";
+const OLD_DIARIES: &str = "LOG.old.";
 
 const FINAL: &str = "I16 a disk error is final: the process ends by itself within 5 s and says why";
 
@@ -56,6 +59,10 @@ struct Taken {
     failed: u64,
     /// What the first of them was about, if that is there still.
     file: Option<PathBuf>,
+    /// How many of them were about other files.
+    failed_elsewhere: u64,
+    /// Calls of the same kind about other files that did not fail, after the last that was to.
+    passed_elsewhere: u64,
     /// Absent if it went on.
     end: Option<End>,
 }
@@ -160,7 +167,8 @@ fn taken(world: &World, plan: Plan, ended: Option<(ExitStatus, u64)>, said: &str
         after: Duration::from_nanos(ended_ns.saturating_sub(first_ns.unwrap_or(ended_ns))),
         says_why: said.contains(plan.failing.complaint.words()) || said.contains(IN_THE_BACKGROUND),
     });
-    Ok(Taken { plan, failed: counted.failed, file, end })
+    let Counted { failed, failed_elsewhere, passed_elsewhere, .. } = counted;
+    Ok(Taken { plan, failed, file, failed_elsewhere, passed_elsewhere, end })
 }
 
 /// The file of this inode in a folder or below it.
@@ -183,9 +191,21 @@ impl Taken {
     fn is_right(&self) -> bool {
         match &self.end {
             Some(end) => end.status == Some(REFUSED) && end.after <= ENDS_WITHIN && end.says_why,
-            None => self.failed == 0 || self.file.as_ref().is_some_and(|file| file.ends_with(DIARY)),
+            None => self.failed == 0 || self.only_the_diary_failed(),
         }
     }
+
+    /// RocksDB ignores errors of its info log (`AutoRollLogger`, `EnvLogger`), and of nothing else.
+    fn only_the_diary_failed(&self) -> bool {
+        let first = self.file.as_deref().is_some_and(is_diary);
+        first && self.failed_elsewhere == 0 && self.passed_elsewhere > 0
+    }
+}
+
+fn is_diary(file: &Path) -> bool {
+    let is_of_database = file.parent().is_some_and(|folder| folder.ends_with(DATABASE));
+    let name = file.file_name().and_then(|name| name.to_str());
+    is_of_database && name.is_some_and(|name| name == DIARY || name.starts_with(OLD_DIARIES))
 }
 
 /// Enters how nodes took it.
@@ -219,7 +239,14 @@ mod tests {
     fn ended() -> Taken {
         let failing = Failing { operation: Operation::Sync, complaint: Complaint::Broken, skip: 7, count: 1 };
         let end = End { status: Some(REFUSED), after: Duration::from_millis(900), says_why: true };
-        Taken { plan: Plan { victim: 1, failing }, failed: 1, file: None, end: Some(end) }
+        Taken {
+            plan: Plan { victim: 1, failing },
+            failed: 1,
+            file: None,
+            failed_elsewhere: 0,
+            passed_elsewhere: 9,
+            end: Some(end),
+        }
     }
 
     fn verdict(taken: Taken) -> Verdict {
@@ -248,8 +275,18 @@ mod tests {
     #[test]
     fn only_a_failed_diary_lets_a_node_go_on() {
         let went_on = |file: &str| Taken { end: None, file: Some(PathBuf::from(file)), ..ended() };
-        assert_eq!(verdict(went_on("/disk/data/rocksdb/LOG")), Verdict::Passed);
-        assert_eq!(verdict(went_on("/disk/data/rocksdb/000012.log")), Verdict::Failed);
+        for diary in ["/disk/data/rocksdb/LOG", "/disk/data/rocksdb/LOG.old.1764357000123456"] {
+            assert_eq!(verdict(went_on(diary)), Verdict::Passed);
+            // Every later call has failed, too, also on data.
+            assert_eq!(verdict(Taken { failed: 9, failed_elsewhere: 1, ..went_on(diary) }), Verdict::Failed);
+            // Nobody knows whether data could be written.
+            assert_eq!(verdict(Taken { passed_elsewhere: 0, ..went_on(diary) }), Verdict::Failed);
+        }
+        for data in
+            ["/disk/data/rocksdb/000012.log", "/disk/data/LOG", "/disk/data/rocksdb/LOGS", "/LOG/rocksdb"]
+        {
+            assert_eq!(verdict(went_on(data)), Verdict::Failed, "{data}");
+        }
         assert_eq!(verdict(Taken { file: None, ..went_on("") }), Verdict::Failed);
     }
 

@@ -5,6 +5,7 @@
 //! - What was found once is relied on from then on.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use super::said::{Found, Held, Operation, Said, Voted};
 
@@ -43,8 +44,19 @@ pub(super) struct Expected {
     /// Surely on the disk.
     durable: State,
     /// Begun and not acknowledged, oldest first.
-    pending: VecDeque<(u64, Operation)>,
+    pending: VecDeque<Begun>,
+    /// When a writer at work lost its power last, in monotonic nanoseconds.
+    dark_since_ns: u64,
     counts: Counts,
+}
+
+/// An operation that was begun.
+#[derive(Debug)]
+struct Begun {
+    number: u64,
+    operation: Operation,
+    /// When, in monotonic nanoseconds.
+    at_ns: u64,
 }
 
 /// What was put to the test.
@@ -58,7 +70,7 @@ pub(super) struct Counts {
     pub(super) truncations: u64,
     /// Purges that were covered by an acknowledgement.
     pub(super) purges: u64,
-    /// Cuts that took something that was begun.
+    /// Cuts that took something that was begun before.
     pub(super) lossy: u64,
 }
 
@@ -76,15 +88,25 @@ impl Expected {
     /// Takes note of what a writer said while it worked.
     pub(super) fn hear(&mut self, said: Said) {
         match said {
-            Said::Begins(number, operation) => self.pending.push_back((number, operation)),
+            Said::Begins(number, operation, at_ns) => {
+                self.pending.push_back(Begun { number, operation, at_ns });
+            }
             Said::Acknowledged(number, _) => self.acknowledged(number),
             Said::Opens {} | Said::Found(_) | Said::MakesRoom {} | Said::Failed(_) => {}
         }
     }
 
-    /// Whether something was begun and is not acknowledged.
-    pub(super) fn is_pending(&self) -> bool {
-        !self.pending.is_empty()
+    /// The power of a writer at work goes. What it begins from now on cannot be kept, and was not at stake.
+    pub(super) fn lose_power(&mut self, at_ns: u64) {
+        self.dark_since_ns = at_ns;
+    }
+
+    /// Whether something was begun within this time, in monotonic nanoseconds, that the store acknowledges when it is
+    /// synced, and has not.
+    pub(super) fn is_under_way(&self, within_ns: &Range<u64>) -> bool {
+        // What is taken back or purged may be on the disk, and nobody says so.
+        let is_told = |operation: &Operation| matches!(operation, Operation::Vote(_) | Operation::Append(..));
+        self.pending.iter().any(|begun| within_ns.contains(&begun.at_ns) && is_told(&begun.operation))
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -92,8 +114,8 @@ impl Expected {
     }
 
     fn acknowledged(&mut self, number: u64) {
-        while self.pending.front().is_some_and(|(begun, _)| *begun <= number)
-            && let Some((_, operation)) = self.pending.pop_front()
+        while self.pending.front().is_some_and(|begun| begun.number <= number)
+            && let Some(Begun { operation, .. }) = self.pending.pop_front()
         {
             match &operation {
                 Operation::Append(_, entries) => self.counts.entries += entries.len() as u64,
@@ -118,7 +140,8 @@ impl Expected {
             let text = format!("the log is said to end at {}, and reads {}", found.last, seen.words());
             return Err(Wrong::new(DURABILITY, text));
         }
-        let pending: Vec<Operation> = self.pending.drain(..).map(|(_, operation)| operation).collect();
+        let at_stake = self.pending.iter().take_while(|begun| begun.at_ns < self.dark_since_ns).count();
+        let pending: Vec<Operation> = self.pending.drain(..).map(|begun| begun.operation).collect();
         let mut state = self.durable.clone();
         let mut kept = (state == seen).then_some(0);
         let mut votes = vec![state.vote];
@@ -133,7 +156,7 @@ impl Expected {
             let check = if votes.contains(&seen.vote) { DURABILITY } else { VOTE };
             return Err(Wrong::new(check, self.durable.difference(&seen, &pending)));
         };
-        self.counts.lossy += u64::from(kept < pending.len());
+        self.counts.lossy += u64::from(kept < at_stake);
         self.durable = seen;
         Ok(())
     }
@@ -211,12 +234,13 @@ mod tests {
     /// A vote, three entries, all acknowledged; two of these taken back and another one written, not acknowledged.
     fn expected() -> Expected {
         let mut expected = Expected::default();
-        expected.hear(Said::Begins(1, Operation::Vote(vote(1))));
-        expected.hear(Said::Begins(2, append(1, &[1, 1, 1])));
+        expected.hear(Said::begins(1, Operation::Vote(vote(1))));
+        expected.hear(Said::begins(2, append(1, &[1, 1, 1])));
         expected.hear(Said::acknowledged(2));
-        expected.hear(Said::Begins(3, Operation::Vote(vote(2))));
-        expected.hear(Said::Begins(4, Operation::Truncate(1)));
-        expected.hear(Said::Begins(5, append(2, &[2])));
+        expected.hear(Said::begins(3, Operation::Vote(vote(2))));
+        expected.hear(Said::begins(4, Operation::Truncate(1)));
+        expected.hear(Said::begins(5, append(2, &[2])));
+        expected.lose_power(u64::MAX);
         expected
     }
 
@@ -243,6 +267,37 @@ mod tests {
     }
 
     #[test]
+    fn what_was_begun_without_power_was_not_at_stake() {
+        let cases: [(&[u64], u64); 3] = [(&[1, 1], 0), (&[1], 0), (&[], 1)];
+        for (terms, lossy) in cases {
+            let mut expected = Expected::default();
+            expected.hear(Said::Begins(1, append(1, &[1]), 100));
+            expected.lose_power(150);
+            expected.hear(Said::Begins(2, append(2, &[1]), 200));
+            assert_eq!(expected.judge(&found(None, 1, terms)), Ok(()));
+            assert_eq!(expected.counts().lossy, lossy, "{terms:?}");
+        }
+    }
+
+    #[test]
+    fn a_write_is_under_way_from_its_beginning_to_its_acknowledgement() {
+        let mut expected = Expected::default();
+        let at = |number, operation, at_ns| Said::Begins(number, operation, at_ns);
+        expected.hear(at(1, append(1, &[1]), 100));
+        expected.hear(at(2, Operation::Purge(1), 200));
+        assert!(expected.is_under_way(&(50..150)));
+        // It began before this life, or when there was no power any more.
+        assert!(!expected.is_under_way(&(101..300)) && !expected.is_under_way(&(50..100)));
+        // A purge is not acknowledged by itself.
+        expected.hear(Said::acknowledged(1));
+        assert!(!expected.is_under_way(&(50..300)));
+        expected.hear(at(3, Operation::Vote(vote(1)), 250));
+        assert!(expected.is_under_way(&(50..300)));
+        expected.hear(Said::acknowledged(3));
+        assert!(!expected.is_under_way(&(50..300)));
+    }
+
+    #[test]
     fn what_was_acknowledged_and_is_missing_is_told() {
         assert_eq!(wrong(&found(Some(vote(1)), 1, &[1, 1])), DURABILITY);
         assert_eq!(wrong(&found(Some(vote(1)), 1, &[1, 2, 1])), DURABILITY);
@@ -257,7 +312,7 @@ mod tests {
     fn a_floor_takes_what_lies_below_it_and_nothing_else() {
         let mut expected = expected();
         expected.hear(Said::acknowledged(5));
-        expected.hear(Said::Begins(6, Operation::Purge(1)));
+        expected.hear(Said::begins(6, Operation::Purge(1)));
         assert_eq!(expected.judge(&found(Some(vote(2)), 2, &[2])), Ok(()));
         assert!(expected.judge(&found(Some(vote(2)), 3, &[])).is_err());
     }

@@ -19,8 +19,8 @@ pub(super) enum Said {
     Opens {},
     /// The store is open, and holds this. The writer waits for a line until it goes on.
     Found(Found),
-    /// The operation of this number begins.
-    Begins(u64, Operation),
+    /// The operation of this number begins, at this time in monotonic nanoseconds.
+    Begins(u64, Operation, u64),
     /// All operations up to this number are acknowledged, and were so at this time, in monotonic nanoseconds.
     Acknowledged(u64, u64),
     /// It applies its log and writes a checkpoint, and says nothing until that is done.
@@ -30,6 +30,11 @@ pub(super) enum Said {
 }
 
 impl Said {
+    /// The operation of this number begins now.
+    pub(super) fn begins(number: u64, operation: Operation) -> Self {
+        Self::Begins(number, operation, monotonic_ns())
+    }
+
     /// All operations up to this number are acknowledged by now.
     pub(super) fn acknowledged(number: u64) -> Self {
         Self::Acknowledged(number, monotonic_ns())
@@ -124,7 +129,7 @@ mod tests {
     #[test]
     fn a_whole_line_is_read_as_it_was_said_and_no_other_line_is_one() {
         let append = Operation::Append(7, vec![Held(3, u64::MAX), Held(3, 1)]);
-        for said in [Said::Opens {}, Said::Begins(1, append), Said::Found(Found::default())] {
+        for said in [Said::Opens {}, Said::begins(1, append), Said::Found(Found::default())] {
             let line = format!("{}\n", serde_json::to_string(&said).unwrap());
             assert_eq!(read(line.as_bytes()).unwrap().unwrap(), said);
             assert!(read(&line.as_bytes()[..line.len() - 1]).is_none(), "half of {line}");

@@ -248,7 +248,7 @@ impl Writer {
     /// Numbers an operation and says that it begins.
     fn begins(&mut self, operation: Operation) -> Result<u64> {
         self.operation += 1;
-        tell(&Said::Begins(self.operation, operation))?;
+        tell(&Said::begins(self.operation, operation))?;
         if self.lies {
             tell(&Said::acknowledged(self.operation))?;
         }
