@@ -7,6 +7,7 @@
 //! - [`campaign`]: runs kept in a folder, so that a campaign can be interrupted and go on.
 //! - [`report`]: what several campaigns amount to.
 //! - [`timeline`]: a run as a picture.
+//! - [`liveness`]: how soon a cluster is whole again after each fault, and how long it is silent meanwhile.
 //! - [`observed`]: what nodes say and use meanwhile.
 //! - [`remains`]: what their stores hold at the end.
 //! - [`classes`], [`store_cuts`]: the faults themselves.
@@ -14,6 +15,7 @@
 
 pub mod campaign;
 pub mod classes;
+pub mod liveness;
 pub mod mutants;
 pub mod observed;
 pub mod profile;

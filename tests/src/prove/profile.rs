@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 
+use super::liveness::Bounds;
 use super::run::{Assignment, RunReport};
 use super::{classes, store_cuts};
 
@@ -230,6 +231,32 @@ impl Class {
     /// What it needs of the machine.
     pub fn needs(self) -> Needs {
         self.row().needs
+    }
+
+    /// What it promises of the time after its faults and in them; or why it promises nothing.
+    pub fn bounds(self) -> Result<Bounds, &'static str> {
+        match self {
+            Self::StoreCuts => Err("there is no cluster: one store is written and opened"),
+            Self::Leases => Ok(classes::leases::BOUNDS),
+            Self::DiskErrors => Ok(classes::disk_errors::BOUNDS),
+            Self::FullDisks => Ok(classes::full_disks::BOUNDS),
+            Self::Corruption => Ok(classes::corruption::BOUNDS),
+            Self::Receivers => Ok(classes::receivers::BOUNDS),
+            Self::Kills
+            | Self::Power
+            | Self::Graphs
+            | Self::Flapping
+            | Self::Wires
+            | Self::Pauses
+            | Self::Freezes
+            | Self::Starved
+            | Self::Memory
+            | Self::Stops
+            | Self::SlowDisks
+            | Self::Wiped
+            | Self::Clocks
+            | Self::Devices => Ok(Bounds::USUAL),
+        }
     }
 
     /// What a run of so many faults takes at most, on a slow machine: one that takes longer hangs.

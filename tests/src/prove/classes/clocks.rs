@@ -96,6 +96,7 @@ async fn jump(world: &mut World, tally: &mut Tally) -> Result<()> {
     let leader = world.scene.agreed().await?;
     let jump = draw(&mut world.random, leader, &tally.ahead);
     world.moment().await;
+    world.leaves_majority(true);
     tally.jumps += 1;
     for _ in 0..ATTEMPTS {
         if leads_on(world, &jump, tally).await? {

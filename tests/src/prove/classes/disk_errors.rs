@@ -21,6 +21,7 @@ use simulator::nodes::layout::NODES;
 
 use super::World;
 use crate::machine::preload::{Complaint, Failing, Operation};
+use crate::prove::liveness::{Bounds, Silence};
 use crate::prove::run::{Assignment, RunReport};
 use crate::until;
 
@@ -38,6 +39,9 @@ const REFUSED: i32 = 1;
 const IN_THE_BACKGROUND: &str = "in the background failed";
 /// The diary.
 const DIARY: &str = "rocksdb/LOG";
+
+/// A leader whose disk has failed may be gone only five seconds later; then somebody else is elected as ever.
+pub const BOUNDS: Bounds = Bounds { silence: Silence::AtMost(Duration::from_secs(15)), ..Bounds::USUAL };
 
 const FINAL: &str = "I16 a disk error is final: the process ends by itself within 5 s and says why";
 
@@ -87,6 +91,7 @@ async fn suffer(world: &mut World, all: &mut Vec<Taken>) -> Result<()> {
     let leader = world.scene.agreed().await?;
     let plan = plan(&mut world.random, leader);
     world.moment().await;
+    world.leaves_majority(true);
     let taken = match plan.failing.operation {
         Operation::Rename => world.scene.disturb(Box::pin(at_start(world, plan))).await?,
         Operation::Sync | Operation::Write => world.scene.disturb(Box::pin(at_work(world, plan))).await?,

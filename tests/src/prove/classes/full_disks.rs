@@ -28,6 +28,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{World, victims};
 use crate::machine::volume::Volume;
+use crate::prove::liveness::Bounds;
 use crate::prove::run::{Assignment, RunReport};
 use crate::story::Story;
 use crate::until;
@@ -47,6 +48,10 @@ const RESERVE_GIVEN_UP: &str = "HF-4103";
 const GOES_ON: Duration = Duration::from_secs(5);
 /// A look at the disk, what was in the log by then, and how long a pusher waits for an answer at most.
 const CALLS_END: Duration = Duration::from_millis(500 + 1_000 + 1_000 + 500);
+
+/// Samples come back only when a disk has been looked at and has room for some time, and nodes that ended for want of it are
+/// started again.
+pub const BOUNDS: Bounds = Bounds { recovery: HEALING, ..Bounds::USUAL };
 
 const LIVE: &str = "I10 acknowledged and read again within 5 s wherever a majority has room";
 const SILENT: &str = "I15 nothing is acknowledged where no majority has room";
@@ -110,6 +115,7 @@ async fn fill(world: &mut World) -> Result<Held> {
     let leader = world.scene.agreed().await?;
     let fill = Fill::draw(&mut world.random, leader);
     world.moment().await;
+    world.leaves_majority(fill.victims.len() == 1);
     let gaps_before = slots_without_room(&world.scene.field.account.lock());
     let began_ns = monotonic_ns();
     let shown = Box::pin(suffer(world, &fill)).await;
@@ -162,6 +168,7 @@ async fn suffer(world: &World, fill: &Fill) -> Result<Shown> {
     let freed_ns = monotonic_ns();
     // Whatever went wrong, the end of the run needs room.
     let freed: Vec<_> = fill.victims.iter().map(|node| world.hosts.disk(*node).free()).collect();
+    world.healed();
     let (full_ns, has_bitten) = full?;
     freed.into_iter().collect::<io::Result<()>>()?;
     suffering.recover(world).await?;

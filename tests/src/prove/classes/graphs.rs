@@ -60,10 +60,12 @@ pub async fn run(assignment: &Assignment) -> Result<RunReport> {
 
 async fn hold(world: &mut World, graph: u8) -> Result<Held> {
     world.moment().await;
+    world.leaves_majority(is_live(graph));
     let began_ns = monotonic_ns();
     let held = set(world, graph).await;
     // Whatever went wrong, the end of the run needs a whole network.
     let mended = world.hosts.network.set_graph(WHOLE);
+    world.healed();
     world.scene.field.account.lock().disturbed(began_ns, monotonic_ns());
     let held = held?;
     mended?;
