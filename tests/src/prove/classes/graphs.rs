@@ -100,7 +100,7 @@ fn judge(report: &mut RunReport, all: &[Held], devices: &[String], story: &Story
         wrong.map(|(graph, seen)| format!("{graph:06b}: {seen:?}")).collect::<Vec<String>>()
     };
     let checks: [(&str, &[&Held], IsWrong); 4] = [
-        (LIVE, &live, |seen| seen.acknowledged == 0 || seen.fewest_reads == 0),
+        (LIVE, &live, |seen| seen.is_silent() || seen.fewest_reads == 0),
         (STEADY, &live, |seen| seen.changes > CHANGES),
         (SILENT, &dead, |seen| seen.acknowledged > 0),
         (STILL, &dead, |seen| seen.reads > 0),
