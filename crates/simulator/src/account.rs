@@ -18,7 +18,8 @@
 //!   answer has left it before its node takes the time. There is no tolerance but for how well this machine's two clocks are
 //!   known against each other. Where a clock was set, the opening says so, or whoever set it.
 //! - A key names one record, over HTTP and in files.
-//! - In each reign one node polls, and nothing of it stands behind the beginning of a later one.
+//! - In each reign one node polls, and nothing of it stands behind the beginning of a later one. While one asks, no other
+//!   asks any device.
 //! - An election that nobody caused and slots missed at a switchover are *notes*: they lose nothing, and a machine that is
 //!   busy with other things can cause them, so they do not fail a run; whoever runs it reads of each one.
 //! - A gap's cause must be so: what was done to the cluster is told to the account for that.
@@ -32,6 +33,7 @@ mod pushed;
 mod reigns;
 mod report;
 mod told;
+mod turns;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -252,6 +254,13 @@ impl Account {
     pub fn asked(&mut self, device: &str, ordinal: u64, node: IpAddr, began_ns: u64) {
         if let Some(book) = self.devices.get_mut(device) {
             book.asked(ordinal, node, began_ns);
+        }
+    }
+
+    /// A device got the first byte of a request at this moment, which it did not answer with values.
+    pub fn asked_in_vain(&mut self, device: &str, node: IpAddr, began_ns: u64) {
+        if let Some(book) = self.devices.get_mut(device) {
+            book.asked_in_vain(node, began_ns);
         }
     }
 
@@ -547,6 +556,7 @@ impl Account {
             filed_twice: self.filed_twice,
             out_of_order: self.out_of_order,
             device_overlaps: self.overlaps,
+            requests_astray: self.requests_astray(),
             stale_reigns: self.reigns.stale(),
             conflicts: self.conflicts,
             keys_astray: self.keys.astray(),

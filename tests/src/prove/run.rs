@@ -24,6 +24,7 @@ const GAPS: &str = "I7 every gap has a cause that explains it";
 /// The check on the times that samples bear.
 pub const TIMES: &str = "I8 what is polled bears a time from its own read";
 const OVERLAPS: &str = "I9 no two nodes ask one device at one time";
+const TURNS: &str = "I9 while a node leads and asks, no other asks any device";
 const REIGNS: &str = "I9 one node polls in each term, and nothing of it stands behind a later one";
 const SILENCE: &str = "longest time without a read, ms";
 const JUDGED: &str = "what was seen is whole, and can be judged";
@@ -182,6 +183,7 @@ impl RunReport {
         let times = format!("{} slots of {} sampled ones do not", report.times_astray, report.slots_sampled);
         self.judge(TIMES, report.times_astray == 0, times);
         self.judge(OVERLAPS, report.device_overlaps == 0, format!("{} times", report.device_overlaps));
+        self.judge(TURNS, report.requests_astray == 0, format!("{} requests", report.requests_astray));
         self.judge(REIGNS, report.stale_reigns == 0, format!("{} terms", report.stale_reigns));
         if !report.doubts.is_empty() {
             self.failed(JUDGED, report.doubts.join("; "));
@@ -251,7 +253,7 @@ mod tests {
     #[test]
     fn every_figure_of_the_account_fails_the_check_that_is_there_for_it() {
         type Spoil = fn(&mut account::Report);
-        let spoilt: [(Spoil, &str); 12] = [
+        let spoilt: [(Spoil, &str); 13] = [
             (|report| report.lost = 1, KEPT),
             (|report| report.wrong = 1, GENUINE),
             (|report| report.out_of_order = 1, ORDER),
@@ -262,6 +264,7 @@ mod tests {
             (|report| report.slots_unaccounted = 1, SLOTS),
             (|report| report.gap_problems.push("so".to_owned()), GAPS),
             (|report| report.device_overlaps = 1, OVERLAPS),
+            (|report| report.requests_astray = 1, TURNS),
             (|report| report.stale_reigns = 1, REIGNS),
             (|report| report.doubts.push("so".to_owned()), JUDGED),
         ];

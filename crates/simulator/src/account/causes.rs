@@ -105,7 +105,7 @@ pub(super) struct Judged {
 
 impl Causes {
     /// Whether something was done to a device between two moments.
-    fn has_failed(&self, device: &str, before_ns: u64, behind_ns: u64) -> bool {
+    pub(super) fn has_failed(&self, device: &str, before_ns: u64, behind_ns: u64) -> bool {
         let meets = |from: u64, to: u64| from <= behind_ns && to >= before_ns;
         self.failed_devices.iter().any(|(failed, from, to)| failed == device && meets(*from, *to))
     }

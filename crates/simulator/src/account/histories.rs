@@ -163,6 +163,13 @@ struct Read {
     first_byte_ns: Option<u64>,
 }
 
+/// A read that was not answered with values.
+#[derive(Deserialize)]
+struct InVain {
+    peer: Option<SocketAddr>,
+    first_byte_ns: Option<u64>,
+}
+
 #[derive(Deserialize)]
 struct Refused<'a> {
     #[serde(borrow)]
@@ -245,6 +252,12 @@ fn enter(line: &[u8], account: &mut Account) -> Result<(), Nonsense> {
             account.answered_span(&head.process, span, read.ordinal, read.peer.ip(), head.t_ns);
             if let Some(began_ns) = read.first_byte_ns {
                 account.asked(&head.process, read.ordinal, read.peer.ip(), began_ns);
+            }
+        }
+        ("read", _) => {
+            let InVain { peer, first_byte_ns } = serde_json::from_slice(line)?;
+            if let (Some(peer), Some(began_ns)) = (peer, first_byte_ns) {
+                account.asked_in_vain(&head.process, peer.ip(), began_ns);
             }
         }
         ("overlap", _) => account.overlapped(),

@@ -62,6 +62,8 @@ pub struct Report {
     pub slots_unaccounted: u64,
     /// Pairs of requests of two nodes at one device at one time.
     pub device_overlaps: u64,
+    /// Requests that came to a device in the midst of what another node asked in one term.
+    pub requests_astray: u64,
     /// Faults after which another node took over.
     pub failovers: Vec<FailoverSeen>,
     /// Planned changes of leader.
@@ -104,6 +106,7 @@ impl Report {
             (self.out_of_order, "samples came out of order"),
             (self.slots_unaccounted, "slots are not in exactly one sample or gap"),
             (self.device_overlaps, "times two nodes asked one device at one time"),
+            (self.requests_astray, "requests came to a device while another node led and asked"),
             (self.stale_reigns, "terms in which two nodes polled, or something stands behind a later one"),
             (self.conflicts, "records came again with other bytes"),
             (self.keys_astray, "keys name two records, or records have two keys"),

@@ -502,6 +502,58 @@ fn a_device_that_saw_two_nodes_at_once_fails_the_run() {
     assert_eq!((report.device_overlaps, report.verdict), (1, Verdict::Fail));
 }
 
+/// Slots 0 to 2 are read by A in term 1, slots 3 to 5 by B in term 2: each request comes at the time of its slot.
+fn in_turn() -> Run {
+    let mut run = Run::new();
+    for slot in 0..=5 {
+        let (node, term) = if slot < 3 { (A, 1) } else { (B, 2) };
+        run.account.asked(PRESS, slot + 1, node, slot * 100 * MS);
+        run.slots(slot..=slot, term);
+    }
+    run
+}
+
+#[test]
+fn a_request_in_the_midst_of_another_nodes_turn_fails_the_run() {
+    let report = in_turn().account.settle();
+    assert_eq!((report.requests_astray, report.verdict), (0, Verdict::Pass));
+    for (node, millis, astray) in
+        [(A, 350, 1), (B, 150, 1), (A, 250, 0), (B, 250, 0), (A, 600, 0), (A, 150, 0), (B, 450, 0)]
+    {
+        let mut run = in_turn();
+        run.account.asked_in_vain(PRESS, node, millis * MS);
+        let report = run.account.settle();
+        let expected = (astray, astray == 0);
+        assert_eq!((report.requests_astray, report.verdict == Verdict::Pass), expected, "{node} at {millis}");
+    }
+}
+
+#[test]
+fn a_request_that_was_answered_is_astray_at_any_device_and_one_that_was_not_unless_that_had_failed() {
+    let mut run = in_turn();
+    run.account.device_failed(PRESS, 340 * MS, 360 * MS);
+    run.account.asked_in_vain(PRESS, A, 350 * MS);
+    assert_eq!(run.account.settle().requests_astray, 0, "when it heard of it is not when it was asked");
+    run.account.asked_in_vain(PRESS, A, 370 * MS);
+    assert_eq!(run.account.settle().requests_astray, 1, "it was well again");
+    let mut run = in_turn();
+    run.account.device_failed(PRESS, 340 * MS, 360 * MS);
+    run.account.asked(PRESS, 90, A, 350 * MS);
+    assert_eq!(run.account.settle().requests_astray, 1, "it was answered");
+}
+
+#[test]
+fn who_leads_again_may_ask_again() {
+    let mut run = in_turn();
+    for slot in 6..=8 {
+        run.account.asked(PRESS, slot + 1, A, slot * 100 * MS);
+        run.slots(slot..=slot, 3);
+    }
+    assert_eq!(run.account.settle().requests_astray, 0);
+    run.account.asked_in_vain(PRESS, B, 750 * MS);
+    assert_eq!(run.account.settle().requests_astray, 1);
+}
+
 #[test]
 fn a_failover_is_measured_between_two_reads_and_explains_one_reign() {
     let mut run = Run::new();
@@ -860,6 +912,7 @@ fn the_report_has_the_promised_fields() {
         "slots_in_gaps",
         "slots_unaccounted",
         "device_overlaps",
+        "requests_astray",
         "failovers",
         "switchovers",
         "spurious_elections",
