@@ -48,7 +48,7 @@ use keys::Keys;
 use polled::{Clocks, DeviceBook};
 use pushed::PusherBook;
 use reigns::{Reign, Reigns};
-pub use report::{FailoverSeen, Report, SwitchoverSeen, Verdict};
+pub use report::{FailoverSeen, Report, SwitchoverSeen, Uncaused, Verdict};
 pub use told::Told;
 
 /// How exactly the machine's wall clock is known against its monotonic one.
@@ -479,6 +479,10 @@ impl Account {
         Timestamp(i64::try_from(monotonic_ns).unwrap_or(i64::MAX).saturating_add(self.wall_offset))
     }
 
+    fn monotonic(&self, wall: Timestamp) -> u64 {
+        u64::try_from(wall.0.saturating_sub(self.wall_offset)).unwrap_or_default()
+    }
+
     fn clocks(&self) -> Clocks<'_> {
         let (start, end) = (self.wall_offset, self.wall_offset.saturating_add(self.wall_moved));
         let (least, most) =
@@ -557,6 +561,7 @@ impl Account {
             out_of_order: self.out_of_order,
             device_overlaps: self.overlaps,
             requests_astray: self.requests_astray(),
+            uncaused: self.uncaused(),
             stale_reigns: self.reigns.stale(),
             conflicts: self.conflicts,
             keys_astray: self.keys.astray(),

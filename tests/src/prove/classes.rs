@@ -40,6 +40,7 @@ use simulator::history::monotonic_ns;
 use simulator::nodes::layout::NODES;
 use tokio::time::sleep;
 
+use super::elections;
 use super::liveness::{self, Bounds, Pulse, Span};
 use super::observed::{self, Observer};
 use super::profile::Class;
@@ -195,7 +196,8 @@ impl World {
         let (account, nodes) = (scene.field.account.clone(), scene.layout.nodes.clone());
         let devices: Vec<String> = scene.field.plant.devices.iter().map(|device| device.id.clone()).collect();
         let history = scene.field.history();
-        report.account(&scene.settle().await);
+        let settled = scene.settle().await;
+        report.account(&settled);
         match Pulse::read(&history, &devices) {
             Ok(pulse) => liveness::judge(&mut report, &bounds, &spans, &pulse),
             Err(error) => report.failed("what came when is known", error.to_string()),
@@ -203,6 +205,7 @@ impl World {
         match observer.end().await {
             Ok(seen) => {
                 observed::judge(&mut report, &seen, &account.lock().accepted());
+                elections::judge(&mut report, &settled.uncaused, &seen, bounds.elections);
                 Box::pin(remains::judge(&mut report, &nodes, &seen.highest())).await;
             }
             Err(error) => report.failed("what nodes said is known", error.to_string()),

@@ -34,6 +34,8 @@ pub struct Bounds {
     pub recovery: Duration,
     /// Without an acknowledgement while a majority stays.
     pub silence: Silence,
+    /// Elections in a run that nobody caused and nothing excuses.
+    pub elections: usize,
 }
 
 /// How long nothing may be acknowledged.
@@ -87,8 +89,11 @@ struct Slowest(Option<Duration>);
 impl Bounds {
     /// An election takes two seconds at most, and a process that starts as long; the rest is for a machine with two
     /// processors that does much else.
-    pub const USUAL: Self =
-        Self { recovery: Duration::from_secs(15), silence: Silence::AtMost(Duration::from_secs(10)) };
+    pub const USUAL: Self = Self {
+        recovery: Duration::from_secs(15),
+        silence: Silence::AtMost(Duration::from_secs(10)),
+        elections: 0,
+    };
 }
 
 impl Span {
@@ -221,8 +226,11 @@ mod tests {
     use crate::prove::run::Verdict;
 
     const SECOND: u64 = 1_000_000_000;
-    const BOUNDS: Bounds =
-        Bounds { recovery: Duration::from_secs(5), silence: Silence::AtMost(Duration::from_secs(3)) };
+    const BOUNDS: Bounds = Bounds {
+        recovery: Duration::from_secs(5),
+        silence: Silence::AtMost(Duration::from_secs(3)),
+        ..Bounds::USUAL
+    };
 
     /// A fault from the tenth second to the twentieth, whole again two seconds later.
     fn span(is_live: bool) -> Span {

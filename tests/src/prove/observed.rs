@@ -3,6 +3,7 @@
 //! - Written as a history of its own ([`OBSERVED`]): it can be judged again, with that of the plant.
 //! - Nobody is asked for it: whoever watches the nodes asks them ten times a second anyway, and half of that is written
 //!   down. Processes and files are looked at from outside, once a second.
+//! - How late this process itself is woken says whether the machine stood still.
 //! - What a node says is held against what was said before, against what the receiver accepted, and against which files
 //!   were finished. It proves nothing else.
 //!
@@ -15,6 +16,8 @@
 //!   in which it led with a lease may not: it voted for itself, durably, before anybody else could elect it.
 //! - What any node has called committed is in the log of whoever leads with a lease at a later look: that lease says that
 //!   nobody was elected since. At the end it is in the logs of a majority ([`super::remains`]).
+
+mod stalls;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,6 +41,7 @@ use tokio::time::Instant;
 use wire::proto::v1 as pb;
 use wire::times::nanos_from_proto;
 
+use self::stalls::{STALLED, Stall};
 use super::campaign::FILES;
 use super::run::RunReport;
 
@@ -135,6 +139,8 @@ pub struct Observations {
     said: Vec<Entry<Said>>,
     used: Vec<Entry<Used>>,
     filed: Vec<Entry<Filed>>,
+    /// Of every second; nothing in what was written before it was measured.
+    stalled: Vec<Entry<Stall>>,
 }
 
 /// The highest that nodes have said.
@@ -159,6 +165,7 @@ impl Observer {
         };
         let mut watching = JoinSet::new();
         watching.spawn(watch.run(nodes.views()));
+        watching.spawn(stalls::watch(history.clone()));
         Ok(Self { history, path, watching })
     }
 
@@ -397,10 +404,21 @@ impl Observations {
                 SAID => all.said.push(typed(entry)?),
                 USED => all.used.push(typed(entry)?),
                 FILED => all.filed.push(typed(entry)?),
+                STALLED => all.stalled.push(typed(entry)?),
                 _ => {}
             }
         }
         Ok(all)
+    }
+
+    /// Whether the machine stood still shortly before a moment, for long enough to cost somebody a lease.
+    pub fn stood_still_before(&self, at_ns: u64) -> bool {
+        self.stalled.iter().any(|entry| entry.details.explains(at_ns))
+    }
+
+    /// The longest time in which the machine stood still, if that was measured.
+    pub fn longest_stall(&self) -> Option<Duration> {
+        self.stalled.iter().map(|entry| entry.details.late()).max()
     }
 
     /// The highest that was said.
@@ -500,6 +518,17 @@ impl Observations {
             details.out_of_line().into_iter().map(|what| format!("{process}: {what}")).collect::<Vec<_>>()
         };
         self.said.iter().flat_map(wrong).collect()
+    }
+}
+
+#[cfg(test)]
+impl Observations {
+    /// Of a machine that stood still once, from a moment on.
+    pub(super) fn of_stall(due_ns: u64, late_ns: u64) -> Self {
+        let details = Stall { due_ns, late_ns };
+        let (process, op) = ("machine".to_owned(), STALLED.to_owned());
+        let entry = Entry { t_ns: due_ns, process, kind: Kind::Info, op, details };
+        Self { stalled: vec![entry], ..Self::default() }
     }
 }
 
@@ -691,6 +720,7 @@ mod tests {
             said: vec![entry(50, "node-1", with_cursor(10)), entry(60, "node-1", with_cursor(10))],
             used: vec![entry(50, "node-1", used.clone())],
             filed: vec![entry(50, FILES, Filed { position: 9 }), entry(60, FILES, Filed { position: 9 })],
+            stalled: Vec::new(),
         };
         let accepted = [(Position(5), 30), (Position(12), 60)];
         assert_eq!(failed(&right(), &accepted), Vec::<String>::new());
@@ -726,11 +756,15 @@ mod tests {
         history.record_at(50, "node-1", Kind::Ok, SAID, &with_cursor(10));
         history.record_at(60, "node-1", Kind::Ok, USED, &own);
         history.record_at(70, FILES, Kind::Ok, FILED, &Filed { position: 9 });
+        let stall = Stall { due_ns: 80, late_ns: 300_000_000 };
+        history.record_at(90, "machine", Kind::Info, STALLED, &stall);
         history.flush().expect("room");
         let seen = Observations::read(&path).expect("it was written");
         assert_eq!(seen.said, [entry(50, "node-1", with_cursor(10))]);
         assert_eq!(seen.used.iter().map(|entry| &entry.details).collect::<Vec<_>>(), [&own]);
         assert_eq!(seen.filed[0].details, Filed { position: 9 });
+        assert_eq!(seen.longest_stall(), Some(Duration::from_millis(300)));
+        assert!(seen.stood_still_before(81) && !seen.stood_still_before(79));
         assert_eq!(seen.highest(), Highest { committed: Position(20), led: BTreeMap::new() });
     }
 

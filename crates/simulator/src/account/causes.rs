@@ -171,7 +171,7 @@ impl Account {
     }
 
     /// From when until when something done to the cluster may cost slots.
-    fn windows(&self) -> Vec<(u64, u64)> {
+    pub(super) fn windows(&self) -> Vec<(u64, u64)> {
         let over = self.faults.iter().map(|fault| (fault.began_ns, fault.ended_ns));
         let begun = self.begun.iter().map(|begun| (begun.began_ns, u64::MAX));
         over.chain(begun).chain(self.disturbed_windows()).collect()

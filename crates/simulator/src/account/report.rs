@@ -31,6 +31,17 @@ pub struct SwitchoverSeen {
     pub slots_missed: u64,
 }
 
+/// A reign that began while nothing was done to the cluster, and nothing had been done a moment before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Uncaused {
+    /// Its term.
+    pub term: u64,
+    /// Who led, or nobody's name where nothing was polled.
+    pub node: String,
+    /// When a device heard of it first, in monotonic nanoseconds.
+    pub began_ns: u64,
+}
+
 /// The account of a run. Values are counted where nothing else is said.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Report {
@@ -68,8 +79,10 @@ pub struct Report {
     pub failovers: Vec<FailoverSeen>,
     /// Planned changes of leader.
     pub switchovers: Vec<SwitchoverSeen>,
-    /// Reigns that nothing explains.
+    /// Reigns that nothing explains: a fault explains one.
     pub spurious_elections: u64,
+    /// Reigns that began outside of every fault: a fault explains all that begin in it.
+    pub uncaused: Vec<Uncaused>,
     /// Reigns in which two nodes polled, or of which something stands behind the beginning of a later one.
     pub stale_reigns: u64,
     /// Records that came again with other bytes.

@@ -595,6 +595,43 @@ fn a_fault_that_is_not_over_explains_one_reign() {
 }
 
 #[test]
+fn a_fault_causes_every_reign_that_begins_in_it_or_while_it_settles_and_no_other() {
+    let mut run = in_turn();
+    let began_ns = 300 * MS;
+    let second = Uncaused { term: 2, node: "node-2".to_owned(), began_ns };
+    assert_eq!(run.account.settle().uncaused, [second.clone()]);
+    // A device knows better than a node's clock.
+    run.account.wall_offset = 3_600_000 * MS as i64;
+    assert_eq!(run.account.settle().uncaused, [second]);
+    run.account.wall_offset = 0;
+    for slot in 6..=8 {
+        run.account.asked(PRESS, slot + 1, A, slot * 100 * MS);
+        run.slots(slot..=slot, 3);
+    }
+    assert_eq!(run.account.settle().uncaused.len(), 2);
+    run.fault(Effect::None, 250, 650);
+    assert_eq!(run.account.settle().uncaused, [], "both began in it");
+    for (slot, uncaused) in [(26, 0), (27, 1)] {
+        let mut run = in_turn();
+        run.fault(Effect::Failover, 250, 650);
+        run.account.asked(PRESS, slot + 1, A, slot * 100 * MS);
+        run.slots(slot..=slot, 3);
+        let seen = run.account.settle().uncaused.len();
+        assert_eq!(seen, uncaused, "two seconds behind it, at {slot} times 100 ms");
+    }
+}
+
+#[test]
+fn a_reign_that_polled_nothing_begins_when_its_first_sample_was_taken() {
+    let mut run = Run::new();
+    run.slots(0..=4, 1);
+    run.account.sent(ROBOT, 1, 2_000);
+    run.push_in(2, 1, 2_000, Timestamp(420 * MS as i64));
+    let expected = Uncaused { term: 2, node: String::new(), began_ns: 420 * MS };
+    assert_eq!(run.account.settle().uncaused, [expected]);
+}
+
+#[test]
 fn a_reign_does_not_begin_with_what_a_follower_took_before_it() {
     let mut run = Run::new();
     run.slots(0..=4, 1);

@@ -11,7 +11,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::Account;
+use super::reigns::Reign;
+use super::{Account, Uncaused};
+
+/// What was done to a cluster may cost it a leader for so long afterwards.
+const SETTLES_NS: u64 = 2_000_000_000;
 
 /// A request that a device got.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +59,21 @@ impl Account {
             }
         }
         turns
+    }
+
+    /// Reigns that began outside of everything that was done to the cluster. When they began is known by the devices, whatever
+    /// the nodes' clocks say; by those where nothing was polled that came.
+    pub(super) fn uncaused(&self) -> Vec<Uncaused> {
+        let (turns, windows) = (self.turns(), self.windows());
+        let is_in = |at_ns: u64| {
+            windows.iter().any(|(from, to)| (*from..=to.saturating_add(SETTLES_NS)).contains(&at_ns))
+        };
+        let of = |(term, reign): (u64, &Reign)| Uncaused {
+            term,
+            node: reign.node().unwrap_or_default().to_owned(),
+            began_ns: turns.get(&term).map_or_else(|| self.monotonic(reign.began()), |turn| turn.from_ns),
+        };
+        self.reigns.later().map(of).filter(|reign| !is_in(reign.began_ns)).collect()
     }
 
     /// Requests that came to a device in the midst of another node's turn.
