@@ -48,7 +48,7 @@ use keys::Keys;
 use polled::{Clocks, DeviceBook};
 use pushed::PusherBook;
 use reigns::{Reign, Reigns};
-pub use report::{FailoverSeen, Report, SwitchoverSeen, Uncaused, Verdict};
+pub use report::{Calm, FailoverSeen, Report, SwitchoverSeen, Uncaused, Verdict};
 pub use told::Told;
 
 /// How exactly the machine's wall clock is known against its monotonic one.
@@ -610,6 +610,7 @@ impl Account {
         report.lost += unfiled;
         let gaps = self.judge_gaps(report.slots_expected, hidden);
         report.notes.extend(gaps.notes);
+        report.calm = gaps.calm;
         let doubts = self.misread.iter().chain(&self.doubts).cloned().collect();
         report.judge(wrong, unfiled, gaps.problems, doubts);
         report

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use holdfast_tests::machine;
+use holdfast_tests::prove::calm;
 use holdfast_tests::prove::campaign::{self, Again, Campaign, Circumstances, FILES, Kept, Made};
 use holdfast_tests::prove::elections;
 use holdfast_tests::prove::liveness::Bounds;
@@ -320,6 +321,7 @@ fn replay(folder: &Path) -> Result<bool> {
         now.account(&settled);
         let kept = campaign::read(folder)?;
         let bounds = kept.as_ref().map_or(Bounds::USUAL, bounds_of);
+        calm::judge(&mut now, &settled.calm, bounds.missed_percent);
         let path = folder.join(OBSERVED);
         // Store cuts and older runs have none.
         if path.is_file() {
@@ -329,7 +331,8 @@ fn replay(folder: &Path) -> Result<bool> {
         }
         let before = kept.map(|kept| kept.report.findings).unwrap_or_default();
         campaign::draw(&history).with_context(|| history.display().to_string())?;
-        print(&format!("{}\n{}", history.display(), compared(&before, &now.findings)));
+        let notes: String = now.notes.iter().map(|note| format!("  note: {note}\n")).collect();
+        print(&format!("{}\n{}{notes}", history.display(), compared(&before, &now.findings)));
         holds &= now.verdict() == Verdict::Passed;
     }
     Ok(holds)

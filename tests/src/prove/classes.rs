@@ -40,6 +40,7 @@ use simulator::history::monotonic_ns;
 use simulator::nodes::layout::NODES;
 use tokio::time::sleep;
 
+use super::calm;
 use super::elections;
 use super::liveness::{self, Bounds, Pulse, Span};
 use super::observed::{self, Observer};
@@ -198,6 +199,7 @@ impl World {
         let history = scene.field.history();
         let settled = scene.settle().await;
         report.account(&settled);
+        calm::judge(&mut report, &settled.calm, bounds.missed_percent);
         match Pulse::read(&history, &devices) {
             Ok(pulse) => liveness::judge(&mut report, &bounds, &spans, &pulse),
             Err(error) => report.failed("what came when is known", error.to_string()),

@@ -36,6 +36,8 @@ pub struct Bounds {
     pub silence: Silence,
     /// Elections in a run that nobody caused and nothing excuses.
     pub elections: usize,
+    /// Of a hundred slots: so many may be missed while nothing is done.
+    pub missed_percent: u64,
 }
 
 /// How long nothing may be acknowledged.
@@ -93,6 +95,7 @@ impl Bounds {
         recovery: Duration::from_secs(15),
         silence: Silence::AtMost(Duration::from_secs(10)),
         elections: 0,
+        missed_percent: 2,
     };
 }
 

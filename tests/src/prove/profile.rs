@@ -241,6 +241,7 @@ impl Class {
             Self::DiskErrors => Ok(classes::disk_errors::BOUNDS),
             Self::FullDisks => Ok(classes::full_disks::BOUNDS),
             Self::Corruption => Ok(classes::corruption::BOUNDS),
+            Self::Clocks => Ok(classes::clocks::BOUNDS),
             Self::Receivers => Ok(classes::receivers::BOUNDS),
             Self::Kills
             | Self::Power
@@ -254,7 +255,6 @@ impl Class {
             | Self::Stops
             | Self::SlowDisks
             | Self::Wiped
-            | Self::Clocks
             | Self::Devices => Ok(Bounds::USUAL),
         }
     }

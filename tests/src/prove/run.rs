@@ -82,6 +82,9 @@ pub struct RunReport {
     pub findings: Vec<Finding>,
     /// What was counted and measured, by name; the unit stands in the name.
     pub figures: BTreeMap<String, f64>,
+    /// What should not happen, and alone fails no run; absent in runs from before they were kept.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 impl RunReport {
@@ -94,6 +97,7 @@ impl RunReport {
             bit: 0,
             findings: Vec::new(),
             figures: BTreeMap::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -188,6 +192,7 @@ impl RunReport {
         if !report.doubts.is_empty() {
             self.failed(JUDGED, report.doubts.join("; "));
         }
+        self.notes.extend(report.notes.iter().cloned());
         self.count_of(report);
     }
 
@@ -301,6 +306,17 @@ mod tests {
         run.skipped("I12 equal state", "no volume");
         run.passed("I15 no acknowledgements", "0");
         assert_eq!(run.verdict(), Verdict::Passed);
+    }
+
+    #[test]
+    fn notes_of_the_account_are_kept_and_a_run_from_before_has_none() {
+        let notes = vec!["an election".to_owned()];
+        let run = judged(&account::Report { notes: notes.clone(), ..account::Report::default() });
+        assert_eq!((run.verdict(), &run.notes), (Verdict::Passed, &notes));
+        let mut text = serde_json::to_value(&run).expect("numbers and texts");
+        text.as_object_mut().expect("an object").remove("notes");
+        let old: RunReport = serde_json::from_value(text).expect("one from before");
+        assert_eq!((old.findings.len(), old.notes), (run.findings.len(), Vec::new()));
     }
 
     #[test]

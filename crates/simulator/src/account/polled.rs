@@ -287,6 +287,11 @@ impl DeviceBook {
         self.reads[first..].iter().find(|read| is_wanted(read.node)).map(|read| read.at_ns)
     }
 
+    /// When the device answered each read.
+    pub(super) fn moments_of_reads(&self) -> impl Iterator<Item = u64> {
+        self.reads.iter().map(|read| read.at_ns)
+    }
+
     /// When the device answered the next read behind `count` of them since a moment.
     pub(super) fn read_behind(&self, since_ns: u64, count: usize) -> Option<u64> {
         let first = self.reads.partition_point(|read| read.at_ns < since_ns);

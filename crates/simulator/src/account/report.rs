@@ -1,5 +1,7 @@
 //! The report of a run: the figures that must add up, and what they amount to.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// What a run proves.
@@ -42,6 +44,15 @@ pub struct Uncaused {
     pub began_ns: u64,
 }
 
+/// The time in which nothing was done to the cluster or to a device, nor had been a moment before.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Calm {
+    /// Slots in it.
+    pub slots: u64,
+    /// Those in gaps that only a busy machine explains, by cause.
+    pub missed: BTreeMap<String, u64>,
+}
+
 /// The account of a run. Values are counted where nothing else is said.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Report {
@@ -69,6 +80,8 @@ pub struct Report {
     pub slots_bad: u64,
     /// Slots in one gap record.
     pub slots_in_gaps: u64,
+    /// What was missed while nothing was done.
+    pub calm: Calm,
     /// Slots that are in nothing, in part only, or in two things.
     pub slots_unaccounted: u64,
     /// Pairs of requests of two nodes at one device at one time.

@@ -156,6 +156,7 @@ fn a_run_in_which_everything_arrives_passes() {
         delivered: 206,
         slots_expected: 10,
         slots_sampled: 10,
+        calm: Calm { slots: 10, missed: BTreeMap::new() },
         ..Report::default()
     };
     assert_eq!(report, expected);
@@ -724,6 +725,32 @@ fn a_busy_machine_explains_some_gaps_and_not_a_quarter_of_all_slots() {
 }
 
 #[test]
+fn what_a_busy_machine_takes_while_nothing_is_done_is_counted_by_itself() {
+    for cause in ["late", "paused", "no-quorum", "device-down"] {
+        let calm = |run: &Run| run.account.settle().calm;
+        let missed = |slots: u64| BTreeMap::from([(cause.to_owned(), slots)]);
+        let run = around(cause, 40);
+        assert_eq!(calm(&run), Calm { slots: 50, missed: missed(5) }, "{cause}");
+        // Reads around the gap were answered at 400 and 1 000 ms. A fault settles two seconds later.
+        for (began, ended, counted) in
+            [(430, 700, BTreeMap::new()), (0, 390, BTreeMap::new()), (1_001, 1_010, missed(5))]
+        {
+            // What is done to the cluster explains some of these causes altogether.
+            let mut run = around(cause, 40);
+            run.fault(Effect::None, began, ended);
+            assert_eq!(calm(&run).missed, counted, "{cause}, {began} to {ended}");
+        }
+        let mut run = around(cause, 40);
+        run.account.device_failed("hall-1/press-2", 430 * MS, 700 * MS);
+        assert_eq!(calm(&run).missed, BTreeMap::new(), "{cause}: something was done to another device");
+    }
+    let mut run = around("late", 40);
+    // Read from 0 to 400 ms, and from 1 000 ms on to 4 900; nothing counts from 430 to 2 700 ms.
+    run.fault(Effect::None, 430, 700);
+    assert_eq!(run.account.settle().calm.slots, 5 + 22);
+}
+
+#[test]
 fn an_answered_read_in_a_late_slot_fails_the_run() {
     let mut run = Run::new();
     run.slots(0..=3, 1);
@@ -948,6 +975,7 @@ fn the_report_has_the_promised_fields() {
         "slots_bad",
         "slots_in_gaps",
         "slots_unaccounted",
+        "calm",
         "device_overlaps",
         "requests_astray",
         "failovers",

@@ -11,11 +11,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::causes::{meets, settled};
 use super::reigns::Reign;
 use super::{Account, Uncaused};
-
-/// What was done to a cluster may cost it a leader for so long afterwards.
-const SETTLES_NS: u64 = 2_000_000_000;
 
 /// A request that a device got.
 #[derive(Debug, Clone, Copy)]
@@ -64,10 +62,8 @@ impl Account {
     /// Reigns that began outside of everything that was done to the cluster. When they began is known by the devices, whatever
     /// the nodes' clocks say; by those where nothing was polled that came.
     pub(super) fn uncaused(&self) -> Vec<Uncaused> {
-        let (turns, windows) = (self.turns(), self.windows());
-        let is_in = |at_ns: u64| {
-            windows.iter().any(|(from, to)| (*from..=to.saturating_add(SETTLES_NS)).contains(&at_ns))
-        };
+        let (turns, windows) = (self.turns(), settled(self.windows()));
+        let is_in = |at_ns: u64| meets(&windows, at_ns, at_ns);
         let of = |(term, reign): (u64, &Reign)| Uncaused {
             term,
             node: reign.node().unwrap_or_default().to_owned(),
