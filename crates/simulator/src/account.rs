@@ -17,7 +17,8 @@
 //!   of the next read of the same node that was delivered. A device hears of a request later than its node sent it, and an
 //!   answer has left it before its node takes the time. There is no tolerance but for how well this machine's two clocks are
 //!   known against each other. Where a clock was set, the opening says so, or whoever set it.
-//! - A key names one record, over HTTP and in files.
+//! - A key names one record, over HTTP and in files. What came over HTTP stands in files once: a sample as often as it was
+//!   committed, a gap or an opening once.
 //! - In each reign one node polls, and nothing of it stands behind the beginning of a later one. While one asks, no other
 //!   asks any device.
 //! - An election that nobody caused and slots missed at a switchover are *notes*: they lose nothing, and a machine that is
@@ -28,6 +29,7 @@
 mod causes;
 mod histories;
 mod keys;
+mod named;
 mod polled;
 mod pushed;
 mod reigns;
@@ -43,8 +45,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::plant::{Plant, Polled};
 use causes::{Allowance, Causes};
-pub use histories::{SharedAccount, count_rows, enter_files, replay};
+pub use histories::{SharedAccount, count_other_rows, count_rows, enter_files, replay};
 use keys::Keys;
+use named::Named;
 use polled::{Clocks, DeviceBook};
 use pushed::PusherBook;
 use reigns::{Reign, Reigns};
@@ -166,6 +169,7 @@ pub struct Account {
     wall_moved: i64,
     clocks: Vec<ClockSet>,
     keys: Keys,
+    named: Named,
     faults: Vec<Fault>,
     /// Faults that are not over, or never came to their end.
     begun: Vec<Begun>,
@@ -234,6 +238,7 @@ impl Account {
             wall_moved: 0,
             clocks: Vec::new(),
             keys: Keys::default(),
+            named: Named::default(),
             faults: Vec::new(),
             begun: Vec::new(),
             causes: Causes::default(),
@@ -537,6 +542,16 @@ impl Account {
         polled + pushed
     }
 
+    /// Gaps and openings that were delivered over HTTP.
+    pub fn gaps_and_openings(&self) -> u64 {
+        self.named.count()
+    }
+
+    /// Files hold all gaps and openings that had come over HTTP at this moment: each is demanded.
+    pub fn rows_are_due(&mut self, until_ns: u64) {
+        self.named.due_ns = Some(until_ns);
+    }
+
     /// Gap records, all devices together.
     pub fn gaps(&self) -> impl Iterator<Item = &GapSeen> {
         self.devices.values().flat_map(DeviceBook::gaps)
@@ -565,6 +580,8 @@ impl Account {
             stale_reigns: self.reigns.stale(),
             conflicts: self.conflicts,
             keys_astray: self.keys.astray(),
+            records_unfiled: if self.has_files { self.named.unfiled() } else { 0 },
+            records_filed_twice: self.named.filed_twice(),
             ..Report::default()
         };
         let (mut wrong, mut hidden) = (self.phantoms, 0);

@@ -2,7 +2,7 @@
 //!
 //! - The account finds them: gaps that blame a slow scan, a device, a lost majority or a process that stood still, outside of
 //!   everything that was done to the cluster or to a device, and not in the two seconds behind it.
-//! - They may be a small share of all slots of that time, or one [`HICCUP`] of the machine where that is more: runs are short.
+//! - They may be a small share of all slots of that time, or one hiccup of the machine where that is more: runs are short.
 
 use std::collections::BTreeSet;
 

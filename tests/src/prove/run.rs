@@ -20,6 +20,7 @@ const ORDER: &str = "I4 first deliveries are in order";
 const REPEATED: &str = "I5 what comes again under one key is the same, and stands in files once";
 const KEYS: &str = "I6 a key names one record, at every destination and whoever leads";
 const SLOTS: &str = "I7 every slot is in exactly one record";
+const NAMED: &str = "I7 every gap and every opening stands in files once";
 const GAPS: &str = "I7 every gap has a cause that explains it";
 /// The check on the times that samples bear.
 pub const TIMES: &str = "I8 what is polled bears a time from its own read";
@@ -183,6 +184,11 @@ impl RunReport {
                 report.slots_unaccounted
             ),
         );
+        self.judge(
+            NAMED,
+            report.records_unfiled == 0 && report.records_filed_twice == 0,
+            format!("{} are missing, {} rows too many", report.records_unfiled, report.records_filed_twice),
+        );
         self.judge(GAPS, report.gap_problems.is_empty(), report.gap_problems.join("; "));
         let times = format!("{} slots of {} sampled ones do not", report.times_astray, report.slots_sampled);
         self.judge(TIMES, report.times_astray == 0, times);
@@ -258,7 +264,7 @@ mod tests {
     #[test]
     fn every_figure_of_the_account_fails_the_check_that_is_there_for_it() {
         type Spoil = fn(&mut account::Report);
-        let spoilt: [(Spoil, &str); 13] = [
+        let spoilt: [(Spoil, &str); 15] = [
             (|report| report.lost = 1, KEPT),
             (|report| report.wrong = 1, GENUINE),
             (|report| report.out_of_order = 1, ORDER),
@@ -268,6 +274,8 @@ mod tests {
             (|report| report.times_astray = 1, TIMES),
             (|report| report.slots_unaccounted = 1, SLOTS),
             (|report| report.gap_problems.push("so".to_owned()), GAPS),
+            (|report| report.records_unfiled = 1, NAMED),
+            (|report| report.records_filed_twice = 1, NAMED),
             (|report| report.device_overlaps = 1, OVERLAPS),
             (|report| report.requests_astray = 1, TURNS),
             (|report| report.stale_reigns = 1, REIGNS),

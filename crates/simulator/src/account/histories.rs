@@ -277,32 +277,52 @@ fn enter(line: &[u8], account: &mut Account) -> Result<(), Nonsense> {
         ("gap", _) => {
             let received: Received<Gap<'_>> = serde_json::from_slice(line)?;
             account.received_gap(&received.record.try_into()?, received.is_new);
-            enter_key(line, GAP, head.t_ns, account)?;
+            enter_key_of_named(line, GAP, head.t_ns, account)?;
         }
         ("opening", _) => {
             let received: Received<Opening<'_>> = serde_json::from_slice(line)?;
             account.received_opening(received.record.try_into()?, received.is_new);
-            enter_key(line, OPENING, head.t_ns, account)?;
+            enter_key_of_named(line, OPENING, head.t_ns, account)?;
         }
         ("refused", _) => {
             let refused: Refused<'_> = serde_json::from_slice(line)?;
             account.refused(refused.key.parse()?, head.t_ns);
         }
-        ("expiry", _) => enter_key(line, EXPIRY, head.t_ns, account)?,
+        ("expiry", _) => {
+            enter_key(line, EXPIRY, head.t_ns, account)?;
+        }
         _ => {}
     }
     Ok(())
 }
 
-/// Enters the key of a record that was accepted, and what it names.
-fn enter_key(line: &[u8], columns: &[&str], at_ns: u64, account: &mut Account) -> Result<(), Nonsense> {
+/// Enters the key of a gap or an opening, which must stand in a file.
+fn enter_key_of_named(
+    line: &[u8],
+    columns: &[&str],
+    at_ns: u64,
+    account: &mut Account,
+) -> Result<(), Nonsense> {
+    if let Some(key) = enter_key(line, columns, at_ns, account)? {
+        account.named.came(key, at_ns);
+    }
+    Ok(())
+}
+
+/// Enters the key of a record that was accepted, and what it names. The key, if it came for the first time.
+fn enter_key(
+    line: &[u8],
+    columns: &[&str],
+    at_ns: u64,
+    account: &mut Account,
+) -> Result<Option<SampleKey>, Nonsense> {
     let Received { is_new, record }: Received<&RawValue> = serde_json::from_slice(line)?;
     let cells = cells(record, columns)?;
     let key = cells.first().ok_or(Nonsense::Short)?.parse::<SampleKey>()?;
     // What was refused had its answer then: the cursor may pass it, and it comes whenever it is offered again.
     let answered_ns = account.refused.get(&key).copied().unwrap_or(at_ns);
     account.keys.came(key, Text::of(cells.iter().map(|cell| &**cell)), is_new, answered_ns);
-    Ok(())
+    Ok(is_new.then_some(key))
 }
 
 /// A record as the cells of a row: without the quotes of JSON, and empty where it says `null`.
@@ -432,6 +452,7 @@ fn enter_each(
 fn enter_named(row: &str, account: &mut Account) -> Result<(), Nonsense> {
     let key = row.split(',').next().ok_or(Nonsense::Short)?.parse::<SampleKey>()?;
     account.keys.filed(key, Text::of(row.split(',')), false);
+    account.named.filed(key);
     Ok(())
 }
 
@@ -450,8 +471,17 @@ fn enter_row(row: &str, account: &mut Account) -> Result<(), Nonsense> {
 
 /// Rows of samples in `folder`, those of unfinished files excepted.
 pub fn count_rows(folder: &Path) -> io::Result<u64> {
+    count_rows_of(folder, "samples")
+}
+
+/// The same of gaps and openings together.
+pub fn count_other_rows(folder: &Path) -> io::Result<u64> {
+    Ok(count_rows_of(folder, "gaps")? + count_rows_of(folder, "openings")?)
+}
+
+fn count_rows_of(folder: &Path, kind: &str) -> io::Result<u64> {
     let mut rows = 0;
-    for path in finished_files(folder, "samples")? {
+    for path in finished_files(folder, kind)? {
         rows += std::fs::read_to_string(&path)?.lines().skip(1).count() as u64;
     }
     Ok(rows)
@@ -544,6 +574,7 @@ mod tests {
         shared.lock().allow(&["overload"]);
         shared.lock().allow_within(&["disk-full"], 1, 2);
         shared.lock().conflicted(2);
+        shared.lock().rows_are_due(98);
         let node = SocketAddr::from(([127, 0, 0, 11], 0)).ip();
         shared.lock().clock_was_set(ClockSet { node: Some(node), began_ns: 7, ended_ns: u64::MAX });
         shared.lock().wall_clock_ends(99);
@@ -576,6 +607,65 @@ mod tests {
         assert_eq!((report.lost, report.keys_astray), (5, 0), "only what nobody got is lost");
     }
 
+    const GAP_ROW: &str = "00000000/7/2147483648,hall-1/press-1,fast,1,0,2,3,2023-11-14T22:13:20.000000000Z,\
+                           2023-11-14T22:13:20.300000000Z,failover,node-1,3";
+    const OPENING_ROW: &str = "00000000/6/2147483648,hall-1/press-1,fast,1,2023-11-14T22:13:20.000000000Z,0.100s,,\
+                               configuration,node-1,3";
+    const SAMPLE_ROW: &str = "00000000/7/0,hall-2/robot-1/cycles,0,u64,,good,Good,2023-11-14T22:13:20.000000000Z,\
+                              2023-11-14T22:13:20.000000000Z,hall-2/robot-1,,,,node-1,3";
+
+    /// Writes rows into a finished file of their own.
+    fn file(folder: &Path, kind: &str, number: usize, rows: &[&str]) {
+        let rows: String = rows.iter().map(|row| format!("{row}\r\n")).collect();
+        let name = format!("files.{kind}.00000000-{number}-1.t3.csv");
+        std::fs::write(folder.join(name), format!("key\r\n{rows}")).expect("room");
+    }
+
+    #[test]
+    fn each_gap_and_each_opening_that_came_must_stand_in_files_once() {
+        let found = |gaps: &[&[&str]], openings: &[&str], due_ns: Option<u64>| {
+            let folder = tempfile::tempdir().expect("a folder");
+            file(folder.path(), "samples", 1, &[SAMPLE_ROW]);
+            file(folder.path(), "openings", 1, openings);
+            for (number, rows) in gaps.iter().enumerate() {
+                file(folder.path(), "gaps", number, rows);
+            }
+            let mut account = Account::new(&Plant::demo(), 0);
+            for line in &LINES[2..7] {
+                enter(line.as_bytes(), &mut account).expect("it makes sense");
+            }
+            assert_eq!(account.gaps_and_openings(), 2);
+            due_ns.into_iter().for_each(|due_ns| account.rows_are_due(due_ns));
+            enter_files(folder.path(), &mut account).expect("readable");
+            let report = account.settle();
+            let named = report.problems.iter().any(|problem| problem.contains("gaps and openings"));
+            assert_eq!(named, report.records_unfiled + report.records_filed_twice > 0, "{report:?}");
+            (report.records_unfiled, report.records_filed_twice)
+        };
+        let (gap, opening) = (&[GAP_ROW][..], &[OPENING_ROW][..]);
+        // Both came at 4.
+        assert_eq!(found(&[gap], opening, Some(4)), (0, 0));
+        assert_eq!(found(&[], opening, Some(4)), (1, 0), "a gap is missing");
+        assert_eq!(found(&[gap], &[], Some(4)), (1, 0), "an opening is missing");
+        assert_eq!(found(&[], &[], Some(4)), (2, 0));
+        assert_eq!(found(&[gap, gap], opening, Some(4)), (0, 1), "in two files");
+        assert_eq!(found(&[gap], &[OPENING_ROW, OPENING_ROW], Some(4)), (0, 1), "twice in one");
+        let under_another = GAP_ROW.replace("00000000/7/", "00000000/9/");
+        assert_eq!(found(&[&[under_another.as_str()]], opening, Some(4)), (1, 0), "under another key");
+        assert_eq!(found(&[], &[], Some(3)), (0, 0), "they came later than files were waited for");
+        assert_eq!(found(&[], &[], None), (0, 0), "nobody has waited for files");
+    }
+
+    #[test]
+    fn rows_of_gaps_and_openings_are_counted_together() {
+        let folder = tempfile::tempdir().expect("a folder");
+        file(folder.path(), "gaps", 1, &[GAP_ROW, GAP_ROW]);
+        file(folder.path(), "openings", 1, &[OPENING_ROW]);
+        file(folder.path(), "samples", 1, &[SAMPLE_ROW]);
+        let count = |rows: io::Result<u64>| rows.expect("readable");
+        assert_eq!((count(count_other_rows(folder.path())), count(count_rows(folder.path()))), (3, 1));
+    }
+
     #[test]
     fn what_was_refused_had_its_answer_then_and_holds_up_no_cursor() {
         let refused = r#"{"t_ns":1,"process":"historian","kind":"fail","op":"refused","key":"00000000/7/0"}"#;
@@ -590,16 +680,10 @@ mod tests {
 
     #[test]
     fn a_row_that_differs_from_what_came_over_http_under_its_key_is_astray() {
-        let gap = "00000000/7/2147483648,hall-1/press-1,fast,1,0,2,3,2023-11-14T22:13:20.000000000Z,\
-                   2023-11-14T22:13:20.300000000Z,failover,node-1,3";
-        let opening = "00000000/6/2147483648,hall-1/press-1,fast,1,2023-11-14T22:13:20.000000000Z,0.100s,,\
-                       configuration,node-1,3";
-        let sample = "00000000/7/0,hall-2/robot-1/cycles,0,u64,,good,Good,2023-11-14T22:13:20.000000000Z,\
-                      2023-11-14T22:13:20.000000000Z,hall-2/robot-1,,,,node-1,3";
+        let (gap, opening, sample) = (GAP_ROW, OPENING_ROW, SAMPLE_ROW);
         let astray = |kind: &str, row: &str| {
             let folder = tempfile::tempdir().expect("a folder");
-            let file = folder.path().join(format!("files.{kind}.00000000-1-1.t3.csv"));
-            std::fs::write(file, format!("key\r\n{row}\r\n")).expect("room");
+            file(folder.path(), kind, 1, &[row]);
             let mut account = Account::new(&Plant::demo(), 0);
             for line in &LINES[2..7] {
                 enter(line.as_bytes(), &mut account).expect("it makes sense");

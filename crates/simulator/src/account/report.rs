@@ -70,6 +70,10 @@ pub struct Report {
     pub duplicates: u64,
     /// Rows of CSV files whose sample stands in a file already and was not committed again.
     pub filed_twice: u64,
+    /// Gaps and openings that were delivered over HTTP, and stand in no CSV file.
+    pub records_unfiled: u64,
+    /// Rows of CSV files whose gap or opening stands in a file already.
+    pub records_filed_twice: u64,
     /// Samples that came for the first time behind a later one of their tag.
     pub out_of_order: u64,
     /// Slots from 0 to the highest known one, all grids together.
@@ -128,6 +132,8 @@ impl Report {
             (self.lost, "samples were lost"),
             (unfiled, "samples of these were delivered over HTTP and stand in no CSV file"),
             (self.filed_twice, "samples stand in CSV files twice"),
+            (self.records_unfiled, "gaps and openings were delivered over HTTP and stand in no CSV file"),
+            (self.records_filed_twice, "rows of gaps and openings stand in CSV files twice"),
             (wrong, "samples arrived that nobody produced, or with another value"),
             (self.out_of_order, "samples came out of order"),
             (self.slots_unaccounted, "slots are not in exactly one sample or gap"),

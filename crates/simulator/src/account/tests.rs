@@ -969,6 +969,8 @@ fn the_report_has_the_promised_fields() {
         "lost",
         "duplicates",
         "filed_twice",
+        "records_unfiled",
+        "records_filed_twice",
         "out_of_order",
         "slots_expected",
         "slots_sampled",

@@ -29,6 +29,9 @@ pub struct Told {
     #[serde(default)]
     pub(super) allowed_within: Vec<Allowance>,
     pub(super) conflicts: u64,
+    /// Absent in histories from before rows of gaps were demanded.
+    #[serde(default)]
+    pub(super) rows_due_ns: Option<u64>,
     pub(super) doubts: Vec<String>,
 }
 
@@ -46,6 +49,7 @@ impl Account {
             allowed: self.causes.allowed.clone(),
             allowed_within: self.causes.allowed_within.clone(),
             conflicts: self.conflicts,
+            rows_due_ns: self.named.due_ns,
             doubts: self.doubts.clone(),
         }
     }
@@ -62,6 +66,7 @@ impl Account {
         self.causes.allowed = told.allowed;
         self.causes.allowed_within = told.allowed_within;
         self.conflicts = told.conflicts;
+        self.named.due_ns = told.rows_due_ns;
         self.doubts = told.doubts;
     }
 }

@@ -59,8 +59,8 @@ impl Account {
         turns
     }
 
-    /// Reigns that began outside of everything that was done to the cluster. When they began is known by the devices, whatever
-    /// the nodes' clocks say; by those where nothing was polled that came.
+    /// Reigns that began outside of everything that was done to the cluster. When they began the devices know, whatever the
+    /// nodes' clocks say; where nothing was polled that came, the clocks do.
     pub(super) fn uncaused(&self) -> Vec<Uncaused> {
         let (turns, windows) = (self.turns(), settled(self.windows()));
         let is_in = |at_ns: u64| meets(&windows, at_ns, at_ns);
