@@ -14,7 +14,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::polled::DeviceBook;
-use super::{Account, Calm, GapSeen, by_cause};
+use super::questions::by_cause;
+use super::{Account, Calm, GapSeen};
 
 /// A scan that could not begin in time; nothing was read.
 pub(super) const LATE: &str = "late";
