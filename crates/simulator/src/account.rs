@@ -27,6 +27,7 @@
 //! - A finished history can be judged again, without anything else: it ends with what the account was told ([`Told`]).
 
 mod causes;
+mod files;
 mod histories;
 mod keys;
 mod named;
@@ -47,7 +48,8 @@ use model::{SampleKey, Timestamp};
 
 use crate::plant::{Plant, Polled};
 use causes::Causes;
-pub use histories::{SharedAccount, count_other_rows, count_rows, enter_files, replay};
+pub use files::{count_other_rows, count_rows, enter_files};
+pub use histories::{SharedAccount, replay};
 use keys::Keys;
 use named::Named;
 use polled::DeviceBook;

@@ -98,7 +98,7 @@ impl World {
     async fn on(hosts: Hosts, class: &str, assignment: &Assignment) -> Result<Self> {
         let class: Class = class.parse().map_err(|error: String| anyhow!(error))?;
         let bounds = class.bounds().map_err(|why| anyhow!("{class} has no cluster to judge: {why}"))?;
-        let scene = Scene::on(&hosts).await?;
+        let scene = Box::pin(Scene::on(&hosts)).await?;
         let observer = Observer::start(&scene, &assignment.folder).context("the observer")?;
         Ok(Self {
             report: RunReport::new(class.name(), assignment.seed),
@@ -197,7 +197,7 @@ impl World {
         let (account, nodes) = (scene.field.account.clone(), scene.layout.nodes.clone());
         let devices: Vec<String> = scene.field.plant.devices.iter().map(|device| device.id.clone()).collect();
         let history = scene.field.history();
-        let settled = scene.settle().await;
+        let settled = Box::pin(scene.settle()).await;
         report.account(&settled);
         calm::judge(&mut report, &settled.calm, bounds.missed_percent);
         match Pulse::read(&history, &devices) {
