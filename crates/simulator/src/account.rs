@@ -22,7 +22,8 @@
 //! - In each reign one node polls, and nothing of it stands behind the beginning of a later one. While one asks, no other
 //!   asks any device.
 //! - An election that nobody caused and slots missed at a switchover are *notes*: they lose nothing, and a machine that is
-//!   busy with other things can cause them, so they do not fail a run; whoever runs it reads of each one.
+//!   busy with other things can cause them, so they fail no account; whoever runs it reads of each one. Elections outside of
+//!   every fault, and slots missed while nothing was done, are counted by themselves: the proof kit bounds them.
 //! - A gap's cause must be so: what was done to the cluster is told to the account for that.
 //! - A finished history can be judged again, without anything else: it ends with what the account was told ([`Told`]).
 
