@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde::Deserialize;
@@ -98,6 +99,12 @@ impl Story {
         acknowledged.filter(|push| (from_ns..until_ns).contains(&push.t_ns)).count()
     }
 
+    /// The longest time without an acknowledgement between two moments.
+    pub fn silence(&self, from_ns: u64, until_ns: u64) -> Duration {
+        let acknowledged = self.pushes.iter().filter(|push| push.kind == Kind::Ok);
+        longest_silence(acknowledged.map(|push| push.t_ns), from_ns, until_ns)
+    }
+
     /// What a pusher noted of this kind, between two moments.
     pub fn notes(&self, pusher: &str, kind: Kind, from_ns: u64, until_ns: u64) -> Vec<&PushNote> {
         let of_pusher = self.pushes.iter().filter(|note| note.process == pusher && note.kind == kind);
@@ -109,6 +116,16 @@ impl Story {
         let new = self.records.iter().filter(move |record| record.op == op && record.details.is_new);
         new.map(|record| &record.details.record)
     }
+}
+
+/// The longest time between two moments in which nothing came. What comes at the second moment ends nothing.
+pub fn longest_silence(moments: impl IntoIterator<Item = u64>, from_ns: u64, until_ns: u64) -> Duration {
+    let mut within: Vec<u64> =
+        moments.into_iter().filter(|moment| (from_ns..until_ns).contains(moment)).collect();
+    within.extend([from_ns, until_ns.max(from_ns)]);
+    within.sort_unstable();
+    let silences = within.windows(2).map(|pair| pair[1] - pair[0]);
+    Duration::from_nanos(silences.max().unwrap_or_default())
 }
 
 fn typed<D: DeserializeOwned>(entry: Entry<Value>) -> Result<Entry<D>> {
@@ -124,6 +141,25 @@ pub fn number(value: &Value) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_silence_lasts_from_one_moment_to_the_next_and_up_to_both_ends() {
+        for (moments, silence) in [
+            (vec![], 10),
+            (vec![12, 15, 19], 4),
+            (vec![19, 12, 15], 4),
+            (vec![17], 7),
+            (vec![13], 7),
+            (vec![5, 9, 20, 25], 10),
+        ] {
+            assert_eq!(
+                longest_silence(moments.clone(), 10, 20),
+                Duration::from_nanos(silence),
+                "{moments:?}"
+            );
+        }
+        assert_eq!(longest_silence([], 20, 10), Duration::ZERO, "there is no such time");
+    }
 
     #[test]
     fn the_term_of_a_read_is_that_of_the_sample_with_its_number() {

@@ -26,9 +26,12 @@ async fn the_drill_adds_up() -> Result<()> {
     for nothing in [
         "lost",
         "filed_twice",
+        "records_unfiled",
+        "records_filed_twice",
         "out_of_order",
         "slots_unaccounted",
         "device_overlaps",
+        "requests_astray",
         "stale_reigns",
         "conflicts",
         "keys_astray",

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use simulator::account::{ClockSet, Verdict, count_rows, enter_files};
+use simulator::account::{ClockSet, Verdict, count_other_rows, count_rows, enter_files};
 use simulator::field::Field;
 use simulator::history::monotonic_ns;
 use simulator::nodes::relay::carry_each;
@@ -136,7 +136,18 @@ async fn settle(global: &GlobalArgs, field: &Field, report_to: &Path) -> anyhow:
     }
     let delivered = field.account.lock().figures().delivered;
     let files = field.files();
-    if !comes(|| count_rows(&files).unwrap_or_default() >= delivered).await {
+    let is_filed = || {
+        // What comes later may be in a file that is not finished any more.
+        let until_ns = monotonic_ns();
+        let others = field.account.lock().gaps_and_openings();
+        let is_there = count_rows(&files).unwrap_or_default() >= delivered
+            && count_other_rows(&files).unwrap_or_default() >= others;
+        if is_there {
+            field.account.lock().rows_are_due(until_ns);
+        }
+        is_there
+    };
+    if !comes(is_filed).await {
         field.account.lock().doubt("not everything stood in files in time");
     }
     let conflicts = field.conflicts().await;

@@ -17,137 +17,50 @@
 //!   of the next read of the same node that was delivered. A device hears of a request later than its node sent it, and an
 //!   answer has left it before its node takes the time. There is no tolerance but for how well this machine's two clocks are
 //!   known against each other. Where a clock was set, the opening says so, or whoever set it.
-//! - A key names one record, over HTTP and in files.
-//! - In each reign one node polls, and nothing of it stands behind the beginning of a later one.
+//! - A key names one record, over HTTP and in files. What came over HTTP stands in files once: a sample as often as it was
+//!   committed, a gap or an opening once.
+//! - In each reign one node polls, and nothing of it stands behind the beginning of a later one. While one asks, no other
+//!   asks any device.
 //! - An election that nobody caused and slots missed at a switchover are *notes*: they lose nothing, and a machine that is
-//!   busy with other things can cause them, so they do not fail a run; whoever runs it reads of each one.
+//!   busy with other things can cause them, so they fail no account; whoever runs it reads of each one. Elections outside of
+//!   every fault, and slots missed while nothing was done, are counted by themselves: the proof kit bounds them.
 //! - A gap's cause must be so: what was done to the cluster is told to the account for that.
 //! - A finished history can be judged again, without anything else: it ends with what the account was told ([`Told`]).
 
 mod causes;
+mod files;
 mod histories;
 mod keys;
+mod named;
 mod polled;
 mod pushed;
+mod questions;
 mod reigns;
 mod report;
+mod seen;
+mod settle;
 mod told;
+mod turns;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use model::{Position, SampleKey, Timestamp};
-use serde::{Deserialize, Serialize};
+use model::{SampleKey, Timestamp};
 
 use crate::plant::{Plant, Polled};
-use causes::{Allowance, Causes};
-pub use histories::{SharedAccount, count_rows, enter_files, replay};
+use causes::Causes;
+pub use files::{count_other_rows, count_rows, enter_files};
+pub use histories::{SharedAccount, replay};
 use keys::Keys;
-use polled::{Clocks, DeviceBook};
+use named::Named;
+use polled::DeviceBook;
 use pushed::PusherBook;
-use reigns::{Reign, Reigns};
-pub use report::{FailoverSeen, Report, SwitchoverSeen, Verdict};
-pub use told::Told;
-
-/// How exactly the machine's wall clock is known against its monotonic one.
-const EXACT_NS: i64 = 1_000_000;
-
-/// What a value can be in the simulated plant.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Number {
-    /// Counted.
-    Whole(u64),
-    /// Measured.
-    Real(f64),
-}
-
-/// A sample as a destination saw it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SampleSeen {
-    /// Its key.
-    pub key: SampleKey,
-    /// Full id of its tag.
-    pub tag: String,
-    /// Its device.
-    pub device: String,
-    /// Absent where the sample is bad.
-    pub value: Option<Number>,
-    /// Grid and slot, if it was polled.
-    pub slot: Option<(u64, u64)>,
-    /// When its source produced it.
-    pub source_time: Timestamp,
-    /// When the gateway took it.
-    pub gateway_time: Timestamp,
-    /// The term in which it was committed.
-    pub term: u64,
-    /// The node that took it: it led, if the sample was polled.
-    pub node: String,
-}
-
-/// A gap record as a destination saw it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GapSeen {
-    /// Its key.
-    pub key: SampleKey,
-    /// The device.
-    pub device: String,
-    /// The grid.
-    pub grid: u64,
-    /// The first slot in it.
-    pub first: u64,
-    /// The last slot in it.
-    pub last: u64,
-    /// Nominal time of the first slot.
-    pub from: Timestamp,
-    /// Nominal time of the slot behind the last.
-    pub to: Timestamp,
-    /// Why.
-    pub cause: String,
-}
-
-/// The opening of a grid as a destination saw it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OpeningSeen {
-    /// The device.
-    pub device: String,
-    /// The grid.
-    pub grid: u64,
-    /// Nominal time of its slot 0.
-    pub first: Timestamp,
-    /// From one slot to the next, in nanoseconds.
-    pub period_ns: i64,
-    /// The grid it replaces.
-    pub replaces: Option<u64>,
-    /// Why it was opened.
-    pub cause: String,
-}
-
-/// What a fault is expected to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Effect {
-    /// Another node takes over.
-    Failover,
-    /// Leadership is handed over.
-    Switchover,
-    /// Nobody else leads.
-    None,
-}
-
-/// Something that was done to the cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fault {
-    /// In words: `kill -9 node-1`.
-    pub name: String,
-    /// What it is expected to do.
-    pub effect: Effect,
-    /// When it began, in monotonic nanoseconds.
-    pub began_ns: u64,
-    /// When another node had read every device; the beginning, where nobody takes over.
-    pub taken_over_ns: u64,
-    /// When the cluster was whole again.
-    pub ended_ns: u64,
-}
+pub use questions::Figures;
+use reigns::Reigns;
+pub use report::{Calm, FailoverSeen, Report, SwitchoverSeen, Uncaused, Verdict};
+pub use seen::{GapSeen, Number, OpeningSeen, SampleSeen};
+use told::Begun;
+pub use told::{ClockSet, Effect, Fault, Told};
 
 /// The account of one run.
 #[derive(Debug)]
@@ -164,6 +77,7 @@ pub struct Account {
     wall_moved: i64,
     clocks: Vec<ClockSet>,
     keys: Keys,
+    named: Named,
     faults: Vec<Fault>,
     /// Faults that are not over, or never came to their end.
     begun: Vec<Begun>,
@@ -183,39 +97,6 @@ pub struct Account {
     has_files: bool,
 }
 
-/// The wall clock of a node was set, or is not that of this machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClockSet {
-    /// Where devices see the node come from; `None`: those of all nodes.
-    pub node: Option<IpAddr>,
-    /// From when on, in monotonic nanoseconds.
-    pub began_ns: u64,
-    /// When it was right again; the largest number, if it stays wrong.
-    pub ended_ns: u64,
-}
-
-/// Something that is being done to the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Begun {
-    effect: Effect,
-    began_ns: u64,
-}
-
-/// What is on the screen while the run goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Figures {
-    /// Samples delivered.
-    pub delivered: u64,
-    /// Answered or acknowledged, and not yet delivered.
-    pub pending: u64,
-    /// Lost for certain.
-    pub lost: u64,
-    /// Requests of two nodes at one device at one time.
-    pub overlaps: u64,
-    /// Slots in gap records.
-    pub slots_in_gaps: u64,
-}
-
 impl Account {
     /// An empty account of `plant`. `wall_offset`: wall clock minus monotonic clock, in nanoseconds.
     pub fn new(plant: &Plant, wall_offset: i64) -> Self {
@@ -232,6 +113,7 @@ impl Account {
             wall_moved: 0,
             clocks: Vec::new(),
             keys: Keys::default(),
+            named: Named::default(),
             faults: Vec::new(),
             begun: Vec::new(),
             causes: Causes::default(),
@@ -252,6 +134,13 @@ impl Account {
     pub fn asked(&mut self, device: &str, ordinal: u64, node: IpAddr, began_ns: u64) {
         if let Some(book) = self.devices.get_mut(device) {
             book.asked(ordinal, node, began_ns);
+        }
+    }
+
+    /// A device got the first byte of a request at this moment, which it did not answer with values.
+    pub fn asked_in_vain(&mut self, device: &str, node: IpAddr, began_ns: u64) {
+        if let Some(book) = self.devices.get_mut(device) {
+            book.asked_in_vain(node, began_ns);
         }
     }
 
@@ -372,257 +261,13 @@ impl Account {
         filed
     }
 
-    /// Something is being done to the cluster from now on. It explains a change of leader even if it never comes to its
-    /// end.
-    pub fn begins_to_suffer(&mut self, effect: Effect, began_ns: u64) {
-        self.begun.push(Begun { effect, began_ns });
-    }
-
-    /// Something was done to the cluster from `began_ns` to `done_ns` that may cost slots, and a leader, until reading
-    /// goes on.
-    pub fn disturbed(&mut self, began_ns: u64, done_ns: u64) {
-        self.causes.disturbances.push((began_ns, done_ns));
-    }
-
-    /// Something was done to a device from `began_ns` to `done_ns` that may keep it from being read, or from being
-    /// read in time.
-    pub fn device_failed(&mut self, device: &str, began_ns: u64, done_ns: u64) {
-        self.causes.failed_devices.push((device.to_owned(), began_ns, done_ns));
-    }
-
-    /// Gaps may have these causes: the run brings them about by other means than what it says of the cluster.
-    pub fn allow(&mut self, causes: &[&str]) {
-        self.causes.allowed.extend(causes.iter().map(|cause| (*cause).to_owned()));
-    }
-
-    /// The same of gaps that meet the time between two moments.
-    pub fn allow_within(&mut self, causes: &[&str], from_ns: u64, until_ns: u64) {
-        let allowances =
-            causes.iter().map(|cause| Allowance { cause: (*cause).to_owned(), from_ns, until_ns });
-        self.causes.allowed_within.extend(allowances);
-    }
-
-    /// Something was done to the cluster, and is over.
-    pub fn suffered(&mut self, fault: Fault) {
-        self.begun.retain(|begun| begun.began_ns != fault.began_ns);
-        self.faults.push(fault);
-    }
-
-    /// A node's wall clock was set: the times of what it read then are not compared.
-    pub fn clock_was_set(&mut self, clock: ClockSet) {
-        self.clocks.push(clock);
-    }
-
-    /// The wall clock minus the monotonic one at the end: the machine's own clock may have been set meanwhile.
-    pub fn wall_clock_ends(&mut self, wall_offset: i64) {
-        self.wall_moved = wall_offset.saturating_sub(self.wall_offset);
-    }
-
-    /// So many records came again with other bytes than the first time.
-    pub fn conflicted(&mut self, records: u64) {
-        self.conflicts += records;
-    }
-
-    /// A line or a row makes no sense, which is a doubt too: until it is read again by something that understands it.
-    fn misread(&mut self, doubt: String) {
-        self.misread.push(doubt);
-    }
-
-    /// Something keeps this run from proving anything.
-    pub fn doubt(&mut self, doubt: impl Into<String>) {
-        self.doubts.push(doubt.into());
-    }
-
-    /// The longest time between two answered reads of one device that ends in `[from_ns, until_ns]`, in nanoseconds. A
-    /// silence that still lasts at the end counts up to there.
-    pub fn longest_silence(&self, from_ns: u64, until_ns: u64) -> u64 {
-        self.devices.values().map(|book| book.longest_silence(from_ns, until_ns)).max().unwrap_or_default()
-    }
-
-    /// Who read each device last, and when.
-    pub fn last_reads(&self) -> impl Iterator<Item = (&str, Option<(IpAddr, u64)>)> {
-        self.devices.iter().map(|(id, book)| (id.as_str(), book.last_read()))
-    }
-
-    /// When every device had been read by another node than `victim` since `from_ns`.
-    pub fn taken_over_ns(&self, from_ns: u64, victim: IpAddr) -> Option<u64> {
-        let first = |book: &DeviceBook| book.first_read(from_ns, &|node| node != victim);
-        self.devices.values().map(first).collect::<Option<Vec<u64>>>()?.into_iter().max()
-    }
-
-    /// How many reads every device has answered since `from_ns`, at least, to `nodes` that satisfy the condition.
-    pub fn reads_since(&self, from_ns: u64, is_wanted: impl Fn(IpAddr) -> bool) -> usize {
-        self.devices.values().map(|book| book.reads_since(from_ns, &is_wanted)).min().unwrap_or_default()
-    }
-
-    /// How many reads a device has answered between two moments, and when it answered the first of them.
-    pub fn reads_of(&self, device: &str, from_ns: u64, until_ns: u64) -> (usize, Option<u64>) {
-        self.devices.get(device).map_or((0, None), |book| book.reads_between(from_ns, until_ns))
-    }
-
-    /// Slots in gap records that meet the time between two moments, by cause.
-    pub fn slots_missed(&self, began_ns: u64, ended_ns: u64) -> BTreeMap<String, u64> {
-        let (from, to) = (self.wall(began_ns), self.wall(ended_ns));
-        by_cause(self.gaps().filter(|gap| gap.from < to && gap.to > from))
-    }
-
     fn wall(&self, monotonic_ns: u64) -> Timestamp {
         Timestamp(i64::try_from(monotonic_ns).unwrap_or(i64::MAX).saturating_add(self.wall_offset))
     }
 
-    fn clocks(&self) -> Clocks<'_> {
-        let (start, end) = (self.wall_offset, self.wall_offset.saturating_add(self.wall_moved));
-        let (least, most) =
-            (start.min(end).saturating_sub(EXACT_NS), start.max(end).saturating_add(EXACT_NS));
-        Clocks { least, most, set: &self.clocks }
+    fn monotonic(&self, wall: Timestamp) -> u64 {
+        u64::try_from(wall.0.saturating_sub(self.wall_offset)).unwrap_or_default()
     }
-
-    /// Reigns that no fault explains, with their terms.
-    fn spurious_elections(&self) -> Vec<(u64, &Reign)> {
-        let over = self.faults.iter().map(|fault| (fault.effect, fault.began_ns, fault.ended_ns));
-        let begun = self.begun.iter().map(|begun| (begun.effect, begun.began_ns, u64::MAX));
-        let disturbed = self.disturbed_windows().map(|(from, to)| (Effect::Failover, from, to));
-        let causes = over
-            .chain(begun)
-            .chain(disturbed)
-            .filter(|(effect, ..)| *effect != Effect::None)
-            .map(|(_, began_ns, ended_ns)| self.wall(began_ns)..=self.wall(ended_ns));
-        self.reigns.unexplained(causes.collect())
-    }
-
-    /// Samples that pushers were told are safe.
-    pub fn pushed_acked(&self) -> u64 {
-        self.pushers.values().map(|book| book.settle().acknowledged).sum()
-    }
-
-    /// Positions in order, and when all records up to there that were ever accepted over HTTP had been, in monotonic
-    /// nanoseconds.
-    pub fn accepted(&self) -> Vec<(Position, u64)> {
-        self.keys.accepted()
-    }
-
-    /// The figures of this moment.
-    pub fn figures(&self) -> Figures {
-        let mut figures =
-            Figures { delivered: self.delivered, overlaps: self.overlaps, ..Figures::default() };
-        for tally in self.devices.values().map(DeviceBook::settle) {
-            figures.lost += tally.lost;
-            figures.pending += tally.pending;
-            figures.slots_in_gaps += tally.in_gaps;
-        }
-        for tally in self.pushers.values().map(PusherBook::settle) {
-            figures.lost += tally.lost;
-            figures.pending += tally.pending;
-        }
-        figures
-    }
-
-    /// Samples that were delivered over HTTP and stand in no file.
-    pub fn unfiled(&self) -> u64 {
-        let polled: u64 = self.devices.values().map(DeviceBook::unfiled).sum();
-        let pushed: u64 = self.pushers.values().map(PusherBook::unfiled).sum();
-        polled + pushed
-    }
-
-    /// Gap records, all devices together.
-    pub fn gaps(&self) -> impl Iterator<Item = &GapSeen> {
-        self.devices.values().flat_map(DeviceBook::gaps)
-    }
-
-    /// Openings of grids, all devices together.
-    pub fn openings(&self) -> impl Iterator<Item = &OpeningSeen> {
-        self.devices.values().flat_map(DeviceBook::openings)
-    }
-
-    /// Slots in gap records by cause.
-    pub fn gap_causes(&self) -> BTreeMap<String, u64> {
-        by_cause(self.gaps())
-    }
-
-    /// The account at the end: what is pending now has been lost.
-    pub fn settle(&self) -> Report {
-        let mut report = Report {
-            delivered: self.delivered,
-            duplicates: self.duplicates,
-            filed_twice: self.filed_twice,
-            out_of_order: self.out_of_order,
-            device_overlaps: self.overlaps,
-            stale_reigns: self.reigns.stale(),
-            conflicts: self.conflicts,
-            keys_astray: self.keys.astray(),
-            ..Report::default()
-        };
-        let (mut wrong, mut hidden) = (self.phantoms, 0);
-        let clocks = self.clocks();
-        report.times_astray = self.devices.values().map(|book| book.times_astray(&clocks)).sum();
-        report.notes.extend(note_of_clock(self.wall_moved));
-        for tally in self.devices.values().map(DeviceBook::settle) {
-            report.reads_answered += tally.reads;
-            report.lost += tally.lost + tally.pending;
-            report.slots_expected += tally.expected;
-            report.slots_sampled += tally.sampled;
-            report.slots_bad += tally.bad;
-            report.slots_in_gaps += tally.in_gaps;
-            report.slots_unaccounted += tally.unaccounted;
-            report.keys_astray += tally.rekeyed;
-            wrong += tally.wrong;
-            hidden += tally.hidden;
-        }
-        for tally in self.pushers.values().map(PusherBook::settle) {
-            report.pushed_acked += tally.acknowledged;
-            report.lost += tally.lost + tally.pending;
-            report.duplicates += tally.again;
-            wrong += tally.wrong;
-        }
-        for fault in &self.faults {
-            match fault.effect {
-                Effect::Failover => report.failovers.push(FailoverSeen {
-                    fault: fault.name.clone(),
-                    gap_ms: self.longest_silence(fault.began_ns, fault.taken_over_ns) / 1_000_000,
-                }),
-                Effect::Switchover => {
-                    let missed = self.slots_missed(fault.began_ns, fault.taken_over_ns);
-                    report.notes.extend(note_of_switchover(&fault.name, &missed));
-                    report.switchovers.push(SwitchoverSeen { slots_missed: missed.values().sum() });
-                }
-                Effect::None => {}
-            }
-        }
-        let spurious = self.spurious_elections();
-        report.spurious_elections = spurious.len() as u64;
-        report.notes.extend(spurious.into_iter().map(|(term, reign)| note_of_election(term, reign)));
-        let unfiled = if self.has_files { self.unfiled() } else { 0 };
-        report.lost += unfiled;
-        let gaps = self.judge_gaps(report.slots_expected, hidden);
-        report.notes.extend(gaps.notes);
-        let doubts = self.misread.iter().chain(&self.doubts).cloned().collect();
-        report.judge(wrong, unfiled, gaps.problems, doubts);
-        report
-    }
-}
-
-fn note_of_election(term: u64, reign: &Reign) -> String {
-    let node = reign.node().unwrap_or("a node");
-    format!("an election that nobody caused: {node} led in term {term} from {}", reign.began())
-}
-
-fn note_of_clock(moved: i64) -> Option<String> {
-    let is_worth_it = moved.abs() > EXACT_NS;
-    is_worth_it.then(|| format!("this machine's own wall clock was set meanwhile, by {moved} ns"))
-}
-
-fn note_of_switchover(name: &str, missed: &BTreeMap<String, u64>) -> Option<String> {
-    let causes: Vec<String> = missed.iter().map(|(cause, slots)| format!("{cause} {slots}")).collect();
-    (!causes.is_empty()).then(|| format!("slots missed at the {name}: {}", causes.join(", ")))
-}
-
-/// Slots in gap records by cause.
-fn by_cause<'a>(gaps: impl Iterator<Item = &'a GapSeen>) -> BTreeMap<String, u64> {
-    let mut causes = BTreeMap::new();
-    for gap in gaps {
-        *causes.entry(gap.cause.clone()).or_default() += gap.last - gap.first + 1;
-    }
-    causes
 }
 
 /// What became of a row of a file.

@@ -7,7 +7,7 @@ mod faults;
 use std::io;
 use std::time::Duration;
 
-use crate::account::{Report, count_rows, enter_files};
+use crate::account::{Report, count_other_rows, count_rows, enter_files};
 use crate::field::Field;
 use crate::history::{monotonic_ns, wall_offset};
 use crate::nodes::cluster::Refused;
@@ -108,10 +108,16 @@ impl Trial<'_> {
             .await?;
         let delivered = self.field.account.lock().figures().delivered;
         let files = self.field.files();
-        let rows = || count_rows(&files).unwrap_or_default();
-        self.nodes
-            .until("everything to stand in files", DRAINING, || (rows() >= delivered).then_some(()))
-            .await?;
+        let filed = || {
+            // What comes later may be in a file that is not finished any more.
+            let until_ns = monotonic_ns();
+            let others = self.field.account.lock().gaps_and_openings();
+            let is_there = count_rows(&files).unwrap_or_default() >= delivered
+                && count_other_rows(&files).unwrap_or_default() >= others;
+            is_there.then_some(until_ns)
+        };
+        let until_ns = self.nodes.until("everything to stand in files", DRAINING, filed).await?;
+        self.field.account.lock().rows_are_due(until_ns);
         self.nodes.say("drained");
         Ok(())
     }

@@ -12,7 +12,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use holdfast_tests::machine;
+use holdfast_tests::prove::calm;
 use holdfast_tests::prove::campaign::{self, Again, Campaign, Circumstances, FILES, Kept, Made};
+use holdfast_tests::prove::elections;
+use holdfast_tests::prove::liveness::Bounds;
 use holdfast_tests::prove::mutants::{self, Fate};
 use holdfast_tests::prove::observed::{self, OBSERVED, Observations};
 use holdfast_tests::prove::profile::{Class, Profile, seed_of};
@@ -339,19 +342,31 @@ fn replay(folder: &Path) -> Result<bool> {
         let account = account::replay(&Plant::demo(), &history, files.as_deref());
         let account = account.with_context(|| history.display().to_string())?;
         let mut now = RunReport::new("replay", 0);
-        now.account(&account.settle());
+        let settled = account.settle();
+        now.account(&settled);
+        let kept = campaign::read(folder)?;
+        let bounds = kept.as_ref().map_or(Bounds::USUAL, bounds_of);
+        calm::judge(&mut now, &settled.calm, bounds.missed_percent);
         let path = folder.join(OBSERVED);
         // Store cuts and older runs have none.
         if path.is_file() {
             let seen = Observations::read(&path).with_context(|| path.display().to_string())?;
             observed::judge(&mut now, &seen, &account.accepted());
+            elections::judge(&mut now, &settled.uncaused, &seen, bounds.elections);
         }
-        let before = campaign::read(folder)?.map(|kept| kept.report.findings).unwrap_or_default();
+        let before = kept.map(|kept| kept.report.findings).unwrap_or_default();
         campaign::draw(&history).with_context(|| history.display().to_string())?;
-        print(&format!("{}\n{}", history.display(), compared(&before, &now.findings)));
+        let notes: String = now.notes.iter().map(|note| format!("  note: {note}\n")).collect();
+        print(&format!("{}\n{}{notes}", history.display(), compared(&before, &now.findings)));
         holds &= now.verdict() == Verdict::Passed;
     }
     Ok(holds)
+}
+
+/// What the class of a run promises; the usual, where it is none of today.
+fn bounds_of(kept: &Kept) -> Bounds {
+    let class = kept.report.class.parse::<Class>().ok();
+    class.and_then(|class| class.bounds().ok()).unwrap_or(Bounds::USUAL)
 }
 
 /// What checks find now, and what they found before where that differs.

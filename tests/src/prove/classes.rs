@@ -2,7 +2,8 @@
 //!
 //! - A class injects so many faults, one after the other, each into a whole cluster: what is open is drawn from the seed.
 //! - A fault is over when all nodes agree, every device is read and pushes are acknowledged again. If that does not come,
-//!   the class ends with it.
+//!   the class ends with it. How long that takes is bounded in every class, and so is the silence in a fault that leaves a
+//!   majority ([`liveness`]).
 //! - Every class ends with the account of everything that was seen, with what the nodes said of themselves meanwhile, and
 //!   with what their stores hold. What stays of it is not decided here ([`campaign`](super::campaign)).
 
@@ -27,17 +28,22 @@ pub mod stops;
 pub mod wiped;
 pub mod wires;
 
+use std::cell::Cell;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use simulator::history::monotonic_ns;
 use simulator::nodes::layout::NODES;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
+use super::calm;
+use super::elections;
+use super::liveness::{self, Bounds, Pulse, Span};
 use super::observed::{self, Observer};
+use super::profile::Class;
 use super::remains;
 use super::run::{Assignment, RunReport, Verdict};
 use crate::machine::hosts::Hosts;
@@ -55,7 +61,12 @@ const MOMENTS: u64 = 500;
 struct World {
     report: RunReport,
     random: SmallRng,
-    longest_recovery: Duration,
+    bounds: Bounds,
+    /// Faults that are over, and the one that is not.
+    spans: Vec<Span>,
+    span: Option<Span>,
+    /// When what was done was undone, if the cluster was not whole since.
+    healed_ns: Cell<Option<u64>>,
     /// When the last fault was over, in monotonic nanoseconds.
     whole_since_ns: u64,
     observer: Observer,
@@ -84,12 +95,17 @@ impl World {
     }
 
     async fn on(hosts: Hosts, class: &str, assignment: &Assignment) -> Result<Self> {
-        let scene = Scene::on(&hosts).await?;
+        let class: Class = class.parse().map_err(|error: String| anyhow!(error))?;
+        let bounds = class.bounds().map_err(|why| anyhow!("{class} has no cluster to judge: {why}"))?;
+        let scene = Box::pin(Scene::on(&hosts)).await?;
         let observer = Observer::start(&scene, &assignment.folder).context("the observer")?;
         Ok(Self {
-            report: RunReport::new(class, assignment.seed),
+            report: RunReport::new(class.name(), assignment.seed),
             random: SmallRng::seed_from_u64(assignment.seed),
-            longest_recovery: Duration::ZERO,
+            bounds,
+            spans: Vec::new(),
+            span: None,
+            healed_ns: Cell::new(None),
             whole_since_ns: monotonic_ns(),
             observer,
             scene,
@@ -97,9 +113,23 @@ impl World {
         })
     }
 
-    /// A moment of a cluster that is whole.
+    /// A moment of a cluster that is whole. A fault begins behind it.
     async fn moment(&mut self) {
         sleep(Duration::from_millis(self.random.random_range(0..MOMENTS))).await;
+        self.span = Some(Span::begun(monotonic_ns()));
+    }
+
+    /// The fault that has begun leaves a majority, if it does: acknowledgements must go on.
+    fn leaves_majority(&mut self, does: bool) {
+        if let Some(span) = &mut self.span {
+            span.is_live = does;
+        }
+    }
+
+    /// What was done is undone now: from here on it counts how long the cluster takes to be whole. Where nothing is said it
+    /// counts from when that is waited for.
+    fn healed(&self) {
+        self.healed_ns.set(self.healed_ns.get().or_else(|| Some(monotonic_ns())));
     }
 
     /// Starts nodes that are dead, and waits until the cluster is whole.
@@ -112,13 +142,15 @@ impl World {
 
     /// Waits until all nodes agree, every device is read, and pushes are acknowledged.
     async fn whole(&mut self) -> Result<()> {
-        let began = Instant::now();
+        let healed_ns = self.healed_ns.take().unwrap_or_else(monotonic_ns);
         self.scene.agreed().await?;
         self.scene.goes_on().await?;
         for node in 0..NODES {
             ensure!(self.runs(node).await, "{} does not run", self.scene.name(node));
         }
-        self.longest_recovery = self.longest_recovery.max(began.elapsed());
+        if let Some(span) = &mut self.span {
+            span.ends.push((healed_ns, monotonic_ns()));
+        }
         Ok(())
     }
 
@@ -151,21 +183,30 @@ impl World {
         let silence = self.scene.field.account.lock().longest_silence(self.whole_since_ns, now_ns);
         self.report.silent_for(Duration::from_nanos(silence));
         self.whole_since_ns = now_ns;
+        self.spans.extend(self.span.take());
         fault.is_ok()
     }
 
     /// Ends everything, and enters the account.
     async fn close(self) -> RunReport {
-        let Self { mut report, longest_recovery, observer, scene, hosts, .. } = self;
-        report.figures.insert("longest recovery, ms".to_owned(), longest_recovery.as_secs_f64() * 1e3);
+        let Self { mut report, bounds, spans, observer, scene, hosts, .. } = self;
         if let Some(casualty) = scene.casualty() {
             report.failed("no node ends by itself", casualty);
         }
         let (account, nodes) = (scene.field.account.clone(), scene.layout.nodes.clone());
-        report.account(&scene.settle().await);
+        let devices: Vec<String> = scene.field.plant.devices.iter().map(|device| device.id.clone()).collect();
+        let history = scene.field.history();
+        let settled = Box::pin(scene.settle()).await;
+        report.account(&settled);
+        calm::judge(&mut report, &settled.calm, bounds.missed_percent);
+        match Pulse::read(&history, &devices) {
+            Ok(pulse) => liveness::judge(&mut report, &bounds, &spans, &pulse),
+            Err(error) => report.failed("what came when is known", error.to_string()),
+        }
         match observer.end().await {
             Ok(seen) => {
                 observed::judge(&mut report, &seen, &account.lock().accepted());
+                elections::judge(&mut report, &settled.uncaused, &seen, bounds.elections);
                 Box::pin(remains::judge(&mut report, &nodes, &seen.highest())).await;
             }
             Err(error) => report.failed("what nodes said is known", error.to_string()),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 
+use super::liveness::Bounds;
 use super::run::{Assignment, RunReport};
 use super::{classes, store_cuts};
 
@@ -239,6 +240,32 @@ impl Class {
             // than half are expected to bite, and chance alone hardly falls below a quarter.
             Self::StoreCuts => (times / 4).max(1),
             _ => times,
+        }
+    }
+
+    /// What it promises of the time after its faults and in them; or why it promises nothing.
+    pub fn bounds(self) -> Result<Bounds, &'static str> {
+        match self {
+            Self::StoreCuts => Err("there is no cluster: one store is written and opened"),
+            Self::Leases => Ok(classes::leases::BOUNDS),
+            Self::DiskErrors => Ok(classes::disk_errors::BOUNDS),
+            Self::FullDisks => Ok(classes::full_disks::BOUNDS),
+            Self::Corruption => Ok(classes::corruption::BOUNDS),
+            Self::Clocks => Ok(classes::clocks::BOUNDS),
+            Self::Receivers => Ok(classes::receivers::BOUNDS),
+            Self::Kills
+            | Self::Power
+            | Self::Graphs
+            | Self::Flapping
+            | Self::Wires
+            | Self::Pauses
+            | Self::Freezes
+            | Self::Starved
+            | Self::Memory
+            | Self::Stops
+            | Self::SlowDisks
+            | Self::Wiped
+            | Self::Devices => Ok(Bounds::USUAL),
         }
     }
 

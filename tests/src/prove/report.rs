@@ -111,6 +111,7 @@ pub fn markdown(runs: &[Kept]) -> String {
     checks(&mut page, runs);
     not_passed(&mut page, "Failed", Verdict::Failed, runs);
     not_passed(&mut page, "Skipped", Verdict::Skipped, runs);
+    notes(&mut page, runs);
     figures(&mut page, runs);
     seeds(&mut page, runs);
     page.truncate(page.trim_end().len());
@@ -201,6 +202,19 @@ fn not_passed(page: &mut String, title: &str, verdict: Verdict, runs: &[Kept]) {
         let text = finding.text.split_whitespace().collect::<Vec<_>>().join(" ");
         let class = &run.report.class;
         let _ = writeln!(page, "- {class}, {}: {text} (`{}`)", finding.check, run.command());
+    }
+}
+
+/// What should not have happened, and alone has failed no run.
+fn notes(page: &mut String, runs: &[Kept]) {
+    let mut noted =
+        runs.iter().flat_map(|run| run.report.notes.iter().map(move |note| (run, note))).peekable();
+    if noted.peek().is_none() {
+        return;
+    }
+    page.push_str("\n## Notes\n\n");
+    for (run, note) in noted {
+        let _ = writeln!(page, "- {}: {note} (`{}`)", run.report.class, run.command());
     }
 }
 
@@ -367,7 +381,10 @@ mod tests {
 
     #[test]
     fn the_page_has_counts_failures_and_seeds() {
-        let page = markdown(&three(&[PASSED], &[FAILED], &[UNABLE]));
+        let mut runs = three(&[PASSED], &[FAILED], &[UNABLE]);
+        assert!(!markdown(&runs).contains("## Notes"));
+        runs[2].report.notes.push("slots missed".to_owned());
+        let page = markdown(&runs);
         for line in [
             "3 runs in 0.00 hours: **1 checks passed, 1 failed, 1 skipped**",
             "| store-cuts | 2 | 6 | 6 | 1 | 0 |  |",
@@ -375,6 +392,7 @@ mod tests {
             "| I9 no overlap | 1 | 1 | 0 |",
             "- store-cuts, I9 no overlap: 2 seen (`make prove DO=\"run store-cuts --seed 2 --times 3\"`)",
             "- kills, the run comes to its end: 3 seen",
+            "## Notes\n\n- kills: slots missed (`make prove DO=\"run kills --seed 3 --times 3\"`)",
             "| store-cuts | samples | 10 | 20 | 20 | 30 |",
             "| store-cuts | longest gap, ms | 700.50 | 700.50 | 700.50 |  |",
             "- kills, 3 times: 3",

@@ -20,10 +20,12 @@ const ORDER: &str = "I4 first deliveries are in order";
 const REPEATED: &str = "I5 what comes again under one key is the same, and stands in files once";
 const KEYS: &str = "I6 a key names one record, at every destination and whoever leads";
 const SLOTS: &str = "I7 every slot is in exactly one record";
+const NAMED: &str = "I7 every gap and every opening stands in files once";
 const GAPS: &str = "I7 every gap has a cause that explains it";
 /// The check on the times that samples bear.
 pub const TIMES: &str = "I8 what is polled bears a time from its own read";
 const OVERLAPS: &str = "I9 no two nodes ask one device at one time";
+const TURNS: &str = "I9 while a node leads and asks, no other asks any device";
 const REIGNS: &str = "I9 one node polls in each term, and nothing of it stands behind a later one";
 const SILENCE: &str = "longest time without a read, ms";
 const JUDGED: &str = "what was seen is whole, and can be judged";
@@ -83,6 +85,9 @@ pub struct RunReport {
     pub findings: Vec<Finding>,
     /// What was counted and measured, by name; the unit stands in the name.
     pub figures: BTreeMap<String, f64>,
+    /// What should not happen, and alone fails no run; absent in runs from before they were kept.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 impl RunReport {
@@ -95,6 +100,7 @@ impl RunReport {
             bit: 0,
             findings: Vec::new(),
             figures: BTreeMap::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -180,14 +186,21 @@ impl RunReport {
                 report.slots_unaccounted
             ),
         );
+        self.judge(
+            NAMED,
+            report.records_unfiled == 0 && report.records_filed_twice == 0,
+            format!("{} are missing, {} rows too many", report.records_unfiled, report.records_filed_twice),
+        );
         self.judge(GAPS, report.gap_problems.is_empty(), report.gap_problems.join("; "));
         let times = format!("{} slots of {} sampled ones do not", report.times_astray, report.slots_sampled);
         self.judge(TIMES, report.times_astray == 0, times);
         self.judge(OVERLAPS, report.device_overlaps == 0, format!("{} times", report.device_overlaps));
+        self.judge(TURNS, report.requests_astray == 0, format!("{} requests", report.requests_astray));
         self.judge(REIGNS, report.stale_reigns == 0, format!("{} terms", report.stale_reigns));
         if !report.doubts.is_empty() {
             self.failed(JUDGED, report.doubts.join("; "));
         }
+        self.notes.extend(report.notes.iter().cloned());
         self.count_of(report);
     }
 
@@ -259,7 +272,7 @@ mod tests {
     #[test]
     fn every_figure_of_the_account_fails_the_check_that_is_there_for_it() {
         type Spoil = fn(&mut account::Report);
-        let spoilt: [(Spoil, &str); 12] = [
+        let spoilt: [(Spoil, &str); 15] = [
             (|report| report.lost = 1, KEPT),
             (|report| report.wrong = 1, GENUINE),
             (|report| report.out_of_order = 1, ORDER),
@@ -269,7 +282,10 @@ mod tests {
             (|report| report.times_astray = 1, TIMES),
             (|report| report.slots_unaccounted = 1, SLOTS),
             (|report| report.gap_problems.push("so".to_owned()), GAPS),
+            (|report| report.records_unfiled = 1, NAMED),
+            (|report| report.records_filed_twice = 1, NAMED),
             (|report| report.device_overlaps = 1, OVERLAPS),
+            (|report| report.requests_astray = 1, TURNS),
             (|report| report.stale_reigns = 1, REIGNS),
             (|report| report.doubts.push("so".to_owned()), JUDGED),
         ];
@@ -320,6 +336,17 @@ mod tests {
         run.skipped("I12 equal state", "no volume");
         run.passed("I15 no acknowledgements", "0");
         assert_eq!(run.verdict(), Verdict::Passed);
+    }
+
+    #[test]
+    fn notes_of_the_account_are_kept_and_a_run_from_before_has_none() {
+        let notes = vec!["an election".to_owned()];
+        let run = judged(&account::Report { notes: notes.clone(), ..account::Report::default() });
+        assert_eq!((run.verdict(), &run.notes), (Verdict::Passed, &notes));
+        let mut text = serde_json::to_value(&run).expect("numbers and texts");
+        text.as_object_mut().expect("an object").remove("notes");
+        let old: RunReport = serde_json::from_value(text).expect("one from before");
+        assert_eq!((old.findings.len(), old.notes), (run.findings.len(), Vec::new()));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //!   between the two reads around the gap: by the devices' monotonic clock, whatever the nodes' clocks say. A change of
 //!   leader may be an election instead, which is a note where nobody caused it.
 //! - A device that is silent, or late, is explained by what was done to it between the two reads around the gap.
-//! - What a busy machine does by itself may take a share of all slots; all but `late` is a note.
+//! - What a busy machine does by itself may take a share of all slots; all but `late` is a note. How much of it comes while
+//!   nothing is done, and nothing was done a moment before, is counted by itself ([`Calm`]).
 //! - `configuration` and `disabled` are whoever runs it; any other cause is one that the run allows.
 //! - Where a cause says that nothing was read, no more reads may have been answered than were in flight ([`reads_in`]).
 
@@ -13,7 +14,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::polled::DeviceBook;
-use super::{Account, GapSeen, by_cause};
+use super::questions::by_cause;
+use super::{Account, Calm, GapSeen};
 
 /// A scan that could not begin in time; nothing was read.
 pub(super) const LATE: &str = "late";
@@ -21,6 +23,8 @@ pub(super) const LATE: &str = "late";
 const GOES_ON: usize = 10;
 /// Between a read and the moment at which its node took it, on a machine that does much else.
 const TAKEN_NS: u64 = 1_000_000_000;
+/// What was done to a cluster may cost it slots, or a leader, for so long afterwards.
+const SETTLES_NS: u64 = 2_000_000_000;
 /// One slot in so many may be missed because the machine is busy.
 const BUSY: u64 = 4;
 /// An answered read may stand where nothing is read once in so many slots. Honest scans are none: they did not begin.
@@ -101,11 +105,22 @@ enum Why {
 pub(super) struct Judged {
     pub(super) problems: Vec<String>,
     pub(super) notes: Vec<String>,
+    pub(super) calm: Calm,
+}
+
+/// These windows, and until what was done in them has settled.
+pub(super) fn settled(windows: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    windows.into_iter().map(|(from, to)| (from, to.saturating_add(SETTLES_NS))).collect()
+}
+
+/// Whether the time between two moments meets one of these windows.
+pub(super) fn meets(windows: &[(u64, u64)], before_ns: u64, behind_ns: u64) -> bool {
+    windows.iter().any(|(from, to)| *from <= behind_ns && *to >= before_ns)
 }
 
 impl Causes {
     /// Whether something was done to a device between two moments.
-    fn has_failed(&self, device: &str, before_ns: u64, behind_ns: u64) -> bool {
+    pub(super) fn has_failed(&self, device: &str, before_ns: u64, behind_ns: u64) -> bool {
         let meets = |from: u64, to: u64| from <= behind_ns && to >= before_ns;
         self.failed_devices.iter().any(|(failed, from, to)| failed == device && meets(*from, *to))
     }
@@ -134,6 +149,7 @@ impl Account {
             problems.push(format!("{missed} slots are in gaps `{cause}` that nothing explains{first}"));
         }
         let mut notes = Vec::new();
+        let calm = self.calm(&busy);
         let busy = by_cause(busy.into_iter());
         let missed: u64 = busy.values().sum();
         if missed.saturating_mul(BUSY) > slots {
@@ -146,12 +162,26 @@ impl Account {
             problems
                 .push(format!("{hidden} reads were answered, and stand in gaps in which nothing is read"));
         }
-        Judged { problems, notes }
+        Judged { problems, notes, calm }
+    }
+
+    /// What a busy machine took while nothing was done. A device is read once for each slot that was not missed.
+    fn calm(&self, busy: &[&GapSeen]) -> Calm {
+        let of_devices = self.causes.failed_devices.iter().map(|(_, from, to)| (*from, *to));
+        let windows = settled(self.windows().into_iter().chain(of_devices).collect());
+        let is_calm = |gap: &&&GapSeen| {
+            let around = self.devices.get(&gap.device).map(|book| book.reads_around(gap));
+            around.is_some_and(|(before_ns, behind_ns)| !meets(&windows, before_ns, behind_ns))
+        };
+        let missed = by_cause(busy.iter().filter(is_calm).copied());
+        let moments = self.devices.values().flat_map(|book| book.moments_of_reads());
+        let read = moments.filter(|at_ns| !meets(&windows, *at_ns, *at_ns)).count() as u64;
+        Calm { slots: read + missed.values().sum::<u64>(), missed }
     }
 
     fn why(&self, book: &DeviceBook, gap: &GapSeen, windows: &[(u64, u64)]) -> Why {
         let (before_ns, behind_ns) = book.reads_around(gap);
-        let meets_fault = || windows.iter().any(|(from, to)| *from <= behind_ns && *to >= before_ns);
+        let meets_fault = || meets(windows, before_ns, behind_ns);
         let meets_election = || {
             let from = self.wall(before_ns.saturating_sub(TAKEN_NS));
             // What led before the first read is not known.
@@ -171,7 +201,7 @@ impl Account {
     }
 
     /// From when until when something done to the cluster may cost slots.
-    fn windows(&self) -> Vec<(u64, u64)> {
+    pub(super) fn windows(&self) -> Vec<(u64, u64)> {
         let over = self.faults.iter().map(|fault| (fault.began_ns, fault.ended_ns));
         let begun = self.begun.iter().map(|begun| (begun.began_ns, u64::MAX));
         over.chain(begun).chain(self.disturbed_windows()).collect()

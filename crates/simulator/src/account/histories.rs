@@ -8,15 +8,16 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use model::{SampleKey, Timestamp};
+use model::SampleKey;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::files::enter_files;
 use super::keys::Text;
-use super::{Account, Filed, GapSeen, Number, OpeningSeen, SampleSeen, Told};
+use super::{Account, GapSeen, Number, OpeningSeen, SampleSeen, Told};
 use crate::history::{EachLine, Entry, History, Kind};
 use crate::plant::Plant;
 
@@ -163,6 +164,13 @@ struct Read {
     first_byte_ns: Option<u64>,
 }
 
+/// A read that was not answered with values.
+#[derive(Deserialize)]
+struct InVain {
+    peer: Option<SocketAddr>,
+    first_byte_ns: Option<u64>,
+}
+
 #[derive(Deserialize)]
 struct Refused<'a> {
     #[serde(borrow)]
@@ -236,7 +244,7 @@ pub(super) enum Nonsense {
 }
 
 /// Enters one line of the history.
-fn enter(line: &[u8], account: &mut Account) -> Result<(), Nonsense> {
+pub(super) fn enter(line: &[u8], account: &mut Account) -> Result<(), Nonsense> {
     let head: Head<'_> = serde_json::from_slice(line)?;
     match (&*head.op, head.kind) {
         ("read", Kind::Ok) => {
@@ -245,6 +253,12 @@ fn enter(line: &[u8], account: &mut Account) -> Result<(), Nonsense> {
             account.answered_span(&head.process, span, read.ordinal, read.peer.ip(), head.t_ns);
             if let Some(began_ns) = read.first_byte_ns {
                 account.asked(&head.process, read.ordinal, read.peer.ip(), began_ns);
+            }
+        }
+        ("read", _) => {
+            let InVain { peer, first_byte_ns } = serde_json::from_slice(line)?;
+            if let (Some(peer), Some(began_ns)) = (peer, first_byte_ns) {
+                account.asked_in_vain(&head.process, peer.ip(), began_ns);
             }
         }
         ("overlap", _) => account.overlapped(),
@@ -264,32 +278,52 @@ fn enter(line: &[u8], account: &mut Account) -> Result<(), Nonsense> {
         ("gap", _) => {
             let received: Received<Gap<'_>> = serde_json::from_slice(line)?;
             account.received_gap(&received.record.try_into()?, received.is_new);
-            enter_key(line, GAP, head.t_ns, account)?;
+            enter_key_of_named(line, GAP, head.t_ns, account)?;
         }
         ("opening", _) => {
             let received: Received<Opening<'_>> = serde_json::from_slice(line)?;
             account.received_opening(received.record.try_into()?, received.is_new);
-            enter_key(line, OPENING, head.t_ns, account)?;
+            enter_key_of_named(line, OPENING, head.t_ns, account)?;
         }
         ("refused", _) => {
             let refused: Refused<'_> = serde_json::from_slice(line)?;
             account.refused(refused.key.parse()?, head.t_ns);
         }
-        ("expiry", _) => enter_key(line, EXPIRY, head.t_ns, account)?,
+        ("expiry", _) => {
+            enter_key(line, EXPIRY, head.t_ns, account)?;
+        }
         _ => {}
     }
     Ok(())
 }
 
-/// Enters the key of a record that was accepted, and what it names.
-fn enter_key(line: &[u8], columns: &[&str], at_ns: u64, account: &mut Account) -> Result<(), Nonsense> {
+/// Enters the key of a gap or an opening, which must stand in a file.
+fn enter_key_of_named(
+    line: &[u8],
+    columns: &[&str],
+    at_ns: u64,
+    account: &mut Account,
+) -> Result<(), Nonsense> {
+    if let Some(key) = enter_key(line, columns, at_ns, account)? {
+        account.named.came(key, at_ns);
+    }
+    Ok(())
+}
+
+/// Enters the key of a record that was accepted, and what it names. The key, if it came for the first time.
+fn enter_key(
+    line: &[u8],
+    columns: &[&str],
+    at_ns: u64,
+    account: &mut Account,
+) -> Result<Option<SampleKey>, Nonsense> {
     let Received { is_new, record }: Received<&RawValue> = serde_json::from_slice(line)?;
     let cells = cells(record, columns)?;
     let key = cells.first().ok_or(Nonsense::Short)?.parse::<SampleKey>()?;
     // What was refused had its answer then: the cursor may pass it, and it comes whenever it is offered again.
     let answered_ns = account.refused.get(&key).copied().unwrap_or(at_ns);
     account.keys.came(key, Text::of(cells.iter().map(|cell| &**cell)), is_new, answered_ns);
-    Ok(())
+    Ok(is_new.then_some(key))
 }
 
 /// A record as the cells of a row: without the quotes of JSON, and empty where it says `null`.
@@ -389,83 +423,14 @@ fn number(value: &serde_json::Value) -> Result<Option<Number>, Nonsense> {
     }
 }
 
-/// Enters the rows of every finished file in `folder`.
-pub fn enter_files(folder: &Path, account: &mut Account) -> io::Result<()> {
-    enter_each(folder, "samples", account, enter_row)?;
-    for kind in ["gaps", "openings", "expiries"] {
-        enter_each(folder, kind, account, enter_named)?;
-    }
-    Ok(())
-}
-
-fn enter_each(
-    folder: &Path,
-    kind: &str,
-    account: &mut Account,
-    enter: fn(&str, &mut Account) -> Result<(), Nonsense>,
-) -> io::Result<()> {
-    for path in finished_files(folder, kind)? {
-        let text = std::fs::read_to_string(&path)?;
-        for row in text.lines().skip(1) {
-            if let Err(error) = enter(row, account) {
-                account.misread(format!("{}: a row makes no sense: {error}", path.display()));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What is no sample may stand in a file and still be on its way over HTTP.
-fn enter_named(row: &str, account: &mut Account) -> Result<(), Nonsense> {
-    let key = row.split(',').next().ok_or(Nonsense::Short)?.parse::<SampleKey>()?;
-    account.keys.filed(key, Text::of(row.split(',')), false);
-    Ok(())
-}
-
-/// Cells of the simulated plant hold neither commas nor quotes.
-fn enter_row(row: &str, account: &mut Account) -> Result<(), Nonsense> {
-    let cells: Vec<&str> = row.split(',').collect();
-    let &[key, tag, _, _, _, _, _, source_time, _, device, _, grid, slot, _, _] = cells.as_slice() else {
-        return Err(Nonsense::Short);
-    };
-    let key = key.parse::<SampleKey>()?;
-    let slot = if slot.is_empty() { None } else { Some((grid.parse()?, slot.parse()?)) };
-    let filed = account.file(device, tag, slot, source_time.parse::<Timestamp>()?);
-    account.keys.filed(key, Text::of(cells), filed != Filed::Unknown);
-    Ok(())
-}
-
-/// Rows of samples in `folder`, those of unfinished files excepted.
-pub fn count_rows(folder: &Path) -> io::Result<u64> {
-    let mut rows = 0;
-    for path in finished_files(folder, "samples")? {
-        rows += std::fs::read_to_string(&path)?.lines().skip(1).count() as u64;
-    }
-    Ok(rows)
-}
-
-/// Finished files of a kind.
-fn finished_files(folder: &Path, kind: &str) -> io::Result<Vec<PathBuf>> {
-    let marked = format!(".{kind}.");
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if !name.starts_with('.') && name.ends_with(".csv") && name.contains(&marked) {
-            files.push(path);
-        }
-    }
-    Ok(files)
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use model::Position;
 
     use super::*;
     use crate::account::{ClockSet, Effect, Fault};
 
-    const LINES: [&str; 8] = [
+    pub(in crate::account) const LINES: [&str; 8] = [
         r#"{"t_ns":5000,"process":"hall-1/press-1","kind":"ok","op":"read","peer":"127.0.0.11:40000","unit":1,"function":3,"start":0,"count":22,"ordinal":1,"first_byte_ns":1,"last_byte_ns":2,"hash":0}"#,
         r#"{"t_ns":6000,"process":"hall-1/press-1","kind":"info","op":"read","peer":"127.0.0.11:40000","ordinal":2}"#,
         r#"{"t_ns":1,"process":"hall-2/robot-1","kind":"invoke","op":"push","number":0,"attempt":0,"base_time":1700000000000000000,"endpoint":0}"#,
@@ -531,6 +496,7 @@ mod tests {
         shared.lock().allow(&["overload"]);
         shared.lock().allow_within(&["disk-full"], 1, 2);
         shared.lock().conflicted(2);
+        shared.lock().rows_are_due(98);
         let node = SocketAddr::from(([127, 0, 0, 11], 0)).ip();
         shared.lock().clock_was_set(ClockSet { node: Some(node), began_ns: 7, ended_ns: u64::MAX });
         shared.lock().wall_clock_ends(99);
@@ -544,26 +510,6 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_files_are_counted_and_entered() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let row = "00000000/7/0,hall-2/robot-1/cycles,0,u64,,good,Good,2023-11-14T22:13:20.000000000Z,\
-                   2023-11-14T22:13:20.000000000Z,hall-2/robot-1,,,,node-1,3\r\n";
-        let text = format!("key,tag\r\n{row}");
-        std::fs::write(folder.path().join("files.samples.00000000-1-1.t3.csv"), &text).expect("room");
-        std::fs::write(folder.path().join(".files.samples.00000000-2-1.t3.csv.node-1.part"), &text)
-            .expect("room");
-        assert_eq!(count_rows(folder.path()).expect("readable"), 1);
-        let mut account = Account::new(&Plant::demo(), 0);
-        for line in &LINES[2..5] {
-            enter(line.as_bytes(), &mut account).expect("it makes sense");
-        }
-        enter_files(folder.path(), &mut account).expect("readable");
-        assert_eq!(account.unfiled(), 0);
-        let report = account.settle();
-        assert_eq!((report.lost, report.keys_astray), (5, 0), "only what nobody got is lost");
-    }
-
-    #[test]
     fn what_was_refused_had_its_answer_then_and_holds_up_no_cursor() {
         let refused = r#"{"t_ns":1,"process":"historian","kind":"fail","op":"refused","key":"00000000/7/0"}"#;
         for (before, came_ns) in [(None, 3), (Some(refused), 1)] {
@@ -573,37 +519,5 @@ mod tests {
             }
             assert_eq!(account.accepted(), [(Position(7), came_ns)]);
         }
-    }
-
-    #[test]
-    fn a_row_that_differs_from_what_came_over_http_under_its_key_is_astray() {
-        let gap = "00000000/7/2147483648,hall-1/press-1,fast,1,0,2,3,2023-11-14T22:13:20.000000000Z,\
-                   2023-11-14T22:13:20.300000000Z,failover,node-1,3";
-        let opening = "00000000/6/2147483648,hall-1/press-1,fast,1,2023-11-14T22:13:20.000000000Z,0.100s,,\
-                       configuration,node-1,3";
-        let sample = "00000000/7/0,hall-2/robot-1/cycles,0,u64,,good,Good,2023-11-14T22:13:20.000000000Z,\
-                      2023-11-14T22:13:20.000000000Z,hall-2/robot-1,,,,node-1,3";
-        let astray = |kind: &str, row: &str| {
-            let folder = tempfile::tempdir().expect("a folder");
-            let file = folder.path().join(format!("files.{kind}.00000000-1-1.t3.csv"));
-            std::fs::write(file, format!("key\r\n{row}\r\n")).expect("room");
-            let mut account = Account::new(&Plant::demo(), 0);
-            for line in &LINES[2..7] {
-                enter(line.as_bytes(), &mut account).expect("it makes sense");
-            }
-            enter_files(folder.path(), &mut account).expect("readable");
-            let report = account.settle();
-            let problems = report.problems.join("; ");
-            assert!(!problems.contains("makes no sense"), "{problems}");
-            report.keys_astray
-        };
-        let rows =
-            [("samples", sample, "node-1"), ("gaps", gap, "failover"), ("openings", opening, "0.100s")];
-        for (kind, row, word) in rows {
-            assert_eq!(astray(kind, row), 0, "{row}");
-            assert_eq!(astray(kind, &row.replace(word, "other")), 1, "{kind}: it says something else");
-        }
-        let under_another = sample.replace("00000000/7/0", "00000000/8/0");
-        assert_eq!(astray("samples", &under_another), 1, "the sample came, and under another key");
     }
 }

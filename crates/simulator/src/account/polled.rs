@@ -8,12 +8,13 @@
 //!   before it.
 //! - A grid in which any of the device's later tags arrives has all of them in every slot; any other has none.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use model::Timestamp;
 
 use super::causes::{Reads, in_flight, reads_in};
+use super::turns::Request;
 use super::{ClockSet, Filed, GapSeen, Number, OpeningSeen, Polled, SampleSeen};
 
 /// Slots of one grid that are looked at; more would be 11 days at 100 ms, and can only be nonsense.
@@ -39,6 +40,10 @@ pub(super) struct DeviceBook {
     early: BTreeMap<(u64, u64), Vec<(usize, Number)>>,
     /// Who asked, and when the first byte of the request came, by the number of the read.
     asked: BTreeMap<u32, (IpAddr, u64)>,
+    /// All requests, answered or not.
+    requests: Vec<Request>,
+    /// The term in which each read was committed that arrived, by its number.
+    terms: HashMap<u32, u64>,
     slots: BTreeMap<(u64, u64), Slot>,
     gaps: Vec<GapSeen>,
     openings: BTreeMap<u64, OpeningSeen>,
@@ -125,6 +130,8 @@ impl DeviceBook {
             taken: BTreeMap::new(),
             early: BTreeMap::new(),
             asked: BTreeMap::new(),
+            requests: Vec::new(),
+            terms: HashMap::new(),
             slots: BTreeMap::new(),
             gaps: Vec::new(),
             openings: BTreeMap::new(),
@@ -135,7 +142,19 @@ impl DeviceBook {
     }
 
     pub(super) fn asked(&mut self, ordinal: u64, node: IpAddr, began_ns: u64) {
-        self.asked.insert(ordinal as u32, (node, began_ns));
+        let ordinal = ordinal as u32;
+        self.asked.insert(ordinal, (node, began_ns));
+        self.requests.push(Request { at_ns: began_ns, node, ordinal: Some(ordinal) });
+    }
+
+    pub(super) fn asked_in_vain(&mut self, node: IpAddr, began_ns: u64) {
+        self.requests.push(Request { at_ns: began_ns, node, ordinal: None });
+    }
+
+    /// All requests, and in which term what was read came to be committed, where that is known.
+    pub(super) fn requests(&self) -> impl Iterator<Item = (&Request, Option<u64>)> {
+        let term = |request: &Request| self.terms.get(&request.ordinal?).copied();
+        self.requests.iter().map(move |request| (request, term(request)))
     }
 
     pub(super) fn answered(&mut self, ordinal: u64, node: IpAddr, at_ns: u64) {
@@ -178,6 +197,7 @@ impl DeviceBook {
                         Number::Whole(number) => number as u32,
                         Number::Real(number) => number as u32,
                     };
+                    self.terms.entry(slot.ordinal).or_insert(sample.term);
                 }
                 self.early.entry(place).or_default().push((tag, value));
             }
@@ -265,6 +285,11 @@ impl DeviceBook {
     pub(super) fn first_read(&self, from_ns: u64, is_wanted: &impl Fn(IpAddr) -> bool) -> Option<u64> {
         let first = self.reads.partition_point(|read| read.at_ns < from_ns);
         self.reads[first..].iter().find(|read| is_wanted(read.node)).map(|read| read.at_ns)
+    }
+
+    /// When the device answered each read.
+    pub(super) fn moments_of_reads(&self) -> impl Iterator<Item = u64> {
+        self.reads.iter().map(|read| read.at_ns)
     }
 
     /// When the device answered the next read behind `count` of them since a moment.

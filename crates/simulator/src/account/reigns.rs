@@ -64,6 +64,11 @@ impl Reigns {
         unexplained
     }
 
+    /// All that followed another, with their terms.
+    pub(super) fn later(&self) -> impl Iterator<Item = (u64, &Reign)> {
+        self.0.iter().skip(1).map(|(term, reign)| (*term, reign))
+    }
+
     /// Whether one that followed another began then.
     pub(super) fn begin_within(&self, time: &RangeInclusive<Timestamp>) -> bool {
         self.0.values().skip(1).any(|reign| time.contains(&reign.began()))

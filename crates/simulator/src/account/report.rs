@@ -1,5 +1,7 @@
 //! The report of a run: the figures that must add up, and what they amount to.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// What a run proves.
@@ -31,6 +33,26 @@ pub struct SwitchoverSeen {
     pub slots_missed: u64,
 }
 
+/// A reign that began while nothing was done to the cluster, and nothing had been done a moment before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Uncaused {
+    /// Its term.
+    pub term: u64,
+    /// Who led, or nobody's name where nothing was polled.
+    pub node: String,
+    /// When a device heard of it first, in monotonic nanoseconds.
+    pub began_ns: u64,
+}
+
+/// The time in which nothing was done to the cluster or to a device, nor had been a moment before.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Calm {
+    /// Slots in it.
+    pub slots: u64,
+    /// Those in gaps that only a busy machine explains, by cause.
+    pub missed: BTreeMap<String, u64>,
+}
+
 /// The account of a run. Values are counted where nothing else is said.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Report {
@@ -48,6 +70,10 @@ pub struct Report {
     pub duplicates: u64,
     /// Rows of CSV files whose sample stands in a file already and was not committed again.
     pub filed_twice: u64,
+    /// Gaps and openings that were delivered over HTTP, and stand in no CSV file.
+    pub records_unfiled: u64,
+    /// Rows of CSV files whose gap or opening stands in a file already.
+    pub records_filed_twice: u64,
     /// Samples that came for the first time behind a later one of their tag.
     pub out_of_order: u64,
     /// Slots from 0 to the highest known one, all grids together.
@@ -58,16 +84,22 @@ pub struct Report {
     pub slots_bad: u64,
     /// Slots in one gap record.
     pub slots_in_gaps: u64,
+    /// What was missed while nothing was done.
+    pub calm: Calm,
     /// Slots that are in nothing, in part only, or in two things.
     pub slots_unaccounted: u64,
     /// Pairs of requests of two nodes at one device at one time.
     pub device_overlaps: u64,
+    /// Requests that came to a device in the midst of what another node asked in one term.
+    pub requests_astray: u64,
     /// Faults after which another node took over.
     pub failovers: Vec<FailoverSeen>,
     /// Planned changes of leader.
     pub switchovers: Vec<SwitchoverSeen>,
-    /// Reigns that nothing explains.
+    /// Reigns that nothing explains: a fault explains one.
     pub spurious_elections: u64,
+    /// Reigns that began outside of every fault: a fault explains all that begin in it.
+    pub uncaused: Vec<Uncaused>,
     /// Reigns in which two nodes polled, or of which something stands behind the beginning of a later one.
     pub stale_reigns: u64,
     /// Records that came again with other bytes.
@@ -100,10 +132,13 @@ impl Report {
             (self.lost, "samples were lost"),
             (unfiled, "samples of these were delivered over HTTP and stand in no CSV file"),
             (self.filed_twice, "samples stand in CSV files twice"),
+            (self.records_unfiled, "gaps and openings were delivered over HTTP and stand in no CSV file"),
+            (self.records_filed_twice, "rows of gaps and openings stand in CSV files twice"),
             (wrong, "samples arrived that nobody produced, or with another value"),
             (self.out_of_order, "samples came out of order"),
             (self.slots_unaccounted, "slots are not in exactly one sample or gap"),
             (self.device_overlaps, "times two nodes asked one device at one time"),
+            (self.requests_astray, "requests came to a device while another node led and asked"),
             (self.stale_reigns, "terms in which two nodes polled, or something stands behind a later one"),
             (self.conflicts, "records came again with other bytes"),
             (self.keys_astray, "keys name two records, or records have two keys"),

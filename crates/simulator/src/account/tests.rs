@@ -156,6 +156,7 @@ fn a_run_in_which_everything_arrives_passes() {
         delivered: 206,
         slots_expected: 10,
         slots_sampled: 10,
+        calm: Calm { slots: 10, missed: BTreeMap::new() },
         ..Report::default()
     };
     assert_eq!(report, expected);
@@ -502,6 +503,58 @@ fn a_device_that_saw_two_nodes_at_once_fails_the_run() {
     assert_eq!((report.device_overlaps, report.verdict), (1, Verdict::Fail));
 }
 
+/// Slots 0 to 2 are read by A in term 1, slots 3 to 5 by B in term 2: each request comes at the time of its slot.
+fn in_turn() -> Run {
+    let mut run = Run::new();
+    for slot in 0..=5 {
+        let (node, term) = if slot < 3 { (A, 1) } else { (B, 2) };
+        run.account.asked(PRESS, slot + 1, node, slot * 100 * MS);
+        run.slots(slot..=slot, term);
+    }
+    run
+}
+
+#[test]
+fn a_request_in_the_midst_of_another_nodes_turn_fails_the_run() {
+    let report = in_turn().account.settle();
+    assert_eq!((report.requests_astray, report.verdict), (0, Verdict::Pass));
+    for (node, millis, astray) in
+        [(A, 350, 1), (B, 150, 1), (A, 250, 0), (B, 250, 0), (A, 600, 0), (A, 150, 0), (B, 450, 0)]
+    {
+        let mut run = in_turn();
+        run.account.asked_in_vain(PRESS, node, millis * MS);
+        let report = run.account.settle();
+        let expected = (astray, astray == 0);
+        assert_eq!((report.requests_astray, report.verdict == Verdict::Pass), expected, "{node} at {millis}");
+    }
+}
+
+#[test]
+fn a_request_that_was_answered_is_astray_at_any_device_and_one_that_was_not_unless_that_had_failed() {
+    let mut run = in_turn();
+    run.account.device_failed(PRESS, 340 * MS, 360 * MS);
+    run.account.asked_in_vain(PRESS, A, 350 * MS);
+    assert_eq!(run.account.settle().requests_astray, 0, "when it heard of it is not when it was asked");
+    run.account.asked_in_vain(PRESS, A, 370 * MS);
+    assert_eq!(run.account.settle().requests_astray, 1, "it was well again");
+    let mut run = in_turn();
+    run.account.device_failed(PRESS, 340 * MS, 360 * MS);
+    run.account.asked(PRESS, 90, A, 350 * MS);
+    assert_eq!(run.account.settle().requests_astray, 1, "it was answered");
+}
+
+#[test]
+fn who_leads_again_may_ask_again() {
+    let mut run = in_turn();
+    for slot in 6..=8 {
+        run.account.asked(PRESS, slot + 1, A, slot * 100 * MS);
+        run.slots(slot..=slot, 3);
+    }
+    assert_eq!(run.account.settle().requests_astray, 0);
+    run.account.asked_in_vain(PRESS, B, 750 * MS);
+    assert_eq!(run.account.settle().requests_astray, 1);
+}
+
 #[test]
 fn a_failover_is_measured_between_two_reads_and_explains_one_reign() {
     let mut run = Run::new();
@@ -540,6 +593,43 @@ fn a_fault_that_is_not_over_explains_one_reign() {
     assert_eq!(run.account.settle().spurious_elections, 1, "it explains one");
     run.fault(Effect::Failover, 430, 650);
     assert_eq!(run.account.settle().spurious_elections, 1, "over, it is the same one");
+}
+
+#[test]
+fn a_fault_causes_every_reign_that_begins_in_it_or_while_it_settles_and_no_other() {
+    let mut run = in_turn();
+    let began_ns = 300 * MS;
+    let second = Uncaused { term: 2, node: "node-2".to_owned(), began_ns };
+    assert_eq!(run.account.settle().uncaused, [second.clone()]);
+    // A device knows better than a node's clock.
+    run.account.wall_offset = 3_600_000 * MS as i64;
+    assert_eq!(run.account.settle().uncaused, [second]);
+    run.account.wall_offset = 0;
+    for slot in 6..=8 {
+        run.account.asked(PRESS, slot + 1, A, slot * 100 * MS);
+        run.slots(slot..=slot, 3);
+    }
+    assert_eq!(run.account.settle().uncaused.len(), 2);
+    run.fault(Effect::None, 250, 650);
+    assert_eq!(run.account.settle().uncaused, [], "both began in it");
+    for (slot, uncaused) in [(26, 0), (27, 1)] {
+        let mut run = in_turn();
+        run.fault(Effect::Failover, 250, 650);
+        run.account.asked(PRESS, slot + 1, A, slot * 100 * MS);
+        run.slots(slot..=slot, 3);
+        let seen = run.account.settle().uncaused.len();
+        assert_eq!(seen, uncaused, "two seconds behind it, at {slot} times 100 ms");
+    }
+}
+
+#[test]
+fn a_reign_that_polled_nothing_begins_when_its_first_sample_was_taken() {
+    let mut run = Run::new();
+    run.slots(0..=4, 1);
+    run.account.sent(ROBOT, 1, 2_000);
+    run.push_in(2, 1, 2_000, Timestamp(420 * MS as i64));
+    let expected = Uncaused { term: 2, node: String::new(), began_ns: 420 * MS };
+    assert_eq!(run.account.settle().uncaused, [expected]);
 }
 
 #[test]
@@ -632,6 +722,32 @@ fn a_busy_machine_explains_some_gaps_and_not_a_quarter_of_all_slots() {
         assert_eq!(report.notes.len(), usize::from(cause != "late"), "{cause}: {:?}", report.notes);
         assert_eq!(around(cause, 9).account.settle().verdict, Verdict::Fail, "{cause}: 5 slots of 19");
     }
+}
+
+#[test]
+fn what_a_busy_machine_takes_while_nothing_is_done_is_counted_by_itself() {
+    for cause in ["late", "paused", "no-quorum", "device-down"] {
+        let calm = |run: &Run| run.account.settle().calm;
+        let missed = |slots: u64| BTreeMap::from([(cause.to_owned(), slots)]);
+        let run = around(cause, 40);
+        assert_eq!(calm(&run), Calm { slots: 50, missed: missed(5) }, "{cause}");
+        // Reads around the gap were answered at 400 and 1 000 ms. A fault settles two seconds later.
+        for (began, ended, counted) in
+            [(430, 700, BTreeMap::new()), (0, 390, BTreeMap::new()), (1_001, 1_010, missed(5))]
+        {
+            // What is done to the cluster explains some of these causes altogether.
+            let mut run = around(cause, 40);
+            run.fault(Effect::None, began, ended);
+            assert_eq!(calm(&run).missed, counted, "{cause}, {began} to {ended}");
+        }
+        let mut run = around(cause, 40);
+        run.account.device_failed("hall-1/press-2", 430 * MS, 700 * MS);
+        assert_eq!(calm(&run).missed, BTreeMap::new(), "{cause}: something was done to another device");
+    }
+    let mut run = around("late", 40);
+    // Read from 0 to 400 ms, and from 1 000 ms on to 4 900; nothing counts from 430 to 2 700 ms.
+    run.fault(Effect::None, 430, 700);
+    assert_eq!(run.account.settle().calm.slots, 5 + 22);
 }
 
 #[test]
@@ -853,13 +969,17 @@ fn the_report_has_the_promised_fields() {
         "lost",
         "duplicates",
         "filed_twice",
+        "records_unfiled",
+        "records_filed_twice",
         "out_of_order",
         "slots_expected",
         "slots_sampled",
         "slots_bad",
         "slots_in_gaps",
         "slots_unaccounted",
+        "calm",
         "device_overlaps",
+        "requests_astray",
         "failovers",
         "switchovers",
         "spurious_elections",

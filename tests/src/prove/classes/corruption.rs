@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rand::Rng as _;
@@ -34,6 +35,7 @@ use wire::proto::v1 as pb;
 use self::damage::{Damage, Part, Spoilt, spoil};
 use super::{World, one_after_the_other, one_of};
 use crate::cluster::code;
+use crate::prove::liveness::{Bounds, Silence};
 use crate::prove::run::{Assignment, RunReport};
 use crate::until;
 
@@ -41,6 +43,9 @@ use crate::until;
 /// forgot), HF-4105 (damage). Their pages say that it is to be replaced.
 const REFUSALS: [&str; 4] = ["HF-1302", "HF-1303", "HF-4104", "HF-4105"];
 const LOST_MEMORY: &str = "HF-4104";
+/// Who was damaged is made to lead, stops at what it cannot read, and ends: that is a hand-over and an election in a row.
+pub const BOUNDS: Bounds = Bounds { silence: Silence::AtMost(Duration::from_secs(20)), ..Bounds::USUAL };
+
 /// Below the folder of the run.
 const KEPT: &str = "kept";
 
@@ -76,6 +81,7 @@ async fn corrupt(world: &mut World) -> Result<()> {
     world.scene.disturb(Box::pin(restart(world, victim, &kept))).await?;
     world.whole().await?;
     world.moment().await;
+    world.leaves_majority(true);
     world.scene.kill(victim).await?;
     let data = world.scene.node(victim).data.clone();
     let case = damage_one(&mut world.random, &data, &kept)?;

@@ -162,6 +162,7 @@ async fn fail(world: &mut World) -> Result<Seen> {
     let hold = Duration::from_millis(world.random.random_range(HOLD));
     let victim = world.random.random_bool(0.5).then_some(leader);
     world.moment().await;
+    world.leaves_majority(true);
     for what in std::iter::once(failure.name).chain(victim.map(|_| "leaders killed meanwhile")) {
         *world.report.figures.entry(format!("faults: {what}")).or_default() += 1.0;
     }
@@ -170,6 +171,7 @@ async fn fail(world: &mut World) -> Result<Seen> {
     // Whatever went wrong, the end of the run needs devices that are well.
     struck.iter().for_each(|device| world.scene.field.devices[*device].behave(Behaviour::default()));
     let ended_ns = monotonic_ns();
+    world.healed();
     let ids: Vec<String> = world.scene.field.plant.devices.iter().map(|device| device.id.clone()).collect();
     let failed: Vec<String> = struck.iter().map(|device| ids[*device].clone()).collect();
     for device in &failed {

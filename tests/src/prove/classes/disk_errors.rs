@@ -22,6 +22,7 @@ use simulator::nodes::layout::NODES;
 
 use super::World;
 use crate::machine::preload::{Complaint, Counted, Failing, Operation};
+use crate::prove::liveness::{Bounds, Silence};
 use crate::prove::run::{Assignment, RunReport};
 use crate::until;
 
@@ -41,6 +42,9 @@ const IN_THE_BACKGROUND: &str = "in the background failed";
 const DATABASE: &str = "rocksdb";
 const DIARY: &str = "LOG";
 const OLD_DIARIES: &str = "LOG.old.";
+
+/// A leader whose disk has failed may be gone only five seconds later; then somebody else is elected as ever.
+pub const BOUNDS: Bounds = Bounds { silence: Silence::AtMost(Duration::from_secs(15)), ..Bounds::USUAL };
 
 const FINAL: &str = "I16 a disk error is final: the process ends by itself within 5 s and says why";
 
@@ -94,6 +98,7 @@ async fn suffer(world: &mut World, all: &mut Vec<Taken>) -> Result<()> {
     let leader = world.scene.agreed().await?;
     let plan = plan(&mut world.random, leader);
     world.moment().await;
+    world.leaves_majority(true);
     let taken = match plan.failing.operation {
         Operation::Rename => world.scene.disturb(Box::pin(at_start(world, plan))).await?,
         Operation::Sync | Operation::Write => world.scene.disturb(Box::pin(at_work(world, plan))).await?,

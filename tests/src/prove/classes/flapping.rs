@@ -104,11 +104,13 @@ pub async fn run(assignment: &Assignment) -> Result<RunReport> {
 async fn hold(world: &mut World, kind: Kind) -> Result<Held> {
     let plan = Plan::draw(kind, &mut world.random);
     world.moment().await;
+    world.leaves_majority(is_live(plan.common()));
     let set_ns = monotonic_ns();
     let has_bitten = play(world, &plan).await;
     let healed_ns = monotonic_ns();
     // Whatever went wrong, the end of the run needs a whole network.
     let mended = plan.how.set(&world.hosts.network, WHOLE);
+    world.healed();
     world.scene.field.account.lock().disturbed(set_ns, monotonic_ns());
     world.report.injected(has_bitten?);
     mended?;

@@ -37,6 +37,7 @@ async fn freeze(world: &mut World, freezer: &Freezer) -> Result<()> {
     let leader = world.scene.agreed().await?;
     let time = pauses::length(&mut world.random);
     world.moment().await;
+    world.leaves_majority(true);
     let thawed = world.scene.disturb(Box::pin(stand_still(world, freezer, leader, time))).await?;
     world.report.injected(thawed.stood);
     if thawed.goes_on {
@@ -54,6 +55,7 @@ async fn stand_still(world: &World, freezer: &Freezer, node: usize, time: Durati
     let stood = stays_frozen(freezer, time).await;
     // Whatever went wrong: what is frozen cannot even be killed.
     freezer.thaw()?;
+    world.healed();
     freezer.let_go()?;
     let stood = stood?;
     let goes_on = pauses::goes_on(world, node, &mut process).await?;

@@ -3,8 +3,9 @@
 //!
 //! - Half of what fills them takes what is there once, so that a node goes on with its reserve; the other half takes that,
 //!   too, and whatever else comes back.
-//! - Where a majority has room, pushes are acknowledged and every device is read again within five seconds. Where none has,
-//!   nothing is acknowledged once calls that were under way have ended, and polled slots are in gaps `disk-full`.
+//! - Where a majority has room, pushes are acknowledged and every device is read again within five seconds, and neither stops
+//!   for longer afterwards. Where none has, nothing is acknowledged once calls that were under way have ended, and polled
+//!   slots are in gaps `disk-full`.
 //! - A node whose reserve was taken, too, may end by itself: an error of the disk is final, and the node says which one it
 //!   was. It is started again when there is room. Any other end is a failure.
 //! - A full disk has bitten if the file system had no room as often as it was looked at, and what was written there failed;
@@ -28,8 +29,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{World, victims};
 use crate::machine::volume::Volume;
+use crate::prove::liveness::Bounds;
 use crate::prove::run::{Assignment, RunReport};
-use crate::story::Story;
+use crate::story::{Story, longest_silence};
 use crate::until;
 
 /// How long disks stay full, in milliseconds.
@@ -43,10 +45,15 @@ const LEFT: std::ops::Range<u64> = (100 << 10)..(800 << 10);
 const TOO_MUCH: usize = 1 << 20;
 /// What a node says that gives up its reserve.
 const RESERVE_GIVEN_UP: &str = "HF-4103";
-/// Until somebody with room leads: a look at the disk, one at the others, and a hand-over or an election.
+/// Until somebody with room leads, and the longest silence: a look at the disk, one at the others, and a hand-over or an
+/// election.
 const GOES_ON: Duration = Duration::from_secs(5);
 /// A look at the disk, what was in the log by then, and how long a pusher waits for an answer at most.
 const CALLS_END: Duration = Duration::from_millis(500 + 1_000 + 1_000 + 500);
+
+/// Samples come back only when a disk has been looked at and has room for some time, and nodes that ended for want of it are
+/// started again.
+pub const BOUNDS: Bounds = Bounds { recovery: HEALING, ..Bounds::USUAL };
 
 const LIVE: &str = "I10 acknowledged and read again within 5 s wherever a majority has room";
 const SILENT: &str = "I15 nothing is acknowledged where no majority has room";
@@ -110,6 +117,7 @@ async fn fill(world: &mut World) -> Result<Held> {
     let leader = world.scene.agreed().await?;
     let fill = Fill::draw(&mut world.random, leader);
     world.moment().await;
+    world.leaves_majority(fill.victims.len() == 1);
     let gaps_before = slots_without_room(&world.scene.field.account.lock());
     let began_ns = monotonic_ns();
     let shown = Box::pin(suffer(world, &fill)).await;
@@ -162,6 +170,7 @@ async fn suffer(world: &World, fill: &Fill) -> Result<Shown> {
     let freed_ns = monotonic_ns();
     // Whatever went wrong, the end of the run needs room.
     let freed: Vec<_> = fill.victims.iter().map(|node| world.hosts.disk(*node).free()).collect();
+    world.healed();
     let (full_ns, has_bitten) = full?;
     freed.into_iter().collect::<io::Result<()>>()?;
     suffering.recover(world).await?;
@@ -293,7 +302,11 @@ fn judge(report: &mut RunReport, all: &[Held], devices: &[String], story: &Story
     let (live, silent): (Vec<&Held>, Vec<&Held>) = all.iter().partition(|held| held.has_majority);
     let is_missing = |held: &Held| {
         let from = held.full_ns + nanos(GOES_ON);
-        story.acknowledged(from, held.freed_ns) == 0 || fewest_reads(story, devices, from, held.freed_ns) == 0
+        let stops = story.acknowledged(from, held.freed_ns) == 0
+            || fewest_reads(story, devices, from, held.freed_ns) == 0;
+        stops
+            || story.silence(held.full_ns, held.freed_ns) > GOES_ON
+            || longest_unread(story, devices, held.full_ns, held.freed_ns) > GOES_ON
     };
     let is_loud = |held: &Held| story.acknowledged(held.full_ns + nanos(CALLS_END), held.freed_ns) > 0;
     let is_late = |held: &Held| held.recovery > HEALING;
@@ -322,13 +335,24 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2)
 }
 
+/// When a device got the requests that it answered.
+fn answered<'a>(story: &'a Story, device: &'a str) -> impl Iterator<Item = u64> + 'a {
+    let answered = story.reads.iter().filter(move |read| read.kind == Kind::Ok && read.process == device);
+    answered.map(|read| read.details.first_byte_ns)
+}
+
 /// Reads answered between two moments, of the device that was read least.
 fn fewest_reads(story: &Story, devices: &[String], from_ns: u64, until_ns: u64) -> usize {
     let of = |device: &String| {
-        let answered = story.reads.iter().filter(|read| read.kind == Kind::Ok && read.process == *device);
-        answered.filter(|read| (from_ns..until_ns).contains(&read.details.first_byte_ns)).count()
+        answered(story, device).filter(|moment| (from_ns..until_ns).contains(moment)).count()
     };
     devices.iter().map(of).min().unwrap_or_default()
+}
+
+/// The longest time between two moments in which some device was not read.
+fn longest_unread(story: &Story, devices: &[String], from_ns: u64, until_ns: u64) -> Duration {
+    let of = |device: &String| longest_silence(answered(story, device), from_ns, until_ns);
+    devices.iter().map(of).max().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -389,12 +413,24 @@ mod tests {
 
     #[test]
     fn with_room_on_a_majority_it_must_go_on() {
-        let (soon, later) = (14 * SECOND, 16 * SECOND);
-        let both = || vec![read(later, "press-1"), read(later, "press-2")];
+        let pushes = |seconds: &[u64]| seconds.iter().map(|second| push(second * SECOND)).collect::<Vec<_>>();
+        let reads = |first: &[u64], second: &[u64]| {
+            let of = |device, seconds: &[u64]| {
+                seconds.iter().map(|second| read(second * SECOND, device)).collect::<Vec<_>>()
+            };
+            [of("press-1", first), of("press-2", second)].concat()
+        };
         let failed = |reads, pushes| failed(true, Duration::from_secs(1), reads, pushes);
-        assert_eq!(failed(both(), vec![push(later)]), Vec::<String>::new());
-        assert_eq!(failed(both(), vec![push(soon), push(21 * SECOND)]), [LIVE]);
-        assert_eq!(failed(vec![read(later, "press-1"), read(soon, "press-2")], vec![push(later)]), [LIVE]);
+        let both = || reads(&[14, 18], &[14, 18]);
+        assert_eq!(failed(both(), pushes(&[14, 18])), Vec::<String>::new());
+        assert_eq!(failed(both(), pushes(&[14, 21])), [LIVE], "nothing any more");
+        assert_eq!(failed(both(), pushes(&[17, 19])), [LIVE], "nothing for seven seconds");
+        assert_eq!(failed(reads(&[14, 18], &[14]), pushes(&[14, 18])), [LIVE], "a device is read no more");
+        assert_eq!(
+            failed(reads(&[14, 18], &[17, 19]), pushes(&[14, 18])),
+            [LIVE],
+            "and one for seven seconds"
+        );
     }
 
     #[test]

@@ -60,10 +60,12 @@ pub async fn run(assignment: &Assignment) -> Result<RunReport> {
 
 async fn hold(world: &mut World, graph: u8) -> Result<Held> {
     world.moment().await;
+    world.leaves_majority(is_live(graph));
     let began_ns = monotonic_ns();
     let held = set(world, graph).await;
     // Whatever went wrong, the end of the run needs a whole network.
     let mended = world.hosts.network.set_graph(WHOLE);
+    world.healed();
     world.scene.field.account.lock().disturbed(began_ns, monotonic_ns());
     let held = held?;
     mended?;
@@ -98,7 +100,7 @@ fn judge(report: &mut RunReport, all: &[Held], devices: &[String], story: &Story
         wrong.map(|(graph, seen)| format!("{graph:06b}: {seen:?}")).collect::<Vec<String>>()
     };
     let checks: [(&str, &[&Held], IsWrong); 4] = [
-        (LIVE, &live, |seen| seen.acknowledged == 0 || seen.fewest_reads == 0),
+        (LIVE, &live, |seen| seen.is_silent() || seen.fewest_reads == 0),
         (STEADY, &live, |seen| seen.changes > CHANGES),
         (SILENT, &dead, |seen| seen.acknowledged > 0),
         (STILL, &dead, |seen| seen.reads > 0),

@@ -1,6 +1,7 @@
 //! Faults that hold for a while: what devices and pushers saw meanwhile, and what two nodes promise that hear each other.
 //!
 //! - Judged from what devices and pushers saw, which are beside the nodes and never cut off.
+//! - That something is acknowledged again is not enough: no silence may be longer than [`GOES_ON`].
 //! - Nothing is said of a fault that promises nothing: the account judges it all the same.
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use crate::story::Story;
 const LEASE_ENDS: Duration = Duration::from_millis(500 + 500);
 /// The same, and how long a pusher waits for an answer at most.
 const CALLS_END: Duration = Duration::from_millis(500 + 1_000 + 500);
-/// Who acknowledges again does so within this time.
+/// Who acknowledges again does so within this time, and is never silent for longer.
 const GOES_ON: Duration = Duration::from_secs(5);
 
 /// A fault that held, in monotonic nanoseconds.
@@ -48,6 +49,8 @@ pub(super) struct Promise {
 pub(super) struct Seen {
     /// Messages acknowledged after calls that were under way may have ended.
     pub(super) acknowledged: usize,
+    /// The longest time without an acknowledgement.
+    pub(super) silence: Duration,
     /// Reads answered after the lease may have ended.
     pub(super) reads: usize,
     /// The same of the device that was read least.
@@ -65,8 +68,7 @@ impl Promise {
             .map(|held| (held, Seen::of(held.set_ns, held.healed_ns, devices, story)))
             .collect();
         let long: Vec<_> = promised.iter().filter(|(held, _)| held.time() >= GOES_ON).collect();
-        let is_silent = |seen: &Seen| seen.acknowledged == 0;
-        enter(report, self.acknowledged, long, is_silent);
+        enter(report, self.acknowledged, long, Seen::is_silent);
         enter(report, self.steady, promised.iter().collect(), |seen| seen.changes > self.changes);
         report.figures.insert("faults with two nodes that hear each other".to_owned(), promised.len() as f64);
     }
@@ -110,10 +112,16 @@ impl Seen {
         let of = |device: &String| reads.get(device.as_str()).copied().unwrap_or_default();
         Self {
             acknowledged,
+            silence: story.silence(set_ns, healed_ns),
             reads: reads.values().sum(),
             fewest_reads: devices.iter().map(of).min().unwrap_or_default(),
             changes: changes.values().copied().max().unwrap_or_default(),
         }
+    }
+
+    /// Whether nothing was acknowledged for too long, or again.
+    pub(super) fn is_silent(&self) -> bool {
+        self.acknowledged == 0 || self.silence > GOES_ON
     }
 }
 
@@ -183,6 +191,15 @@ pub(super) mod tests {
             failed(judged(5, true, &[11], vec![push(11 * SECOND), push(15 * SECOND)])),
             ["acknowledged"]
         );
+    }
+
+    #[test]
+    fn an_acknowledgement_now_and_then_is_not_enough() {
+        let pushes = |seconds: &[u64]| seconds.iter().map(|second| push(second * SECOND)).collect::<Vec<_>>();
+        assert_eq!(failed(judged(10, true, &[11], pushes(&[13, 18]))), Vec::<String>::new());
+        for silent in [&[16][..], &[12, 13], &[13, 19]] {
+            assert_eq!(failed(judged(10, true, &[11], pushes(silent))), ["acknowledged"], "{silent:?}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ async fn kill(world: &mut World) -> Result<()> {
     let victims = victims(&mut world.random, leader);
     let others_go_on = world.random.random_bool(0.5);
     world.moment().await;
+    world.leaves_majority(victims.len() == 1);
     let ended = try_join_all(victims.iter().map(|node| world.scene.kill(*node))).await?;
     let by_kill = |status: ExitStatus| status.signal() == Some(Signal::KILL.as_raw());
     world.report.injected(ended.into_iter().all(|status| status.is_some_and(by_kill)));

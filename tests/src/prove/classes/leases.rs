@@ -16,9 +16,17 @@ use simulator::history::{Entry, monotonic_ns};
 use simulator::modbus::ReadSeen;
 
 use super::{Deck, LATE, World};
+use crate::prove::liveness::{Bounds, Silence};
 use crate::prove::run::{Assignment, RunReport};
 use crate::story::Story;
 use scenarios::Played;
+
+/// Where the one voter is killed on which a lease rests, or is gone to whom leadership was handed, nobody can acknowledge
+/// until it is back or its promise has lapsed: only what comes afterwards is promised.
+pub const BOUNDS: Bounds = Bounds {
+    silence: Silence::Unpromised("scenarios take the majority away for as long as a lease or a start takes"),
+    ..Bounds::USUAL
+};
 
 const YIELDS: &str = "I9 who led asks no device any more once another has";
 
@@ -111,6 +119,7 @@ async fn play(world: &mut World, scenario: Scenario) -> Result<Watched> {
     let played = Box::pin(scenarios::play(world, scenario)).await;
     // Whatever went wrong, the end of the run needs nodes that run, a whole network, and devices that answer.
     let mended = scenarios::mend(world).await;
+    world.healed();
     let done_ns = monotonic_ns();
     {
         let mut account = world.scene.field.account.lock();

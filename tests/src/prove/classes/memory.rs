@@ -63,6 +63,8 @@ async fn squeeze(world: &mut World, limits: &[Arc<MemoryLimit>]) -> Result<()> {
     let node = world.random.random_range(0..NODES);
     let tightness = Tightness::drawn(&mut world.random);
     world.moment().await;
+    // A leader that waits for memory may lead on, and be slow for as long.
+    world.leaves_majority(node != leader);
     let squeezing = Box::pin(squeeze_for(world, &limits[node], node, tightness));
     let squeezed = world.hold_up(squeezing).await?;
     world.report.injected(squeezed.bit);
@@ -121,6 +123,7 @@ async fn squeeze_for(
     let outcome = squeezed(limit, &mut process, tightness).await;
     // Whatever went wrong, it is held to nothing any longer.
     limit.lift()?;
+    world.healed();
     outcome?;
     let goes_on = pauses::goes_on(world, node, &mut process).await?;
     let was_killed = limit.kills()? > kills;

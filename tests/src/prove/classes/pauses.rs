@@ -32,6 +32,7 @@ async fn pause(world: &mut World) -> Result<()> {
     let leader = world.scene.agreed().await?;
     let time = length(&mut world.random);
     world.moment().await;
+    world.leaves_majority(true);
     let went_on = world.scene.disturb(Box::pin(stand_still(world, leader, time))).await?;
     world.report.injected(true);
     if went_on {
@@ -65,6 +66,7 @@ async fn stand_still(world: &World, node: usize, time: Duration) -> Result<bool>
     sleep(time).await;
     let has_ended = ended_itself(&mut process);
     process.pause(false)?;
+    world.healed();
     stood?;
     if has_ended? {
         return Ok(false);

@@ -16,6 +16,7 @@ async fn cut(world: &mut World) -> Result<()> {
     let leader = world.scene.agreed().await?;
     let victims = victims(&mut world.random, leader);
     world.moment().await;
+    world.leaves_majority(victims.len() == 1);
     let were_at_work = world.scene.disturb(cut_power(world, &victims)).await?;
     world.report.injected(were_at_work);
     for node in &victims {

@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use wire::proto::v1 as pb;
 
 use super::World;
+use crate::prove::liveness::Bounds;
 use crate::prove::run::{Assignment, RunReport};
 use crate::scene::Scene;
 
@@ -33,6 +34,9 @@ const FILES_END: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A connection to an address at which nobody listens is refused at once.
 const REFUSED: Duration = Duration::from_secs(1);
+
+/// One that was away is tried again half a minute later at most, and the run waits until it has everything.
+pub const BOUNDS: Bounds = Bounds { recovery: Duration::from_secs(45), ..Bounds::USUAL };
 
 const FILES: &str = "G2 files are finished while the receiver is in trouble";
 
@@ -84,12 +88,14 @@ async fn trouble(world: &mut World, notes: &mut Notes) -> Result<()> {
     let hold = Duration::from_millis(world.random.random_range(HOLD));
     let victim = world.random.random_bool(0.5).then_some(leader);
     world.moment().await;
+    world.leaves_majority(true);
     count(world, trouble.name);
     let (_, spoilt) = taken(&world.scene).await;
     begin(&world.scene, &trouble.wrong).await?;
     let suffered = Box::pin(suffer(world, &trouble, hold, victim, notes)).await;
     // Whatever went wrong, the end of the run needs a receiver that is well.
     let ended = end(&world.scene).await;
+    world.healed();
     let has_bitten = suffered.with_context(|| trouble.name)?;
     ended?;
     let is_spoilt = taken(&world.scene).await.1 > spoilt;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use rand::Rng as _;
 use rand::rngs::SmallRng;
-use simulator::history::{Kind, monotonic_ns};
+use simulator::history::monotonic_ns;
 use tokio::time::sleep;
 
 use super::{World, victims};
@@ -60,8 +60,10 @@ async fn hold(world: &mut World) -> Result<Held> {
     let time = Duration::from_millis(world.random.random_range(HOLD));
     world.moment().await;
     let is_follower_alone = slow.len() == 1 && slow[0].0 != leader;
+    world.leaves_majority(is_follower_alone);
     let held = world.scene.disturb(Box::pin(slow_down(world, &slow, time))).await;
     let mended = mend(world, &slow);
+    world.healed();
     let held = Held { is_follower_alone, ..held? };
     mended?;
     world.report.injected(held.has_bitten);
@@ -104,7 +106,9 @@ fn judge(report: &mut RunReport, all: &[Held], story: &Story) {
     let alone: Vec<&Held> = all.iter().filter(|held| held.is_follower_alone).collect();
     report.figures.insert("slow followers".to_owned(), alone.len() as f64);
     // Nothing is said of what was not drawn.
-    let Some(longest) = alone.iter().map(|held| longest_silence(held, story)).max() else { return };
+    let Some(longest) = alone.iter().map(|held| story.silence(held.set_ns, held.healed_ns)).max() else {
+        return;
+    };
     let millis = longest.as_secs_f64() * 1e3;
     report.judge(
         ACKNOWLEDGED,
@@ -116,21 +120,10 @@ fn judge(report: &mut RunReport, all: &[Held], story: &Story) {
         .insert("longest time without an acknowledgement at a slow follower, ms".to_owned(), millis);
 }
 
-/// The longest time without an acknowledgement.
-fn longest_silence(held: &Held, story: &Story) -> Duration {
-    let acknowledged = story.pushes.iter().filter(|push| push.kind == Kind::Ok).map(|push| push.t_ns);
-    let mut moments: Vec<u64> =
-        acknowledged.filter(|at| (held.set_ns..held.healed_ns).contains(at)).collect();
-    moments.extend([held.set_ns, held.healed_ns]);
-    moments.sort_unstable();
-    let silences = moments.windows(2).map(|pair| pair[1] - pair[0]);
-    Duration::from_nanos(silences.max().unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng as _;
-    use simulator::history::Entry;
+    use simulator::history::{Entry, Kind};
     use simulator::pusher::PushNote;
 
     use super::*;

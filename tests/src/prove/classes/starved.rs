@@ -11,16 +11,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
+use simulator::history::monotonic_ns;
 use simulator::nodes::layout::NODES;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-use super::{World, one_after_the_other, pauses, victims};
+use super::{World, pauses, victims};
 use crate::machine::Unable;
 use crate::machine::group::CpuQuota;
 use crate::prove::run::{Assignment, RunReport};
+use crate::story::Story;
 
-/// From one look at what is acknowledged to the next.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A pusher leaves a node that does not answer it for a second, and each of two may meet the starved one on its way.
 const STALLED: Duration = Duration::from_secs(3);
 /// The figure of followers that were starved alone.
@@ -33,9 +33,16 @@ const GOES_ON: &str = "I10 pushes are acknowledged while only a follower is star
 /// Starves nodes so often.
 pub async fn run(assignment: &Assignment) -> Result<RunReport> {
     let quotas = (0..NODES).map(|_| CpuQuota::make()).collect::<Result<Vec<CpuQuota>, Unable>>()?;
-    let fault = async |world: &mut World| Box::pin(starve(world, &quotas)).await;
-    let mut report = Box::pin(one_after_the_other("starved", assignment, fault)).await?;
-    judge(&mut report);
+    let mut world = Box::pin(World::open("starved", assignment)).await?;
+    let mut alone = Vec::new();
+    for number in 1..=assignment.times {
+        let fault = Box::pin(starve(&mut world, &quotas)).await.map(|time| alone.extend(time));
+        if !world.is_over(number, fault) {
+            break;
+        }
+    }
+    let (mut report, _, story) = Box::pin(world.close_with_story()).await?;
+    judge(&mut report, &alone, &story);
     Ok(report)
 }
 
@@ -60,16 +67,21 @@ struct Starved {
     waited: bool,
     /// Those that have ended themselves.
     ended: Vec<usize>,
-    /// The longest time without an acknowledgement.
-    silence: Duration,
+    /// From when until when, in monotonic nanoseconds.
+    time: Time,
 }
 
-async fn starve(world: &mut World, quotas: &[CpuQuota]) -> Result<()> {
+/// From one moment to another, in monotonic nanoseconds.
+type Time = (u64, u64);
+
+/// Starves some nodes; from when until when, if it was a follower alone.
+async fn starve(world: &mut World, quotas: &[CpuQuota]) -> Result<Option<Time>> {
     let leader = world.scene.agreed().await?;
     let victims = victims(&mut world.random, leader);
     let diet = Diet::drawn(&mut world.random);
     let is_follower_alone = victims.len() == 1 && victims[0] != leader;
     world.moment().await;
+    world.leaves_majority(is_follower_alone);
     let starving = Box::pin(starve_for(world, quotas, &victims, diet));
     // A follower alone is no excuse for anything.
     let starved = if is_follower_alone { starving.await } else { world.hold_up(starving).await }?;
@@ -77,13 +89,12 @@ async fn starve(world: &mut World, quotas: &[CpuQuota]) -> Result<()> {
     if is_follower_alone {
         ensure!(starved.ended.is_empty(), "{} follows, and has ended itself", world.scene.name(victims[0]));
         world.count(ALONE);
-        let longest = world.report.figures.entry(SILENCE.to_owned()).or_default();
-        *longest = longest.max(starved.silence.as_secs_f64() * 1e3);
     }
     for _ in &starved.ended {
         world.count(pauses::ENDED);
     }
-    world.revive(&starved.ended).await
+    world.revive(&starved.ended).await?;
+    Ok(is_follower_alone.then_some(starved.time))
 }
 
 /// Starves nodes, and waits until each answers again or has ended.
@@ -96,13 +107,14 @@ async fn starve_for(world: &World, quotas: &[CpuQuota], victims: &[usize], diet:
         processes.push(process);
     }
     let quotas: Vec<&CpuQuota> = victims.iter().map(|node| &quotas[*node]).collect();
-    let starved = starved_for(world, &quotas, diet).await;
+    let starved = starved_for(&quotas, diet).await;
     // Whatever went wrong, nobody starves any longer.
     for quota in &quotas {
         quota.lift()?;
         quota.let_go()?;
     }
-    let (waited, silence) = starved?;
+    world.healed();
+    let (waited, time) = starved?;
     for (node, process) in victims.iter().zip(&mut processes) {
         pauses::goes_on(world, *node, process).await?;
     }
@@ -113,53 +125,41 @@ async fn starve_for(world: &World, quotas: &[CpuQuota], victims: &[usize], diet:
             ended.push(*node);
         }
     }
-    Ok(Starved { waited, ended, silence })
+    Ok(Starved { waited, ended, time })
 }
 
-/// Gives little for so long. Whether each of them had to wait, and the longest time without an acknowledgement.
-async fn starved_for(world: &World, quotas: &[&CpuQuota], diet: Diet) -> Result<(bool, Duration)> {
+/// Gives little for so long. Whether each of them had to wait, and from when until when.
+async fn starved_for(quotas: &[&CpuQuota], diet: Diet) -> Result<(bool, Time)> {
     let mut before = Vec::new();
     for quota in quotas {
         before.push(quota.throttled()?);
         quota.set(diet.percent)?;
     }
-    let silence = silence_within(world, diet.time).await;
+    let from_ns = monotonic_ns();
+    // How long they starve is the fault itself.
+    sleep(diet.time).await;
+    let until_ns = monotonic_ns();
     let mut waited = true;
     for (quota, before) in quotas.iter().zip(before) {
         waited &= quota.throttled()? > before;
     }
-    Ok((waited, silence))
+    Ok((waited, (from_ns, until_ns)))
 }
 
-/// The longest time without an acknowledgement within so long, to one look.
-async fn silence_within(world: &World, time: Duration) -> Duration {
-    let acknowledged = || world.scene.field.account.lock().pushed_acked();
-    let began = Instant::now();
-    let (mut last, mut since, mut longest) = (acknowledged(), began, Duration::ZERO);
-    // How long they starve is the fault itself.
-    while began.elapsed() < time {
-        sleep(LOOK_EVERY).await;
-        longest = longest.max(since.elapsed());
-        let now = acknowledged();
-        if now > last {
-            (last, since) = (now, Instant::now());
-        }
-    }
-    longest
-}
-
-/// Judges what was seen of followers that starved alone; nothing is said where the seed drew none.
-fn judge(report: &mut RunReport) {
-    if let Some(silence) = report.figures.get(SILENCE).copied() {
-        let holds = silence < STALLED.as_secs_f64() * 1e3;
-        report.judge(GOES_ON, holds, format!("at the longest none for {silence:.0} ms"));
-    }
+/// Judges what pushers saw while followers starved alone; nothing is said where the seed drew none.
+fn judge(report: &mut RunReport, alone: &[Time], story: &Story) {
+    let silences = alone.iter().map(|(from_ns, until_ns)| story.silence(*from_ns, *until_ns));
+    let Some(longest) = silences.max() else { return };
+    let millis = longest.as_secs_f64() * 1e3;
+    report.figures.insert(SILENCE.to_owned(), millis);
+    report.judge(GOES_ON, longest < STALLED, format!("at the longest none for {millis:.0} ms"));
 }
 
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng as _;
 
+    use super::super::held::tests::{SECOND, push};
     use super::*;
     use crate::prove::run::Verdict;
 
@@ -176,13 +176,18 @@ mod tests {
 
     #[test]
     fn pushers_that_wait_for_long_beside_a_starved_follower_fail_the_run() {
-        for (silence, expected) in
-            [(None, None), (Some(900.0), Some(Verdict::Passed)), (Some(3_000.0), Some(Verdict::Failed))]
-        {
+        let (time, second) = ((10 * SECOND, 15 * SECOND), |second: u64| push(second * SECOND));
+        let all = || (10..15).map(second).collect::<Vec<_>>();
+        for (alone, pushes, expected) in [
+            (vec![], Vec::new(), None),
+            (vec![time], all(), Some(Verdict::Passed)),
+            (vec![time], vec![second(12), second(14)], Some(Verdict::Passed)),
+            (vec![time], vec![second(11), second(14)], Some(Verdict::Failed)),
+            (vec![time], Vec::new(), Some(Verdict::Failed)),
+        ] {
             let mut report = RunReport::new("starved", 7);
-            report.figures.extend(silence.map(|silence| (SILENCE.to_owned(), silence)));
-            judge(&mut report);
-            assert_eq!(report.findings.first().map(|finding| finding.verdict), expected, "{silence:?}");
+            judge(&mut report, &alone, &Story { pushes, ..Story::default() });
+            assert_eq!(report.findings.first().map(|finding| finding.verdict), expected, "{alone:?}");
         }
     }
 }

@@ -59,6 +59,7 @@ async fn stop(world: &mut World) -> Result<Option<HandOver>> {
     let victims = victims(&mut world.random, leader);
     let others_go_on = world.random.random_bool(0.5);
     world.moment().await;
+    world.leaves_majority(victims.len() == 1);
     if victims == [leader] {
         return Box::pin(hand_over(world, leader)).await.map(Some);
     }
@@ -84,6 +85,7 @@ async fn hand_over(world: &mut World, leader: usize) -> Result<HandOver> {
     let taken_over = trial.taken_over(&victim).await?;
     let is_told = world.scene.log(leader).await.matches(HANDED_OVER).count() > told;
     world.scene.run(leader).await?;
+    world.healed();
     let name = format!("stop {}", victim.leader.name);
     trial.recovered(name, Effect::Switchover, &victim, Some(taken_over)).await?;
     world.whole().await?;

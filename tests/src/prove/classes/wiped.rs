@@ -41,6 +41,7 @@ async fn lose(world: &mut World) -> Result<()> {
     let victim = one_of(&mut world.random, leader);
     let loss = Loss::draw(&mut world.random);
     world.moment().await;
+    world.leaves_majority(true);
     let had_promised = world.scene.node(victim).data.join("slots/floor").try_exists()?;
     world.scene.disturb(Box::pin(take_away(world, victim, loss))).await?;
     let is_gone = !world.scene.node(victim).data.try_exists()?;

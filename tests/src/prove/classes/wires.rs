@@ -96,11 +96,13 @@ async fn hold(world: &mut World, kind: Kind) -> Result<Held> {
     let plan = Plan::draw(kind, &mut world.random);
     let leader = world.scene.agreed().await?;
     world.moment().await;
+    world.leaves_majority(plan.promises(leader));
     let set_ns = monotonic_ns();
     let counts = spoil(world, &plan).await;
     let healed_ns = monotonic_ns();
     let wire = world.hosts.wire.as_ref().context("it was laid")?;
     wire.mend();
+    world.healed();
     world.scene.field.account.lock().disturbed(set_ns, monotonic_ns());
     let (has_bitten, counts) = counts?;
     world.report.injected(has_bitten);
