@@ -44,3 +44,10 @@ pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/holdfast.v1.rs"));
     include!(concat!(env!("OUT_DIR"), "/holdfast.v1.serde.rs"));
 }
+
+impl v1::push_request::Samples {
+    /// The message alone, for whoever carries it by other means than gRPC.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        prost::Message::encode_to_vec(self)
+    }
+}

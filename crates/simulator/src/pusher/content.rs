@@ -6,7 +6,6 @@
 //! - Source times of a pusher whose samples are 1 ns apart never repeat: (tag, source time) names a sample.
 
 use model::{Timestamp, Value};
-use prost::Message as _;
 use wire::proto::v1::push_request::{Declare, DeclaredTag, Samples, Type};
 
 /// What a body tag holds.
@@ -85,7 +84,7 @@ impl Content {
 
     /// The message as bytes, for a system that takes any.
     pub fn encoded(&self, number: u64, base_time: Timestamp) -> Vec<u8> {
-        self.message(number + 1, number, base_time).encode_to_vec()
+        self.message(number + 1, number, base_time).to_bytes()
     }
 
     fn body_of(&self, index: usize) -> Option<usize> {
