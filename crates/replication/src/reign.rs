@@ -43,8 +43,10 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
         let inner = &self.inner;
         let (mut metrics, mut server) = (inner.raft.metrics(), inner.raft.server_metrics());
         let mut muting = Muting::default();
-        let mut sends = true;
+        let (mut sends, mut looks_again) = (true, false);
         loop {
+            // The smaller metrics are set before those that are read here: what changes in between must not count as seen.
+            drop(server.borrow_and_update());
             let news = {
                 let seen = metrics.borrow_and_update();
                 if let Err(fatal) = &seen.running_state {
@@ -67,12 +69,12 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                 }
                 inner.raft.runtime_config().heartbeat(sends);
             }
-            // The smaller metrics are set before those that are read here: what changed in between is seen with the next look.
-            drop(server.borrow_and_update());
             let waits_for_majority = news.leads.is_some() && !inner.cell.is_live();
-            let pause = if waits_for_majority { Duration::ZERO } else { inner.times.heartbeat / RENEWALS };
+            let at_once = waits_for_majority || std::mem::take(&mut looks_again);
             let renewed = async {
-                sleep(pause).await;
+                if !at_once {
+                    sleep(inner.times.heartbeat / RENEWALS).await;
+                }
                 metrics.changed().await
             };
             tokio::select! {
@@ -81,8 +83,8 @@ impl<E: Engine, RT: AsyncRuntime> Replica<E, RT> {
                         return if stop.is_cancelled() { Ok(()) } else { Err("raft has ended".to_owned()) };
                     }
                 }
-                // Its end is that of the others.
-                Ok(()) = server.changed() => {}
+                // Those that are read may be set a moment later. Its end is that of the others.
+                Ok(()) = server.changed() => looks_again = true,
                 // A single voter gets no acknowledgements; muting must end, and a suspension be noticed, although
                 // nothing changes.
                 () = sleep(inner.times.heartbeat) => {}

@@ -4,8 +4,8 @@
 //!   a vote from waiting behind much.
 //! - Callbacks are called in order, after the commit that covers them. A promise that only keeps the floor file fresh comes
 //!   behind them.
-//! - What is known to be committed may be lost, so it wakes nobody: the newest rides along with what is written next, or is
-//!   written a while after the last entries.
+//! - What is known to be committed may be lost, so it wakes nobody: the newest rides along with what is written next, at the
+//!   latest with the rows of the ledger that follow.
 //! - The first error is final: every callback from then on gets it, and the loop's task ends the node.
 //! - The queue is not bounded in count: what may wait in it is bounded in bytes where it comes from (the leader's
 //!   byte permits, the replication window of followers), and RaftCore must never wait here.
@@ -30,8 +30,6 @@ const GROUP_BYTES: usize = 1 << 20;
 /// A promise is renewed after this time or this many bytes.
 const PROMISE_EVERY: Duration = Duration::from_millis(100);
 const PROMISE_BYTES: usize = 16 << 20;
-/// How long after entries were written what became known of them is written, if nothing else was in the meantime.
-const RIDES_FOR: Duration = Duration::from_millis(100);
 
 /// Called with the outcome once it is known.
 pub type Done = Box<dyn FnOnce(Result<(), EngineError>) + Send>;
@@ -188,13 +186,9 @@ impl Waiting {
         }
         // Not before the entries that it speaks of.
         if !group.is_empty() && self.operations.is_empty() {
-            group.extend(self.take_committed());
+            group.extend(self.committed.take().map(|committed| Operation::Committed { committed }));
         }
         group
-    }
-
-    fn take_committed(&mut self) -> Option<Operation> {
-        self.committed.take().map(|committed| Operation::Committed { committed })
     }
 }
 
@@ -253,8 +247,6 @@ pub(crate) struct CommitLoop<E> {
     promised_at: Instant,
     bytes_since_promise: usize,
     unpromised: bool,
-    /// When to look for what rides along, after entries were written.
-    leftovers_at: Option<Instant>,
 }
 
 impl<E: Engine> CommitLoop<E> {
@@ -274,7 +266,6 @@ impl<E: Engine> CommitLoop<E> {
             promised_at: Instant::now(),
             bytes_since_promise: 0,
             unpromised: false,
-            leftovers_at: None,
         }
     }
 
@@ -285,24 +276,12 @@ impl<E: Engine> CommitLoop<E> {
             let group = tokio::select! {
                 biased;
                 group = self.queue.take_group() => group,
-                () = sleep_until(self.idle_until()) => {
-                    self.leftovers_at = None;
-                    self.leftovers()
-                }
-                () = stop.cancelled() => return self.commit(self.leftovers()).await,
+                // An empty group: only the promise is due.
+                () = sleep_until(self.unpromised.then(|| self.promised_at + PROMISE_EVERY)) => Vec::new(),
+                () = stop.cancelled() => return Ok(()),
             };
             self.commit(group).await?;
         }
-    }
-
-    /// When there is something to do although nothing is queued.
-    fn idle_until(&self) -> Option<Instant> {
-        let promise_at = self.unpromised.then(|| self.promised_at + PROMISE_EVERY);
-        promise_at.into_iter().chain(self.leftovers_at).min()
-    }
-
-    fn leftovers(&self) -> Vec<Operation> {
-        self.queue.waiting().take_committed().into_iter().collect()
     }
 
     /// Commits a group and calls its callbacks; an error ends everything.
@@ -370,7 +349,6 @@ impl<E: Engine> CommitLoop<E> {
         }
         if let Some((index, branch)) = prepared.last_appended {
             self.written.up_to(index, branch);
-            self.leftovers_at.get_or_insert_with(|| Instant::now() + RIDES_FOR);
         }
         let votes = prepared.votes && !runtime::mutant("vote-is-not-promised");
         if votes || prepared.lesser_promise.is_some() {
@@ -498,54 +476,38 @@ mod tests {
         assert_eq!(tokio::time::timeout(Duration::from_secs(1), waiting).await, Ok(Err(ended())));
     }
 
-    /// What the disk holds as committed, once the loop has nothing to do for as long as `idle`.
-    async fn committed_after(idle: Duration, operations: impl IntoIterator<Item = Operation>) -> Option<u64> {
+    #[tokio::test(start_paused = true)]
+    async fn what_is_committed_wakes_nobody_and_rides_along_with_what_is_written_next() {
         let queue = Queue::default();
         let running = commit_loop(&queue);
         let engine = Arc::clone(&running.engine);
-        queue.leave_committed(Some(LogId { term: 1.into(), index: 7.into() }));
-        operations.into_iter().for_each(|operation| queue.push(operation));
-        let running = running.run(tokio_util::sync::CancellationToken::new());
-        assert!(tokio::time::timeout(idle, running).await.is_err(), "it goes on");
-        let value = engine.get(Family::Raft, keys::COMMITTED).expect("it can be read");
-        value.map(|value| decode_log_id(&value).expect("a log id").index.0)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_committed_is_written_with_something_else_or_after_a_while() {
-        let append = || {
-            let (last, done) = (LogId { term: 1.into(), index: 7.into() }, oneshot_done().0);
-            let (chain, branch) = (Default::default(), Branch::default());
-            Operation::Append { entries: vec![(7, Bytes::from_static(b"x"))], last, chain, branch, done }
-        };
-        assert_eq!(committed_after(RIDES_FOR * 10, []).await, None, "it wakes nobody");
-        let soon = RIDES_FOR / 2;
-        assert_eq!(committed_after(soon, [append()]).await, Some(7), "it rides along");
-
-        let (queue, soon) = (Queue::default(), RIDES_FOR / 2);
-        let running = commit_loop(&queue);
-        let engine = Arc::clone(&running.engine);
-        let mut running = Box::pin(running.run(tokio_util::sync::CancellationToken::new()));
-        queue.push(append());
-        assert!(tokio::time::timeout(soon, running.as_mut()).await.is_err(), "it goes on");
-        queue.leave_committed(Some(LogId { term: 1.into(), index: 7.into() }));
         let held = || engine.get(Family::Raft, keys::COMMITTED).expect("it can be read");
-        assert!(tokio::time::timeout(soon / 2, running.as_mut()).await.is_err(), "it goes on");
-        assert_eq!(held(), None, "nothing else is written yet");
-        assert!(tokio::time::timeout(RIDES_FOR, running.as_mut()).await.is_err(), "it goes on");
-        assert!(held().is_some());
+        let mut running = Box::pin(running.run(tokio_util::sync::CancellationToken::new()));
+        let id = LogId { term: 1.into(), index: 7.into() };
+        queue.leave_committed(Some(id));
+        let idle = tokio::time::timeout(PROMISE_EVERY * 10, running.as_mut()).await;
+        assert!(idle.is_err() && held().is_none(), "nothing else was written");
+        queue.push(Operation::Rows { changes: Vec::new() });
+        let busy = tokio::time::timeout(PROMISE_EVERY, running.as_mut()).await;
+        assert!(busy.is_err(), "it goes on");
+        assert_eq!(held().and_then(|value| decode_log_id(&value)), Some(id));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_is_committed_is_written_at_the_end() {
+    #[test]
+    fn what_is_committed_is_not_written_before_the_entries_that_it_speaks_of() {
+        let append = |index: u64, bytes: usize| {
+            let (last, done) = (LogId { term: 1.into(), index: index.into() }, oneshot_done().0);
+            let entries = vec![(index, Bytes::from(vec![0; bytes]))];
+            Operation::Append { entries, last, chain: Default::default(), branch: Branch::default(), done }
+        };
         let queue = Queue::default();
-        let running = commit_loop(&queue);
-        let engine = Arc::clone(&running.engine);
-        queue.leave_committed(Some(LogId { term: 1.into(), index: 7.into() }));
-        let stop = tokio_util::sync::CancellationToken::new();
-        stop.cancel();
-        running.run(stop).await.expect("an orderly end");
-        assert!(engine.get(Family::Raft, keys::COMMITTED).expect("it can be read").is_some());
+        queue.push(append(7, GROUP_BYTES));
+        queue.push(append(8, 1));
+        queue.leave_committed(Some(LogId { term: 1.into(), index: 8.into() }));
+        let first = queue.waiting().take_group();
+        assert!(matches!(first[..], [Operation::Append { .. }]), "entry 8 is in the next group");
+        let second = queue.waiting().take_group();
+        assert!(matches!(second[..], [Operation::Append { .. }, Operation::Committed { .. }]));
     }
 
     async fn futures_poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {

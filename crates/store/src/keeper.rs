@@ -223,7 +223,7 @@ impl<E: Engine> Keeper<E> {
     }
 
     /// Wakes as few as possible: samples come all the time, and each of them would wake all.
-    fn tell_applied(&self, at: Position, (gives_orders, makes_records): (bool, bool)) {
+    fn tell_applied(&self, at: Position, gives_orders: bool, makes_records: bool) {
         self.shared.applied.send_replace(at);
         if gives_orders {
             self.shared.orders.send_replace(at);
@@ -253,7 +253,7 @@ impl<E: Engine> Keeper<E> {
         };
         let carries_samples =
             matches!(body, Body::Command(bytes) if wire::entry::kind(bytes) == Some(Kind::Append));
-        self.tell_applied(id.index, (!carries_samples, makes_records));
+        self.tell_applied(id.index, !carries_samples, makes_records);
         let size = if let Body::Command(bytes) = body { bytes.len() } else { 0 };
         let due = {
             let mut errands = self.errands();
@@ -491,7 +491,7 @@ impl<E: Engine> Keeper<E> {
         }
         outcome.await?;
         self.may_drop(header.at);
-        self.tell_applied(header.at.index, (true, true));
+        self.tell_applied(header.at.index, true, true);
         Ok(())
     }
 
