@@ -5,8 +5,9 @@
 //!
 //! - At most a window of requests, in count and bytes, is unanswered.
 //! - The oldest of them waits no longer than the stall limit; then the stream ends with an error.
-//! - A request that says only that everything before it is committed waits a moment for the next entries, which say it as
-//!   well. For openraft it is sent all the same, and unanswered: the answer to what says it instead answers both.
+//! - A request that says only that everything before it is committed, where all of that is answered, waits a moment for the
+//!   next entries, which say it as well. For openraft it is sent all the same, and unanswered: the answer to what says it
+//!   instead answers both.
 //! - Answers pass the [`HoldBack`] and the tripwire before openraft sees them.
 
 use std::collections::VecDeque;
@@ -193,8 +194,10 @@ where
         self.hold_back.sent(last_of(&request));
         let before = self.waiting.take();
         let count = before.as_ref().map_or(0, |waiting| waiting.count) + 1;
-        // What waits for a majority's answer must not wait for the answer to this.
-        let waits = request.entries.is_empty() && request.prev_log_id == request.leader_commit;
+        // The answers to what was sent before are held back until this is answered: they must not wait for a majority's sake,
+        // nor be lost with entries that are refused.
+        let is_alone = self.unanswered.is_empty() && request.prev_log_id == request.leader_commit;
+        let waits = request.entries.is_empty() && is_alone;
         if waits {
             let until = before.map_or_else(|| Instant::now() + WAITS_FOR_ENTRIES, |waiting| waiting.until);
             self.waiting = Some(Waiting { request, count, until });

@@ -600,7 +600,7 @@ fn a_fault_causes_every_reign_that_begins_in_it_or_while_it_settles_and_no_other
     let mut run = in_turn();
     let began_ns = 300 * MS;
     let second = Uncaused { term: 2, node: "node-2".to_owned(), began_ns };
-    assert_eq!(run.account.settle().uncaused, [second.clone()]);
+    assert_eq!(run.account.settle().uncaused, std::slice::from_ref(&second));
     // A device knows better than a node's clock.
     run.account.wall_offset = 3_600_000 * MS as i64;
     assert_eq!(run.account.settle().uncaused, [second]);

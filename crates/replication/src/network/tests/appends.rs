@@ -329,12 +329,31 @@ async fn what_only_tells_of_a_commit_goes_with_the_next_entries() {
     let node = Node::start(2, Handler::new()).await;
     let (caller, member) = (Caller::new(), node.member(2));
     let mut client = caller.client(2, &member).await;
-    let requests = [append(19, 20, 10), commit(20), commit(20), append(20, 21, 10)];
+    let requests = [commit(20), commit(20), append(20, 21, 10)];
     let answers = client.stream_append(futures::stream::iter(requests), RPCOption::new(TTL)).await;
     let answers: Vec<_> = soon("all answers", answers.expect("a stream").collect()).await;
     let matching: Vec<_> = answers.into_iter().map(|answer| answer.expect("answered")).collect();
-    assert_eq!(matching, [Ok(Some(log_id(3, 20))), Ok(Some(log_id(3, 21)))]);
-    assert_eq!(node.handler.appends.lock().expect("no panic").len(), 2, "nothing was sent without entries");
+    assert_eq!(matching, [Ok(Some(log_id(3, 21)))]);
+    assert_eq!(node.handler.appends.lock().expect("no panic").len(), 1, "nothing was sent without entries");
+}
+
+#[tokio::test]
+async fn an_acknowledgement_is_not_lost_with_entries_that_take_a_commit_along() {
+    let handler = Handler::answering(|request| {
+        let refused = last_of(&request) == Some(log_id(3, 21));
+        let answer =
+            if refused { Err(StreamAppendError::Conflict(log_id(3, 20))) } else { Ok(last_of(&request)) };
+        std::future::ready(answer).boxed()
+    });
+    let node = Node::start(2, handler).await;
+    let (caller, member) = (Caller::new(), node.member(2));
+    let mut client = caller.client(2, &member).await;
+    let requests = [append(19, 20, 10), commit(20), append(20, 21, 10)];
+    let answers = client.stream_append(futures::stream::iter(requests), RPCOption::new(TTL)).await;
+    let answers: Vec<_> = soon("all answers", answers.expect("a stream").collect()).await;
+    let acknowledged =
+        answers.iter().filter(|answer| matches!(answer, Ok(Ok(Some(id))) if *id == log_id(3, 20)));
+    assert_eq!(acknowledged.count(), 2, "{answers:?}");
 }
 
 #[tokio::test]
