@@ -3,7 +3,8 @@
 //! - Every message that was read is answered once, before the stream ends (unless the connection breaks).
 //! - While the window or the node's memory is full, or the client does not read its answers, nothing is read: what waits
 //!   for memory waits in its connection.
-//! - Messages that have come together are proposed together: an entry costs a sync on every node.
+//! - Messages that have come together are proposed together, unless the queue is just being looked at for another reason: an
+//!   entry costs a sync on every node.
 //! - `expected` is the only number that is taken next. It goes back when a message was refused.
 
 use std::collections::VecDeque;

@@ -240,17 +240,6 @@ async fn messages_are_acknowledged_in_order_with_the_keys_of_their_samples() {
     assert_eq!(first.header().node, NodeId(3));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_come_together_are_proposed_together() {
-    let node = Node::start(Mood::Commit, IngestConfig::default());
-    for _ in 0..20 {
-        let mut client = node.connect_and_declare().await;
-        client.push(1..=16).await;
-        let Answered::Acknowledged(run) = client.next().await else { panic!("expected an acknowledgement") };
-        assert_eq!((run.first, run.last), (1, 16), "one entry, whoever else looks at the queue meanwhile");
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_rejected_message_uses_up_its_number_and_the_stream_goes_on() {
     let node = Node::start(Mood::Commit, IngestConfig::default());
