@@ -89,8 +89,8 @@ impl Intake {
         self.lock().close(stream);
     }
 
-    /// Takes a message, or says why not. What the stream was told before is then in its channel. It is not proposed before the
-    /// stream says with [`Intake::begin`] that no other comes at once.
+    /// Takes a message, or says why not. What the stream was told before is then in its channel. It need not be proposed before
+    /// the stream says with [`Intake::begin`] that no other comes at once: what is queued wakes nobody.
     pub(crate) fn enqueue(
         &self,
         stream: StreamId,

@@ -248,8 +248,8 @@ impl<E: Engine> Keeper<E> {
             let outcome = ledger.apply_prepared(entry);
             phases.applied(ledger.state(), (id, said_at), is_in_office, Instant::now());
             answers.applied(&values, &outcome);
-            let last_record = ledger.state().effects.last_key_value();
-            (outcome, last_record.is_some_and(|(at, _)| *at == id.index))
+            let last = ledger.state().effects.last_key_value();
+            (outcome, last.is_some_and(|(at, effects)| *at == id.index && !effects.records.is_empty()))
         };
         let carries_samples =
             matches!(body, Body::Command(bytes) if wire::entry::kind(bytes) == Some(Kind::Append));

@@ -194,11 +194,10 @@ where
         self.hold_back.sent(last_of(&request));
         let before = self.waiting.take();
         let count = before.as_ref().map_or(0, |waiting| waiting.count) + 1;
-        // The answers to what was sent before are held back until this is answered: they must not wait for a majority's sake,
-        // nor be lost with entries that are refused.
-        let is_alone = self.unanswered.is_empty() && request.prev_log_id == request.leader_commit;
-        let waits = request.entries.is_empty() && is_alone;
-        if waits {
+        let says_only_that = request.entries.is_empty() && request.prev_log_id == request.leader_commit;
+        // Answers to come are held back until this is answered: a majority may wait for them, and they would be lost with entries
+        // that are refused.
+        if says_only_that && self.unanswered.is_empty() {
             let until = before.map_or_else(|| Instant::now() + WAITS_FOR_ENTRIES, |waiting| waiting.until);
             self.waiting = Some(Waiting { request, count, until });
         } else {
